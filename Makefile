@@ -1,0 +1,58 @@
+# hydragrad: `make help` lists the targets. ARGS reaches the command: make test ARGS="-k sgd -x"
+PYTHON ?= python3
+ARGS   ?=
+
+VENV := .venv
+BIN  := $(VENV)/bin
+PIP  := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
+
+# Stamps: the environment exists, it holds the package, it holds the developers' tools as well.
+MADE  := $(VENV)/.made
+READY := $(VENV)/.ready
+DEV   := $(VENV)/.ready-dev
+
+# One thread: sums keep their order, so results are the same on every machine with the same kernels.
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1  \2/p' Makefile
+
+demo: $(READY) ## the main job on an embedded data set; writes runs/demo/report.html
+	$(BIN)/hydragrad demo $(ARGS)
+
+test: $(DEV) ## the tests
+	$(ONE_THREAD) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
+
+check: $(DEV) ## format, lint, types, layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(DEV) ## side-by-side timings
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove the environment, caches and builds; runs/ stays
+	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "hydragrad needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo 'not there')." \
+			"Name another one: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(READY): pyproject.toml constraints.txt | $(MADE)
+	@echo "Installing into $(VENV); torch is large, this takes minutes once."
+	$(PIP) --editable .
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(MADE)
+	@echo "Installing into $(VENV); torch is large, this takes minutes once."
+	$(PIP) --editable ".[dev]"
+	@touch $(READY) $@

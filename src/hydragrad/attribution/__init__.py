@@ -1,0 +1,11 @@
+"""Attribution: the derivative of the whole run with respect to the weight of single samples.
+
+attribute  the public function
+segments   without curvature: a sum over segments, in any order
+sweep      with curvature: the reverse sweep
+history    the run's optimizer history, by lanes
+job        what is asked of which run, and the tally of the answers
+partial    unfinished attributions, kept to go on
+"""
+
+from hydragrad.attribution.attribute import attribute as attribute

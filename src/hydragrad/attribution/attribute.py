@@ -1,0 +1,232 @@
+"""`attribute`: contributions of training samples to queries, from a recorded run."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from hydragrad.attribution.history import run_lanes
+from hydragrad.attribution.job import Job, Tally
+from hydragrad.attribution.segments import Route, choose_route, sum_segments
+from hydragrad.attribution.sweep import sweep
+from hydragrad.derivatives import HooksInapplicable, Layout, LossModule, running_statistics, tensor_leaves
+from hydragrad.derivatives.one_call import capture_output
+from hydragrad.errors import LossError, QueryError, Unsupported
+from hydragrad.randomness import preserved
+from hydragrad.recording import Recording, fetch
+from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, Scores
+
+MEMORY = 1 << 30
+"""Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
+
+
+def attribute(
+    run: Recording,
+    query: Query | Sequence[Query],
+    *,
+    curvature: Curvature = "none",
+    damping: float = 0.0,
+    samples: Sequence[int] | Tensor | None = None,
+    labels: bool = False,
+    route: Literal["auto", "hooks", "jvp"] = "auto",
+    memory: int = MEMORY,
+) -> Scores:
+    """Attribute the final model's behaviour to single training samples.
+
+    A contribution is -d(query)/d(weight of the sample's loss): positive helps (lowers a loss), in the query's
+    unit, to first order what the query would rise by if the sample's weight had been 0.
+
+    Args:
+        run: The recorded run.
+        query: What is asked of the final model: one query, or several in the same pass.
+        curvature: "none" drops the curvature of the loss (HYDRA): one replay, ranking without a scale to trust.
+            "hessian" is the exact derivative of the run, for runs that are smooth. "ggn" takes the Gauss-Newton
+            matrix for the Hessian: it does not blow up on runs with kinks (ReLU, max-pooling).
+        damping: Added to the curvature, times the identity.
+        samples: Training samples to score; all if None.
+        labels: Also the contribution each sample would have under every label (plain cross-entropy only).
+        route: How "none" takes directional derivatives: by dot products in the replay's backward pass, or by
+            forward mode. Both agree; "auto" takes the first where it is valid.
+        memory: Bytes for directions and for replayed states, each.
+
+    Returns:
+        Scores with one row a query scalar. Interrupted, it goes on where it stopped when called again.
+
+    Raises:
+        QueryError: Ids that do not exist, or a query that does not depend on the parameters.
+        LossError: "ggn" or labels with a loss that does not call the model once; labels without cross-entropy.
+        Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's.
+        ReplayMismatch: The run can't be repeated.
+
+    Cost: one training step is 3 units; see the table "what it costs" in the docs.
+
+    Source: Chen et al. 2021, eqs. 35-36, transposed.
+    """
+    if curvature not in get_args(Curvature):
+        raise QueryError(f"curvature must be one of {', '.join(get_args(Curvature))}; {curvature!r} came.")
+    if damping and curvature == "none":
+        raise QueryError("damping is added to the curvature; with curvature='none' there is none. Leave it out.")
+    queries = [query] if isinstance(query, Query) else list(query)
+    wrong = [type(each).__name__ for each in queries if not isinstance(each, Query)]
+    if wrong or not queries:
+        raise QueryError(
+            f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
+        )
+    sample_ids = _checked_samples(run, samples)
+    prepare = partial(_prepare, run, sample_ids, curvature=curvature, damping=damping, labels=labels)
+    parts: list[tuple[Tally, float, str]] = []
+    values, names = [], []
+    for rows in _chunks(run, prepare([]), queries, memory):
+        values += [row.value for row in rows]
+        names += [row.name for row in rows]
+        parts.append(_answer(prepare(rows), curvature, route, memory))
+    return Scores(
+        values=-torch.cat([tally.values for tally, _, _ in parts]),
+        sample_ids=sample_ids,
+        query_names=tuple(names),
+        query_values=torch.tensor(values, dtype=torch.float64),
+        label_contributions=-torch.cat([tally.labels for tally, _, _ in parts]) if labels else None,
+        evidence=_evidence(run, curvature, damping, parts),
+    )
+
+
+def query_point(run: Recording, weights: Layout, statistics: Layout) -> QueryPoint:
+    """The run's final model, as queries take it."""
+    final = run.final
+    return QueryPoint(
+        model=run.model,
+        loss=run.loss,
+        parameters={name: value.to(run.device) for name, value in final.parameters.items()},
+        buffers={name: value.to(run.device) for name, value in final.buffers.items()},
+        weights=weights,
+        statistics=statistics,
+        fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=run.collate_fn, device=run.device),
+    )
+
+
+def _prepare(
+    run: Recording,
+    sample_ids: Tensor,
+    rows: Sequence[QueryRow],
+    *,
+    curvature: Curvature,
+    damping: float,
+    labels: bool,
+) -> Job:
+    lanes = run_lanes(run)
+    shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
+    statistics = _carried_statistics(run) if curvature != "none" else {}
+    return Job(
+        run=run,
+        rows=rows,
+        lanes=lanes,
+        weights=Layout({name: shapes[name] for lane in lanes for name in lane.names}),
+        statistics=Layout(statistics),
+        sample_ids=sample_ids,
+        damping=damping,
+        classes=_classes(run) if labels else 0,
+    )
+
+
+def _answer(job: Job, curvature: Curvature, route: str, memory: int) -> tuple[Tally, float, str]:
+    if curvature != "none":
+        return *sweep(job, gauss_newton=curvature == "ggn", memory=memory), "sweep"
+    chosen: Route = choose_route(job)[0] if route == "auto" else _asked_route(job, route)
+    try:
+        return *sum_segments(job, chosen, job.run.segments), chosen
+    except HooksInapplicable:
+        if route != "auto":
+            raise
+        return *sum_segments(job, "jvp", job.run.segments), "jvp"
+
+
+def _asked_route(job: Job, route: str) -> Route:
+    if route == "jvp":
+        return "jvp"
+    chosen, reason = choose_route(job)
+    if chosen != "hooks":
+        raise Unsupported(f"route='hooks' is not valid here: {reason}. Use route='jvp' or 'auto'.")
+    return chosen
+
+
+def _chunks(run: Recording, job: Job, queries: Sequence[Query], memory: int) -> list[list[QueryRow]]:
+    """Differentiate all queries, in chunks whose directions fit into memory several times over."""
+    with preserved():
+        point = query_point(run, job.weights, job.statistics)
+        rows = [row for each in queries for row in each.rows(point)]
+    size = max(1, memory // (4 * max(1, job.weights.size) * job.like.element_size()))
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _checked_samples(run: Recording, samples: Sequence[int] | Tensor | None) -> Tensor:
+    length = run.manifest.data["length"]
+    if samples is None:
+        return torch.arange(length)
+    ids = torch.as_tensor(samples, dtype=torch.int64).reshape(-1)
+    wrong = ids[(ids < 0) | (ids >= length)].tolist()
+    if wrong or not len(ids) or len(ids.unique()) < len(ids):
+        came = f"{wrong[:5]} came" if wrong else "none came" if not len(ids) else "some came twice"
+        raise QueryError(f"The run was trained on samples 0 to {length - 1}; {came}.")
+    return ids
+
+
+def _carried_statistics(run: Recording) -> dict[str, torch.Size]:
+    """Running statistics that the run moved; other buffers that moved are refused."""
+    first, last = run.initial.buffers, run.final.buffers
+    moved = {name for name, buffer in last.items() if not torch.equal(buffer, first[name])}
+    known = running_statistics(run.model)
+    unknown = sorted(name for name in moved - known if last[name].is_floating_point())
+    if unknown:
+        raise Unsupported(
+            f"The buffers {', '.join(unknown)} update themselves during training in a way that is not BatchNorm's, so "
+            f"their derivative is not known. Use curvature='none', which treats buffers as constants."
+        )
+    return {name: last[name].shape for name in last if name in known}
+
+
+def _classes(run: Recording) -> int:
+    """Number of labels: the last dimension of the output of the model's one call."""
+    record = run.steps[0]
+    problem = LossModule(run.model, run.loss)
+    with preserved(), torch.no_grad(), capture_output(problem, required=True) as captured:
+        batch = run.batch(record)
+        initial = run.initial
+        problem.at(_on(run, initial.parameters), _on(run, initial.buffers), batch)
+        output = captured.tensor
+    integers = [leaf for leaf in tensor_leaves(batch.data) if not leaf.is_floating_point()]
+    if output.dim() != 2 or not any(leaf.shape == output.shape[:1] for leaf in integers):
+        raise LossError(
+            f"labels=True needs logits of shape (batch, classes) and integer labels of shape (batch,) in the batch; "
+            f"the model's output has shape {tuple(output.shape)}. Ask without labels=True."
+        )
+    return output.shape[1]
+
+
+def _on(run: Recording, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(run.device) for name, value in values.items()}
+
+
+def _evidence(
+    run: Recording, curvature: Curvature, damping: float, parts: Sequence[tuple[Tally, float, str]]
+) -> Evidence:
+    notes = []
+    if curvature == "none":
+        notes.append(
+            "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it."
+        )
+        if running_statistics(run.model):
+            notes.append("Running statistics of BatchNorm were treated as constants.")
+    if not run.completed:
+        notes.append(f"The run was interrupted; this is its state after step {len(run.steps):,}.")
+    return Evidence(
+        curvature=curvature,
+        damping=damping,
+        route=parts[0][2],
+        steps=len(run.steps),
+        completed=run.completed,
+        replay_exact=run.same_machine,
+        replay_drift=max(drift for _, drift, _ in parts),
+        notes=tuple(notes),
+    )

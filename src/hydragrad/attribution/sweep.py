@@ -1,0 +1,182 @@
+"""Attribution with curvature: the exact transpose of the run, swept from its last step to its first.
+
+The cotangents (w_bar, b_bar, r_bar) of weights, momentum buffers and running statistics start at the query's
+gradients and go back step by step (`steps.transpose_step`, then the curvature product at g_bar). The states that
+the sweep needs are replayed forward, segment by segment, and kept in memory only as far as a budget allows.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from hydragrad.attribution.job import Job, Tally, require_same_losses
+from hydragrad.attribution.partial import Partial
+from hydragrad.attribution.segments import same_modes
+from hydragrad.derivatives import (
+    Batch,
+    CurvatureProducts,
+    LossModule,
+    Point,
+    require_one_call,
+    use_explicit_batch_norm,
+)
+from hydragrad.progress import bar
+from hydragrad.recording import Checkpoint, Replay, StepRecord
+from hydragrad.steps import SGDCotangent, transpose_step
+
+
+class Moment(NamedTuple):
+    """What the sweep needs of one step: its state before, its data, and the losses it had."""
+
+    record: StepRecord
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    batch: Batch
+    losses: Tensor
+
+
+class Cotangents(NamedTuple):
+    """Cotangents of weights and momentum buffers (queries, parameters), running statistics (queries, statistics)."""
+
+    w_bar: Tensor
+    b_bar: Tensor
+    r_bar: Tensor
+
+
+def sweep(job: Job, *, gauss_newton: bool, memory: int) -> tuple[Tally, float]:
+    """Sweep the whole run; return the summed derivatives and the replay's drift.
+
+    Args:
+        job: What is asked.
+        gauss_newton: J' H_out J in place of the Hessian.
+        memory: Bytes that replayed states may take.
+    """
+    tally, drift, stop = Tally(job), 0.0, len(job.run.steps)
+    cotangents = Cotangents(job.w_bar(), torch.zeros_like(job.w_bar()), job.r_bar())
+    partial = Partial(job, "ggn" if gauss_newton else "hessian")
+    kept = partial.load()
+    if kept:
+        cotangents = Cotangents(*(kept[name].to(job.run.device) for name in Cotangents._fields))
+        tally.values, tally.labels = kept["values"], kept["labels"]
+        stop, drift = int(kept["stop"]), kept["drift"].item()
+
+    def state() -> dict[str, Tensor]:
+        numbers = {"stop": torch.tensor(stop), "drift": torch.tensor(drift, dtype=torch.float64)}
+        return cotangents._asdict() | {"values": tally.values, "labels": tally.labels} | numbers
+
+    with job.run.replay() as replay, bar("attributing", len(job.run.steps), len(job.run.steps) - stop) as progress:
+        reverse = ReverseStep(job, replay, tally, gauss_newton=gauss_newton)
+        for start, end in reversed(job.run.segments):
+            if end > stop:
+                continue
+            before = tally.values.clone(), tally.labels.clone()
+            swept = cotangents
+            try:
+                moments = backwards(job, replay, job.run.checkpoint(start), end, memory)
+                for moment in moments:
+                    swept = reverse(moment, swept)
+                    progress.advance()
+            except KeyboardInterrupt:
+                tally.values, tally.labels = before
+                partial.save(state(), now=True)
+                raise
+            cotangents, stop, drift = swept, start, max(drift, replay.drift)
+            partial.save(state())
+    partial.remove()
+    return tally, drift
+
+
+class ReverseStep:
+    """Pulls cotangents back through one step and tallies what flows to the sample weights."""
+
+    def __init__(self, job: Job, replay: Replay, tally: Tally, *, gauss_newton: bool) -> None:
+        self._job, self._replay, self._tally = job, replay, tally
+        self._problem = LossModule(job.run.model, job.run.loss, use_explicit_batch_norm)
+        self._products = CurvatureProducts(
+            self._problem,
+            job.weights,
+            job.statistics,
+            gauss_newton=gauss_newton,
+            with_output=bool(job.classes),
+        )
+        self._spans = job.spans()
+        self._check_one_call = gauss_newton
+
+    def __call__(self, moment: Moment, cotangents: Cotangents) -> Cotangents:
+        """Return the cotangents before the step."""
+        record = moment.record
+        self._replay.trajectory.arrange(record)
+        same_modes(self._problem, self._replay)
+        g_bar, w_bar, b_bar = self._transpose(record.step, cotangents)
+        point = Point(moment.parameters, moment.buffers, moment.batch, self._job.run.divisor(record))
+        if self._check_one_call:
+            require_one_call(self._problem, moment.parameters, point)
+            self._check_one_call = False
+        product = self._products(point, g_bar, cotangents.r_bar)
+        require_same_losses(product.along.losses, moment.losses, record.step)
+        self._tally.add(record.indices, product.along.losses_dot / point.divisor)
+        self._tally.add_labels(record.indices, product.along, moment.batch, 1 / point.divisor)
+        w_bar += product.w_bar
+        if self._job.damping:
+            w_bar += self._job.damping * g_bar
+        return Cotangents(w_bar, b_bar, product.r_bar)
+
+    def _transpose(self, step: int, cotangents: Cotangents) -> tuple[Tensor, Tensor, Tensor]:
+        g_bar = torch.zeros_like(cotangents.w_bar)
+        w_bar, b_bar = cotangents.w_bar.clone(), cotangents.b_bar.clone()
+        for lane, span in zip(self._job.lanes, self._spans, strict=True):
+            options = lane.options[step]
+            if options is not None:
+                state = SGDCotangent(w_bar[:, span], b_bar[:, span])
+                g, state = transpose_step(state, options, first=lane.first[step])
+                g_bar[:, span], w_bar[:, span], b_bar[:, span] = g, *state
+        return g_bar, w_bar, b_bar
+
+
+def backwards(job: Job, replay: Replay, start: Checkpoint, stop: int, memory: int) -> Iterator[Moment]:
+    """Yield the moments of steps [start.step, stop) from the last to the first.
+
+    Where their states do not fit into `memory`, the stretch is cut into parts whose starting states fit, and the
+    parts are replayed again, last part first.
+    """
+    room = max(2, memory // max(1, _bytes(start)))
+    count = stop - start.step
+    if count <= room:
+        yield from reversed(_forward(job, replay, start, stop))
+        return
+    length = -(-count // room)
+    starts = [start]
+    replay.trajectory.restore(start)
+    for step in range(start.step, start.step + (room - 1) * length):
+        _advance(job, replay, step)
+        if (step + 1 - start.step) % length == 0 and step + 1 < stop:
+            starts.append(replay.trajectory.checkpoint(step + 1))
+    ends = [*(each.step for each in starts[1:]), stop]
+    for each, end in zip(reversed(starts), reversed(ends), strict=True):
+        yield from backwards(job, replay, each, end, memory)
+
+
+def _forward(job: Job, replay: Replay, start: Checkpoint, stop: int) -> list[Moment]:
+    trajectory = replay.trajectory
+    trajectory.restore(start)
+    moments = []
+    for record in job.run.steps[start.step : stop]:
+        parameters = {name: value.clone() for name, value in trajectory.parameters.items()}
+        buffers = {name: value.clone() for name, value in trajectory.buffers.items()}
+        batch = job.run.batch(record)
+        moments.append(Moment(record, parameters, buffers, batch, replay.advance(record, batch)))
+    if job.run.has_checkpoint(stop):
+        replay.check_against(job.run.checkpoint(stop))
+    return moments
+
+
+def _advance(job: Job, replay: Replay, step: int) -> None:
+    record = job.run.steps[step]
+    replay.advance(record, job.run.batch(record))
+
+
+def _bytes(checkpoint: Checkpoint) -> int:
+    parts = (checkpoint.parameters, checkpoint.buffers, checkpoint.momentum)
+    return sum(tensor.nbytes for part in parts for tensor in part.values())

@@ -1,0 +1,10 @@
+"""The data sets that the command line and the studies know by name, as 32×32 images.
+
+load        a data set by name, found in a folder or downloaded, its checksums verified
+Splits      its training, validation and test parts
+DATASETS    name → where it comes from and how it is split
+"""
+
+from hydragrad.datasets.loading import DATASETS as DATASETS
+from hydragrad.datasets.loading import load as load
+from hydragrad.datasets.splits import Splits as Splits

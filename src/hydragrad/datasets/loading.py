@@ -1,0 +1,100 @@
+"""A data set by the name that the command line uses."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import TensorDataset
+
+from hydragrad.datasets.cifar10 import CIFAR10, read_cifar10
+from hydragrad.datasets.digits import read_digits
+from hydragrad.datasets.files import data_folder
+from hydragrad.datasets.idx import FASHION, MNIST, read_idx
+from hydragrad.datasets.published import Labels, Pixels, Published
+from hydragrad.datasets.splits import Splits, normalised
+from hydragrad.errors import DataError, UnknownName
+
+SPLIT_SEED = 2021
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """How to read a data set, given the data folder or None, and how to divide its training images."""
+
+    read: Callable[[Path | None], Published]
+    train: int
+    validation: int
+
+
+DATASETS: dict[str, Source] = {
+    "mnist": Source(read=partial(read_idx, MNIST), train=50_000, validation=10_000),
+    "fashion": Source(read=partial(read_idx, FASHION), train=50_000, validation=10_000),
+    "cifar10": Source(read=partial(read_cifar10, CIFAR10), train=40_000, validation=10_000),
+    "digits": Source(read=lambda _folder: read_digits(SPLIT_SEED), train=1_000, validation=297),
+}
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    train_size: int | None = None,
+) -> Splits:
+    """Load a data set, its files verified against the published checksums.
+
+    Which images are training, validation and test is fixed: it depends on no argument. `seed` orders the
+    training part, so it decides which images a `train_size` keeps; a smaller one keeps the first of a larger.
+
+    Args:
+        name: A key of `DATASETS`.
+        data_dir: A folder that holds the published files, in one of the places where they are usually put.
+            None: the folder in the environment variable HYDRAGRAD_DATA; without one, the files are downloaded
+            into the user's cache folder. Of no effect for digits, which scikit-learn carries.
+        seed: Orders the training part.
+        train_size: How many training images to keep; None keeps all.
+
+    Returns:
+        Images of 32×32 (MNIST and Fashion-MNIST with black margins of 2, digits enlarged), normalised with
+        the mean and standard deviation of the published training images, margins not counted.
+
+    Raises:
+        UnknownName: No data set has this name.
+        DataError: `train_size` is not between 1 and the size of the training part.
+        DataNotFound: The files are not in the folder, or cannot be downloaded.
+        ChecksumMismatch: A file is not the published one.
+    """
+    if name not in DATASETS:
+        raise UnknownName(f"There is no data set named {name!r}; choose one of: {', '.join(DATASETS)}.")
+    source = DATASETS[name]
+    if train_size is not None and not 1 <= train_size <= source.train:
+        raise DataError(f"train_size of {name} is between 1 and {source.train:,}; got {train_size:,}.")
+    published = source.read(data_folder(data_dir))
+    train, validation = _divided(source, seed)
+    kept = train[:train_size]
+    return Splits(
+        name=name,
+        train=_part(published, published.train_images[kept], published.train_labels[kept]),
+        validation=_part(published, published.train_images[validation], published.train_labels[validation]),
+        test=_part(published, published.test_images, published.test_labels),
+        classes=published.classes,
+        mean=published.mean,
+        std=published.std,
+    )
+
+
+def _divided(source: Source, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the positions of the training part, in its order, and of the validation part."""
+    # RandomState, not Generator: numpy promises that its permutations stay the same in later versions.
+    order = np.random.RandomState(SPLIT_SEED).permutation(source.train + source.validation)
+    train, validation = order[: source.train], order[source.train :]
+    return np.random.RandomState(seed).permutation(train), validation
+
+
+def _part(published: Published, images: Pixels, labels: Labels) -> TensorDataset:
+    return TensorDataset(normalised(images, published.mean, published.std), torch.tensor(labels))

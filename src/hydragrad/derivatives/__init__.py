@@ -1,0 +1,33 @@
+"""What one batch yields: per-sample losses, their directional derivatives, curvature products.
+
+loss_module    model and per-sample loss as one function of parameters and buffers
+directional    directional derivatives of all per-sample losses by forward mode (any model)
+layer_dots     the same out of the replay's own backward pass (known layers, samples not coupled)
+curvature      exact and Gauss-Newton products with the directional derivatives of one evaluation
+labels         derivatives under every possible label
+normalization  BatchNorm as a differentiable formula
+one_call       the model's one call inside the loss
+layout         named tensors as one flat vector
+supported      what is refused, and why
+"""
+
+from hydragrad.derivatives.curvature import CurvatureProducts as CurvatureProducts
+from hydragrad.derivatives.curvature import CurvatureStep as CurvatureStep
+from hydragrad.derivatives.curvature import Point as Point
+from hydragrad.derivatives.curvature import require_one_call as require_one_call
+from hydragrad.derivatives.directional import Directional as Directional
+from hydragrad.derivatives.directional import directional_derivatives as directional_derivatives
+from hydragrad.derivatives.labels import label_derivatives as label_derivatives
+from hydragrad.derivatives.labels import require_cross_entropy as require_cross_entropy
+from hydragrad.derivatives.labels import tensor_leaves as tensor_leaves
+from hydragrad.derivatives.layer_dots import HooksInapplicable as HooksInapplicable
+from hydragrad.derivatives.layer_dots import LayerDots as LayerDots
+from hydragrad.derivatives.layer_dots import why_not_hooks as why_not_hooks
+from hydragrad.derivatives.layout import Layout as Layout
+from hydragrad.derivatives.loss_module import Batch as Batch
+from hydragrad.derivatives.loss_module import LossModule as LossModule
+from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
+from hydragrad.derivatives.loss_module import check_losses as check_losses
+from hydragrad.derivatives.normalization import running_statistics as running_statistics
+from hydragrad.derivatives.normalization import use_explicit_batch_norm as use_explicit_batch_norm
+from hydragrad.derivatives.supported import require_differentiable as require_differentiable

@@ -1,0 +1,93 @@
+"""A model and its per-sample loss as one module, so that both can be called with any parameters."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from hydragrad.errors import LossError
+from hydragrad.randomness import reseed
+
+PerSampleLoss = Callable[[Any, Any], Tensor]
+"""`loss(model, batch)` returns one number a sample, shape (batch size,); it calls the model once."""
+
+
+class Batch(NamedTuple):
+    """One step's data as the loss takes it.
+
+    Attributes:
+        data: Whatever the data set's items collate to.
+        size: Number of samples.
+        seed: Seed of everything that the forward pass draws.
+    """
+
+    data: Any
+    size: int
+    seed: int
+
+
+class LossModule(nn.Module):
+    """Per-sample losses as a function of parameters and buffers.
+
+    Args:
+        model: Is copied, and never changed.
+        loss: Per-sample loss.
+        prepare: Replaces layers of the copy by differentiable twins, in place.
+    """
+
+    PREFIX = "model."
+
+    def __init__(
+        self, model: nn.Module, loss: PerSampleLoss, prepare: Callable[[nn.Module], None] | None = None
+    ) -> None:
+        super().__init__()
+        self.model = copy.deepcopy(model)
+        if prepare is not None:
+            prepare(self.model)
+        self.loss = loss
+
+    def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+        reseed(batch.seed)
+        losses = self.loss(self.model if model is None else model, batch.data)
+        check_losses(losses, batch.size)
+        return losses, dict(self.model.named_buffers())
+
+    def at(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Evaluate at given parameters and buffers.
+
+        Returns:
+            Losses (batch size,), and the buffers after the forward pass; the given ones are left as they were.
+        """
+        # Kernels that update running statistics write into the tensors they are given.
+        state = {self.PREFIX + name: tensor for name, tensor in parameters.items()}
+        state |= {self.PREFIX + name: tensor.clone() for name, tensor in buffers.items()}
+        result: tuple[Tensor, dict[str, Tensor]] = functional_call(self, state, (batch,))
+        return result
+
+
+def check_losses(losses: Any, size: int) -> None:
+    """Refuse a loss that is not one floating-point number a sample.
+
+    Raises:
+        LossError: Says what came.
+    """
+    if not isinstance(losses, Tensor) or losses.shape != (size,) or not losses.is_floating_point():
+        came = (
+            f"a {losses.dtype} tensor of shape {tuple(losses.shape)}"
+            if isinstance(losses, Tensor)
+            else type(losses).__name__
+        )
+        raise LossError(
+            f"The loss must return one number a sample, a floating-point tensor of shape ({size},); it returned "
+            f"{came}. Use reduction='none' and average over everything but the batch dimension."
+        )
+
+
+def parameter_names(model: nn.Module) -> dict[str, torch.Size]:
+    """Names and shapes of all parameters, each once."""
+    return {name: parameter.shape for name, parameter in model.named_parameters()}

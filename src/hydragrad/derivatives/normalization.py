@@ -1,0 +1,67 @@
+"""BatchNorm as an explicit, differentiable formula, running statistics included.
+
+torch's native kernel neither differentiates with respect to the running statistics nor carries a derivative
+into their update. During a curvature sweep the private copy of the model uses this formula instead; the
+trajectory itself is always replayed with the user's own kernels.
+
+Source: Ioffe and Szegedy 2015, algorithm 1; update rule of torch.nn.BatchNorm (unbiased running variance).
+"""
+
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def use_explicit_batch_norm(model: nn.Module) -> None:
+    """Give every BatchNorm layer of `model` the explicit forward, in place."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.forward = MethodType(_explicit_forward, module)  # type: ignore[method-assign]
+
+
+def running_statistics(model: nn.Module) -> set[str]:
+    """Names of the buffers that BatchNorm layers update and that carry a derivative."""
+    names = set()
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _BatchNorm) and module.track_running_stats:
+            names |= {f"{prefix}.{own}".lstrip(".") for own in ("running_mean", "running_var")}
+    return names & {name for name, _ in model.named_buffers()}
+
+
+def batch_coupled(model: nn.Module) -> bool:
+    """True where a BatchNorm layer in training mode couples the samples of a batch."""
+    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+
+
+def _explicit_forward(layer: _BatchNorm, input: Tensor) -> Tensor:
+    uses_batch = layer.training or layer.running_mean is None or layer.running_var is None
+    over = [0, *range(2, input.dim())]
+    if uses_batch:
+        mean = input.mean(over)
+        variance = (input - _per_channel(mean, input)).square().mean(over)
+        if layer.training and layer.track_running_stats:
+            _update_running(layer, mean, variance, input.numel() // input.shape[1])
+    else:
+        assert layer.running_mean is not None and layer.running_var is not None
+        mean, variance = layer.running_mean, layer.running_var
+    scale = torch.rsqrt(variance + layer.eps)
+    if layer.weight is not None:
+        scale = scale * layer.weight
+    output = (input - _per_channel(mean, input)) * _per_channel(scale, input)
+    return output if layer.bias is None else output + _per_channel(layer.bias, input)
+
+
+def _update_running(layer: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:
+    assert layer.running_mean is not None and layer.running_var is not None
+    assert layer.num_batches_tracked is not None
+    layer.num_batches_tracked = layer.num_batches_tracked + 1
+    momentum = layer.momentum if layer.momentum is not None else 1.0 / float(layer.num_batches_tracked)
+    unbiased = variance * (count / (count - 1))
+    layer.running_mean = (1 - momentum) * layer.running_mean + momentum * mean
+    layer.running_var = (1 - momentum) * layer.running_var + momentum * unbiased
+
+
+def _per_channel(values: Tensor, input: Tensor) -> Tensor:
+    return values.view(1, -1, *[1] * (input.dim() - 2))

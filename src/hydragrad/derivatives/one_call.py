@@ -1,0 +1,70 @@
+"""The model's one call inside the loss: capture what it returns, or put something else in its place."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from hydragrad.derivatives.loss_module import Batch, LossModule
+from hydragrad.errors import LossError
+
+
+class Captured:
+    """The outputs of the model's calls while the loss ran."""
+
+    def __init__(self) -> None:
+        self.outputs: list[Any] = []
+
+    @property
+    def tensor(self) -> Tensor:
+        """The output of the one call.
+
+        Raises:
+            LossError: The model was called more or less than once, or returned something else than a tensor.
+        """
+        if len(self.outputs) != 1 or not isinstance(self.outputs[0], Tensor):
+            came = (
+                f"was called {len(self.outputs)} times"
+                if len(self.outputs) != 1
+                else f"returned a {type(self.outputs[0]).__name__}"
+            )
+            raise LossError(
+                f"curvature='ggn' and labels=True need a loss that calls the model once and gets one tensor; "
+                f"here the model {came}. Use curvature='none' or 'hessian', or write the loss with one call."
+            )
+        return self.outputs[0]
+
+
+@contextmanager
+def capture_output(problem: LossModule, *, required: bool) -> Iterator[Captured]:
+    """Catch what the model returns while the loss runs (nothing is caught unless `required`)."""
+    captured = Captured()
+    if not required:
+        yield captured
+        return
+    handle = problem.model.register_forward_hook(lambda _m, _a, output: captured.outputs.append(output))
+    try:
+        yield captured
+    finally:
+        handle.remove()
+
+
+class StandIn:
+    """Answers the model's one call with a given output; everything else is the model's own."""
+
+    def __init__(self, model: Any, output: Tensor) -> None:
+        self._model = model
+        self._output = output
+
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Tensor:
+        return self._output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+
+def losses_of_output(problem: LossModule, batch: Batch, output: Tensor) -> Tensor:
+    """Evaluate the loss on a given model output, shape (batch,)."""
+    losses, _ = problem(batch, model=StandIn(problem.model, output))
+    return losses

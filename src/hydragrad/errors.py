@@ -1,0 +1,85 @@
+"""Every error that hydragrad raises on purpose.
+
+    HydragradError
+    ├── RunExists            (FileExistsError)   a run directory is already there
+    ├── RunNotFound          (FileNotFoundError) no run directory is there
+    ├── RunDamaged           (ValueError)        truncated or altered files of a run
+    ├── RecordingMismatch    (ValueError)        another model, loss, data set or schema than recorded
+    ├── ReplayMismatch       (RuntimeError)      a replayed step differs from the recorded one
+    ├── StepError            (RuntimeError)      a step block that does not hold exactly one optimizer step
+    ├── NonFinite            (ArithmeticError)   NaN or infinity in a batch, a loss or the weights
+    ├── LossError            (ValueError)        the loss is not one number a sample, or not what a method needs
+    ├── Unsupported          (NotImplementedError) an optimizer, module, precision or state that we refuse
+    ├── QueryError           (ValueError)        a query or a sample id that cannot be answered
+    ├── DiskFull             (OSError)           a write failed, or would fail, for lack of space
+    ├── UnknownName          (ValueError)        a name that is not among the known ones
+    └── DataError            (ValueError)        a data set that cannot be trained on
+        ├── DataNotFound     (FileNotFoundError) a data file is missing
+        └── ChecksumMismatch                     a data file is not the published one
+
+Each message says what was expected, what came, and what to do.
+"""
+
+
+class HydragradError(Exception):
+    """Base of every error that hydragrad raises on purpose."""
+
+
+class RunExists(HydragradError, FileExistsError):
+    """A run directory that would be overwritten."""
+
+
+class RunNotFound(HydragradError, FileNotFoundError):
+    """A run directory, or a file of it, that is not there."""
+
+
+class RunDamaged(HydragradError, ValueError):
+    """Files of a run that are truncated or altered."""
+
+
+class RecordingMismatch(HydragradError, ValueError):
+    """A model, loss, data set or schema other than the recorded one."""
+
+
+class ReplayMismatch(HydragradError, RuntimeError):
+    """A replayed step that differs from the recorded one."""
+
+
+class StepError(HydragradError, RuntimeError):
+    """A step block that does not hold exactly one plain optimizer step."""
+
+
+class NonFinite(HydragradError, ArithmeticError):
+    """NaN or infinity in a batch, a loss or the weights."""
+
+
+class LossError(HydragradError, ValueError):
+    """A loss that is not one number a sample, or not of the form that a method needs."""
+
+
+class Unsupported(HydragradError, NotImplementedError):
+    """An optimizer, module, precision or state that would give silently wrong derivatives."""
+
+
+class QueryError(HydragradError, ValueError):
+    """A query or a sample id that cannot be answered."""
+
+
+class DiskFull(HydragradError, OSError):
+    """A write that failed, or would fail, for lack of space."""
+
+
+class UnknownName(HydragradError, ValueError):
+    """A name that is not among the known ones."""
+
+
+class DataError(HydragradError, ValueError):
+    """A data set that cannot be trained on."""
+
+
+class DataNotFound(DataError, FileNotFoundError):
+    """A data file that is missing."""
+
+
+class ChecksumMismatch(DataError):
+    """A data file that is not the published one."""

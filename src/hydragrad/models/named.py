@@ -1,0 +1,32 @@
+"""A reference model by the name that the command line uses."""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from hydragrad.errors import UnknownName
+from hydragrad.models.densenet40 import DenseNet40
+from hydragrad.models.lenet5 import LeNet5
+from hydragrad.models.mobilenetv2 import MobileNetV2
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "lenet5": LeNet5,
+    "densenet40": DenseNet40,
+    "mobilenetv2": MobileNetV2,
+}
+
+
+def build(name: str, *, channels: int, classes: int) -> nn.Module:
+    """Build a reference model, its weights drawn from torch's global generator.
+
+    Args:
+        name: A key of `MODELS`.
+        channels: Channels of the images, float32 of shape (batch, channels, 32, 32).
+        classes: Classes, hence logits: the output is float32 of shape (batch, classes).
+
+    Raises:
+        UnknownName: No reference model has this name.
+    """
+    if name not in MODELS:
+        raise UnknownName(f"There is no model named {name!r}; choose one of: {', '.join(MODELS)}.")
+    return MODELS[name](channels=channels, classes=classes)

@@ -1,0 +1,96 @@
+"""Randomness that can be told again: seeds for steps and draws, and the global generators saved and restored.
+
+One seed a step replaces a 5 KB generator state a step: dropout of step t draws from `stream_seed(seed, t)`,
+and the random augmentation of its batch from another stream of the same step.
+"""
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FORWARD, BATCH, ORDER = "forward", "batch", "order"
+
+
+def stream_seed(seed: int, step: int, stream: str = FORWARD) -> int:
+    """Derive an independent 63-bit seed for one stream of one step."""
+    digest = hashlib.blake2b(f"{seed}:{step}:{stream}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1
+
+
+def reseed(seed: int) -> None:
+    """Seed torch's global generators (CPU, and CUDA where it is in use)."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+
+
+def reseed_everything(seed: int) -> None:
+    """Seed torch's, NumPy's and Python's global generators: user code may draw from any of them."""
+    reseed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def generator_states() -> dict[str, Tensor]:
+    """Read torch's global generator states, as tensors."""
+    states = {"torch": torch.get_rng_state()}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def set_generator_states(states: dict[str, Tensor]) -> None:
+    """Put back what `generator_states` or `every_generator_state` read."""
+    torch.set_rng_state(states["torch"])
+    for name, state in states.items():
+        if name.startswith("cuda"):
+            torch.cuda.set_rng_state(state, int(name[4:]))
+    if "python" in states:
+        words = tuple(states["python"].tolist())
+        random.setstate((3, words, _optional(states["python_normal"])))
+        key, normal = states["numpy"].numpy(), _optional(states["numpy_normal"])
+        np.random.set_state(
+            ("MT19937", key[:-1].astype(np.uint32), int(key[-1]), int(normal is not None), normal or 0.0)
+        )
+
+
+def every_generator_state() -> dict[str, Tensor]:
+    """Read torch's, Python's and NumPy's global generator states, as tensors."""
+    _, words, python_normal = random.getstate()
+    _, key, position, has_normal, numpy_normal = np.random.get_state(legacy=True)
+    return generator_states() | {
+        "python": torch.tensor(words, dtype=torch.int64),
+        "python_normal": torch.tensor([] if python_normal is None else [python_normal], dtype=torch.float64),
+        "numpy": torch.from_numpy(np.append(np.asarray(key, dtype=np.int64), position)),
+        "numpy_normal": torch.tensor([numpy_normal] if has_normal else [], dtype=torch.float64),
+    }
+
+
+def _optional(value: Tensor) -> float | None:
+    return value.item() if len(value) else None
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Leave every global generator as it was."""
+    states = every_generator_state()
+    try:
+        yield
+    finally:
+        set_generator_states(states)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from `seed` inside, and leave torch's global generators as they were."""
+    states = generator_states()
+    reseed(seed)
+    try:
+        yield
+    finally:
+        set_generator_states(states)

@@ -1,0 +1,116 @@
+"""Files that survive a kill at any moment: appended lines with checksums, and files replaced as a whole."""
+
+import errno
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydragrad.errors import DiskFull, RunDamaged
+
+CHECKSUM = ', "crc32": "'
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Turn 'no space left' into an error that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(
+                error.errno,
+                f"The disk is full while writing {path}. What is recorded so far is kept; free some space and "
+                f"go on with resume=True (--resume)",
+            ) from error
+        raise
+
+
+def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file under another name, flush it to the disk, then put it in place at once."""
+    temporary = path.with_name(path.name + ".tmp")
+    with naming_full_disk(path):
+        try:
+            write(temporary)
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def sealed(record: dict[str, Any]) -> str:
+    """Encode a record as one line of JSON whose last entry is the checksum of what stands before it."""
+    body = json.dumps(record)[:-1]
+    return f'{body}{CHECKSUM}{zlib.crc32(body.encode()):08x}"}}'
+
+
+def unsealed(line: str) -> dict[str, Any] | None:
+    """Decode a sealed line; None if it is torn or altered."""
+    body, found, tail = line.rstrip("\n").rpartition(CHECKSUM)
+    if not found or tail != f'{zlib.crc32(body.encode()):08x}"}}':
+        return None
+    record: dict[str, Any] = json.loads(body + "}")
+    return record
+
+
+class AppendOnlyLines:
+    """A file of sealed lines. Every line is handed to the system at once, so a killed process loses none.
+
+    Args:
+        path: Made if it is not there.
+        keep: Keep this many lines and drop the rest (a run that goes on from its last checkpoint).
+    """
+
+    def __init__(self, path: Path, *, keep: int = 0) -> None:
+        self.path = path
+        with open(path, "ab"):
+            pass
+        with open(path, "rb+") as file:
+            for _ in range(keep):
+                file.readline()
+            file.truncate(file.tell())
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Append one record."""
+        with naming_full_disk(self.path):
+            line = (sealed(record) + "\n").encode()
+            if self._file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, "short write")
+
+    def sync(self) -> None:
+        """Make sure that the lines survive a power loss."""
+        with naming_full_disk(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
+    """Read all sealed lines; a torn last line is what a kill leaves, and is passed over.
+
+    Raises:
+        RunDamaged: A line before the last is torn or altered.
+    """
+    if not path.exists():
+        raise RunDamaged(f"{path} is missing, so the run can't be read. Restore it from a copy, or train again.")
+    with open(path, encoding="utf-8", errors="replace") as file:
+        lines = file.readlines()
+    records = []
+    for number, line in enumerate(lines, start=1):
+        record = unsealed(line)
+        if record is None:
+            if number == len(lines) and not line.endswith("\n"):
+                break
+            raise RunDamaged(
+                f"Line {number} of {path} ({what}) does not have the checksum it was written with: the file was "
+                f"altered or damaged. Restore it from a copy, or train again."
+            )
+        records.append(record)
+    return records

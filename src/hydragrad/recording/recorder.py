@@ -1,0 +1,456 @@
+"""The Recorder: watches a training loop and writes the run directory."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.hooks import RemovableHandle
+
+from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
+from hydragrad.errors import (
+    NonFinite,
+    QueryError,
+    RecordingMismatch,
+    RunDamaged,
+    RunExists,
+    StepError,
+    Unsupported,
+)
+from hydragrad.randomness import BATCH, every_generator_state, preserved, seeded, set_generator_states, stream_seed
+from hydragrad.recording import manifest as manifests
+from hydragrad.recording.checkpoints import Checkpoint, CheckpointFolder, resume_from, snapshot
+from hydragrad.recording.data import (
+    Collate,
+    data_fingerprint,
+    fetch,
+    non_finite_rows,
+    require_finite,
+    require_map_style,
+    to_device,
+)
+from hydragrad.recording.files import AppendOnlyLines, read_lines
+from hydragrad.recording.indexed import put_back
+from hydragrad.recording.log import Options, StepRecord, Structure, from_lines, to_line
+from hydragrad.recording.manifest import Manifest, Reduction
+from hydragrad.recording.observer import Indices, StepHandle
+from hydragrad.recording.replay import check_one_step, first_trained_norm, warn_other_machine
+from hydragrad.recording.stored_batches import load_batch, store_batch
+from hydragrad.recording.trajectory import Trajectory
+from hydragrad.steps import read_group, require_supported
+
+LOG = "steps.jsonl"
+OWN_FILES = (LOG, "checkpoints.jsonl", "checkpoints", "batches", "scores")
+
+
+class Recorder:
+    """Records a training loop into a run directory, so that it can be replayed and differentiated.
+
+    Use it as a context manager around the loop, with `step` around every optimizer step:
+
+        with hg.Recorder("runs/mnist", model, optimizer, loss, train_set) as recorder:
+            for indices, batch in hg.indexed(loader):
+                with recorder.step(indices):
+                    optimizer.zero_grad(); loss(model, batch).mean().backward(); optimizer.step()
+
+    Inside a step the global generators draw from the step's own seed; outside they are the user's. The first
+    step after every checkpoint is replayed at once.
+
+    Args:
+        path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten.
+        model: The model being trained.
+        optimizer: A torch.optim.SGD over the model's parameters, new or warm.
+        loss: `loss(model, batch)`: per-sample losses, shape (batch,).
+        train_set: Map-style data set that the indices speak of.
+        scheduler: Its state is kept, so that a killed run resumes with it.
+        reduction: How the loop makes one number of the per-sample losses.
+        checkpoint_every: Steps between checkpoints; by default the distance grows with the square root of the
+            steps so far.
+        store_batches: Keep every batch itself, for data that cannot be drawn again; pass it to `step`.
+        collate: Makes a batch of a list of items, where the loader's is not torch's default.
+        seed: What the seeds of the steps are derived from; by default told by torch's global generator.
+        about: Entries for the manifest.
+        resume: Go on with the run in `path` from its last checkpoint (or start one): model, optimizer,
+            scheduler and generators are set to it, and `next_step` says where to go on.
+
+    Attributes:
+        next_step: The step that comes next, counted from 0.
+
+    Raises:
+        RunExists: `path` holds a run and `resume` is not set.
+        RecordingMismatch: `resume` with another model, data set, reduction.
+        Unsupported: Optimizer, precision or module whose derivatives would be silently wrong.
+        DataError: An empty data set, a stream, NaN in memory.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss: PerSampleLoss,
+        train_set: Dataset[Any],
+        *,
+        scheduler: Any = None,
+        reduction: Reduction = "mean",
+        checkpoint_every: int | None = None,
+        store_batches: bool = False,
+        collate: Collate | None = None,
+        seed: int | None = None,
+        about: dict[str, Any] | None = None,
+        resume: bool = False,
+    ) -> None:
+        require_supported(optimizer)
+        require_differentiable(model)
+        require_map_style(train_set)
+        if reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction must be 'mean' or 'sum', not {reduction!r}.")
+        if checkpoint_every is not None and checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1 step, not {checkpoint_every}.")
+        self.path = Path(path)
+        self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
+        self._scheduler, self._collate = scheduler, collate
+        self._reduction: Reduction = reduction
+        self._checkpoint_every, self._store_batches = checkpoint_every, store_batches
+        self._seed, self._about, self._resume = seed, about or {}, resume
+        self._parameters = dict(model.named_parameters())
+        self._names = {id(parameter): name for name, parameter in self._parameters.items()}
+        self._modules = dict(model.named_modules())
+        self._device = next(model.parameters()).device
+        self._require_own_parameters()
+        self.next_step = 0
+        self._open = False
+
+    def __enter__(self) -> Self:
+        if self._resume and (self.path / manifests.FILE).exists():
+            self._go_on()
+        else:
+            self._start()
+        self._trajectory: Trajectory | None = None
+        self._handles = _watch(self._model, self._optimizer, self)
+        self._versions = self._version()
+        self._in_step, self._consistent, self._open = False, True, True
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open = False
+        for handle in self._handles:
+            handle.remove()
+        try:
+            if self._consistent and self.next_step > self._last_checkpoint:
+                self._write_checkpoint(self._snapshot(None))
+            status: manifests.Status = "completed" if kind is None else "interrupted"
+            self._manifest = manifests.closed(self._manifest, status, self.next_step)
+            manifests.write_manifest(self.path, self._manifest)
+        except OSError:
+            if error is None:
+                raise
+        finally:
+            self._log.close()
+            self._index.close()
+
+    @contextmanager
+    def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> Iterator[StepHandle]:
+        """Record one optimizer step on `train_set[i] for i in indices`.
+
+        Args:
+            indices: The samples of the batch, in their order.
+            batch: The batch itself; needed with `store_batches`.
+
+        Yields:
+            A handle; a loop may set its `loss`, which is then logged.
+
+        Raises:
+            StepError: Not exactly one optimizer step inside, or weights changed since the last one.
+            ReplayMismatch: The loop does something that the recording does not know.
+            NonFinite: The weights became NaN or infinite.
+        """
+        if not self._open or self._in_step:
+            raise StepError("recorder.step() belongs inside `with Recorder(...)`, one block a step, never nested.")
+        chosen = self._checked(indices)
+        self._require_untouched()
+        start = self._checkpoint_if_due(indices)
+        self._in_step, self._consistent, self._optimizer_steps = True, False, 0
+        handle = StepHandle()
+        try:
+            with seeded(stream_seed(self._manifest.seed, self.next_step)):
+                yield handle
+        finally:
+            self._in_step = False
+        self._finish(chosen, indices, batch, handle, start)
+        self._consistent = True
+        self._versions = self._version()
+
+    def take_sampler_position(self, loader: DataLoader[Any]) -> tuple[int, dict[str, Tensor] | None]:
+        """After a resume inside an epoch, once: put the loader's generators back to the epoch's start.
+
+        Returns:
+            Batches to pass over, and the generator states to set after that.
+        """
+        if self._resumed is None or "position" not in self._resumed.sampler:
+            return 0, None
+        resumed, self._resumed = self._resumed, None
+        put_back(resumed.sampler, loader)
+        return resumed.sampler["position"], resumed.generators
+
+    def _start(self) -> None:
+        present = [name for name in (manifests.FILE, *OWN_FILES) if (self.path / name).exists()]
+        if present:
+            raise RunExists(
+                f"{self.path} already holds a run ({', '.join(present)}). Choose another directory, delete it, or "
+                f"go on with it: resume=True (--resume)."
+            )
+        require_finite(self._train_set)
+        with preserved():
+            seed = torch.randint(2**62, ()).item() if self._seed is None else self._seed
+        self._manifest = Manifest(
+            machine=manifests.this_machine(self._device),
+            model=manifests.model_facts(self._model),
+            data=data_fingerprint(self._train_set),
+            reduction=self._reduction,
+            seed=int(seed),
+            store_batches=self._store_batches,
+            about=self._about,
+        )
+        self.path.mkdir(parents=True, exist_ok=True)
+        manifests.write_manifest(self.path, self._manifest)
+        self._folder = CheckpointFolder(self.path)
+        self._log, self._index = AppendOnlyLines(self.path / LOG), AppendOnlyLines(self._folder.index)
+        self._before: StepRecord | None = None
+        self._last_checkpoint = -1
+        self._resumed: Checkpoint | None = None
+        self._unchecked: Checkpoint | None = None
+
+    def _go_on(self) -> None:
+        self._manifest = manifests.read_manifest(self.path)
+        self._require_same_run()
+        self._folder = CheckpointFolder(self.path)
+        records = list(from_lines(read_lines(self.path / LOG, "steps"))) if (self.path / LOG).exists() else []
+        entries = self._folder.entries() if self._folder.index.exists() else {}
+        reached = [step for step in entries if step <= len(records)]
+        if entries and not reached:
+            raise RunDamaged(f"{self.path / LOG} is shorter than the checkpoints say. Restore it, or train again.")
+        kept = max(reached, default=0)
+        if reached:
+            self._resumed = self._unchecked = self._folder.read(kept, entries[kept])
+            resume_from(self._resumed, self._model, self._optimizer)
+            if self._scheduler is not None and self._resumed.scheduler is not None:
+                self._scheduler.load_state_dict(self._resumed.scheduler)
+            set_generator_states(self._resumed.generators)
+        else:
+            self._resumed = self._unchecked = None
+        self._log = AppendOnlyLines(self.path / LOG, keep=kept)
+        self._index = AppendOnlyLines(self._folder.index, keep=len(reached))
+        self._before = records[kept - 1] if kept else None
+        self._last_checkpoint = kept if reached else -1
+        self.next_step = kept
+        self._manifest = dataclasses.replace(self._manifest, status="running", steps=None)
+        manifests.write_manifest(self.path, self._manifest)
+
+    def _require_same_run(self) -> None:
+        manifests.require_same_model(self._manifest.model, self._model, self.path)
+        data = data_fingerprint(self._train_set)
+        if data != self._manifest.data:
+            raise RecordingMismatch(
+                f"{self.path} was recorded on other data ({self._manifest.data['length']:,} samples; this data set "
+                f"has {data['length']:,}, or other content). Give the data set it was recorded with."
+            )
+        if self._manifest.reduction != self._reduction:
+            raise RecordingMismatch(
+                f"{self.path} was recorded with reduction={self._manifest.reduction!r}, not {self._reduction!r}."
+            )
+        warn_other_machine(self._manifest.machine, manifests.this_machine(self._device))
+
+    def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
+        chosen = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]
+        length = self._manifest.data["length"]
+        wrong = [i for i in chosen if not 0 <= i < length]
+        if wrong or not chosen:
+            came = f"{wrong[:5]} among them" if wrong else "an empty batch came"
+            raise QueryError(f"A step trains on samples 0 to {length - 1} of the training set; {came}.")
+        return chosen
+
+    def _require_own_parameters(self) -> None:
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) not in self._names:
+                    raise Unsupported(
+                        f"The optimizer has a parameter of shape {tuple(parameter.shape)} that is not the model's. "
+                        f"Make it part of the model, so that it can be replayed."
+                    )
+
+    def _require_untouched(self) -> None:
+        if self._version() != self._versions:
+            raise StepError(
+                f"Weights or buffers of the model changed outside recorder.step() before step {self.next_step} (set "
+                f"by hand, or a forward pass in train mode that updates running statistics). The replay can't know "
+                f"of it: use model.eval() for evaluation, and leave the weights to the optimizer."
+            )
+
+    def _version(self) -> int:
+        return sum(p._version for p in self._parameters.values()) + sum(b._version for b in self._model.buffers())
+
+    def _checkpoint_if_due(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:
+        """Write a checkpoint where one is due; return the state where a segment starts here."""
+        every = self._checkpoint_every or max(1, math.isqrt(self.next_step))
+        if self._last_checkpoint >= 0 and self.next_step - self._last_checkpoint < every:
+            start, self._unchecked = self._unchecked, None
+            return start
+        start = self._snapshot(getattr(indices, "sampler", None))
+        self._write_checkpoint(start)
+        return start
+
+    def _snapshot(self, sampler: dict[str, Any] | None) -> Checkpoint:
+        return snapshot(
+            self.next_step,
+            self._model,
+            self._optimizer,
+            generators=every_generator_state(),
+            sampler=sampler or {},
+            scheduler=None if self._scheduler is None else self._scheduler.state_dict(),
+        )
+
+    def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        self._log.sync()
+        self._folder.write(checkpoint, self._index)
+        self._last_checkpoint = checkpoint.step
+
+    def _finish(
+        self,
+        chosen: list[int],
+        indices: Sequence[int] | Tensor,
+        batch: Any,
+        handle: StepHandle,
+        start: Checkpoint | None,
+    ) -> None:
+        if self._optimizer_steps != 1:
+            raise StepError(
+                f"A recorder.step() block must hold exactly one optimizer.step(); this one held "
+                f"{self._optimizer_steps}. Gradient accumulation and several steps in one block can't be recorded."
+            )
+        batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
+        values = {name: parameter.detach() for name, parameter in self._parameters.items()}
+        structure = self._structure()
+        record = StepRecord(
+            step=self.next_step,
+            indices=chosen,
+            batch_seed=stream_seed(self._manifest.seed, self.next_step, BATCH) if batch_seed is None else batch_seed,
+            options=self._options,
+            structure=structure,
+            norm=first_trained_norm(values, structure),
+            loss=handle.loss,
+        )
+        self._require_finite_step(record, batch)
+        if self._store_batches:
+            if batch is None:
+                raise StepError("With store_batches=True the batch must be given: recorder.step(indices, batch).")
+            store_batch(self.path, record.step, batch)
+        if start is not None:
+            self._check_replay(start, record, values)
+        self._log.append(to_line(record, self._before))
+        self._before = record
+        self.next_step += 1
+
+    def _structure(self) -> Structure:
+        groups = tuple(
+            tuple(self._names[id(parameter)] for parameter in group["params"]) for group in self._optimizer.param_groups
+        )
+        structure = Structure(
+            groups=groups,
+            frozen=tuple(name for name, parameter in self._parameters.items() if not parameter.requires_grad),
+            idle=self._idle,
+            evaluating=tuple(name for name, module in self._modules.items() if not module.training),
+        )
+        # One object while nothing changes: comparisons further down are then by identity.
+        return self._before.structure if self._before and self._before.structure == structure else structure
+
+    def _require_finite_step(self, record: StepRecord, batch: Any) -> None:
+        if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
+            return
+        data = batch if batch is not None else self._fetch(record)
+        rows = non_finite_rows(data, len(record.indices))
+        if rows:
+            raise NonFinite(
+                f"Step {record.step} trained on NaN or infinity in samples {[record.indices[row] for row in rows][:5]} "
+                f"of the training set. Remove or repair them; the run is kept up to the step before."
+            )
+        raise NonFinite(
+            f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
+            f"({record.options[0]['lr']}); the run is kept up to the step before."
+        )
+
+    def _check_replay(self, start: Checkpoint, record: StepRecord, after: dict[str, Tensor]) -> None:
+        with preserved():
+            if self._trajectory is None:
+                self._trajectory = Trajectory(self._model, self._loss, self._reduction)
+            seed = stream_seed(self._manifest.seed, record.step)
+            batch = Batch(self._fetch(record), len(record.indices), seed)
+            check_one_step(self._trajectory, start, record, batch, after)
+
+    def _fetch(self, record: StepRecord) -> Any:
+        if self._store_batches:
+            return to_device(load_batch(self.path, record.step), self._device)
+        return fetch(
+            self._train_set,
+            record.indices,
+            seed=record.batch_seed,
+            collate=self._collate,
+            device=self._device,
+        )
+
+    def optimizer_steps_now(self) -> None:
+        """Read the options in force; called by the optimizer before it steps."""
+        if not self._in_step:
+            raise StepError("optimizer.step() was called outside recorder.step(); every step must be recorded.")
+        self._optimizer_steps += 1
+        self._options: tuple[Options, ...] = tuple(read_group(group) for group in self._optimizer.param_groups)
+
+    def optimizer_stepped(self) -> None:
+        """See which parameters had a gradient; called by the optimizer after it stepped."""
+        idle = []
+        for group in self._optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    idle.append(self._names[id(parameter)])
+                elif parameter.grad.layout is not torch.strided:
+                    raise Unsupported(
+                        f"{self._names[id(parameter)]} has a sparse gradient, which torch.optim.SGD treats in ways "
+                        f"that are not differentiated here. Build the layer without sparse=True."
+                    )
+        self._idle = tuple(idle)
+
+
+def _watch(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> list[RemovableHandle]:
+    """Hook model and optimizer; plain functions, since a copy of the model copies its hooks."""
+    device = next(model.parameters()).device.type
+
+    def refuse_autocast(_module: nn.Module, _inputs: Any) -> None:
+        if torch.is_autocast_enabled(device):
+            raise Unsupported(
+                "The model ran under autocast: derivatives of a half-precision run are noise. Train in float32."
+            )
+
+    def before(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        recorder.optimizer_steps_now()
+
+    def after(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        recorder.optimizer_stepped()
+
+    return [
+        model.register_forward_pre_hook(refuse_autocast),
+        optimizer.register_step_pre_hook(before),
+        optimizer.register_step_post_hook(after),
+    ]
+

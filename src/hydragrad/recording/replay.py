@@ -1,0 +1,145 @@
+"""Replay: the recorded steps once more, checked against what was recorded."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from hydragrad.derivatives import Batch
+from hydragrad.errors import ReplayMismatch
+from hydragrad.recording.checkpoints import Checkpoint
+from hydragrad.recording.log import StepRecord, Structure
+from hydragrad.recording.trajectory import Trajectory
+
+DRIFT_TOLERANCE = 0.05
+"""Largest relative difference of the weights at the end of a segment that a replay on another machine may have."""
+
+
+class Replay:
+    """A trajectory that is held to the record.
+
+    Args:
+        trajectory: Moves along the steps.
+        exact: True on the machine (and threads) of the recording: any difference is an error. Otherwise every
+            segment starts from its recorded weights, and `drift` says how far it went astray.
+
+    Attributes:
+        drift: Largest relative L2 difference of the weights at the end of a segment so far.
+    """
+
+    def __init__(self, trajectory: Trajectory, *, exact: bool) -> None:
+        self.trajectory = trajectory
+        self.exact = exact
+        self.drift = 0.0
+
+    def advance(self, record: StepRecord, batch: Batch, weights: Tensor | None = None) -> Tensor:
+        """Make one step and check it; return the per-sample losses.
+
+        Steps with `weights` other than the run's own lead elsewhere and are not checked.
+
+        Raises:
+            ReplayMismatch: Names step and size.
+        """
+        losses = self.trajectory.advance(record, batch, weights)
+        if weights is None and self.exact:
+            norm = first_trained_norm(self.trajectory.parameters, record.structure)
+            if norm != record.norm:
+                raise ReplayMismatch(
+                    f"Replaying step {record.step} gives other weights than were recorded (relative difference "
+                    f"{abs(norm - record.norm) / max(abs(record.norm), 1e-300):.1e}). The loss, the data or the code "
+                    f"of the model differ from the recording, or they draw on something that is not seeded."
+                )
+        return losses
+
+    def check_against(self, recorded: Checkpoint) -> None:
+        """Compare the present weights with a checkpoint.
+
+        Raises:
+            ReplayMismatch: Any difference on the recording's machine; more than DRIFT_TOLERANCE elsewhere.
+        """
+        drift = relative_difference(self.trajectory.parameters, recorded.parameters)
+        self.drift = max(self.drift, drift)
+        if (self.exact and drift > 0) or not drift <= DRIFT_TOLERANCE:
+            raise ReplayMismatch(
+                f"The replayed weights before step {recorded.step} differ from the recorded ones by {drift:.1e} "
+                f"(relative L2). "
+                + (
+                    "Something in the run is not seeded, or weights were changed between steps."
+                    if self.exact
+                    else f"More than {DRIFT_TOLERANCE} on another machine is too much: attribute where the run was "
+                    f"recorded, or record with checkpoints closer together (checkpoint_every)."
+                )
+            )
+
+
+def first_trained_norm(parameters: dict[str, Tensor], structure: Structure) -> float:
+    """Norm of the first parameter that the step moved: every departure shows in it within a step or two."""
+    for group in structure.groups:
+        for name in group:
+            if name not in structure.idle:
+                return float(torch.linalg.vector_norm(parameters[name]))
+    return 0.0
+
+
+def relative_difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Relative L2 distance of two sets of named tensors; 0 only where they are equal to the bit."""
+    distance = scale = 0.0
+    for name, value in expected.items():
+        value = value.double().cpu()
+        distance += float((given[name].double().cpu() - value).square().sum())
+        scale += float(value.square().sum())
+    return math.sqrt(distance / scale) if scale > 0 else math.sqrt(distance)
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with a number of threads: the same sum over more threads is rounded differently."""
+    before = torch.get_num_threads()
+    try:
+        if count != before:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if count != before:
+            torch.set_num_threads(before)
+
+
+def check_one_step(
+    trajectory: Trajectory, start: Checkpoint, record: StepRecord, batch: Batch, after: dict[str, Tensor]
+) -> None:
+    """Replay a step that has just been made, so that a loop that does more than is recorded hears it at once.
+
+    Raises:
+        ReplayMismatch: Says what may be the cause.
+    """
+    trajectory.restore(start)
+    trajectory.advance(record, batch)
+    difference = relative_difference(trajectory.parameters, after)
+    on_cpu = all(value.device.type == "cpu" for value in after.values())
+    if not difference <= (0.0 if on_cpu else 1e-4):
+        raise ReplayMismatch(
+            f"Step {record.step} can't be replayed from what the recorder sees: the weights differ by {difference:.1e} "
+            f"(relative L2). The loop does something that the recording does not know: gradient clipping or "
+            f"accumulation, another loss or reduction than the recorder was given, autocast, batches other than "
+            f"train_set[indices] (take them from hg.indexed(loader), or pass the batch to step() and "
+            f"store_batches=True), or weights set by hand. Take it out of the step."
+        )
+
+
+def warn_other_machine(recorded: dict[str, object], present: dict[str, object]) -> bool:
+    """Compare machines; warn about what differs. True where replay is held to be bit-equal."""
+    differing = [
+        f"{key}: {recorded.get(key)!r} then, {present[key]!r} now"
+        for key in ("torch", "processor", "device")
+        if recorded.get(key) != present[key]
+    ]
+    if differing:
+        warnings.warn(
+            "This is not the machine of the recording (" + "; ".join(differing) + "). Replay starts every segment "
+            "from its recorded weights, and the evidence of the scores tells how far it drifted.",
+            stacklevel=4,
+        )
+    return not differing

@@ -1,0 +1,12 @@
+"""What is asked and what is answered: queries, Scores, and the evidence that Scores carry."""
+
+from hydragrad.scores.evidence import Curvature as Curvature
+from hydragrad.scores.evidence import Evidence as Evidence
+from hydragrad.scores.queries import Query as Query
+from hydragrad.scores.queries import QueryPoint as QueryPoint
+from hydragrad.scores.queries import QueryRow as QueryRow
+from hydragrad.scores.queries import mean_loss as mean_loss
+from hydragrad.scores.queries import query as query
+from hydragrad.scores.queries import sample_losses as sample_losses
+from hydragrad.scores.scores import MEANING as MEANING
+from hydragrad.scores.scores import Scores as Scores

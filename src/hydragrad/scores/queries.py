@@ -1,0 +1,221 @@
+"""Queries: scalars of the trained model, their values and gradients."""
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.data import Dataset
+
+from hydragrad.derivatives import Batch, Layout, LossModule, PerSampleLoss, use_explicit_batch_norm
+from hydragrad.derivatives.directional import differentiable_kernels
+from hydragrad.errors import QueryError
+
+CHUNK = 250
+"""Samples a forward pass of a mean over a data set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryPoint:
+    """The trained model that queries are asked of.
+
+    Attributes:
+        model: Gives the structure; is copied.
+        loss: The run's per-sample loss.
+        parameters: Final parameters.
+        buffers: Final buffers.
+        weights: Lays out the parameters to differentiate by.
+        statistics: Lays out the running statistics to differentiate by.
+        fetch: Draws samples of a data set as one batch's data.
+    """
+
+    model: nn.Module
+    loss: PerSampleLoss
+    parameters: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    weights: Layout
+    statistics: Layout
+    fetch: Callable[[Dataset[Any], Sequence[int]], Any]
+
+
+@dataclass(frozen=True)
+class QueryRow:
+    """One scalar: its name, value, and gradients by weights (parameters,) and running statistics (statistics,)."""
+
+    name: str
+    value: float
+    w_bar: Tensor
+    r_bar: Tensor
+
+
+class Query(abc.ABC):
+    """One or more scalars of the trained model, in eval mode unless `training`."""
+
+    training: bool = False
+
+    @abc.abstractmethod
+    def names(self) -> list[str]:
+        """One name a scalar."""
+
+    @abc.abstractmethod
+    def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
+        """Evaluate and differentiate each scalar."""
+
+    @abc.abstractmethod
+    def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
+        """Evaluate each scalar on a trained model."""
+
+
+class _LossQuery(Query):
+    """Averages of the run's loss over groups of samples of a data set."""
+
+    def __init__(self, dataset: Dataset[Any], groups: Sequence[Sequence[int]], names: Sequence[str]) -> None:
+        self._dataset, self._groups, self._names = dataset, groups, list(names)
+
+    def names(self) -> list[str]:
+        return self._names
+
+    def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
+        problem = _prepared(point, self.training)
+        for name, group in zip(self._names, self._groups, strict=True):
+            total, w_bar, r_bar = 0.0, *_zeros(point)
+            for start in range(0, len(group), CHUNK):
+                indices = group[start : start + CHUNK]
+                batch = Batch(point.fetch(self._dataset, indices), len(indices), seed=start)
+                value, w, r = _differentiate(
+                    point, lambda p, b, batch=batch: problem.at(p, b, batch)[0].sum() / len(group), name
+                )
+                total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
+            yield QueryRow(name, total, w_bar, r_bar)
+
+    def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
+        problem = LossModule(model.train(self.training), point.loss)
+        return [self._mean(problem, point, group) for group in self._groups]
+
+    def _mean(self, problem: LossModule, point: QueryPoint, group: Sequence[int]) -> float:
+        total = 0.0
+        with torch.no_grad():
+            for start in range(0, len(group), CHUNK):
+                indices = group[start : start + CHUNK]
+                batch = Batch(point.fetch(self._dataset, indices), len(indices), seed=start)
+                total += problem(batch)[0].double().sum().item()
+        return total / len(group)
+
+
+class _FunctionQuery(Query):
+    """Any differentiable scalar of the model."""
+
+    def __init__(self, name: str, function: Callable[[Any], Tensor], *, training: bool) -> None:
+        self._name, self._function, self.training = name, function, training
+
+    def names(self) -> list[str]:
+        return [self._name]
+
+    def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
+        model = _FunctionModule(_prepared(point, self.training).model, self._function)
+
+        def scalar(parameters: dict[str, Tensor], buffers: dict[str, Tensor]) -> Tensor:
+            state = {f"model.{name}": value for name, value in (parameters | buffers).items()}
+            result: Tensor = functional_call(model, state, ())
+            return result
+
+        yield QueryRow(self._name, *_differentiate(point, scalar, self._name))
+
+    def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
+        with torch.no_grad():
+            return [float(self._function(model.train(self.training)))]
+
+
+class _FunctionModule(nn.Module):
+    def __init__(self, model: nn.Module, function: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.model, self._function = model, function
+
+    def forward(self) -> Tensor:
+        return self._function(self.model)
+
+
+def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool = False) -> Query:
+    """The run's loss, averaged over a data set; nats if the loss is a cross-entropy.
+
+    Raises:
+        QueryError: An empty data set.
+    """
+    length = _length(dataset)
+    query = _LossQuery(dataset, [range(length)], [name or f"mean loss of {length:,} samples"])
+    query.training = training
+    return query
+
+
+def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False) -> Query:
+    """The run's loss of single samples: one row a sample.
+
+    Raises:
+        QueryError: Indices that the data set does not have.
+    """
+    length = _length(dataset)
+    chosen = [int(i) for i in indices]
+    wrong = [i for i in chosen if not 0 <= i < length]
+    if wrong or not chosen:
+        came = f"{wrong[:5]} came" if wrong else "none came"
+        raise QueryError(f"The data set has samples 0 to {length - 1}; {came}.")
+    query = _LossQuery(dataset, [[i] for i in chosen], [f"loss of sample {i}" for i in chosen])
+    query.training = training
+    return query
+
+
+def query(name: str, function: Callable[[Any], Tensor], *, training: bool = False) -> Query:
+    """Any differentiable scalar of the model: `function(model)` returns a tensor with one number."""
+    return _FunctionQuery(name, function, training=training)
+
+
+def _length(dataset: Dataset[Any]) -> int:
+    length = len(dataset)  # type: ignore[arg-type]
+    if length == 0:
+        raise QueryError("The data set of the query is empty.")
+    return length
+
+
+def _prepared(point: QueryPoint, training: bool) -> LossModule:
+    explicit = use_explicit_batch_norm if point.statistics.size else None
+    problem = LossModule(point.model, point.loss, explicit)
+    problem.train(training)
+    return problem
+
+
+def _zeros(point: QueryPoint) -> tuple[Tensor, Tensor]:
+    like = next(iter(point.parameters.values()))
+    return like.new_zeros(point.weights.size), like.new_zeros(point.statistics.size)
+
+
+def _differentiate(
+    point: QueryPoint, scalar: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor], name: str
+) -> tuple[float, Tensor, Tensor]:
+    weights = {key: point.parameters[key].detach().requires_grad_() for key in point.weights.names}
+    statistics = {key: point.buffers[key].detach().clone().requires_grad_() for key in point.statistics.names}
+    with torch.enable_grad(), differentiable_kernels():
+        value = scalar(point.parameters | weights, point.buffers | statistics)
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise QueryError(f"Query {name!r} must return a tensor with one number; it returned {came}.")
+        leaves = [*weights.values(), *statistics.values()]
+        gradients = (
+            torch.autograd.grad(value.squeeze(), leaves, allow_unused=True)
+            if value.requires_grad
+            else [None] * len(leaves)
+        )
+    if all(gradient is None for gradient in gradients):
+        raise QueryError(
+            f"Query {name!r} does not depend on the trained parameters (did it detach, or leave the model out?), so "
+            f"every contribution would be zero. Return a differentiable function of the model."
+        )
+    like = next(iter(point.parameters.values()))
+    split = len(weights)
+    w_bar = point.weights.flatten(dict(zip(weights, gradients[:split], strict=True)), like)
+    r_bar = point.statistics.flatten(dict(zip(statistics, gradients[split:], strict=True)), like)
+    if not (w_bar.isfinite().all() and r_bar.isfinite().all()):
+        raise QueryError(f"The gradient of query {name!r} holds NaN or infinity at the trained model.")
+    return float(value.detach()), w_bar, r_bar

@@ -1,0 +1,141 @@
+"""Scores: contributions of training samples to queries, with their evidence."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pandas as pd
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hydragrad.errors import QueryError, RunDamaged
+from hydragrad.scores.evidence import Evidence
+
+MEANING = "contribution (positive helps; unit of the query)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Contributions of training samples to queries.
+
+    The contribution of sample i to query phi is -d phi(final weights) / d alpha_i, with alpha_i the weight of the
+    sample's loss in training (1 in the run): to first order, phi(trained without i) - phi. It has phi's unit. With
+    phi a loss, positive means that the sample helps, negative that it harms. Contributions add up over groups.
+    Without curvature the ranking may be good while the scale is wrong by orders of magnitude.
+
+    Attributes:
+        values: Contributions, float64, (queries, samples).
+        sample_ids: Which training samples, int64, (samples,).
+        query_names: One name a row.
+        query_values: phi of the trained model, float64, (queries,).
+        label_contributions: What each sample's contribution would be under every label, float64,
+            (queries, samples, classes), or None.
+        evidence: How the scores were computed and what was measured about them.
+
+    Source: Chen et al. 2021, section 3, with c_i = -(1/N) grad phi . hypergradient_i.
+    """
+
+    values: Tensor
+    sample_ids: Tensor
+    query_names: tuple[str, ...]
+    query_values: Tensor
+    evidence: Evidence
+    label_contributions: Tensor | None = None
+
+    def most_harmful(self, k: int, query: str | int | None = None) -> list[int]:
+        """The k training samples with the most negative contributions, the worst first."""
+        return self._extreme(k, query, descending=False)
+
+    def most_helpful(self, k: int, query: str | int | None = None) -> list[int]:
+        """The k training samples with the most positive contributions, the best first."""
+        return self._extreme(k, query, descending=True)
+
+    def total(self, ids: Sequence[int]) -> Tensor:
+        """Summed contributions of a group, float64, (queries,): its predicted effect, to first order.
+
+        Raises:
+            QueryError: Ids that have no score.
+        """
+        column = {sample: at for at, sample in enumerate(self.sample_ids.tolist())}
+        unknown = [i for i in ids if i not in column]
+        if unknown:
+            raise QueryError(
+                f"Samples {unknown[:5]} have no score; these scores cover {len(column):,} of the training samples."
+            )
+        return self.values[:, [column[i] for i in ids]].sum(1)
+
+    def row(self, query: str | int | None = None) -> Tensor:
+        """Contributions to one query, (samples,).
+
+        Raises:
+            QueryError: An unknown query, or none given where there are several.
+        """
+        return self.values[self._position(query)]
+
+    def suggested_labels(self, query: str | int | None = None) -> Tensor:
+        """The label under which each sample would help most, int64, (samples,).
+
+        Raises:
+            QueryError: The scores were asked for without labels=True.
+        """
+        if self.label_contributions is None:
+            raise QueryError("These scores have no label contributions. Ask for them: hg.attribute(..., labels=True).")
+        return self.label_contributions[self._position(query)].argmax(-1)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a training sample, one column a query; positive helps, unit of the query."""
+        frame = pd.DataFrame(self.values.T.numpy(), columns=pd.Index(self.query_names, name=MEANING))
+        return frame.set_index(pd.Index(self.sample_ids.numpy(), name="sample"))
+
+    def save(self, path: str | Path) -> None:
+        """Write a safetensors file with everything."""
+        tensors = {"values": self.values, "sample_ids": self.sample_ids, "query_values": self.query_values}
+        if self.label_contributions is not None:
+            tensors["label_contributions"] = self.label_contributions
+        metadata = {
+            "meaning": MEANING,
+            "query_names": json.dumps(self.query_names),
+            "evidence": json.dumps(self.evidence.to_dict()),
+        }
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that `save` wrote.
+
+        Raises:
+            FileNotFoundError: There is none.
+            RunDamaged: It is no such file.
+        """
+        if not Path(path).exists():
+            raise FileNotFoundError(f"There are no scores at {path}. Compute them: hg.attribute (hydragrad attribute).")
+        try:
+            with safe_open(path, framework="pt") as file:
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+                metadata = file.metadata()
+            names = tuple(json.loads(metadata["query_names"]))
+            evidence = Evidence.from_dict(json.loads(metadata["evidence"]))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise RunDamaged(f"{path} is no scores file ({error}). Compute the scores again.") from error
+        return cls(query_names=names, evidence=evidence, **tensors)
+
+    def _position(self, query: str | int | None) -> int:
+        if query is None and len(self.query_names) == 1:
+            return 0
+        if isinstance(query, int) and 0 <= query < len(self.query_names):
+            return query
+        if isinstance(query, str) and query in self.query_names:
+            return self.query_names.index(query)
+        shown = ", ".join(self.query_names[:8]) + (", ..." if len(self.query_names) > 8 else "")
+        came = "none was named" if query is None else f"{query!r} came"
+        raise QueryError(f"These scores answer {len(self.query_names)} queries ({shown}); {came}. Name one.")
+
+    def _extreme(self, k: int, query: str | int | None, *, descending: bool) -> list[int]:
+        order = torch.argsort(self.row(query), descending=descending, stable=True)[:k]
+        chosen: list[int] = self.sample_ids[order].tolist()
+        return chosen

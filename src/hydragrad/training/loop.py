@@ -1,0 +1,238 @@
+"""The training loop: ours, plain, watched by any number of observers."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.utils.data import Dataset
+
+from hydragrad.derivatives import PerSampleLoss, check_losses
+from hydragrad.errors import DataError, NonFinite
+from hydragrad.progress import Bar, bar
+from hydragrad.randomness import BATCH, ORDER, preserved, seeded, stream_seed
+from hydragrad.recording import Indices, StepObserver, fetch
+from hydragrad.recording.data import Collate, non_finite_rows
+
+Monitor = Callable[[nn.Module], dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and in which order to train.
+
+    Attributes:
+        epochs: Passes over the data.
+        batch_size: Samples a step; the last batch of an epoch may be smaller.
+        seed: Order of the samples, and the randomness of the steps.
+        scheduler: A torch scheduler.
+        scheduler_every: When the scheduler steps.
+        scheduler_metric: Entry of the epoch's log, or several to be added, that ReduceLROnPlateau gets.
+        monitor: Measures the model once an epoch.
+        collate: Makes a batch of a list of items.
+
+    Raises:
+        ValueError: Numbers below 1, or a plateau scheduler without a metric.
+    """
+
+    epochs: int
+    batch_size: int
+    seed: int = 0
+    scheduler: Any = None
+    scheduler_every: Literal["epoch", "step"] = "epoch"
+    scheduler_metric: str | Sequence[str] | None = None
+    monitor: Monitor | None = None
+    collate: Collate | None = None
+    progress: str = field(default="training")
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.batch_size < 1:
+            raise ValueError(f"epochs and batch_size must be at least 1, not {self.epochs} and {self.batch_size}.")
+        if self.scheduler_every not in ("epoch", "step"):
+            raise ValueError(f"scheduler_every must be 'epoch' or 'step', not {self.scheduler_every!r}.")
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            if self.scheduler_metric is None or self.scheduler_every != "epoch":
+                raise ValueError(
+                    "ReduceLROnPlateau needs scheduler_metric, the name of an entry of monitor(model) (or "
+                    "'train_loss'), and scheduler_every='epoch'."
+                )
+
+    def steps(self, length: int) -> int:
+        """Steps in all."""
+        return self.epochs * self.steps_per_epoch(length)
+
+    def steps_per_epoch(self, length: int) -> int:
+        """Steps in one pass."""
+        return math.ceil(length / self.batch_size)
+
+    def batches(self, length: int, epoch: int) -> Iterator[list[int]]:
+        """The sample indices of every batch of an epoch."""
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch, ORDER))
+        order = torch.randperm(length, generator=generator).tolist()
+        for start in range(0, length, self.batch_size):
+            yield order[start : start + self.batch_size]
+
+
+@dataclass
+class EpochLog:
+    """Weighted mean of the losses of an epoch."""
+
+    losses: float = 0.0
+    samples: int = 0
+
+    def add(self, loss: float, size: int) -> None:
+        """Add a batch's mean loss."""
+        self.losses += loss * size
+        self.samples += size
+
+    @property
+    def mean(self) -> float:
+        """Mean loss a sample."""
+        return self.losses / max(1, self.samples)
+
+
+def fit(
+    model: nn.Module,
+    loss: PerSampleLoss,
+    train_set: Dataset[Any],
+    optimizer: Optimizer,
+    plan: Plan,
+    *,
+    observers: Sequence[StepObserver] = (),
+    next_step: int = 0,
+    first_epoch: int = 0,
+    begun: EpochLog | None = None,
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda _epoch, _log: None,
+) -> list[dict[str, float]]:
+    """Train from `next_step` to the plan's end.
+
+    Args:
+        model: Is trained in place.
+        loss: Per-sample losses; a step goes down their mean.
+        train_set: Map-style data set.
+        optimizer: Any torch optimizer.
+        plan: How long and in which order.
+        observers: Each watches every step.
+        next_step: Where to go on.
+        first_epoch: The epoch to finish next; its steps before `next_step` are done.
+        begun: The losses of those steps.
+        on_epoch: Is told each epoch's log.
+
+    Returns:
+        One log an epoch: `train_loss`, `lr`, and the monitor's entries.
+
+    Raises:
+        NonFinite: NaN in a batch, or a loss that became NaN or infinite.
+        LossError: A loss that is not one number a sample.
+    """
+    length = len(train_set)  # type: ignore[arg-type]
+    per_epoch = plan.steps_per_epoch(length)
+    device = next(model.parameters()).device
+    history = []
+    with bar(plan.progress, plan.steps(length), next_step) as progress:
+        for epoch in range(first_epoch, plan.epochs):
+            model.train()
+            tally, begun = begun or EpochLog(), None
+            for position, chosen in enumerate(plan.batches(length, epoch)):
+                step = epoch * per_epoch + position
+                if step < next_step:
+                    continue
+                indices = Indices(chosen)
+                indices.batch_seed = stream_seed(plan.seed, step, BATCH)
+                data = fetch(
+                    train_set, indices, seed=indices.batch_seed, collate=plan.collate, device=device
+                )
+                tally.add(_one_step(model, loss, optimizer, plan, indices, data, step, observers), len(indices))
+                progress.advance()
+            log = _end_epoch(model, optimizer, plan, tally)
+            history.append(log)
+            on_epoch(epoch, log)
+            _show(progress, epoch, log)
+    return history
+
+
+def _one_step(
+    model: nn.Module,
+    loss: PerSampleLoss,
+    optimizer: Optimizer,
+    plan: Plan,
+    indices: Indices,
+    data: Any,
+    step: int,
+    observers: Sequence[StepObserver],
+) -> float:
+    with ExitStack() as stack:
+        if not observers:
+            stack.enter_context(seeded(stream_seed(plan.seed, step)))
+        handles = [stack.enter_context(observer.step(indices, data)) for observer in observers]
+        optimizer.zero_grad()
+        losses = _losses(model, loss, data, indices)
+        check_losses(losses, len(indices))
+        mean = losses.mean()
+        value = mean.item()
+        _require_finite(value, data, indices, step)
+        for handle in handles:
+            handle.loss = value
+        mean.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    if plan.scheduler is not None and plan.scheduler_every == "step":
+        plan.scheduler.step()
+    return value
+
+
+def _losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequence[int]) -> Tensor:
+    try:
+        return loss(model, data)
+    except IndexError as error:
+        raise DataError(
+            f"The loss refused the batch of samples {list(indices)[:5]} ...: {error}. A label out of range? Labels must "
+            f"be 0 to the number of the model's outputs less one."
+        ) from error
+
+
+def _require_finite(value: float, data: Any, indices: Sequence[int], step: int) -> None:
+    if math.isfinite(value):
+        return
+    rows = non_finite_rows(data, len(indices))
+    if rows:
+        raise NonFinite(
+            f"Step {step} drew NaN or infinity in samples {[indices[row] for row in rows][:5]} of the training set. "
+            f"Remove or repair them."
+        )
+    raise NonFinite(f"The loss became {value} at step {step}: training diverged. Lower the rate.")
+
+
+def _end_epoch(model: nn.Module, optimizer: Optimizer, plan: Plan, tally: EpochLog) -> dict[str, float]:
+    log = {"train_loss": tally.mean, "lr": float(optimizer.param_groups[0]["lr"])}
+    if plan.monitor is not None:
+        with preserved(), torch.no_grad():
+            modes = [module.training for module in model.modules()]
+            log |= plan.monitor(model.eval())
+            for module, mode in zip(model.modules(), modes, strict=True):
+                module.training = mode
+    if plan.scheduler is not None and plan.scheduler_every == "epoch":
+        if isinstance(plan.scheduler, ReduceLROnPlateau):
+            plan.scheduler.step(_metric(plan, log))
+        else:
+            plan.scheduler.step()
+    return log
+
+
+def _metric(plan: Plan, log: dict[str, float]) -> float:
+    assert plan.scheduler_metric is not None
+    names = plan.scheduler_metric
+    names = [part.strip() for part in names.split("+")] if isinstance(names, str) else list(names)
+    missing = [name for name in names if name not in log]
+    if missing:
+        raise ValueError(f"scheduler_metric names {missing}; the epoch's log has {sorted(log)}.")
+    return sum(log[name] for name in names)
+
+
+def _show(progress: Bar, epoch: int, log: dict[str, float]) -> None:
+    entries = ", ".join(f"{name} {value:.4g}" for name, value in log.items() if name != "lr")
+    progress.note(f"epoch {epoch + 1}: {entries}")

@@ -1,0 +1,36 @@
+"""What every test gets: one thread, no display, the same examples every time."""
+
+import os
+
+# Before torch and matplotlib are imported: both read these only once.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+torch.set_num_threads(1)
+
+settings.register_profile("deterministic", derandomize=True, deadline=None)
+settings.load_profile("deterministic")
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    """A generator of the test's own, so that no test depends on which ran before it."""
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with the real data sets; tests that need it are skipped where there is none."""
+    folder = os.environ.get("HYDRAGRAD_DATA")
+    if not folder:
+        pytest.skip("set HYDRAGRAD_DATA to the folder that holds mnist/, fashion-mnist/ and cifar-10/")
+    if not Path(folder).is_dir():
+        pytest.fail(f"HYDRAGRAD_DATA names {folder}, which is not a folder")
+    return Path(folder)
