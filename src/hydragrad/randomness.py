@@ -25,7 +25,7 @@ def stream_seed(seed: int, step: int, stream: str = FORWARD) -> int:
 def reseed(seed: int) -> None:
     """Seed torch's global generators (CPU, and CUDA where it is in use)."""
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(seed)
 
 
@@ -39,7 +39,7 @@ def reseed_everything(seed: int) -> None:
 def generator_states() -> dict[str, Tensor]:
     """Read torch's global generator states, as tensors."""
     states = {"torch": torch.get_rng_state()}
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if torch.cuda.is_initialized():
         states |= {f"cuda{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
     return states
 
@@ -64,7 +64,7 @@ def every_generator_state() -> dict[str, Tensor]:
     _, words, python_normal = random.getstate()
     _, key, position, has_normal, numpy_normal = np.random.get_state(legacy=True)
     return generator_states() | {
-        "python": torch.tensor(words, dtype=torch.int64),
+        "python": torch.from_numpy(np.array(words, dtype=np.int64)),
         "python_normal": torch.tensor([] if python_normal is None else [python_normal], dtype=torch.float64),
         "numpy": torch.from_numpy(np.append(np.asarray(key, dtype=np.int64), position)),
         "numpy_normal": torch.tensor([numpy_normal] if has_normal else [], dtype=torch.float64),
@@ -78,11 +78,13 @@ def _optional(value: Tensor) -> float | None:
 @contextmanager
 def preserved() -> Iterator[None]:
     """Leave every global generator as it was."""
-    states = every_generator_state()
+    states, python, numpy = generator_states(), random.getstate(), np.random.get_state()
     try:
         yield
     finally:
         set_generator_states(states)
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 @contextmanager

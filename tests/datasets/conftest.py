@@ -33,7 +33,7 @@ class IdxFiles:
     """A small IDX data set: its source, the content of each file, and what it holds."""
 
     source: IdxSource
-    contents: Mapping[str, bytes]
+    contents: dict[str, bytes]
     images: NDArray[np.uint8]
     labels: NDArray[np.uint8]
 
@@ -65,7 +65,7 @@ class CifarFiles:
     """A small CIFAR-10: its source, the pickle of each batch, and what it holds."""
 
     source: CifarSource
-    contents: Mapping[str, bytes]
+    contents: dict[str, bytes]
     images: Mapping[str, NDArray[np.uint8]]
     labels: Mapping[str, list[int]]
 
@@ -73,6 +73,17 @@ class CifarFiles:
         folder.mkdir(parents=True, exist_ok=True)
         for batch, content in self.contents.items():
             (folder / batch).write_bytes(content)
+
+    def archive(self) -> bytes:
+        stream = io.BytesIO()
+        with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+            for batch, content in reversed(
+                self.contents.items()
+            ):  # the published order is not that of the names
+                member = tarfile.TarInfo(f"{FOLDER}/{batch}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        return stream.getvalue()
 
 
 @pytest.fixture
@@ -88,26 +99,9 @@ def cifar_files() -> CifarFiles:
 
 
 def batch_content(images: NDArray[np.uint8], labels: list[int]) -> bytes:
-    """Pickle a batch as Python 2 and its numpy did: byte strings, and numpy.core in place of numpy._core."""
-    batch = {b"data": _Python2Array(images.reshape(len(images), -1)), b"labels": labels}
-    return pickle.dumps(batch, protocol=2).replace(b"cnumpy._core.multiarray\n", b"cnumpy.core.multiarray\n")
-
-
-class _Python2Array:
-    """Pickles as a numpy array, its values as a byte string (which protocol 2 of Python 3 has no code for)."""
-
-    def __init__(self, values: NDArray[np.uint8]) -> None:
-        self.values = values
-
-
-def archive_of(contents: Mapping[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-        for batch, content in contents.items():
-            member = tarfile.TarInfo(f"{FOLDER}/{batch}")
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+    """Pickle a batch like the published ones: keys are byte strings, numpy.core is not private."""
+    batch = {b"data": images.reshape(len(images), -1), b"labels": labels}
+    return pickle.dumps(batch, protocol=3).replace(b"cnumpy._core.", b"cnumpy.core.")
 
 
 def md5(content: bytes) -> str:

@@ -68,7 +68,8 @@ def test_forward_mode_equals_reverse_mode_in_training_mode(name: str) -> None:
     labels = torch.arange(4)
     weights = {key: value.detach() for key, value in model.named_parameters()}
     w_dot = {
-        key: torch.randn(value.shape, generator=generator, dtype=value.dtype) for key, value in weights.items()
+        key: torch.randn(value.shape, generator=generator, dtype=value.dtype)
+        for key, value in weights.items()
     }
 
     def loss(w: Weights) -> Tensor:
@@ -83,5 +84,7 @@ def test_forward_mode_equals_reverse_mode_in_training_mode(name: str) -> None:
 
 
 def test_refuses_an_unknown_name_and_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="no model named 'resnet'; choose one of: lenet5, densenet40, mobilenetv2"):
+    with pytest.raises(
+        UnknownName, match="no model named 'resnet'; choose one of: lenet5, densenet40, mobilenetv2"
+    ):
         build("resnet", channels=3, classes=10)

@@ -23,6 +23,7 @@ from hydragrad.derivatives import (
     LossModule,
     directional_derivatives,
     why_not_hooks,
+    works_at_once,
 )
 from hydragrad.progress import bar
 from hydragrad.recording import Replay, StepRecord
@@ -125,6 +126,7 @@ def _by_hooks(
 def _by_jvp(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]) -> OneStep:
     problem = LossModule(job.run.model, job.run.loss)
     directions, spans = job.w_bar(), job.spans()
+    at_once: bool | None = None if len(directions) > 1 else False
 
     def one_step(record: StepRecord, batch: Batch) -> None:
         moment = kappa[:, record.step]
@@ -133,14 +135,12 @@ def _by_jvp(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]) 
             return
         replay.trajectory.arrange(record)
         same_modes(problem, replay)
+        here = (problem, job.weights, replay.trajectory.parameters, replay.trajectory.buffers, batch)
+        nonlocal at_once
+        if at_once is None:
+            at_once = works_at_once(*here)
         along = directional_derivatives(
-            problem,
-            job.weights,
-            replay.trajectory.parameters,
-            replay.trajectory.buffers,
-            batch,
-            scaled(directions, moment, spans),
-            with_output=bool(job.classes),
+            *here, scaled(directions, moment, spans), with_output=bool(job.classes), at_once=at_once
         )
         require_same_losses(along.losses, replay.advance(record, batch), record.step)
         divisor = job.run.divisor(record)

@@ -21,7 +21,8 @@ def cache_folder() -> Path:
 def load_arrays(name: str) -> dict[str, NDArray[np.generic]] | None:
     """Return cached arrays, or None where there are none or the file is damaged. Unpickles nothing."""
     try:
-        with np.load(_path(name), allow_pickle=False) as stored:
+        # np.load would leave a damaged file open if it opened it itself.
+        with _path(name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None

@@ -17,6 +17,7 @@ from hydragrad.derivatives.curvature import Point as Point
 from hydragrad.derivatives.curvature import require_one_call as require_one_call
 from hydragrad.derivatives.directional import Directional as Directional
 from hydragrad.derivatives.directional import directional_derivatives as directional_derivatives
+from hydragrad.derivatives.directional import works_at_once as works_at_once
 from hydragrad.derivatives.labels import label_derivatives as label_derivatives
 from hydragrad.derivatives.labels import require_cross_entropy as require_cross_entropy
 from hydragrad.derivatives.labels import tensor_leaves as tensor_leaves

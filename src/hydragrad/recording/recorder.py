@@ -123,6 +123,7 @@ class Recorder:
         self._parameters = dict(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self._parameters.items()}
         self._modules = dict(model.named_modules())
+        self._buffer_holders = [module._buffers for module in self._modules.values() if module._buffers]
         self._device = next(model.parameters()).device
         self._require_own_parameters()
         self.next_step = 0
@@ -276,8 +277,8 @@ class Recorder:
     def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
         chosen = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]
         length = self._manifest.data["length"]
-        wrong = [i for i in chosen if not 0 <= i < length]
-        if wrong or not chosen:
+        if not chosen or min(chosen) < 0 or max(chosen) >= length:
+            wrong = [i for i in chosen if not 0 <= i < length]
             came = f"{wrong[:5]} among them" if wrong else "an empty batch came"
             raise QueryError(f"A step trains on samples 0 to {length - 1} of the training set; {came}.")
         return chosen
@@ -300,7 +301,10 @@ class Recorder:
             )
 
     def _version(self) -> int:
-        return sum(p._version for p in self._parameters.values()) + sum(b._version for b in self._model.buffers())
+        versions = sum(parameter._version for parameter in self._parameters.values())
+        for holder in self._buffer_holders:
+            versions += sum(buffer._version for buffer in holder.values() if buffer is not None)
+        return versions
 
     def _checkpoint_if_due(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:
         """Write a checkpoint where one is due; return the state where a segment starts here."""

@@ -1,10 +1,17 @@
 """Training: our own loop, driving any step observers.
 
-train  the public function: the loop with a Recorder in it
-loop   the plain loop
+train         the public function: the loop with a Recorder in it
+loop          the plain loop
+augmentation  seeded random augmentation
+measuring     loss and accuracy on held-out data
 """
 
+from hydragrad.training.augmentation import augmented as augmented
+from hydragrad.training.augmentation import random_crop as random_crop
+from hydragrad.training.augmentation import random_flip as random_flip
 from hydragrad.training.loop import Plan as Plan
 from hydragrad.training.loop import fit as fit
+from hydragrad.training.measuring import mean_loss_and_accuracy as mean_loss_and_accuracy
 from hydragrad.training.train import epoch_logs as epoch_logs
+from hydragrad.training.train import forecast_bytes as forecast_bytes
 from hydragrad.training.train import train as train

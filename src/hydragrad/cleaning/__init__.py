@@ -1,0 +1,19 @@
+"""Cleaning: find training samples that harm, remove or relabel them, and measure what was found.
+
+suspects     samples ranked by harm, with suggested labels; data sets without or relabelled
+label_noise  labels flipped on purpose, kept with the run
+finding      how well a ranking finds known flips
+"""
+
+from hydragrad.cleaning.finding import area_under_roc as area_under_roc
+from hydragrad.cleaning.finding import finding_curve as finding_curve
+from hydragrad.cleaning.finding import found_in_first as found_in_first
+from hydragrad.cleaning.label_noise import Labels as Labels
+from hydragrad.cleaning.label_noise import flip_labels as flip_labels
+from hydragrad.cleaning.label_noise import load_labels as load_labels
+from hydragrad.cleaning.label_noise import save_labels as save_labels
+from hydragrad.cleaning.suspects import estimated_share as estimated_share
+from hydragrad.cleaning.suspects import labels_of as labels_of
+from hydragrad.cleaning.suspects import relabelled as relabelled
+from hydragrad.cleaning.suspects import suspects as suspects
+from hydragrad.cleaning.suspects import without as without

@@ -1,0 +1,32 @@
+"""How well a ranking finds the labels that are known to be wrong."""
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+
+
+def area_under_roc(ranked: pd.DataFrame) -> float | None:
+    """Probability that a flipped sample ranks above one that is not; None where only one kind is there.
+
+    Args:
+        ranked: Suspects with `contribution` and `flipped`.
+    """
+    flipped = ranked["flipped"].to_numpy()
+    if flipped.all() or not flipped.any():
+        return None
+    return float(roc_auc_score(flipped, -ranked["contribution"].to_numpy()))
+
+
+def found_in_first(ranked: pd.DataFrame, share: float) -> float | None:
+    """Share of all flipped samples among the first `share` of the ranking; None where none is flipped."""
+    flipped = ranked["flipped"].to_numpy()
+    if not flipped.any():
+        return None
+    return float(flipped[: int(share * len(flipped))].sum() / flipped.sum())
+
+
+def finding_curve(ranked: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share inspected, and share of the flipped samples found by then, each float64 (samples + 1,)."""
+    found = np.concatenate([[0], np.cumsum(ranked["flipped"].to_numpy())])
+    return np.linspace(0, 1, len(found)), found / max(1, found[-1])

@@ -1,0 +1,74 @@
+"""Label noise: planted on purpose, kept with the run, so that finding it can be measured."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hydragrad.errors import DataError
+
+FILE = "labels.safetensors"
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a training set: as given, and as they truly are.
+
+    Attributes:
+        given: What was trained on, int64 (samples,).
+        true: Before noise was planted, int64 (samples,).
+    """
+
+    given: Tensor
+    true: Tensor
+
+    @property
+    def flipped(self) -> Tensor:
+        """Where they differ, bool (samples,)."""
+        return self.given != self.true
+
+
+def flip_labels(labels: Tensor, share: float, *, classes: int, seed: int) -> Labels:
+    """Replace, per class, floor(share x samples) labels by a uniformly drawn different one.
+
+    Args:
+        labels: True labels, int64 (samples,).
+        share: Between 0 and 1.
+        classes: Number of classes.
+        seed: The same seed flips the same labels.
+
+    Raises:
+        DataError: A share outside [0, 1], or labels out of range.
+
+    Source: Chen et al. 2021, section 4.3.
+    """
+    if not 0 <= share <= 1:
+        raise DataError(f"The share of labels to flip must be between 0 and 1; {share} came.")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise DataError(
+            f"Labels must be 0 to {classes - 1}; they range from {int(labels.min())} to {int(labels.max())}."
+        )
+    # RandomState, not Generator: numpy promises that its stream stays the same in later versions.
+    random = np.random.RandomState(seed)
+    given = labels.clone()
+    for label in range(classes):
+        members = (labels == label).nonzero().flatten().numpy()
+        chosen = random.permutation(members)[: int(share * len(members))]
+        others = random.randint(classes - 1, size=len(chosen))
+        given[torch.from_numpy(chosen)] = torch.from_numpy(others + (others >= label)).to(labels.dtype)
+    return Labels(given, labels.clone())
+
+
+def save_labels(run: Path, labels: Labels) -> None:
+    """Keep the labels with a run."""
+    run.mkdir(parents=True, exist_ok=True)
+    save_file({"given": labels.given, "true": labels.true}, run / FILE)
+
+
+def load_labels(run: Path) -> Labels | None:
+    """The labels kept with a run, if there are any."""
+    path = run / FILE
+    return Labels(**load_file(path)) if path.exists() else None

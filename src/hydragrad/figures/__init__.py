@@ -1,0 +1,24 @@
+"""Figures: plain arrays in, a matplotlib Figure out; no pyplot, no global settings, colour-blind safe.
+
+Training       training_curves
+Contributions  contribution_histogram
+Cleaning       found_curve, accuracy_bars
+Checks         predicted_against_actual, agreement
+Pictures       thumbnail, picture_grid
+Embedding      to_svg, for_dark_pages, to_png, data_uri
+"""
+
+from hydragrad.figures.accuracies import accuracy_bars as accuracy_bars
+from hydragrad.figures.agreement import Agreement as Agreement
+from hydragrad.figures.agreement import agreement as agreement
+from hydragrad.figures.checks import predicted_against_actual as predicted_against_actual
+from hydragrad.figures.contributions import contribution_histogram as contribution_histogram
+from hydragrad.figures.curves import training_curves as training_curves
+from hydragrad.figures.embed import data_uri as data_uri
+from hydragrad.figures.embed import for_dark_pages as for_dark_pages
+from hydragrad.figures.embed import to_png as to_png
+from hydragrad.figures.embed import to_svg as to_svg
+from hydragrad.figures.finding import found_curve as found_curve
+from hydragrad.figures.given import PresentationError as PresentationError
+from hydragrad.figures.pictures import picture_grid as picture_grid
+from hydragrad.figures.pictures import thumbnail as thumbnail

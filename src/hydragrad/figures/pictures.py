@@ -1,0 +1,65 @@
+"""Pictures of samples: small PNGs, and grids of them."""
+
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from hydragrad.figures.given import PresentationError
+from hydragrad.figures.style import WIDTH, drawing, plain
+
+THUMBNAIL = 64
+Picture = NDArray[np.uint8]
+
+
+def thumbnail(picture: Picture) -> bytes:
+    """Return a PNG of a picture, its pixels enlarged by a whole number until its longer side is at least 64.
+
+    Args:
+        picture: uint8, (height, width) or (height, width, 3).
+
+    Raises:
+        PresentationError: Another dtype or shape.
+    """
+    image = Image.fromarray(_checked(picture))
+    factor = max(1, -(-THUMBNAIL // max(image.size)))
+    enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    file = BytesIO()
+    enlarged.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def picture_grid(pictures: Sequence[Picture], captions: Sequence[str], columns: int) -> Figure:
+    """Draw pictures in rows of `columns`, each with its caption above it.
+
+    Raises:
+        PresentationError: No pictures, not as many captions, or not uint8 pictures.
+    """
+    if not pictures or len(pictures) != len(captions) or columns < 1:
+        raise PresentationError(
+            f"A grid takes at least one picture, a caption for each, and at least one column; "
+            f"{len(pictures)} pictures, {len(captions)} captions and {columns} columns came."
+        )
+    rows, side = -(-len(pictures) // columns), WIDTH / columns
+    with drawing():
+        figure = Figure(figsize=(WIDTH, rows * (side + 0.45)), layout="constrained")
+        for at, (picture, caption) in enumerate(zip(pictures, captions, strict=True), start=1):
+            axes = figure.add_subplot(rows, columns, at)
+            axes.imshow(_checked(picture), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+            lines = [plain(line, max(8, 72 // columns)) for line in caption.splitlines()]
+            axes.set_title("\n".join(lines), fontsize=10, loc="center")
+            axes.set_axis_off()
+    return figure
+
+
+def _checked(picture: Picture) -> Picture:
+    array = np.asarray(picture)
+    if array.dtype != np.uint8 or not (array.ndim == 2 or array.shape[2:] == (3,)) or 0 in array.shape:
+        raise PresentationError(
+            f"A picture is uint8 of shape (height, width) or (height, width, 3); {array.dtype} of shape "
+            f"{array.shape} came."
+        )
+    return np.ascontiguousarray(array)

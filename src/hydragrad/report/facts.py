@@ -1,0 +1,49 @@
+"""Facts about the run, as names and values."""
+
+from math import prod
+
+from hydragrad.recording import Recording
+from hydragrad.recording.log import Options
+from hydragrad.report.wording import counted, number
+
+
+def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
+    """What was trained, how, and on what."""
+    manifest, machine = run.manifest, run.manifest.machine
+    parameters = sum(prod(shape) for shape, _ in manifest.model["parameters"].values())
+    first, last = run.steps[0].options, run.steps[-1].options
+    facts = [
+        ("Run", run.path.name),
+        ("Model", manifest.model["class"]),
+        ("Parameters", f"{parameters:,}"),
+        ("Training samples", f"{manifest.data['length']:,}"),
+        ("Steps", f"{len(run.steps):,}" + ("" if run.completed else " (interrupted)")),
+    ]
+    for group, (begin, end) in enumerate(zip(first, last, strict=False)):
+        name = "SGD options" + (f", group {group}" if len(first) > 1 else "")
+        facts.append((name, _options(begin, end)))
+    facts += [
+        ("Loss of a batch", f"{manifest.reduction} of the per-sample losses"),
+        ("Seed", str(manifest.seed)),
+        *((name.replace("_", " ").capitalize(), str(value)) for name, value in manifest.about.items()),
+        (
+            "Software",
+            f"hydragrad {machine['hydragrad']}, torch {machine['torch']}, Python {machine['python']}",
+        ),
+        ("Machine", f"{machine['processor']}; {machine['device']}; {counted(machine['threads'], 'thread')}"),
+    ]
+    return tuple(facts)
+
+
+def _options(first: Options, last: Options) -> str:
+    """Options that are in force, with their values at the first and the last step where those differ."""
+    changed = {name: (value, last.get(name, value)) for name, value in first.items()}
+    return "; ".join(
+        f"{name} {_value(begin)}" + (f" → {_value(end)}" if begin != end else "")
+        for name, (begin, end) in changed.items()
+        if (begin or end) and not isinstance(begin, str)
+    )
+
+
+def _value(value: float | bool | None) -> str:
+    return str(value).lower() if isinstance(value, bool) or value is None else number(value)

@@ -1,0 +1,185 @@
+"""Every figure: what its axes say, what it refuses, and that it leaves matplotlib as it was."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import matplotlib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from matplotlib.figure import Figure
+
+from hydragrad.errors import HydragradError
+from hydragrad.figures import (
+    PresentationError,
+    accuracy_bars,
+    agreement,
+    contribution_histogram,
+    found_curve,
+    picture_grid,
+    predicted_against_actual,
+    to_svg,
+    training_curves,
+)
+
+LOGS = [
+    {"epoch": epoch, "train_loss": 1 / (epoch + 1), "lr": 0.1, "validation_loss": 0.5, "test_accuracy": 0.9}
+    for epoch in range(4)
+]
+PICTURE = np.arange(48, dtype=np.uint8).reshape(6, 8)
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "curves": lambda: training_curves(LOGS),
+    "contributions": lambda: contribution_histogram(np.linspace(-1, 2, 30), query="the loss"),
+    "finding": lambda: found_curve([0, 0.8, 1], [0, 0.5, 1]),
+    "checks": lambda: predicted_against_actual([1, 2, 3], [2, 4, 7], unit="nats"),
+    "accuracies": lambda: accuracy_bars({"noisy labels": 0.7, "cleaned": 0.9}),
+    "pictures": lambda: picture_grid([PICTURE] * 3, ["a", "b", "c"], 2),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_needs_neither_pyplot_nor_the_global_settings(name: str) -> None:
+    expected = to_svg(FIGURES[name]())
+    with matplotlib.rc_context({"font.size": 30, "axes.facecolor": "red", "svg.fonttype": "none"}):
+        before = dict(matplotlib.rcParams)
+        assert to_svg(FIGURES[name]()) == expected
+        assert dict(matplotlib.rcParams) == before
+
+
+def test_import_leaves_pyplot_alone() -> None:
+    code = "import sys, hydragrad.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_curves_show_loss_above_accuracy_over_epochs_from_1() -> None:
+    loss, accuracy = training_curves(LOGS).axes
+    assert (loss.get_ylabel(), accuracy.get_ylabel(), accuracy.get_xlabel()) == ("loss", "accuracy", "epoch")
+    assert [line.get_label() for line in loss.lines] == ["training", "validation"]
+    np.testing.assert_array_equal(loss.lines[0].get_xdata(), [1, 2, 3, 4])
+    np.testing.assert_allclose(loss.lines[0].get_ydata(), [log["train_loss"] for log in LOGS])
+    assert len({line.get_linestyle() for line in loss.lines}) == 2, "told apart without colour"
+
+
+def test_curves_leave_out_what_was_not_measured() -> None:
+    (loss,) = training_curves([{"epoch": 0, "train_loss": 1.0, "lr": 0.1}]).axes
+    assert len(loss.lines) == 1
+    gap = [{"epoch": 0, "train_loss": 1.0}, {"epoch": 1, "train_loss": 0.5, "validation_loss": 0.6}]
+    np.testing.assert_array_equal(training_curves(gap).axes[0].lines[1].get_ydata(), [np.nan, 0.6])
+
+
+def test_histogram_counts_every_sample_once() -> None:
+    values = np.array([-5.0, -1.0, 0.0, 0.5, 1.0, 3.0])
+    marked = np.array([True, True, False, False, False, False])
+    figure = contribution_histogram(
+        values, marked=marked, marked_name="flipped labels", query="validation loss"
+    )
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "contribution to validation loss (positive helps)"
+    assert axes.get_title(loc="left") == "lowest −5, highest +3"
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["other samples", "flipped labels"]
+    counts = [patch.get_data().values.sum() for patch in axes.patches]
+    assert counts == [4, 4, 2, 2]  # filled and outlined
+
+
+@settings(max_examples=30)
+@given(
+    arrays(
+        np.float64,
+        st.integers(1, 40),
+        elements=st.floats(-1e6, 1e6, allow_subnormal=False).map(lambda x: x * abs(x)),
+    )
+)
+def test_histogram_holds_the_extremes_on_any_axis(values: np.ndarray) -> None:
+    (axes,) = contribution_histogram(values, query="q").axes
+    assert axes.patches[0].get_data().values.sum() == len(values)
+
+
+def test_heavy_tails_get_an_axis_that_shows_the_middle() -> None:
+    values = np.concatenate([np.linspace(-1e-4, 1e-4, 100), [5.0, -3.0]])
+    (axes,) = contribution_histogram(values, query="q").axes
+    assert axes.get_xscale() == "asinh"
+    assert (axes.patches[0].get_data().values > 0).sum() > 5
+    assert contribution_histogram(np.linspace(-1, 1, 100), query="q").axes[0].get_xscale() == "linear"
+
+
+def test_names_from_data_are_shown_as_they_are() -> None:
+    figure = contribution_histogram([1.0, 2.0], query=r"cost in $ per $\frac{")
+    to_svg(figure)
+    assert "per" in figure.axes[0].get_xlabel()
+    to_svg(accuracy_bars({"$x_": 0.5, "漢字": 0.4}))
+
+
+def test_long_query_names_are_cut() -> None:
+    label = contribution_histogram([1.0, 2.0], query="word " * 60).axes[0].get_xlabel()
+    assert label.endswith("…\n(positive helps)")
+    assert max(map(len, label.splitlines())) <= 52
+
+
+def test_found_curve_stands_against_chance() -> None:
+    (axes,) = found_curve([1.0, 0, 0.8], [1.0, 0, 0.5]).axes
+    found, chance = axes.lines
+    np.testing.assert_array_equal(found.get_ydata(), [0, 0.8, 1])
+    np.testing.assert_array_equal(chance.get_ydata(), [0, 0.5, 1])
+    assert "inspected" in axes.get_xlabel() and "found" in axes.get_ylabel()
+    other = found_curve([0, 1], [0, 1], chance=[0, 0.9]).axes[0].lines[1]
+    np.testing.assert_array_equal(other.get_ydata(), [0, 0.9])
+
+
+def test_check_names_slope_correlations_and_unit() -> None:
+    figure = predicted_against_actual([1, 2, 3, 4], [0.5, 1.0, 1.5, 2.0], unit="nats")
+    (axes,) = figure.axes
+    assert axes.get_title(loc="left") == "slope 0.5, Spearman 1, Pearson 1, n = 4"
+    assert axes.get_xlabel() == "predicted change (nats)"
+    assert axes.get_legend().get_texts()[0].get_text() == "predicted = actual"
+
+
+def test_bars_print_their_values_from_the_top() -> None:
+    (axes,) = accuracy_bars({"noisy labels": 0.712, "cleaned": 0.9}).axes
+    assert [text.get_text() for text in axes.texts] == ["71.2%", "90.0%"]
+    assert axes.yaxis_inverted()
+
+
+def test_agreement_matches_its_definitions() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=50).round(1)
+    y = (0.3 * x + rng.normal(size=50)).round(1)
+    scipy_stats = pytest.importorskip("scipy.stats")
+    agreed = agreement(x * 1e-9, y * 1e-9)
+    assert agreed.count == 50
+    np.testing.assert_allclose(agreed.slope, np.polyfit(x, y, 1)[0], rtol=1e-9)
+    np.testing.assert_allclose(agreed.pearson, scipy_stats.pearsonr(x, y).statistic, rtol=1e-9)
+    np.testing.assert_allclose(agreed.spearman, scipy_stats.spearmanr(x, y).statistic, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("x", "y"), [([1, 2], [1, 2]), ([1, 1, 1], [1, 2, 3]), ([1, 2, 3], [0, 0, 0])])
+def test_agreement_is_undefined_for_few_or_constant_values(x: list[float], y: list[float]) -> None:
+    assert np.isnan(agreement(x, y).spearman)
+    assert "slope –" in predicted_against_actual(x, y, unit="u").axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize(
+    ("draw", "message"),
+    [
+        (lambda: training_curves([]), "no loss and no accuracy"),
+        (lambda: training_curves([{"epoch": 0, "lr": 1.0}]), "no loss and no accuracy"),
+        (lambda: contribution_histogram([], query="q"), "must be a list of numbers"),
+        (lambda: contribution_histogram([[1.0]], query="q"), r"shape \(1, 1\) came"),
+        (lambda: contribution_histogram([1, np.nan, np.inf], query="q"), "2 of the 3 contributions are NaN"),
+        (lambda: contribution_histogram([1, 2], marked=[True], query="q"), "equally many; 2 and 1 came"),
+        (lambda: found_curve([0, 1], [0, 50]), "fractions between 0 and 1; 0 to 50 came"),
+        (lambda: found_curve([0, 1], [0]), "equally many"),
+        (lambda: predicted_against_actual([1, 2], [1], unit="u"), "equally many"),
+        (lambda: accuracy_bars({}), "must be a list of numbers"),
+        (lambda: accuracy_bars({"a": 71.2}), "fractions between 0 and 1"),
+        (lambda: picture_grid([], [], 3), "at least one picture"),
+        (lambda: picture_grid([PICTURE], ["a", "b"], 3), "a caption for each"),
+        (lambda: picture_grid([PICTURE / 255], ["a"], 3), "A picture is uint8"),
+    ],
+)
+def test_refuses_what_it_cannot_show(draw: Callable[[], object], message: str) -> None:
+    with pytest.raises(PresentationError, match=message) as caught:
+        draw()
+    assert isinstance(caught.value, HydragradError) and isinstance(caught.value, ValueError)
