@@ -314,3 +314,10 @@ def test_refuses_what_it_cannot_show(
     with pytest.raises(QueryError, match="samples up to 99; the run was trained on samples 0 to 39"):
         report(run, replace(scores, sample_ids=torch.arange(40) + 60), report_path)
     assert not report_path.exists(), "nothing half-written"
+
+
+def test_no_suspects_at_all(
+    run: Recording, scores: Scores, suspects: pd.DataFrame, report_path: Path
+) -> None:
+    page = Page(report(run, scores, report_path, suspects=suspects.head(0)))
+    assert "0 samples, most suspect first." in page.text

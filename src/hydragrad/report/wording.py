@@ -22,8 +22,8 @@ def number(value: float) -> str:
         return "–"
     if value == 0 or 1e-3 <= abs(value) < 1e5:
         return f"{value:,.3g}".replace("-", "−") if abs(value) < 1e3 else f"{value:,.0f}".replace("-", "−")
-    mantissa, exponent = f"{value:.2e}".split("e")
-    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace("-", "−")
+    mantissa, exponent = f"{value:.2e}".replace("-", "−", 1 if value < 0 else 0).split("e")
+    return f"{mantissa} × 10{str(int(exponent)).translate(_SUPERSCRIPTS)}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def percent(share: float) -> str:

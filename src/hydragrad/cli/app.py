@@ -1,0 +1,354 @@
+"""The commands: parse, call, print."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import typer
+
+from hydragrad.cli import jobs
+from hydragrad.cli.console import percent, say, table, write_json
+from hydragrad.cli.demo import run_demo
+from hydragrad.cli.experiment import Settings, experiment, open_run
+from hydragrad.cli.forecast import (
+    FACTORS,
+    announce,
+    attribution_seconds,
+    duration,
+    training_disk,
+    training_seconds,
+)
+from hydragrad.cli.recipes import RECIPES
+from hydragrad.datasets import DATASETS
+from hydragrad.errors import QueryError, UnknownName, Unsupported
+from hydragrad.models import MODELS
+from hydragrad.progress import quiet
+from hydragrad.recording.manifest import read_manifest
+from hydragrad.report import report as write_report
+from hydragrad.scores import MEANING
+from hydragrad.training import epoch_logs
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Which training samples made this model what it is.\n\n"
+    "A first round: [bold]hydragrad demo[/bold]. On real data: [bold]train[/bold], then [bold]attribute[/bold], "
+    "[bold]clean[/bold] and [bold]report[/bold] on the run directory it wrote.",
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by `hydragrad train`.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", envvar="HYDRAGRAD_DATA", help="Folder with the data sets' files.")
+]
+Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only forecast time, memory and disk.")]
+CurvatureOption = Annotated[
+    Literal["none", "hessian", "ggn"],
+    typer.Option(
+        help="none: HYDRA, quick, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, steadier on kinked runs."
+    ),
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        import hydragrad
+
+        say(f"hydragrad {hydragrad.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Version.")] = False,
+) -> None: ...
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where the run and its report are written.")] = Path("runs/demo"),
+    json: Json = None,
+    silent: Quiet = False,
+) -> None:
+    """The main job on an embedded data set, in about a minute; writes OUT/report.html.
+
+    Flips 40 % of the labels of 1,000 images of digits, trains LeNet-5, finds the flipped ones by their
+    contributions, cleans, retrains, and checks predictions by really retraining without groups of samples.
+    """
+    with quiet(silent):
+        write_json(json, run_demo(out))
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    data: Annotated[str | None, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODULE:FUNCTION",
+            help="Your own: function() returns (model, loss, train_set, optimizer) and, if you like, a dict of "
+            "held-out data sets ('validation', 'test').",
+        ),
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data [default: the paper's].")] = None,
+    train_size: Annotated[int | None, typer.Option(min=1, help="Training samples [default: all].")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
+    lr: Annotated[float | None, typer.Option(help="Initial rate [default: the paper's].")] = None,
+    seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT where it stopped.")] = False,
+    data_dir: DataDir = None,
+    json: Json = None,
+    dry_run: DryRun = False,
+    silent: Quiet = False,
+) -> None:
+    """Train with recording, so that the run can be attributed afterwards.
+
+    Example: hydragrad train --data mnist --model lenet5 --noise 0.5 --out runs/m
+    """
+    settings = _settings(source, data, model, epochs, device)
+    settings = replace(
+        settings, noise=noise, train_size=train_size, batch_size=batch_size, lr=lr, seed=seed, device=device
+    )
+    if source and (noise or train_size or lr):
+        raise QueryError("--noise, --train-size and --lr are for data sets by name; do it in your function.")
+    asked = experiment(settings, data_dir=data_dir, run=out if resume else None)
+    plan = jobs.plan_of(asked)
+    announce(
+        "training",
+        training_seconds(asked, plan),
+        training_disk(asked, plan, jobs.checkpoints_every(asked)),
+        always=dry_run,
+    )
+    if dry_run:
+        return
+    begin = time.monotonic()
+    with quiet(silent):
+        run = jobs.record(asked, out, resume=resume)
+    accuracy = asked.test_accuracy(run.trained_model())
+    last = epoch_logs(out)[-1]
+    rows = {
+        "run": str(out),
+        "steps": f"{len(run.steps):,} in {settings.epochs} epochs",
+        "training loss, last epoch": f"{last['train_loss']:.4f}",
+        "test accuracy": percent(accuracy),
+        "took": duration(time.monotonic() - begin),
+    }
+    table("trained", rows)
+    say(f"next: hydragrad attribute {out} --query {next(iter([*asked.held_out, 'train']))}")
+    figures = {"run": str(out), "steps": len(run.steps), "epochs": settings.epochs, "test_accuracy": accuracy}
+    entries = {name: value for name, value in last.items() if name not in ("epoch", "lr")}
+    write_json(json, figures | entries | {"seconds": time.monotonic() - begin})
+
+
+@app.command()
+def attribute(
+    run: Run,
+    query: Annotated[
+        list[str], typer.Option(help="validation, test, train, or one sample as in test:42; several are allowed.")
+    ] = ["validation"],  # noqa: B006 - typer copies it
+    curvature: CurvatureOption = "none",
+    damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
+    labels: Annotated[
+        bool | None,
+        typer.Option("--labels/--no-labels", help="Contributions of every label [default: where possible]."),
+    ] = None,
+    data_dir: DataDir = None,
+    json: Json = None,
+    dry_run: DryRun = False,
+    silent: Quiet = False,
+) -> None:
+    """Attribute the trained model's loss to single training samples; writes RUN/scores/.
+
+    A contribution is what the loss would rise by, to first order, had the sample not been trained on: positive
+    helps. Interrupted, the same command goes on where it stopped.
+    """
+    asked, opened = open_run(run, data_dir=data_dir)
+    seconds = attribution_seconds(opened, curvature) * len(query)
+    announce("attribution", seconds, 0, always=dry_run)
+    if dry_run:
+        return
+    figures: dict[str, Any] = {"run": str(run), "curvature": curvature, "factor_forecast": FACTORS[curvature]}
+    for text in query:
+        begin = time.monotonic()
+        with quiet(silent):
+            scores = jobs.score(asked, opened, text, curvature, damping=damping, labels=labels)
+        path = jobs.scores_path(run, text, curvature)
+        name = scores.query_names[0]
+        harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
+        rows = {
+            name: f"{scores.query_values[0]:.4f}",
+            "most harmful samples": ", ".join(map(str, harmful)),
+            "most helpful samples": ", ".join(map(str, helpful)),
+            "replay": "equal to the bit"
+            if scores.evidence.replay_exact
+            else f"drifted by {scores.evidence.replay_drift:.1e}",
+            "written": str(path),
+            "took": duration(time.monotonic() - begin),
+        }
+        table(f"{MEANING}, curvature {curvature}", rows)
+        for note in scores.evidence.notes:
+            say(f"note: {note}")
+        figures |= {
+            f"{text} value": scores.query_values[0].item(),
+            f"{text} scores": str(path),
+            f"{text} most harmful": harmful,
+            f"{text} most helpful": helpful,
+            f"{text} seconds": time.monotonic() - begin,
+        }
+    say(f"next: hydragrad clean {run}")
+    write_json(json, figures)
+
+
+@app.command()
+def clean(
+    run: Run,
+    remove: Annotated[
+        float | None, typer.Option(help="Share of the training samples to remove [default: estimated].")
+    ] = None,
+    relabel: Annotated[bool, typer.Option("--relabel", help="Relabel suspects instead of removing them.")] = False,
+    curvature: CurvatureOption = "none",
+    query: Annotated[str, typer.Option(help="Held-out data to help: validation or test.")] = "validation",
+    reference: Annotated[
+        bool, typer.Option("--reference/--no-reference", help="Where noise was planted, also train on true labels.")
+    ] = True,
+    data_dir: DataDir = None,
+    json: Json = None,
+    dry_run: DryRun = False,
+    silent: Quiet = False,
+) -> None:
+    """Find harmful samples, remove or relabel them, retrain afresh, and compare test accuracies.
+
+    Writes RUN/suspects.csv and RUN/report.html. Scores are computed if they are not there.
+    """
+    asked, opened = open_run(run, data_dir=data_dir)
+    retrainings = 1 + (asked.labels is not None and reference)
+    have = jobs.scores_path(run, query, curvature).exists()
+    seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
+    seconds += 0 if have else attribution_seconds(opened, curvature)
+    disk = retrainings * training_disk(asked, jobs.plan_of(asked), jobs.checkpoints_every(asked))
+    announce("cleaning", seconds, disk, always=dry_run)
+    if dry_run:
+        return
+    with quiet(silent):
+        scores = jobs.kept_scores(asked, opened, query, curvature)
+        found = jobs.clean(asked, opened, scores, remove=remove, relabel=relabel, reference=reference)
+    suspects_file, page = run / "suspects.csv", run / "report.html"
+    jobs.with_names(found.suspects, asked.classes).to_csv(suspects_file, index=False)
+    write_report(
+        opened,
+        scores,
+        page,
+        suspects=found.suspects,
+        picture=asked.picture,
+        classes=asked.classes,
+        accuracies=found.accuracies,
+    )
+    show_cleaned(found)
+    say(f"suspects: {suspects_file}\nreport: {page}")
+    write_json(json, found.figures | {"suspects": str(suspects_file), "report": str(page)})
+
+
+@app.command()
+def report(
+    run: Run,
+    query: Annotated[str, typer.Option(help="Which scores: validation, test, or as in test:42.")] = "validation",
+    curvature: CurvatureOption = "none",
+    out: Annotated[Path | None, typer.Option(help="File to write [default: RUN/report.html].")] = None,
+    data_dir: DataDir = None,
+    json: Json = None,
+    silent: Quiet = False,
+) -> None:
+    """Write one HTML page about a run and its scores; it needs no network."""
+    from hydragrad.cleaning import suspects
+
+    asked, opened = open_run(run, data_dir=data_dir)
+    with quiet(silent):
+        scores = jobs.kept_scores(asked, opened, query, curvature)
+    page = out or run / "report.html"
+    ranked = suspects(opened, scores) if scores.label_contributions is not None else None
+    write_report(opened, scores, page, suspects=ranked, picture=asked.picture, classes=asked.classes)
+    say(f"report: {page}")
+    write_json(json, {"report": str(page)})
+
+
+@app.command()
+def info(run: Run, json: Json = None) -> None:
+    """Tell what a run directory holds; needs neither data nor model."""
+    manifest = read_manifest(run)
+    logs = epoch_logs(run)
+    parameters = sum(torch.Size(shape).numel() for shape, _ in manifest.model["parameters"].values())
+    files = [file for file in run.rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    scores = sorted(file.stem for file in (run / "scores").glob("*.safetensors") if "partial" not in file.name)
+    about = manifest.about.get("settings", manifest.about)
+    figures: dict[str, Any] = {
+        "status": manifest.status,
+        "steps": manifest.steps,
+        "epochs": len(logs),
+        "samples": manifest.data["length"],
+        "model": manifest.model["class"],
+        "parameters": parameters,
+        "bytes": size,
+        "checkpoints": sum(file.parent.name == "checkpoints" for file in files),
+        "scores": scores,
+        "schema": manifest.schema,
+    }
+    rows = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in figures.items()}
+    rows |= {"bytes": f"{size / 2**20:.1f} MiB", "scores": ", ".join(scores) or "none yet"}
+    rows |= {f"asked: {name}": str(value) for name, value in about.items() if value is not None}
+    rows |= {f"machine: {name}": str(value) for name, value in manifest.machine.items()}
+    if logs:
+        rows["last epoch"] = ", ".join(f"{n} {v:.4g}" for n, v in logs[-1].items() if n != "epoch")
+    table(str(run), rows)
+    write_json(json, figures | {"run": str(run)})
+
+
+def show_cleaned(found: jobs.Cleaned) -> None:
+    """Print what cleaning found."""
+    figures = found.figures
+    how = "estimated from the suggested labels" if found.estimated else "as asked"
+    action = "relabelled" if figures["relabelled"] else "removed"
+    rows = {action: f"{found.changed:,} of {figures['samples']:,} samples ({percent(figures['share'])}, {how})"}
+    if "auc" in figures and figures["auc"] is not None:
+        rows |= {
+            "flipped labels ranked above others": f"AUC {figures['auc']:.3f}",
+            "flips found in the first 10 % / 20 %": f"{percent(figures['found_in_first_10_percent'])} / "
+            f"{percent(figures['found_in_first_20_percent'])}",
+        }
+    if "suggested_labels_right" in figures:
+        rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
+    rows |= {f"test accuracy, {name}": percent(value) for name, value in found.accuracies.items()}
+    table("cleaned", rows)
+
+
+def _settings(
+    source: str | None, data: str | None, model: str | None, epochs: int | None, device: str
+) -> Settings:
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise Unsupported(f"--device {device}: choose cpu" + (", or cuda" if torch.cuda.is_available() else "") + ".")
+    if source is not None:
+        if data or model:
+            raise QueryError("Give either --from, or --data and --model.")
+        return Settings(source=source, epochs=epochs or 10)
+    if data is None or model is None:
+        raise QueryError(
+            f"Say what to train: --data ({', '.join(DATASETS)}) and --model ({', '.join(MODELS)}), or "
+            f"--from module:function."
+        )
+    if data not in DATASETS:
+        raise UnknownName(f"There is no data set named {data!r}; choose one of: {', '.join(DATASETS)}.")
+    if model not in MODELS:
+        raise UnknownName(f"There is no model named {model!r}; choose one of: {', '.join(MODELS)}.")
+    return Settings(data=data, model=model, epochs=epochs or RECIPES[data].epochs)
+
+

@@ -1,0 +1,135 @@
+"""The demo: the whole main job on scikit-learn's digits, in a form that a person understands without the paper."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from hydragrad.attribution import attribute
+from hydragrad.cleaning import finding_curve
+from hydragrad.cli import jobs
+from hydragrad.cli.console import console, percent, say, table
+from hydragrad.cli.experiment import Settings, experiment
+from hydragrad.errors import HydragradError, RunExists
+from hydragrad.recording.manifest import FILE, read_manifest
+from hydragrad.report import report
+from hydragrad.trust import counterfactual
+
+SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=30, batch_size=64)
+GROUP_SIZES = (20, 40, 60)
+RANDOM_GROUPS = 3
+SUSPECTS_SHOWN = 8
+
+
+def run_demo(out: Path) -> dict[str, Any]:
+    """Run it and return its figures.
+
+    Raises:
+        RunExists: `out` holds something that is no earlier demo.
+    """
+    _make_room(out)
+    asked = experiment(SETTINGS, data_dir=None)
+    assert asked.labels is not None
+    flipped = int(asked.labels.flipped.sum())
+    console.rule("hydragrad demo")
+    say(
+        f"1,000 images of handwritten digits; {flipped} of their labels are wrong on purpose. LeNet-5 is trained on "
+        f"them, and every step recorded."
+    )
+    run = jobs.record(asked, out, resume=False)
+    say(
+        "Now the run is replayed, and every training sample gets its contribution: how much it lowered the loss on "
+        "held-out images whose labels are right."
+    )
+    scores = jobs.score(asked, run, "validation", "none")
+    found = jobs.clean(asked, run, scores, remove=None, relabel=False, reference=True)
+    ranked, figures = found.suspects, found.figures
+    _show_suspects(ranked)
+    table(
+        "How many of the wrong labels are found?",
+        {
+            "a wrong label ranks as more harmful than a right one in": f"{percent(figures['auc'])} of all pairs (AUC)",
+            "wrong labels among the first 10 % inspected": percent(figures["found_in_first_10_percent"])
+            + " of all wrong ones (at most 25 %)",
+            "wrong labels among the first 20 % inspected": percent(figures["found_in_first_20_percent"])
+            + " of all wrong ones (at most 50 %)",
+            "suggested labels that are right": f"{percent(figures['suggested_labels_right'])} of all samples",
+        },
+    )
+    table(
+        f"Does it help to train again without the {found.changed} most suspect samples (their number is estimated)?",
+        {f"test accuracy, {name}": percent(value) for name, value in found.accuracies.items()},
+    )
+    check = _check(asked, run, ranked)
+    _show_check(check)
+    page = report(
+        run,
+        scores,
+        out / "report.html",
+        suspects=ranked,
+        picture=asked.picture,
+        classes=asked.classes,
+        accuracies=found.accuracies,
+        checks=[check],
+        title="hydragrad demo: digits with 40 % wrong labels",
+    )
+    jobs.with_names(ranked, asked.classes).to_csv(out / "suspects.csv", index=False)
+    say(f"\nLook at the pictures: {page}\nThe ranked samples: {out / 'suspects.csv'}")
+    say("On your own data: README.md, 'Your own model and loop'; hydragrad train --help.")
+    inspected, share = finding_curve(ranked)
+    halfway = float(share[np.searchsorted(inspected, 0.5)])
+    predicted = {f"predicted_{n}": p for n, p in enumerate(check["predicted"])}
+    actual = {f"actual_{n}": a for n, a in enumerate(check["actual"])}
+    return figures | {"found_in_first_half": halfway, "report": str(page)} | predicted | actual
+
+
+def _make_room(out: Path) -> None:
+    """Remove an earlier demo, and nothing else."""
+    if not (out / FILE).exists():
+        return
+    try:
+        ours = read_manifest(out).about.get("settings", {})
+    except HydragradError:
+        ours = {}
+    if (ours.get("data"), ours.get("noise")) != (SETTINGS.data, SETTINGS.noise):
+        raise RunExists(f"{out} holds a run that is no demo. Choose another --out, or delete it.")
+    shutil.rmtree(out)
+
+
+def _show_suspects(ranked: Any) -> None:
+    rows = {
+        f"sample {row.sample}": f"labelled {row.given_label}, suggested {row.suggested_label}, truly {row.true_label}"
+        + ("" if row.flipped else "  (its label was right)")
+        for row in ranked.head(SUSPECTS_SHOWN).itertuples()
+    }
+    table("The most harmful samples", rows)
+
+
+def _check(asked: Any, run: Any, ranked: Any) -> dict[str, Any]:
+    """Predicted (Gauss-Newton) against actual change of the validation loss, over groups really left out."""
+    query = asked.query("validation")
+    scores = attribute(run, query, curvature="ggn")
+    generator = torch.Generator().manual_seed(0)
+    worst = ranked["sample"].tolist()
+    groups = [worst[:size] for size in GROUP_SIZES]
+    groups += [torch.randperm(len(worst), generator=generator)[:50].tolist() for _ in range(RANDOM_GROUPS)]
+    actual = counterfactual(run, groups, query)
+    names = [f"the {size} most harmful" for size in GROUP_SIZES]
+    names += [f"50 drawn at random ({n + 1})" for n in range(RANDOM_GROUPS)]
+    return {
+        "name": "leaving groups out, predicted with curvature ggn",
+        "groups": names,
+        "predicted": [float(scores.total(group)) for group in groups],
+        "actual": actual.values[0].tolist(),
+        "unit": "validation loss",
+    }
+
+
+def _show_check(check: dict[str, Any]) -> None:
+    rows = {
+        f"without {name}": f"predicted {predicted:+.3f}, actual {actual:+.3f}"
+        for name, predicted, actual in zip(check["groups"], check["predicted"], check["actual"], strict=True)
+    }
+    table("Does a prediction come true? Change of the validation loss, really trained without", rows)

@@ -1,0 +1,237 @@
+"""An experiment: everything that the command line needs to train, reopen and judge a run."""
+
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
+from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
+from torch.utils.data import Dataset, TensorDataset
+
+from hydragrad.cleaning import Labels, flip_labels, load_labels
+from hydragrad.cli.recipes import RECIPES
+from hydragrad.datasets import load
+from hydragrad.derivatives import PerSampleLoss
+from hydragrad.errors import DataError, QueryError, RecordingMismatch, UnknownName
+from hydragrad.models import build
+from hydragrad.recording import Recording
+from hydragrad.recording.manifest import read_manifest
+from hydragrad.scores import Query, mean_loss, sample_losses
+from hydragrad.training import augmented, mean_loss_and_accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run was asked for on the command line, kept in its manifest.
+
+    Attributes:
+        source: `module:function` of the user's own, or None for a data set and model by name.
+        data, model: Names, where `source` is None.
+        noise: Share of the training labels flipped.
+        train_size: Training samples, or None for all.
+        epochs, batch_size: As trained.
+        lr: Initial rate, or None for the recipe's.
+        seed: Initialisation, order, randomness and noise.
+        device: cpu or cuda.
+    """
+
+    source: str | None = None
+    data: str | None = None
+    model: str | None = None
+    noise: float = 0.0
+    train_size: int | None = None
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A freshly initialised model with its optimizer and what steers the rate."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: Any = None
+    scheduler_metric: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Data, loss and fresh starts.
+
+    Attributes:
+        settings: What was asked for.
+        start: `start(seed)` initialises anew.
+        loss: Per-sample loss.
+        train_set: What is trained on, noise included.
+        held_out: Further data sets by name: validation, test.
+        labels: Given and true labels, where noise was planted.
+        classes: Names of the labels, where known.
+        picture: Picture of a training sample, where there are any.
+    """
+
+    settings: Settings
+    start: Callable[[int], Start]
+    loss: PerSampleLoss
+    train_set: Dataset[Any]
+    held_out: Mapping[str, Dataset[Any]]
+    labels: Labels | None = None
+    classes: tuple[str, ...] | None = None
+    picture: Callable[[int], NDArray[np.uint8]] | None = None
+
+    def query(self, text: str) -> Query:
+        """The query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.
+
+        Raises:
+            QueryError: No such data set, or no such sample.
+        """
+        name, colon, index = text.partition(":")
+        known = {**self.held_out, "train": self.train_set}
+        if name not in known or (colon and not index.isdigit()):
+            raise QueryError(
+                f"--query {text!r} is not known; ask for one of {', '.join(known)}, or for one sample of it, as in "
+                f"{next(iter(known))}:42."
+            )
+        return sample_losses(known[name], [int(index)]) if colon else mean_loss(known[name], name=f"{name} loss")
+
+    def test_accuracy(self, model: nn.Module) -> float | None:
+        """Share of right predictions on the test set, if there is one and the model classifies."""
+        if "test" not in self.held_out:
+            return None
+        return mean_loss_and_accuracy(model, self.loss, self.held_out["test"])[1]
+
+    def monitor(self, model: nn.Module) -> dict[str, float]:
+        """Loss and accuracy on the validation set, once an epoch."""
+        if "validation" not in self.held_out:
+            return {}
+        value, accuracy = mean_loss_and_accuracy(model, self.loss, self.held_out["validation"])
+        return {"validation_loss": value} | ({} if accuracy is None else {"validation_accuracy": accuracy})
+
+
+def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy, one number a sample, in nats."""
+    images, labels = batch
+    return F.cross_entropy(model(images), labels, reduction="none")
+
+
+def experiment(settings: Settings, *, data_dir: Path | None, run: Path | None = None) -> Experiment:
+    """Build what settings ask for; the labels kept with `run`, if any, are used as they are."""
+    return _own(settings) if settings.source else _named(settings, data_dir, run)
+
+
+def open_run(run: Path, *, data_dir: Path | None) -> tuple[Experiment, Recording]:
+    """Reopen a run that the command line trained.
+
+    Raises:
+        RunNotFound: There is none.
+        RecordingMismatch: It was recorded from Python, so the command line can't build its model.
+    """
+    about = read_manifest(run).about
+    if "settings" not in about:
+        raise RecordingMismatch(
+            f"{run} was recorded from Python, so the command line does not know its model and data. Open it with "
+            f"hg.Recording(path, model, loss, train_set), or train with `hydragrad train --from module:function`."
+        )
+    settings = Settings(**about["settings"])
+    if settings.device == "cuda" and not torch.cuda.is_available():
+        settings = replace(settings, device="cpu")
+    found = experiment(settings, data_dir=data_dir, run=run)
+    return found, Recording(run, found.start(settings.seed).model, found.loss, found.train_set)
+
+
+def settings_entry(settings: Settings) -> dict[str, Any]:
+    """The manifest's entry."""
+    return {"settings": asdict(settings)}
+
+
+def _named(settings: Settings, data_dir: Path | None, run: Path | None) -> Experiment:
+    assert settings.data is not None and settings.model is not None
+    splits = load(settings.data, data_dir=data_dir, train_size=settings.train_size)
+    recipe = RECIPES[settings.data]
+    images, true = splits.train.tensors
+    classes = len(splits.classes)
+    labels = (load_labels(run) if run is not None else None) or (
+        flip_labels(true, settings.noise, classes=classes, seed=settings.seed) if settings.noise else None
+    )
+
+    def start(seed: int) -> Start:
+        torch.manual_seed(seed)
+        model = build(settings.model or "", channels=images.shape[1], classes=classes).to(settings.device)
+        optimizer = SGD(
+            model.parameters(),
+            lr=recipe.lr if settings.lr is None else settings.lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
+        if recipe.plateau_factor is not None:
+            # torch lowers the rate at the first bad epoch past `patience`: two bad epochs are a patience of 1.
+            plateau = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=1, threshold=1e-4)
+            metric = "train_loss + validation_loss"
+            return Start(model=model, optimizer=optimizer, scheduler=plateau, scheduler_metric=metric)
+        scheduler = MultiStepLR(optimizer, list(recipe.milestones), gamma=0.1)
+        return Start(model=model, optimizer=optimizer, scheduler=scheduler)
+
+    transform = recipe.augment
+    return Experiment(
+        settings=settings,
+        start=start,
+        loss=cross_entropy
+        if transform is None
+        else augmented(cross_entropy, lambda batch: [transform(batch[0]), batch[1]]),
+        train_set=TensorDataset(images, true if labels is None else labels.given),
+        held_out={"validation": splits.validation, "test": splits.test},
+        labels=labels,
+        classes=splits.classes,
+        picture=lambda sample: splits.picture(images[sample]),
+    )
+
+
+def _own(settings: Settings) -> Experiment:
+    function = _function(settings.source or "")
+    model, loss, train_set, optimizer, held_out = _called(settings.source or "", function)
+
+    def start(seed: int) -> Start:
+        torch.manual_seed(seed)
+        fresh, _, _, steps, _ = _called(settings.source or "", function)
+        return Start(model=fresh.to(settings.device), optimizer=steps)
+
+    return Experiment(settings=settings, start=start, loss=loss, train_set=train_set, held_out=held_out)
+
+
+def _function(source: str) -> Callable[[], Any]:
+    module, colon, name = source.partition(":")
+    if not colon:
+        raise UnknownName(f"--from takes module:function, as in my_training:setup; {source!r} came.")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # A module beside the user, as `python -m` finds it.
+    try:
+        found: Callable[[], Any] = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0] and error.name != module:
+            raise
+        raise UnknownName(f"There is no module {module!r} to import here (--from {source}).") from error
+    except AttributeError as error:
+        raise UnknownName(f"Module {module!r} has no {name!r} (--from {source}).") from error
+    return found
+
+
+def _called(source: str, function: Callable[[], Any]) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
+    result = function()
+    size = len(result) if isinstance(result, tuple) else 0
+    if size not in (4, 5):
+        raise DataError(
+            f"{source} must return (model, loss, train_set, optimizer), and after them, if you like, a dict of "
+            f"held-out data sets such as {{'validation': ..., 'test': ...}}; it returned "
+            f"{f'{size} things' if size else type(result).__name__}."
+        )
+    return (*result[:4], result[4] if size == 5 else {})

@@ -1,0 +1,82 @@
+"""Forecasts before long jobs: time, memory and disk, from a few steps really made."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+from hydragrad.cli.console import say
+from hydragrad.cli.experiment import Experiment
+from hydragrad.randomness import preserved
+from hydragrad.recording import Recording, fetch
+from hydragrad.training import Plan, forecast_bytes
+
+WARM_UP, TIMED = 2, 5
+SHOWN_FROM_SECONDS = 60
+FACTORS = {"none": 2.0, "ggn": 3.4, "hessian": 4.2}
+"""Attribution in trainings, rounded up: see docs/costs.md."""
+
+
+def announce(what: str, seconds: float, disk: int, *, always: bool) -> None:
+    """Print a forecast if the job is long."""
+    if always or seconds >= SHOWN_FROM_SECONDS:
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        say(
+            f"forecast: {what} will take about {duration(seconds)}, {memory / 2**30:.1f} GiB of memory or somewhat "
+            f"more, and {disk / 2**20:,.0f} MiB of disk"
+        )
+
+
+def training_seconds(experiment: Experiment, plan: Plan) -> float:
+    """Seconds of the whole training, from a few steps on a throw-away model."""
+    start = experiment.start(experiment.settings.seed)
+    length = len(experiment.train_set)  # type: ignore[arg-type]
+    device = next(start.model.parameters()).device
+
+    def step(number: int) -> None:
+        indices = [(number * plan.batch_size + i) % length for i in range(min(plan.batch_size, length))]
+        batch = fetch(experiment.train_set, indices, seed=0, collate=None, device=device)
+        start.optimizer.zero_grad()
+        experiment.loss(start.model, batch).mean().backward()
+        start.optimizer.step()
+
+    with preserved():
+        return _seconds_a_step(step) * plan.steps(length)
+
+
+def training_disk(experiment: Experiment, plan: Plan, every: int) -> int:
+    """Bytes of the run directory."""
+    model = experiment.start(experiment.settings.seed).model
+    return forecast_bytes(model, len(experiment.train_set), plan, every)  # type: ignore[arg-type]
+
+
+def attribution_seconds(run: Recording, curvature: str) -> float:
+    """Seconds of an attribution, from a few replayed steps."""
+    with run.replay() as replay:
+        replay.trajectory.restore(run.initial)
+
+        def step(number: int) -> None:
+            record = run.steps[number % len(run.steps)]
+            replay.trajectory.advance(record, run.batch(record))
+
+        return _seconds_a_step(step) * len(run.steps) * FACTORS[curvature]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them."""
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _seconds_a_step(step: Callable[[int], None]) -> float:
+    for number in range(WARM_UP):
+        step(number)
+    begin = time.perf_counter()
+    for number in range(WARM_UP, WARM_UP + TIMED):
+        step(number)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return (time.perf_counter() - begin) / TIMED

@@ -1,0 +1,223 @@
+"""The jobs behind the commands: train, attribute, clean; each returns what it found as plain values."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import nn
+from torch.utils.data import Dataset
+
+from hydragrad.attribution import attribute
+from hydragrad.cleaning import (
+    area_under_roc,
+    estimated_share,
+    found_in_first,
+    relabelled,
+    save_labels,
+    suspects,
+    without,
+)
+from hydragrad.cli.console import say
+from hydragrad.cli.experiment import Experiment, Start, settings_entry
+from hydragrad.errors import DataError, LossError, QueryError, RunDamaged, RunExists
+from hydragrad.recording import Recording
+from hydragrad.recording.manifest import FILE as MANIFEST
+from hydragrad.scores import Curvature, Scores
+from hydragrad.training import Plan, train
+
+
+def record(experiment: Experiment, out: Path, *, resume: bool) -> Recording:
+    """Train and record what the settings ask for, its labels kept beside it.
+
+    Raises:
+        RunExists: `out` holds a run and `resume` is not set.
+    """
+    if (out / MANIFEST).exists() and not resume:
+        raise RunExists(f"{out} already holds a run. Choose another --out, delete it, or go on with --resume.")
+    if experiment.labels is not None and not (out / MANIFEST).exists():
+        save_labels(out, experiment.labels)
+    start = experiment.start(experiment.settings.seed)
+    return _train(experiment, start, experiment.train_set, out, experiment.settings.seed, resume=resume)
+
+
+def plan_of(experiment: Experiment) -> Plan:
+    """How long and in which order the settings train."""
+    return Plan(
+        epochs=experiment.settings.epochs,
+        batch_size=experiment.settings.batch_size,
+        seed=experiment.settings.seed,
+    )
+
+
+def checkpoints_every(experiment: Experiment) -> int:
+    """About the square root of all steps."""
+    return math.ceil(math.sqrt(plan_of(experiment).steps(len(experiment.train_set))))  # type: ignore[arg-type]
+
+
+def scores_path(run: Path, query: str, curvature: str) -> Path:
+    """Where the scores of a query are kept."""
+    return run / "scores" / f"{query}-{curvature}.safetensors"
+
+
+def score(
+    experiment: Experiment,
+    run: Recording,
+    query: str,
+    curvature: Curvature,
+    *,
+    damping: float = 0.0,
+    labels: bool | None = None,
+) -> Scores:
+    """Attribute and keep the scores; `labels=None` takes label contributions where the loss allows them."""
+    asked = experiment.query(query)
+    try:
+        scores = attribute(run, asked, curvature=curvature, damping=damping, labels=labels is not False)
+    except LossError:
+        if labels:
+            raise
+        scores = attribute(run, asked, curvature=curvature, damping=damping)
+    scores.save(scores_path(run.path, query, curvature))
+    return scores
+
+
+def kept_scores(experiment: Experiment, run: Recording, query: str, curvature: Curvature) -> Scores:
+    """The scores kept with the run, or computed now."""
+    path = scores_path(run.path, query, curvature)
+    if path.exists():
+        try:
+            scores = Scores.load(path)
+        except RunDamaged:
+            scores = None
+        if scores is not None and scores.evidence.steps == len(run.steps):
+            say(f"scores: {path}")
+            return scores
+    return score(experiment, run, query, curvature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaned:
+    """What cleaning found and did.
+
+    Attributes:
+        suspects: Ranked, the most harmful first.
+        changed: How many samples were removed or relabelled.
+        estimated: Whether their share was estimated.
+        figures: Flat values for JSON.
+        accuracies: Test accuracy by name, for the report.
+    """
+
+    suspects: pd.DataFrame
+    changed: int
+    estimated: bool
+    figures: dict[str, Any]
+    accuracies: dict[str, float]
+
+
+def clean(
+    experiment: Experiment,
+    run: Recording,
+    scores: Scores,
+    *,
+    remove: float | None,
+    relabel: bool,
+    reference: bool,
+) -> Cleaned:
+    """Rank suspects, remove or relabel the worst, retrain from a fresh initialisation, compare.
+
+    Raises:
+        QueryError: A share outside (0, 1), or relabelling without suggested labels.
+    """
+    ranked = suspects(run, scores)
+    share = estimated_share(ranked) if remove is None else remove
+    if not 0 <= share < 1 or (remove is not None and remove == 0):
+        raise QueryError(f"--remove takes a share between 0 and 1 (0.1 is a tenth); {share} came.")
+    if relabel and "suggested_label" not in ranked:
+        raise QueryError(
+            "--relabel needs suggested labels, which need plain cross-entropy of the model's one call. Use --remove."
+        )
+    worst = ranked.head(int(share * len(ranked)))
+    samples = worst["sample"].tolist()
+    if relabel:
+        cleaned = relabelled(experiment.train_set, samples, worst["suggested_label"].tolist())
+    else:
+        cleaned = without(experiment.train_set, samples)
+    folder = run.path / "clean"
+    noisy = experiment.test_accuracy(run.trained_model())
+    after = _retrained_accuracy(experiment, cleaned, folder / _name("relabelled" if relabel else "removed", samples))
+    figures: dict[str, Any] = {"samples": len(ranked), "changed": len(samples), "share": share, "relabelled": relabel}
+    figures |= {"test_accuracy_noisy": noisy, "test_accuracy_cleaned": after}
+    accuracies = {"labels as given": noisy, "relabelled" if relabel else "cleaned": after}
+    if experiment.labels is not None:
+        figures |= {
+            "auc": area_under_roc(ranked),
+            "found_in_first_10_percent": found_in_first(ranked, 0.1),
+            "found_in_first_20_percent": found_in_first(ranked, 0.2),
+        }
+        if "suggested_label" in ranked:
+            figures["suggested_labels_right"] = float((ranked["suggested_label"] == ranked["true_label"]).mean())
+        if reference:
+            everyone = range(len(experiment.labels.true))
+            truth = relabelled(experiment.train_set, everyone, experiment.labels.true.tolist())
+            figures["test_accuracy_clean"] = _retrained_accuracy(experiment, truth, folder / "true-labels")
+            accuracies["true labels"] = figures["test_accuracy_clean"]
+    return Cleaned(
+        suspects=ranked,
+        changed=len(samples),
+        estimated=remove is None,
+        figures=figures,
+        accuracies={name: value for name, value in accuracies.items() if value is not None},
+    )
+
+
+def with_names(ranked: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFrame:
+    """Suspects with the names of the labels beside their numbers, for a file that a person opens."""
+    named = ranked.copy()
+    if classes is not None and list(classes) != [str(i) for i in range(len(classes))]:
+        for column in ("given_label", "suggested_label", "true_label"):
+            if column in named:
+                named[column.replace("_label", "_name")] = [classes[label] for label in named[column]]
+    return named
+
+
+def _retrained_accuracy(experiment: Experiment, train_set: Dataset[Any], out: Path) -> float | None:
+    """Test accuracy after training anew; the retraining is recorded, so it resumes, and is not made twice."""
+    seed = experiment.settings.seed + 1
+    run = _train(experiment, experiment.start(seed), train_set, out, seed, resume=True)
+    return experiment.test_accuracy(run.trained_model())
+
+
+def _train(
+    experiment: Experiment,
+    start: Start,
+    train_set: Dataset[Any],
+    out: Path,
+    seed: int,
+    *,
+    resume: bool,
+) -> Recording:
+    if len(train_set) == 0:  # type: ignore[arg-type]
+        raise DataError("Nothing is left to train on.")
+    model: nn.Module = start.model
+    return train(
+        model,
+        experiment.loss,
+        train_set,
+        start.optimizer,
+        epochs=experiment.settings.epochs,
+        batch_size=experiment.settings.batch_size,
+        out=out,
+        scheduler=start.scheduler,
+        scheduler_metric=start.scheduler_metric,
+        monitor=experiment.monitor,
+        seed=seed,
+        about=settings_entry(experiment.settings),
+        resume=resume,
+    )
+
+
+def _name(what: str, samples: Sequence[int]) -> str:
+    return f"{what}-{len(samples)}-{hashlib.sha256(str(sorted(samples)).encode()).hexdigest()[:8]}"
