@@ -131,9 +131,16 @@ def measure(setting: Setting, repeats: int, only: str = "") -> None:
                 result = _in_own_process(kind, setting, Path(folder) / "run")
                 seconds[kind.name].append(result["seconds"])
                 memory[kind.name] = max(memory.get(kind.name, 0.0), result["peak_mib"])
-                print(f"repeat {repeat + 1}: {kind.name}: {result['seconds']:.1f} s", file=sys.stderr, flush=True)
+                print(
+                    f"repeat {repeat + 1}: {kind.name}: {result['seconds']:.1f} s",
+                    file=sys.stderr,
+                    flush=True,
+                )
         size = sum(file.stat().st_size for file in (Path(folder) / "run").rglob("*") if file.is_file())
-    print(f"LeNet-5, {setting.train_size:,} samples, batch {BATCH}, {setting.epochs} epochs, one thread, {repeats} repeats\n")
+    print(
+        f"LeNet-5, {setting.train_size:,} samples, batch {BATCH}, {setting.epochs} epochs, one thread, "
+        f"{repeats} repeats\n"
+    )
     print(f"{'':32} {'x plain':>8} {'held to':>8} {'spread':>13} {'peak MiB':>9}")
     base = statistics.median(seconds["plain"])
     for kind in chosen:

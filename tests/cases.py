@@ -24,7 +24,7 @@ from hydragrad.training import Plan
 with warnings.catch_warnings():
     # torch loads this at its first forward-mode derivative, with a deprecation warning about itself.
     warnings.simplefilter("ignore", DeprecationWarning)
-    import torch._decomp.decompositions_for_jvp  # noqa: F401
+    import torch._decomp.decompositions_for_jvp
 
 SAMPLES, HELD_OUT, CLASSES, BATCH_SIZE, EPOCHS, SEED = 18, 9, 3, 5, 4, 7
 STEPS = EPOCHS * -(-SAMPLES // BATCH_SIZE)
@@ -387,9 +387,7 @@ OPTIONS = {
         plain_sgd(momentum=0.5, lr=0.3), lambda o: ReduceLROnPlateau(o, factor=0.4, patience=0, threshold=0.5)
     ),
     "late": OptionsCase(plain_sgd(lr=0.1, momentum=0.8, weight_decay=0.1), before_step=unfreeze_late),
-    "switched": OptionsCase(
-        plain_sgd(lr=0.1, dampening=0.2, weight_decay=0.1), before_step=momentum_comes_and_goes
-    ),
+    "switched": OptionsCase(plain_sgd(lr=0.1, dampening=0.2, weight_decay=0.1), before_step=momentum_comes_and_goes),
     "regrouped": OptionsCase(plain_sgd(lr=0.1, momentum=0.8), before_step=new_group_late),
     "warm": OptionsCase(warm),
     "sum": OptionsCase(plain_sgd(lr=0.03, momentum=0.5), reduction="sum"),

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 
 import pytest
-from cases import Case, record
 
 import hydragrad as hg
+from cases import Case, record
 
 
 @pytest.fixture(scope="session")

@@ -50,7 +50,7 @@ def retrain(case: Case, weights: Tensor) -> nn.Module:
     return model
 
 
-def central_differences(case: Case, directions: Tensor, queries: Sequence[Scalar], h: float = 1e-4) -> Tensor:
+def central_differences(case: Case, directions: Tensor, queries: Sequence[Scalar], h: float = 1e-5) -> Tensor:
     """d(queries)/d(weights) along every row of directions (directions, samples); (queries, directions)."""
     rows = []
     for direction in directions:
@@ -121,9 +121,7 @@ class Tangents:
         return len(next(iter(self.w_dot.values())))
 
 
-def tangents(
-    case: Case, columns: Sequence[Column], *, curvature: str = "none", damping: float = 0.0
-) -> Tangents:
+def tangents(case: Case, columns: Sequence[Column], *, curvature: str = "none", damping: float = 0.0) -> Tangents:
     """Carry (w_dot, b_dot, r_dot) of every column through every step of the run.
 
     Source: Chen et al. 2021, eqs. 35-36, the term with the Hessian kept, dropped or replaced.

@@ -77,9 +77,7 @@ class CifarFiles:
     def archive(self) -> bytes:
         stream = io.BytesIO()
         with tarfile.open(fileobj=stream, mode="w:gz") as archive:
-            for batch, content in reversed(
-                self.contents.items()
-            ):  # the published order is not that of the names
+            for batch, content in reversed(self.contents.items()):  # the published order is not that of the names
                 member = tarfile.TarInfo(f"{FOLDER}/{batch}")
                 member.size = len(content)
                 archive.addfile(member, io.BytesIO(content))

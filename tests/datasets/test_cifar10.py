@@ -44,9 +44,7 @@ def assert_holds(published: Published, files: Any) -> None:
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_plain_batches_are_read_wherever_they_are_usually_put(
-    place: str, cifar_files: Any, tmp_path: Path
-) -> None:
+def test_plain_batches_are_read_wherever_they_are_usually_put(place: str, cifar_files: Any, tmp_path: Path) -> None:
     cifar_files.write(tmp_path / place)
     assert_holds(read_cifar10(cifar_files.source, tmp_path), cifar_files)
 
@@ -80,9 +78,7 @@ def test_an_unpublished_batch_is_refused_and_never_unpickled(
     elif form == "archive":
         (tmp_path / batch).unlink()
         (tmp_path / ARCHIVE).write_bytes(cifar_files.archive())
-    with pytest.raises(
-        ChecksumMismatch, match=rf"{batch}.*is not the published file: expected content of md5"
-    ):
+    with pytest.raises(ChecksumMismatch, match=rf"{batch}.*is not the published file: expected content of md5"):
         read_cifar10(cifar_files.source, tmp_path)
     assert not (tmp_path / "trace").exists()
 
@@ -110,15 +106,11 @@ def test_a_file_that_is_no_archive_is_refused(cifar_files: Any, tmp_path: Path) 
 def test_an_archive_without_a_batch_is_refused(cifar_files: Any, tmp_path: Path) -> None:
     del cifar_files.contents["data_batch_3"]
     (tmp_path / ARCHIVE).write_bytes(cifar_files.archive())
-    with pytest.raises(
-        DataNotFound, match=f"{ARCHIVE} lacks data_batch_3; fetch the archive again: https://"
-    ):
+    with pytest.raises(DataNotFound, match=f"{ARCHIVE} lacks data_batch_3; fetch the archive again: https://"):
         read_cifar10(cifar_files.source, tmp_path)
 
 
-def test_the_second_reading_decodes_nothing(
-    cifar_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_second_reading_decodes_nothing(cifar_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cifar_files.write(tmp_path)
     read_cifar10(cifar_files.source, tmp_path)
     monkeypatch.setattr(cifar10, "decode_batch", None)
@@ -133,9 +125,7 @@ def test_a_file_altered_after_the_first_reading_is_refused(cifar_files: Any, tmp
         read_cifar10(cifar_files.source, tmp_path)
 
 
-def test_without_a_writable_cache_the_batches_are_decoded(
-    cifar_files: Any, tmp_path: Path, cache_folder: Path
-) -> None:
+def test_without_a_writable_cache_the_batches_are_decoded(cifar_files: Any, tmp_path: Path, cache_folder: Path) -> None:
     cache_folder.write_text("a file where the folder should be")
     cifar_files.write(tmp_path)
     assert_holds(read_cifar10(cifar_files.source, tmp_path), cifar_files)

@@ -68,24 +68,18 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server: dict[str, bytes], 
 
 
 def test_an_unreachable_server_is_an_error_that_names_the_way_out(server: dict[str, bytes]) -> None:
-    with pytest.raises(
-        DataNotFound, match=f"toy could not be downloaded from {URL}: nobody answers.*--data-dir"
-    ):
+    with pytest.raises(DataNotFound, match=f"toy could not be downloaded from {URL}: nobody answers.*--data-dir"):
         download("toy", [REMOTE])
 
 
 def test_other_content_from_the_server_is_refused(server: dict[str, bytes], cache_folder: Path) -> None:
     server[URL] = b"a login page"
-    with pytest.raises(
-        ChecksumMismatch, match=f"{URL} did not send the published file, expected md5 {REMOTE.md5}"
-    ):
+    with pytest.raises(ChecksumMismatch, match=f"{URL} did not send the published file, expected md5 {REMOTE.md5}"):
         download("toy", [REMOTE])
     assert not list((cache_folder / "toy").glob("file*"))
 
 
-def test_without_a_folder_idx_files_are_downloaded(
-    server: dict[str, bytes], idx_files: Any, tmp_path: Path
-) -> None:
+def test_without_a_folder_idx_files_are_downloaded(server: dict[str, bytes], idx_files: Any, tmp_path: Path) -> None:
     idx_files.write(tmp_path / "upstream", gzipped=True)
     for file in FILES:
         server[f"{idx_files.source.server}{file}.gz"] = (tmp_path / f"upstream/{file}.gz").read_bytes()

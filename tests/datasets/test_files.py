@@ -23,9 +23,7 @@ def test_the_argument_goes_before_the_variable(monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("empty", [None, ""])
-def test_an_unset_or_empty_variable_names_no_folder(
-    empty: str | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unset_or_empty_variable_names_no_folder(empty: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     if empty is not None:
         monkeypatch.setenv(VARIABLE, empty)
     assert data_folder(None) is None
@@ -77,9 +75,7 @@ def test_other_content_is_refused_with_both_checksums(suffix: str, tmp_path: Pat
     path = tmp_path / f"file{suffix}"
     path.write_bytes(COMPRESS[suffix](b"other"))
     came = hashlib.md5(b"other").hexdigest()
-    with pytest.raises(
-        ChecksumMismatch, match=f"file{suffix} is not the published.*of md5 {MD5}, came md5 {came}"
-    ):
+    with pytest.raises(ChecksumMismatch, match=f"file{suffix} is not the published.*of md5 {MD5}, came md5 {came}"):
         read_verified(path, MD5)
 
 
@@ -94,7 +90,5 @@ def test_a_damaged_stream_is_refused(suffix: str, damage: str, tmp_path: Path) -
         "another format": CONTENT,
     }[damage]
     (tmp_path / f"file{suffix}").write_bytes(damaged)
-    with pytest.raises(
-        ChecksumMismatch, match=f"expected content of md5 {MD5}, came a damaged {suffix} file"
-    ):
+    with pytest.raises(ChecksumMismatch, match=f"expected content of md5 {MD5}, came a damaged {suffix} file"):
         read_verified(tmp_path / f"file{suffix}", MD5)

@@ -62,9 +62,7 @@ def test_an_altered_file_is_refused(file: str, idx_files: Any, tmp_path: Path) -
     ],
     ids=["mnist", "fashion"],
 )
-def test_the_genuine_files(
-    source: IdxSource, train_counts: list[int], test_counts: list[int], data_dir: Path
-) -> None:
+def test_the_genuine_files(source: IdxSource, train_counts: list[int], test_counts: list[int], data_dir: Path) -> None:
     published = read_idx(source, data_dir)
     assert np.bincount(published.train_labels).tolist() == train_counts
     assert np.bincount(published.test_labels).tolist() == test_counts

@@ -74,9 +74,7 @@ def test_a_train_size_out_of_range_is_refused(size: int) -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(
-        UnknownName, match="no data set named 'svhn'; choose one of: mnist, fashion, cifar10, digits"
-    ):
+    with pytest.raises(UnknownName, match="no data set named 'svhn'; choose one of: mnist, fashion, cifar10, digits"):
         load("svhn")
 
 
@@ -91,9 +89,7 @@ def test_a_folder_without_the_files_is_refused(
         load(name, data_dir=tmp_path if way == "argument" else None)
 
 
-def test_labels_stay_with_their_images(
-    idx_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_stay_with_their_images(idx_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     idx_files.write(tmp_path)
     source = Source(read=partial(read_idx, idx_files.source), train=5, validation=2)
     monkeypatch.setitem(DATASETS, "mnist", source)

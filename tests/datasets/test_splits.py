@@ -54,7 +54,5 @@ def test_picture_clips_what_no_pixel_can_show() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 1, 4, 4), (3, 4, 4), (4, 4)])
 def test_picture_refuses_another_shape(shape: tuple[int, ...]) -> None:
-    with pytest.raises(
-        DataError, match=r"of toy has the shape \(1, height, width\).*Pass one image, not a batch"
-    ):
+    with pytest.raises(DataError, match=r"of toy has the shape \(1, height, width\).*Pass one image, not a batch"):
         splits(1).picture(torch.zeros(shape))

@@ -10,8 +10,7 @@ from hydragrad.figures.style import ON_DARK
 
 def test_svg_is_the_same_every_time_and_holds_no_date() -> None:
     first, second = (
-        to_svg(contribution_histogram(np.linspace(-1, 1, 9), marked=np.arange(9) < 3, query="q"))
-        for _ in range(2)
+        to_svg(contribution_histogram(np.linspace(-1, 1, 9), marked=np.arange(9) < 3, query="q")) for _ in range(2)
     )
     assert first == second
     assert ElementTree.fromstring(first).tag.endswith("svg")

@@ -73,9 +73,7 @@ def test_curves_leave_out_what_was_not_measured() -> None:
 def test_histogram_counts_every_sample_once() -> None:
     values = np.array([-5.0, -1.0, 0.0, 0.5, 1.0, 3.0])
     marked = np.array([True, True, False, False, False, False])
-    figure = contribution_histogram(
-        values, marked=marked, marked_name="flipped labels", query="validation loss"
-    )
+    figure = contribution_histogram(values, marked=marked, marked_name="flipped labels", query="validation loss")
     (axes,) = figure.axes
     assert axes.get_xlabel() == "contribution to validation loss (positive helps)"
     assert axes.get_title(loc="left") == "lowest −5, highest +3"

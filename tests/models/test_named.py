@@ -67,10 +67,7 @@ def test_forward_mode_equals_reverse_mode_in_training_mode(name: str) -> None:
     images = torch.randn(4, 1, 32, 32, generator=generator, dtype=torch.float64)
     labels = torch.arange(4)
     weights = {key: value.detach() for key, value in model.named_parameters()}
-    w_dot = {
-        key: torch.randn(value.shape, generator=generator, dtype=value.dtype)
-        for key, value in weights.items()
-    }
+    w_dot = {key: torch.randn(value.shape, generator=generator, dtype=value.dtype) for key, value in weights.items()}
 
     def loss(w: Weights) -> Tensor:
         buffers = {key: value.clone() for key, value in model.named_buffers()}
@@ -84,7 +81,5 @@ def test_forward_mode_equals_reverse_mode_in_training_mode(name: str) -> None:
 
 
 def test_refuses_an_unknown_name_and_lists_the_known_ones() -> None:
-    with pytest.raises(
-        UnknownName, match="no model named 'resnet'; choose one of: lenet5, densenet40, mobilenetv2"
-    ):
+    with pytest.raises(UnknownName, match="no model named 'resnet'; choose one of: lenet5, densenet40, mobilenetv2"):
         build("resnet", channels=3, classes=10)

@@ -74,9 +74,7 @@ def picture(sample: int) -> np.ndarray:
     return np.full((8, 8), sample, np.uint8)
 
 
-def test_everything_in_its_order(
-    run: Recording, scores: Scores, suspects: pd.DataFrame, report_path: Path
-) -> None:
+def test_everything_in_its_order(run: Recording, scores: Scores, suspects: pd.DataFrame, report_path: Path) -> None:
     written = report(
         run,
         scores,
@@ -157,8 +155,7 @@ def test_stands_alone(run: Recording, scores: Scores, suspects: pd.DataFrame, re
     assert not re.search(r"https?:|//[a-z]", page.html)
     assert not page.all("script") and not page.all("link")
     assert not any(
-        "style" in attributes or any(key.startswith("on") for key in attributes)
-        for _, attributes in page.tags
+        "style" in attributes or any(key.startswith("on") for key in attributes) for _, attributes in page.tags
     )
     sources = [i["src"] for i in page.all("img")] + [i["srcset"] for i in page.all("source")]
     assert len(sources) > 40 and all(source and source.startswith("data:image/") for source in sources)
@@ -177,9 +174,7 @@ def test_policy_allows_this_style_and_nothing_else(run: Recording, scores: Score
     )
 
 
-def test_same_input_same_bytes(
-    run: Recording, scores: Scores, suspects: pd.DataFrame, tmp_path: Path
-) -> None:
+def test_same_input_same_bytes(run: Recording, scores: Scores, suspects: pd.DataFrame, tmp_path: Path) -> None:
     first, second = (report(run, scores, tmp_path / name, suspects=suspects) for name in ("a.html", "b.html"))
     assert first.read_bytes() == second.read_bytes()
     report(run, scores, first)
@@ -280,9 +275,7 @@ def test_some_samples_only(run: Recording, scores: Scores, suspects: pd.DataFram
     assert "5 samples, most suspect first." in page.text
 
 
-def test_contributions_that_are_no_numbers_are_counted(
-    run: Recording, scores: Scores, report_path: Path
-) -> None:
+def test_contributions_that_are_no_numbers_are_counted(run: Recording, scores: Scores, report_path: Path) -> None:
     values = scores.values.clone()
     values[0, :3] = torch.tensor([torch.nan, torch.inf, -torch.inf])
     page = Page(report(run, replace(scores, values=values), report_path))
@@ -296,9 +289,7 @@ def test_global_randomness_is_left_alone(run: Recording, scores: Scores, report_
     assert torch.equal(before, torch.get_rng_state())
 
 
-def test_refuses_what_it_cannot_show(
-    run: Recording, scores: Scores, suspects: pd.DataFrame, report_path: Path
-) -> None:
+def test_refuses_what_it_cannot_show(run: Recording, scores: Scores, suspects: pd.DataFrame, report_path: Path) -> None:
     with pytest.raises(PresentationError, match="top=0 came"):
         report(run, scores, report_path, top=0)
     with pytest.raises(PresentationError, match="given_label is missing"):
@@ -316,8 +307,6 @@ def test_refuses_what_it_cannot_show(
     assert not report_path.exists(), "nothing half-written"
 
 
-def test_no_suspects_at_all(
-    run: Recording, scores: Scores, suspects: pd.DataFrame, report_path: Path
-) -> None:
+def test_no_suspects_at_all(run: Recording, scores: Scores, suspects: pd.DataFrame, report_path: Path) -> None:
     page = Page(report(run, scores, report_path, suspects=suspects.head(0)))
     assert "0 samples, most suspect first." in page.text

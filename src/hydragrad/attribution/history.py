@@ -19,24 +19,19 @@ def run_lanes(run: Recording) -> list[Lane]:
         seat: [_in_force(record, seat[_number(record, numbers, structures)], known) for record in run.steps]
         for seat in set(seats.values())
     }
-    moved = {name: histories[seat] for name, seat in seats.items() if any(histories[seat])}
+    moved: dict[str, Sequence[SGDOptions | None]] = {
+        name: histories[seat] for name, seat in seats.items() if any(histories[seat])
+    }
     return lanes(moved, frozenset(run.initial.momentum))
 
 
 def _places(structure: Structure) -> dict[str, int]:
     """Parameter group of every parameter that was not skipped."""
     idle = set(structure.idle)
-    return {
-        name: number
-        for number, group in enumerate(structure.groups)
-        for name in group
-        if name not in idle
-    }
+    return {name: number for number, group in enumerate(structure.groups) for name in group if name not in idle}
 
 
-def _in_force(
-    record: StepRecord, group: int | None, known: dict[tuple[object, ...], SGDOptions]
-) -> SGDOptions | None:
+def _in_force(record: StepRecord, group: int | None, known: dict[tuple[object, ...], SGDOptions]) -> SGDOptions | None:
     if group is None:
         return None
     values = record.options[group]

@@ -95,9 +95,7 @@ OneStep = Callable[[StepRecord, Batch], None]
 
 
 @contextmanager
-def _measuring(
-    route: Route, job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]
-) -> Iterator[OneStep]:
+def _measuring(route: Route, job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]) -> Iterator[OneStep]:
     if route == "jvp":
         yield _by_jvp(job, replay, tally, kappa)
         return
@@ -108,9 +106,7 @@ def _measuring(
         dots.remove()
 
 
-def _by_hooks(
-    job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64], dots: LayerDots
-) -> OneStep:
+def _by_hooks(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64], dots: LayerDots) -> OneStep:
     like = job.like
 
     def one_step(record: StepRecord, batch: Batch) -> None:
@@ -164,9 +160,7 @@ def _why_not_here(job: Job, replay: Replay, record: StepRecord) -> str | None:
     random = torch.randn(1, job.weights.size, generator=generator, dtype=job.like.dtype).to(job.run.device)
     direction = scaled(random, present, job.spans())
     batch = job.run.batch(record)
-    along = directional_derivatives(
-        problem, job.weights, trajectory.parameters, trajectory.buffers, batch, direction
-    )
+    along = directional_derivatives(problem, job.weights, trajectory.parameters, trajectory.buffers, batch, direction)
     expected = along.losses_dot / job.run.divisor(record)
     dots = _layer_dots(job, replay, direction)
     try:

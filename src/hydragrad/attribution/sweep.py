@@ -66,7 +66,10 @@ def sweep(job: Job, *, gauss_newton: bool, memory: int) -> tuple[Tally, float]:
         numbers = {"stop": torch.tensor(stop), "drift": torch.tensor(drift, dtype=torch.float64)}
         return cotangents._asdict() | {"values": tally.values, "labels": tally.labels} | numbers
 
-    with job.run.replay() as replay, bar("attributing", len(job.run.steps), len(job.run.steps) - stop) as progress:
+    with (
+        job.run.replay() as replay,
+        bar("attributing", len(job.run.steps), len(job.run.steps) - stop) as progress,
+    ):
         reverse = ReverseStep(job, replay, tally, gauss_newton=gauss_newton)
         for start, end in reversed(job.run.segments):
             if end > stop:

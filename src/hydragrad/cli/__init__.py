@@ -29,5 +29,3 @@ def main() -> None:
             error.show()
             sys.exit(error.exit_code)
         sys.exit(code if isinstance(code, int) else 0)
-
-

@@ -50,7 +50,7 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Only forecast time, mem
 CurvatureOption = Annotated[
     Literal["none", "hessian", "ggn"],
     typer.Option(
-        help="none: HYDRA, quick, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, steadier on kinked runs."
+        help="none: HYDRA, quick, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, steadier on kinks."
     ),
 ]
 
@@ -154,7 +154,8 @@ def train(
 def attribute(
     run: Run,
     query: Annotated[
-        list[str], typer.Option(help="validation, test, train, or one sample as in test:42; several are allowed.")
+        list[str],
+        typer.Option(help="validation, test, train, or one sample as in test:42; several are allowed."),
     ] = ["validation"],  # noqa: B006 - typer copies it
     curvature: CurvatureOption = "none",
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
@@ -219,7 +220,8 @@ def clean(
     curvature: CurvatureOption = "none",
     query: Annotated[str, typer.Option(help="Held-out data to help: validation or test.")] = "validation",
     reference: Annotated[
-        bool, typer.Option("--reference/--no-reference", help="Where noise was planted, also train on true labels.")
+        bool,
+        typer.Option("--reference/--no-reference", help="Where noise was planted, also train on true labels."),
     ] = True,
     data_dir: DataDir = None,
     json: Json = None,
@@ -331,9 +333,7 @@ def show_cleaned(found: jobs.Cleaned) -> None:
     table("cleaned", rows)
 
 
-def _settings(
-    source: str | None, data: str | None, model: str | None, epochs: int | None, device: str
-) -> Settings:
+def _settings(source: str | None, data: str | None, model: str | None, epochs: int | None, device: str) -> Settings:
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise Unsupported(f"--device {device}: choose cpu" + (", or cuda" if torch.cuda.is_available() else "") + ".")
     if source is not None:
@@ -350,5 +350,3 @@ def _settings(
     if model not in MODELS:
         raise UnknownName(f"There is no model named {model!r}; choose one of: {', '.join(MODELS)}.")
     return Settings(data=data, model=model, epochs=epochs or RECIPES[data].epochs)
-
-

@@ -198,7 +198,7 @@ def _named(settings: Settings, data_dir: Path | None, run: Path | None) -> Exper
 
 def _own(settings: Settings) -> Experiment:
     function = _function(settings.source or "")
-    model, loss, train_set, optimizer, held_out = _called(settings.source or "", function)
+    _, loss, train_set, _, held_out = _called(settings.source or "", function)
 
     def start(seed: int) -> Start:
         torch.manual_seed(seed)

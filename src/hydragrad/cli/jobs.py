@@ -148,7 +148,12 @@ def clean(
     folder = run.path / "clean"
     noisy = experiment.test_accuracy(run.trained_model())
     after = _retrained_accuracy(experiment, cleaned, folder / _name("relabelled" if relabel else "removed", samples))
-    figures: dict[str, Any] = {"samples": len(ranked), "changed": len(samples), "share": share, "relabelled": relabel}
+    figures: dict[str, Any] = {
+        "samples": len(ranked),
+        "changed": len(samples),
+        "share": share,
+        "relabelled": relabel,
+    }
     figures |= {"test_accuracy_noisy": noisy, "test_accuracy_cleaned": after}
     accuracies = {"labels as given": noisy, "relabelled" if relabel else "cleaned": after}
     if experiment.labels is not None:

@@ -159,9 +159,7 @@ def _unpacked(source: CifarSource, path: Path) -> Iterator[tuple[str, bytes]]:
     except (*DAMAGED, tarfile.TarError) as error:
         raise mismatch(path, source.archive.md5, f"a damaged archive ({error})") from error
     if missing:
-        raise DataNotFound(
-            f"{path} lacks {', '.join(missing)}; fetch the archive again: {source.archive.url}"
-        )
+        raise DataNotFound(f"{path} lacks {', '.join(missing)}; fetch the archive again: {source.archive.url}")
 
 
 class _ByteArray:
@@ -193,7 +191,5 @@ class _BatchUnpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> type:
         if (module, name) not in self.KNOWN:
-            raise DataError(
-                f"A CIFAR-10 batch holds a byte array and labels; this one asks for {module}.{name}."
-            )
+            raise DataError(f"A CIFAR-10 batch holds a byte array and labels; this one asks for {module}.{name}.")
         return self.KNOWN[module, name]

@@ -97,8 +97,7 @@ def read_idx(source: IdxSource, folder: Path | None) -> Published:
     """
     located = locate(source.name, folder, source.places, [FILES]) if folder else _downloaded(source)
     contents = (
-        read_verified(path, checksums.content)
-        for path, checksums in zip(located.paths, source.checksums, strict=True)
+        read_verified(path, checksums.content) for path, checksums in zip(located.paths, source.checksums, strict=True)
     )
     train_images, train_labels, test_images, test_labels = map(parse_idx, contents)
     return Published(

@@ -10,7 +10,8 @@ of the losses in the output of the model's one call.
 Source: Pearlmutter 1994 (exact products); Schraudolph 2002 (Gauss-Newton products).
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Self
 
 import torch
 import torch.autograd.forward_ad as forward_mode
@@ -61,6 +62,11 @@ class _OneProduct(NamedTuple):
     w_bar: Tensor
     r_bar: Tensor
 
+    @classmethod
+    def detached(cls, *tensors: Tensor | None) -> Self:
+        """Cut the values off the graph, so that it can be freed."""
+        return cls(*(None if tensor is None else tensor.detach() for tensor in tensors))  # type: ignore[arg-type]
+
 
 class CurvatureProducts:
     """Reverse-step products of one model and loss.
@@ -99,9 +105,7 @@ class CurvatureProducts:
             output,
             torch.stack(output_dots) if output_dots else None,
         )
-        return CurvatureStep(
-            along, torch.stack([row.w_bar for row in rows]), torch.stack([row.r_bar for row in rows])
-        )
+        return CurvatureStep(along, torch.stack([row.w_bar for row in rows]), torch.stack([row.r_bar for row in rows]))
 
     def _hessian(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> _OneProduct:
         weights, statistics = self._leaves(point)
@@ -112,14 +116,14 @@ class CurvatureProducts:
             objective = losses.sum() / point.divisor
             for name, cotangent in self._statistics.views(r_bar).items():
                 # (0 + r_bar e) times the new statistics adds r_bar's pull-back to the gradient's tangent only.
-                objective = objective + (
-                    forward_mode.make_dual(torch.zeros_like(cotangent), cotangent) * after[name]
-                ).sum()
+                objective = (
+                    objective + (forward_mode.make_dual(torch.zeros_like(cotangent), cotangent) * after[name]).sum()
+                )
             leaves = [*weights.values(), *statistics.values()]
             gradients = torch.autograd.grad(objective, leaves, allow_unused=True)
             tangents = [None if gradient is None else unpack(gradient)[1] for gradient in gradients]
             outputs = unpack(captured.tensor) if self._with_output else (None, None)
-            return _OneProduct(*_detached(*unpack(losses), *outputs), *self._gather(tangents, g_bar, r_bar))
+            return _OneProduct.detached(*unpack(losses), *outputs, *self._gather(tangents, g_bar, r_bar))
 
     def _gauss_newton(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> _OneProduct:
         weights, statistics = self._leaves(point)
@@ -138,12 +142,9 @@ class CurvatureProducts:
                 [curved / point.divisor, *pulled.values()],
                 allow_unused=True,
             )
-        values = _detached(losses, losses_dot, output, output_dot)
-        return _OneProduct(*values, *self._gather(list(gradients), g_bar, r_bar))
+        return _OneProduct.detached(losses, losses_dot, output, output_dot, *self._gather(gradients, g_bar, r_bar))
 
-    def _through_loss(
-        self, batch: Batch, output: Tensor, output_dot: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _through_loss(self, batch: Batch, output: Tensor, output_dot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Losses, their derivatives and H_out times `output_dot`, from the output alone."""
         with forward_mode.dual_level():
             leaf = output.detach().requires_grad_()
@@ -154,12 +155,10 @@ class CurvatureProducts:
 
     def _leaves(self, point: Point) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         weights = {name: point.parameters[name].detach().requires_grad_() for name in self._weights.names}
-        statistics = {
-            name: point.buffers[name].detach().clone().requires_grad_() for name in self._statistics.names
-        }
+        statistics = {name: point.buffers[name].detach().clone().requires_grad_() for name in self._statistics.names}
         return weights, statistics
 
-    def _gather(self, tangents: list[Tensor | None], g_bar: Tensor, r_bar: Tensor) -> tuple[Tensor, Tensor]:
+    def _gather(self, tangents: Sequence[Tensor | None], g_bar: Tensor, r_bar: Tensor) -> tuple[Tensor, Tensor]:
         split = len(self._weights.names)
         w = self._weights.flatten(dict(zip(self._weights.names, tangents[:split], strict=True)), g_bar)
         r = self._statistics.flatten(dict(zip(self._statistics.names, tangents[split:], strict=True)), r_bar)
@@ -179,7 +178,3 @@ def require_one_call(problem: LossModule, parameters: dict[str, Tensor], point: 
             "curvature='ggn' needs a loss that depends on the parameters through the model's output alone; this "
             "one uses them directly, too (a penalty?). Use the optimizer's weight_decay, or curvature='hessian'."
         )
-
-
-def _detached(*tensors: Tensor | None) -> list[Tensor | None]:
-    return [None if tensor is None else tensor.detach() for tensor in tensors]

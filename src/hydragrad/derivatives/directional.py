@@ -78,8 +78,7 @@ def directional_derivatives(
         ]
     else:
         chunks = [
-            _one_by_one(problem, layout, parameters, buffers, batch, direction, with_output)
-            for direction in directions
+            _one_by_one(problem, layout, parameters, buffers, batch, direction, with_output) for direction in directions
         ]
     dots = [chunk.output_dot for chunk in chunks if chunk.output_dot is not None]
     return Directional(
@@ -147,7 +146,7 @@ def _all_at_once(
         return (losses, captured.tensor) if with_output else (losses,)
 
     def along(direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        values, tangents = jvp(evaluate, (chosen,), (layout.views(direction),))
+        values, tangents = jvp(evaluate, (chosen,), (layout.views(direction),))  # type: ignore[misc]
         return values, tangents
 
     with torch.no_grad(), differentiable_kernels():

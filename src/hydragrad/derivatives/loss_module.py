@@ -50,6 +50,7 @@ class LossModule(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Losses (batch size,), and the buffers after the forward pass."""
         reseed(batch.seed)
         losses = self.loss(self.model if model is None else model, batch.data)
         check_losses(losses, batch.size)

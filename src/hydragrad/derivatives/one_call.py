@@ -33,7 +33,8 @@ class Captured:
                 f"curvature='ggn' and labels=True need a loss that calls the model once and gets one tensor; "
                 f"here the model {came}. Use curvature='none' or 'hessian', or write the loss with one call."
             )
-        return self.outputs[0]
+        output: Tensor = self.outputs[0]
+        return output
 
 
 @contextmanager
@@ -58,6 +59,7 @@ class StandIn:
         self._output = output
 
     def __call__(self, *_args: Any, **_kwargs: Any) -> Tensor:
+        """Answer the call."""
         return self._output
 
     def __getattr__(self, name: str) -> Any:
@@ -66,5 +68,6 @@ class StandIn:
 
 def losses_of_output(problem: LossModule, batch: Batch, output: Tensor) -> Tensor:
     """Evaluate the loss on a given model output, shape (batch,)."""
+    losses: Tensor
     losses, _ = problem(batch, model=StandIn(problem.model, output))
     return losses

@@ -29,9 +29,7 @@ def predicted_against_actual(predicted: ArrayLike, actual: ArrayLike, *, unit: s
     with drawing():
         figure, (axes,) = new_figure(height=3.9)
         axes.axline((0, 0), slope=1, color=QUIET, linestyle="--", linewidth=1.4, label="predicted = actual")
-        axes.scatter(
-            x, y, s=22, color=BLUE, alpha=0.7, linewidths=0, rasterized=len(x) >= RASTERISED_FROM, label="_"
-        )
+        axes.scatter(x, y, s=22, color=BLUE, alpha=0.7, linewidths=0, rasterized=len(x) >= RASTERISED_FROM, label="_")
         axes.margins(0.08)
         axes.set_xlabel(f"predicted change ({plain(unit, 30)})")
         axes.set_ylabel(f"actual change ({plain(unit, 30)})")

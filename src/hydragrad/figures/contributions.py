@@ -36,9 +36,7 @@ def contribution_histogram(
         edges = _scale(axes, numbers)
         _fill(axes, numbers[~mask], edges, BLUE, "other samples" if mask.any() else "")
         if mask.any():
-            _fill(
-                axes, numbers[mask], edges, VERMILLION, plain(marked_name) or "marked samples", hatch="////"
-            )
+            _fill(axes, numbers[mask], edges, VERMILLION, plain(marked_name) or "marked samples", hatch="////")
             axes.legend()
         axes.axvline(0, color=QUIET, linewidth=1.2, linestyle="--")
         axes.set_title(f"lowest {numbers.min():+.2g}, highest {numbers.max():+.2g}".replace("-", "−"))

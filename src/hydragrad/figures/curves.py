@@ -26,9 +26,7 @@ def training_curves(logs: Sequence[Mapping[str, float]]) -> Figure:
     measured = {key: None for log in logs for key in log}  # in the order of their first mention
     panels = [[key for key in measured if key.endswith(end)] for end in ("_loss", "_accuracy")]
     if not any(panels):
-        raise PresentationError(
-            "The epoch logs hold no loss and no accuracy, so there are no curves to draw."
-        )
+        raise PresentationError("The epoch logs hold no loss and no accuracy, so there are no curves to draw.")
     shown = [keys for keys in panels if keys]
     with drawing():
         figure, rows = new_figure(height=0.6 + 2.1 * len(shown), rows=len(shown))

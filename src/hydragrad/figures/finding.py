@@ -9,9 +9,7 @@ from hydragrad.figures.given import same_length, shares
 from hydragrad.figures.style import BLUE, QUIET, drawing, new_figure
 
 
-def found_curve(
-    found_share: ArrayLike, inspected_share: ArrayLike, *, chance: ArrayLike | None = None
-) -> Figure:
+def found_curve(found_share: ArrayLike, inspected_share: ArrayLike, *, chance: ArrayLike | None = None) -> Figure:
     """Draw the share of flipped labels found against the share of samples inspected.
 
     Args:

@@ -21,9 +21,7 @@ def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:
         raise PresentationError(f"The {name} must be a list of numbers; shape {array.shape} came.")
     wrong = int((~np.isfinite(array)).sum())
     if wrong:
-        raise PresentationError(
-            f"{wrong:,} of the {array.size:,} {name} are NaN or infinite. Leave them out."
-        )
+        raise PresentationError(f"{wrong:,} of the {array.size:,} {name} are NaN or infinite. Leave them out.")
     return array
 
 

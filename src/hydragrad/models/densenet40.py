@@ -28,9 +28,7 @@ class DenseNet40(nn.Module):
     def __init__(self, *, channels: int = 3, classes: int = 10) -> None:
         super().__init__()
         width = 2 * GROWTH
-        stages: OrderedDict[str, nn.Module] = OrderedDict(
-            stem=nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        )
+        stages: OrderedDict[str, nn.Module] = OrderedDict(stem=nn.Conv2d(channels, width, 3, padding=1, bias=False))
         for block in range(1, BLOCKS + 1):
             stages[f"block{block}"] = _dense_block(width)
             width += LAYERS_PER_BLOCK * GROWTH

@@ -147,7 +147,7 @@ class CheckpointFolder:
         if not path.exists() or _digest(path) != digest:
             state = "missing" if not path.exists() else "not the file that was written (its digest differs)"
             raise RunDamaged(f"{path} is {state}. Restore it from a copy, or train again.")
-        parts: dict[str, dict[str, Any]] = {part: {} for part in PARTS}
+        parts: dict[str, Any] = {part: {} for part in PARTS}
         with safe_open(path, framework="pt") as file:
             plain = json.loads(file.metadata()["state"])
             for key in file.keys():  # noqa: SIM118 - not a dict

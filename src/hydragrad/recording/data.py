@@ -35,7 +35,12 @@ def require_map_style(train_set: Any) -> None:
 
 
 def fetch(
-    train_set: Dataset[Any], indices: Sequence[int], *, seed: int, collate: Collate | None, device: torch.device
+    train_set: Dataset[Any],
+    indices: Sequence[int],
+    *,
+    seed: int,
+    collate: Collate | None,
+    device: torch.device,
 ) -> Any:
     """Fetch and collate samples, as a stock DataLoader would, on `device`.
 

@@ -29,7 +29,7 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         raise
 
 
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under another name, flush it to the disk, then put it in place at once."""
     temporary = path.with_name(path.name + ".tmp")
     with naming_full_disk(path):

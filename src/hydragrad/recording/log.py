@@ -55,9 +55,7 @@ def to_line(record: StepRecord, before: StepRecord | None) -> dict[str, Any]:
     line |= {"norm": record.norm, "loss": record.loss}
     if before is None or before.options != record.options:
         line["options"] = list(record.options)
-    if before is None or (
-        before.structure is not record.structure and before.structure != record.structure
-    ):
+    if before is None or (before.structure is not record.structure and before.structure != record.structure):
         line["structure"] = asdict(record.structure)
     return line
 
@@ -81,6 +79,4 @@ def from_lines(lines: list[dict[str, Any]]) -> Iterator[StepRecord]:
                 groups=tuple(tuple(names) for names in written["groups"]),
                 **{name: tuple(written[name]) for name in ("frozen", "idle", "evaluating")},
             )
-        yield StepRecord(
-            step, line["indices"], line["batch_seed"], options, structure, line["norm"], line["loss"]
-        )
+        yield StepRecord(step, line["indices"], line["batch_seed"], options, structure, line["norm"], line["loss"])

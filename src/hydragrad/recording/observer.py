@@ -16,9 +16,7 @@ class StepHandle:
 class StepObserver(Protocol):
     """Watches a loop, one `step` block around exactly one optimizer step."""
 
-    def step(
-        self, indices: Sequence[int] | Tensor, batch: Any = None
-    ) -> AbstractContextManager[StepHandle]:
+    def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> AbstractContextManager[StepHandle]:
         """Watch the step that trains on `train_set[i] for i in indices`."""
         ...
 

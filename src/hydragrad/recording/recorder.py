@@ -24,7 +24,14 @@ from hydragrad.errors import (
     StepError,
     Unsupported,
 )
-from hydragrad.randomness import BATCH, every_generator_state, preserved, seeded, set_generator_states, stream_seed
+from hydragrad.randomness import (
+    BATCH,
+    every_generator_state,
+    preserved,
+    seeded,
+    set_generator_states,
+    stream_seed,
+)
 from hydragrad.recording import manifest as manifests
 from hydragrad.recording.checkpoints import Checkpoint, CheckpointFolder, resume_from, snapshot
 from hydragrad.recording.data import (
@@ -127,17 +134,26 @@ class Recorder:
         self._device = next(model.parameters()).device
         self._require_own_parameters()
         self.next_step = 0
-        self._open = False
+        self._open = self._in_step = False
+        self._consistent = True
+        self._trajectory: Trajectory | None = None
+        self._folder = CheckpointFolder(self.path)
+        self._last_checkpoint = -1
+        self._before: StepRecord | None = None
+        self._resumed: Checkpoint | None = None
+        self._unchecked: Checkpoint | None = None
+        self._manifest: Manifest
+        self._log: AppendOnlyLines
+        self._index: AppendOnlyLines
 
     def __enter__(self) -> Self:
         if self._resume and (self.path / manifests.FILE).exists():
             self._go_on()
         else:
             self._start()
-        self._trajectory: Trajectory | None = None
         self._handles = _watch(self._model, self._optimizer, self)
         self._versions = self._version()
-        self._in_step, self._consistent, self._open = False, True, True
+        self._open = True
         return self
 
     def __exit__(
@@ -227,17 +243,11 @@ class Recorder:
         )
         self.path.mkdir(parents=True, exist_ok=True)
         manifests.write_manifest(self.path, self._manifest)
-        self._folder = CheckpointFolder(self.path)
         self._log, self._index = AppendOnlyLines(self.path / LOG), AppendOnlyLines(self._folder.index)
-        self._before: StepRecord | None = None
-        self._last_checkpoint = -1
-        self._resumed: Checkpoint | None = None
-        self._unchecked: Checkpoint | None = None
 
     def _go_on(self) -> None:
         self._manifest = manifests.read_manifest(self.path)
         self._require_same_run()
-        self._folder = CheckpointFolder(self.path)
         records = list(from_lines(read_lines(self.path / LOG, "steps"))) if (self.path / LOG).exists() else []
         entries = self._folder.entries() if self._folder.index.exists() else {}
         reached = [step for step in entries if step <= len(records)]
@@ -245,13 +255,12 @@ class Recorder:
             raise RunDamaged(f"{self.path / LOG} is shorter than the checkpoints say. Restore it, or train again.")
         kept = max(reached, default=0)
         if reached:
-            self._resumed = self._unchecked = self._folder.read(kept, entries[kept])
-            resume_from(self._resumed, self._model, self._optimizer)
-            if self._scheduler is not None and self._resumed.scheduler is not None:
-                self._scheduler.load_state_dict(self._resumed.scheduler)
-            set_generator_states(self._resumed.generators)
-        else:
-            self._resumed = self._unchecked = None
+            last = self._folder.read(kept, entries[kept])
+            resume_from(last, self._model, self._optimizer)
+            if self._scheduler is not None and last.scheduler is not None:
+                self._scheduler.load_state_dict(last.scheduler)
+            set_generator_states(last.generators)
+            self._resumed = self._unchecked = last
         self._log = AppendOnlyLines(self.path / LOG, keep=kept)
         self._index = AppendOnlyLines(self._folder.index, keep=len(reached))
         self._before = records[kept - 1] if kept else None
@@ -457,4 +466,3 @@ def _watch(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> list[R
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
     ]
-

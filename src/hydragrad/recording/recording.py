@@ -7,7 +7,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from torch.utils.data import Dataset
 
@@ -65,9 +64,7 @@ class Recording:
         self._require_same_data()
         self._folder = CheckpointFolder(self.path)
         self.steps = self._read_steps()
-        self._digests = {
-            step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)
-        }
+        self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
         self._require_whole()
         self.same_machine = warn_other_machine(self.manifest.machine, this_machine(self.device))
         self._require_same_loss()
@@ -150,7 +147,7 @@ class Recording:
         expected = self.manifest.steps
         if expected is not None and len(steps) < expected:
             raise RunDamaged(
-                f"{self.path / LOG} has {len(steps):,} steps; the run had {expected:,}. The file was truncated: restore "
+                f"{self.path / LOG} has {len(steps):,} steps; the run had {expected:,}. It was truncated: restore "
                 f"it from a copy, or train again."
             )
         if not steps:

@@ -41,9 +41,7 @@ class Drawing:
 def page(content: Content) -> str:
     """Return the HTML file's text."""
     style = _asset("page.css")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = percent
     return environment.from_string(_asset("page.html")).render(
         content=content,
@@ -61,9 +59,7 @@ def _asset(name: str) -> str:
 def _drawings(content: Content) -> dict[str, Any]:
     values = content.distribution
     return {
-        "bars": _draw(accuracy_bars(content.accuracies), _bars_alt(content.accuracies))
-        if content.accuracies
-        else None,
+        "bars": _draw(accuracy_bars(content.accuracies), _bars_alt(content.accuracies)) if content.accuracies else None,
         "found": _draw(found_curve(*content.found), "Share of flipped labels found against share inspected.")
         if content.found
         else None,
@@ -80,9 +76,7 @@ def _draw(figure: Figure, alt: str) -> Drawing:
 
 def _histogram(query: str, distribution: Distribution) -> Drawing:
     values = distribution.values
-    figure = contribution_histogram(
-        values, marked=distribution.marked, marked_name="flipped labels", query=query
-    )
+    figure = contribution_histogram(values, marked=distribution.marked, marked_name="flipped labels", query=query)
     alt = (
         f"Histogram of {values.size:,} contributions: lowest {signed(values.min())}, highest "
         f"{signed(values.max())}; {int((values < 0).sum()):,} are negative, "

@@ -91,9 +91,7 @@ def require_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
 def suspect_group(suspects: pd.DataFrame, pictures: Pictures, top: int) -> CardGroup:
     """The first `top` suspects as cards."""
     shown = suspects.head(top)
-    notes = [
-        f"{counted(len(suspects), 'sample')} ranked, most suspect first; the first {len(shown):,} are shown."
-    ]
+    notes = [f"{counted(len(suspects), 'sample')} ranked, most suspect first; the first {len(shown):,} are shown."]
     if len(shown) == len(suspects):
         notes = [f"{counted(len(suspects), 'sample')}, most suspect first."]
     if "flipped" in suspects and len(shown):

@@ -107,9 +107,7 @@ def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
 
 def _headline(evidence: Evidence, checks: Sequence[Check]) -> str:
     if not evidence.scale_is_measured:
-        known = (
-            "the checks show how far their scale is off" if checks else "their scale has not been measured"
-        )
+        known = "the checks show how far their scale is off" if checks else "their scale has not been measured"
         return f"Use these numbers as a ranking only: {known}."
     if evidence.curvature == "none":
         return (
@@ -133,8 +131,7 @@ def _meaning(evidence: Evidence) -> tuple[str, ...]:
     )
     if evidence.scale_is_measured and evidence.curvature != "none":
         return (
-            "Positive helps: had the sample not been trained on, the query would be higher by about this "
-            "much.",
+            "Positive helps: had the sample not been trained on, the query would be higher by about this much.",
             sign,
             "The unit is that of the query. For a group of samples, add their contributions up. Both hold to "
             "first order: the larger the change, the rougher the estimate.",
@@ -162,29 +159,21 @@ def _warnings(evidence: Evidence) -> tuple[str, ...]:
 def _facts(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     damping = f", damping {number(evidence.damping)}" if evidence.damping else ""
     exact = "every step repeated to the last bit"
-    drift = (
-        f"repeated on another machine; weights drifted by at most {number(evidence.replay_drift)} (relative)"
-    )
+    drift = f"repeated on another machine; weights drifted by at most {number(evidence.replay_drift)} (relative)"
     return (
         ("Curvature of the loss", CURVATURES[evidence.curvature] + damping),
         ("Route of the derivatives", evidence.route),
         ("Steps differentiated", f"{evidence.steps:,}"),
         ("Replay of the training", exact if evidence.replay_exact else drift),
         ("Scale measured", _scale(evidence)),
-        *(
-            (str(check.get("name", "Check")), _entries(check))
-            for check in evidence.checks
-            if not _drawable(check)
-        ),
+        *((str(check.get("name", "Check")), _entries(check)) for check in evidence.checks if not _drawable(check)),
         *(("Note", note) for note in evidence.notes),
     )
 
 
 def _entries(check: Mapping[str, Any]) -> str:
     return "; ".join(
-        f"{key} {number(value) if isinstance(value, float) else value}"
-        for key, value in check.items()
-        if key != "name"
+        f"{key} {number(value) if isinstance(value, float) else value}" for key, value in check.items() if key != "name"
     )
 
 
@@ -194,9 +183,7 @@ def _scale(evidence: Evidence) -> str:
     return "follows from the derivative; no check yet" if evidence.scale_is_measured else "no"
 
 
-def _sentence(
-    predicted: NDArray[np.float64], actual: NDArray[np.float64], agreed: Agreement, unit: str
-) -> str:
+def _sentence(predicted: NDArray[np.float64], actual: NDArray[np.float64], agreed: Agreement, unit: str) -> str:
     if agreed.count == 1:
         return f"Predicted {signed(float(predicted[0]))}, actual {signed(float(actual[0]))} ({unit})."
     if math.isnan(agreed.spearman):

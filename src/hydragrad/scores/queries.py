@@ -3,6 +3,7 @@
 import abc
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -81,15 +82,17 @@ class _LossQuery(Query):
     def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
         problem = _prepared(point, self.training)
         for name, group in zip(self._names, self._groups, strict=True):
-            total, w_bar, r_bar = 0.0, *_zeros(point)
-            for start in range(0, len(group), CHUNK):
-                indices = group[start : start + CHUNK]
-                batch = Batch(point.fetch(self._dataset, indices), len(indices), seed=start)
-                value, w, r = _differentiate(
-                    point, lambda p, b, batch=batch: problem.at(p, b, batch)[0].sum() / len(group), name
-                )
-                total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
-            yield QueryRow(name, total, w_bar, r_bar)
+            yield self._row(problem, point, name, group)
+
+    def _row(self, problem: LossModule, point: QueryPoint, name: str, group: Sequence[int]) -> QueryRow:
+        total, w_bar, r_bar = 0.0, *_zeros(point)
+        for start in range(0, len(group), CHUNK):
+            indices = group[start : start + CHUNK]
+            batch = Batch(point.fetch(self._dataset, indices), len(indices), seed=start)
+            scalar = partial(_share_of_mean, problem, batch, len(group))
+            value, w, r = _differentiate(point, scalar, name)
+            total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
+        return QueryRow(name, total, w_bar, r_bar)
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
         problem = LossModule(model.train(self.training), point.loss)
@@ -189,6 +192,12 @@ def _prepared(point: QueryPoint, training: bool) -> LossModule:
 def _zeros(point: QueryPoint) -> tuple[Tensor, Tensor]:
     like = next(iter(point.parameters.values()))
     return like.new_zeros(point.weights.size), like.new_zeros(point.statistics.size)
+
+
+def _share_of_mean(
+    problem: LossModule, batch: Batch, count: int, parameters: dict[str, Tensor], buffers: dict[str, Tensor]
+) -> Tensor:
+    return problem.at(parameters, buffers, batch)[0].sum() / count
 
 
 def _differentiate(

@@ -33,9 +33,7 @@ class SGDOptions:
 
     def __post_init__(self) -> None:
         if self.nesterov and (self.momentum <= 0 or self.dampening != 0):
-            raise ValueError(
-                f"Nesterov needs momentum > 0 and dampening 0; got {self.momentum} and {self.dampening}."
-            )
+            raise ValueError(f"Nesterov needs momentum > 0 and dampening 0; got {self.momentum} and {self.dampening}.")
 
     @property
     def loss_sign(self) -> float:

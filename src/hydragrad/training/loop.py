@@ -55,12 +55,12 @@ class Plan:
             raise ValueError(f"epochs and batch_size must be at least 1, not {self.epochs} and {self.batch_size}.")
         if self.scheduler_every not in ("epoch", "step"):
             raise ValueError(f"scheduler_every must be 'epoch' or 'step', not {self.scheduler_every!r}.")
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            if self.scheduler_metric is None or self.scheduler_every != "epoch":
-                raise ValueError(
-                    "ReduceLROnPlateau needs scheduler_metric, the name of an entry of monitor(model) (or "
-                    "'train_loss'), and scheduler_every='epoch'."
-                )
+        plateau = isinstance(self.scheduler, ReduceLROnPlateau)
+        if plateau and (self.scheduler_metric is None or self.scheduler_every != "epoch"):
+            raise ValueError(
+                "ReduceLROnPlateau needs scheduler_metric, the name of an entry of monitor(model) (or "
+                "'train_loss'), and scheduler_every='epoch'."
+            )
 
     def steps(self, length: int) -> int:
         """Steps in all."""
@@ -144,9 +144,7 @@ def fit(
                     continue
                 indices = Indices(chosen)
                 indices.batch_seed = stream_seed(plan.seed, step, BATCH)
-                data = fetch(
-                    train_set, indices, seed=indices.batch_seed, collate=plan.collate, device=device
-                )
+                data = fetch(train_set, indices, seed=indices.batch_seed, collate=plan.collate, device=device)
                 tally.add(_one_step(model, loss, optimizer, plan, indices, data, step, observers), len(indices))
                 progress.advance()
             log = _end_epoch(model, optimizer, plan, tally)
@@ -178,7 +176,7 @@ def _one_step(
         _require_finite(value, data, indices, step)
         for handle in handles:
             handle.loss = value
-        mean.backward()  # type: ignore[no-untyped-call]
+        mean.backward()
         optimizer.step()
     if plan.scheduler is not None and plan.scheduler_every == "step":
         plan.scheduler.step()
@@ -190,7 +188,7 @@ def _losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequence[
         return loss(model, data)
     except IndexError as error:
         raise DataError(
-            f"The loss refused the batch of samples {list(indices)[:5]} ...: {error}. A label out of range? Labels must "
+            f"The loss refused the batch of samples {list(indices)[:5]}...: {error}. A label out of range? Labels must "
             f"be 0 to the number of the model's outputs less one."
         ) from error
 

@@ -13,9 +13,7 @@ from hydragrad.recording import fetch
 CHUNK = 500
 
 
-def mean_loss_and_accuracy(
-    model: nn.Module, loss: PerSampleLoss, dataset: Dataset[Any]
-) -> tuple[float, float | None]:
+def mean_loss_and_accuracy(model: nn.Module, loss: PerSampleLoss, dataset: Dataset[Any]) -> tuple[float, float | None]:
     """Mean loss, and share of right predictions (None where there are no logits or integer labels).
 
     The model is used in eval mode and left in the mode it was in.
@@ -46,5 +44,3 @@ def _right(outputs: Sequence[Any], data: Any) -> int | None:
         return None
     labels = [leaf for leaf in tensor_leaves(data) if not leaf.is_floating_point() and leaf.dim() == 1]
     return int((outputs[0].argmax(1) == labels[-1]).sum()) if labels else None
-
-

@@ -1,6 +1,5 @@
 """`train`: our own loop with a Recorder in it."""
 
-import json
 import math
 import shutil
 from collections.abc import Sequence

@@ -32,9 +32,7 @@ class Counterfactual:
     groups: tuple[tuple[int, ...], ...]
 
 
-def counterfactual(
-    run: Recording, groups: Sequence[Sequence[int]], queries: Query | Sequence[Query]
-) -> Counterfactual:
+def counterfactual(run: Recording, groups: Sequence[Sequence[int]], queries: Query | Sequence[Query]) -> Counterfactual:
     """Really train without each group: loss weight 0; initialisation, order, batch sizes and randomness as they were.
 
     Args:
@@ -54,9 +52,7 @@ def counterfactual(
     point = query_point(run, Layout({}), Layout({}))
     before = _values(asked, run.trained_model(), point)
     with bar("retraining", len(chosen) * len(run.steps)) as progress:
-        columns = [
-            _values(asked, _trained_without(run, group, progress), point) - before for group in chosen
-        ]
+        columns = [_values(asked, _trained_without(run, group, progress), point) - before for group in chosen]
     names = tuple(name for each in asked for name in each.names())
     return Counterfactual(
         values=torch.stack(columns, dim=1), query_names=names, query_values=before, groups=tuple(chosen)
