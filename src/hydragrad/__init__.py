@@ -1,21 +1,42 @@
 """hydragrad tells which training samples made a model what it is.
 
-Record      train, Recorder, indexed
+Record      train, Recorder, indexed, augmented
 Replay      Recording
 Ask         mean_loss, sample_losses, query
 Attribute   attribute, Scores
+Check       counterfactual
+Clean       suspects
+Show        report
 Errors      errors.HydragradError and its children
 """
 
 from hydragrad import errors as errors
-from hydragrad.attribution import attribute as attribute
+
+# Record
+from hydragrad.training import train as train
 from hydragrad.recording import Recorder as Recorder
-from hydragrad.recording import Recording as Recording
 from hydragrad.recording import indexed as indexed
-from hydragrad.scores import Scores as Scores
+from hydragrad.training import augmented as augmented
+
+# Replay
+from hydragrad.recording import Recording as Recording
+
+# Ask
 from hydragrad.scores import mean_loss as mean_loss
 from hydragrad.scores import query as query
 from hydragrad.scores import sample_losses as sample_losses
-from hydragrad.training import train as train
+
+# Attribute
+from hydragrad.attribution import attribute as attribute
+from hydragrad.scores import Scores as Scores
+
+# Check
+from hydragrad.trust import counterfactual as counterfactual
+
+# Clean
+from hydragrad.cleaning import suspects as suspects
+
+# Show
+from hydragrad.report import report as report
 
 __version__ = "0.1.0"

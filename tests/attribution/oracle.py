@@ -151,7 +151,7 @@ def tangents(case: Case, columns: Sequence[Column], *, curvature: str = "none", 
         losses = case.loss(model, batch)
         (losses.sum() / divisor).backward()
         for name, p in named.items():
-            if p.grad is not None:
+            if p.grad is not None and id(p) in groups:
                 g_dot = own[name] / divisor + bent[name] / divisor + damping * w_dot[name]
                 options = SGDOptions(**{key: groups[id(p)][key] for key in OPTIONS})
                 states[name] = tangent_step(states[name], g_dot, options)

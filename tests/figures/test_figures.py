@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from matplotlib.figure import Figure
 
-from hydragrad.errors import HydragradError
+from hydragrad.errors import HydragradError, PresentationError
 from hydragrad.figures import (
-    PresentationError,
     accuracy_bars,
     agreement,
     contribution_histogram,

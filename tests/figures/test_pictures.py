@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hydragrad.figures import PresentationError, picture_grid, thumbnail
+from hydragrad.errors import PresentationError
+from hydragrad.figures import picture_grid, thumbnail
 
 
 @pytest.mark.parametrize(

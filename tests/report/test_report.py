@@ -12,8 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hydragrad.errors import QueryError
-from hydragrad.figures import PresentationError
+from hydragrad.errors import PresentationError, QueryError
 from hydragrad.recording import Recording
 from hydragrad.report import report
 from hydragrad.scores import Evidence, Scores

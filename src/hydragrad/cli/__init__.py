@@ -16,16 +16,18 @@ from hydragrad.cli.console import person_friendly
 
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 a mistake that the message explains, 2 usage, 130 Ctrl-C."""
-    import click
-
     with person_friendly():
+        import typer
+
         from hydragrad.cli.app import app
 
         try:
             code = app(standalone_mode=False)
-        except click.exceptions.Abort:
+        except typer.Abort:
             raise KeyboardInterrupt from None
-        except click.ClickException as error:
-            error.show()
-            sys.exit(error.exit_code)
+        except Exception as error:
+            if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+                raise
+            error.show()  # a usage error of typer's, whose base class it does not export
+            code = error.exit_code
         sys.exit(code if isinstance(code, int) else 0)

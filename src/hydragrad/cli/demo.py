@@ -18,8 +18,8 @@ from hydragrad.report import report
 from hydragrad.trust import counterfactual
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=30, batch_size=64)
-GROUP_SIZES = (20, 40, 60)
-RANDOM_GROUPS = 3
+HARMFUL, HELPFUL, RANDOM_GROUPS = (20, 40, 60, 80), (30, 60), 4
+"""Groups really left out: so many of the most harmful, of the most helpful, and random ones."""
 SUSPECTS_SHOWN = 8
 
 
@@ -113,13 +113,14 @@ def _check(asked: Any, run: Any, ranked: Any) -> dict[str, Any]:
     scores = attribute(run, query, curvature="ggn")
     generator = torch.Generator().manual_seed(0)
     worst = ranked["sample"].tolist()
-    groups = [worst[:size] for size in GROUP_SIZES]
+    groups = [worst[:size] for size in HARMFUL] + [worst[-size:] for size in HELPFUL]
     groups += [torch.randperm(len(worst), generator=generator)[:50].tolist() for _ in range(RANDOM_GROUPS)]
     actual = counterfactual(run, groups, query)
-    names = [f"the {size} most harmful" for size in GROUP_SIZES]
+    names = [f"the {size} most harmful" for size in HARMFUL] + [f"the {size} most helpful" for size in HELPFUL]
     names += [f"50 drawn at random ({n + 1})" for n in range(RANDOM_GROUPS)]
     return {
         "name": "leaving groups out, predicted with curvature ggn",
+        "curvature": "ggn",
         "groups": names,
         "predicted": [float(scores.total(group)) for group in groups],
         "actual": actual.values[0].tolist(),

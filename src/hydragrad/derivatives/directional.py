@@ -4,8 +4,10 @@ The Jacobian-vector product of the losses along G gives <G, gradient of loss i> 
 whatever couples the samples (batch statistics) inside. No per-sample gradient is formed.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -41,8 +43,17 @@ class Directional(NamedTuple):
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
     """Select kernels that have a forward-mode rule: the fused attention kernels have none."""
+    _load_forward_rules()
     with sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+@cache
+def _load_forward_rules() -> None:
+    """Have torch load its forward-mode rules, which it does at the first dual number, with a deprecation warning."""
+    with warnings.catch_warnings(), forward_mode.dual_level():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        forward_mode.make_dual(torch.zeros(()), torch.zeros(()))
 
 
 def directional_derivatives(

@@ -19,6 +19,5 @@ from hydragrad.figures.embed import for_dark_pages as for_dark_pages
 from hydragrad.figures.embed import to_png as to_png
 from hydragrad.figures.embed import to_svg as to_svg
 from hydragrad.figures.finding import found_curve as found_curve
-from hydragrad.figures.given import PresentationError as PresentationError
 from hydragrad.figures.pictures import picture_grid as picture_grid
 from hydragrad.figures.pictures import thumbnail as thumbnail

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from hydragrad.figures.given import PresentationError
+from hydragrad.errors import PresentationError
 from hydragrad.figures.style import BLUE, GREEN, QUIET, VERMILLION, drawing, new_figure, plain
 
 _LOOKS = {"train": (BLUE, "-"), "validation": (VERMILLION, "--"), "test": (GREEN, "-.")}

@@ -3,11 +3,7 @@
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hydragrad.errors import HydragradError
-
-
-class PresentationError(HydragradError, ValueError):
-    """Values that a figure or a report cannot show."""
+from hydragrad.errors import PresentationError
 
 
 def vector(values: ArrayLike, name: str) -> NDArray[np.float64]:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydragrad.figures.given import PresentationError
+from hydragrad.errors import PresentationError
 from hydragrad.figures.style import WIDTH, drawing, plain
 
 THUMBNAIL = 64

@@ -1,6 +1,8 @@
 """Facts about the run, as names and values."""
 
+from collections.abc import Mapping
 from math import prod
+from typing import Any
 
 from hydragrad.recording import Recording
 from hydragrad.recording.log import Options
@@ -25,7 +27,7 @@ def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
     facts += [
         ("Loss of a batch", f"{manifest.reduction} of the per-sample losses"),
         ("Seed", str(manifest.seed)),
-        *((name.replace("_", " ").capitalize(), str(value)) for name, value in manifest.about.items()),
+        *((name.replace("_", " ").capitalize(), str(value)) for name, value in _flat(manifest.about).items()),
         (
             "Software",
             f"hydragrad {machine['hydragrad']}, torch {machine['torch']}, Python {machine['python']}",
@@ -47,3 +49,11 @@ def _options(first: Options, last: Options) -> str:
 
 def _value(value: float | bool | None) -> str:
     return str(value).lower() if isinstance(value, bool) or value is None else number(value)
+
+
+def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
+    """Entries of entries beside the others; those that were not set are left out."""
+    flat: dict[str, Any] = {}
+    for name, value in about.items():
+        flat |= _flat(value) if isinstance(value, Mapping) else {name: value}
+    return {name: value for name, value in flat.items() if value is not None}

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from hydragrad.errors import QueryError
-from hydragrad.figures import PresentationError
+from hydragrad.errors import PresentationError, QueryError
 from hydragrad.recording import Recording
 from hydragrad.recording.files import replace_file
 from hydragrad.report.content import read_content

@@ -9,7 +9,8 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from hydragrad.figures import PresentationError, data_uri, thumbnail
+from hydragrad.errors import PresentationError
+from hydragrad.figures import data_uri, thumbnail
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording
 from hydragrad.report.wording import counted, percent, signed

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hydragrad.figures import Agreement, PresentationError, agreement
+from hydragrad.errors import PresentationError
+from hydragrad.figures import Agreement, agreement
 from hydragrad.report.wording import counted, number, signed
 from hydragrad.scores import MEANING, Evidence
 
@@ -21,10 +22,11 @@ CURVATURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Predicted against actual changes, both (n,), and what they say."""
+    """Predicted (with which curvature, if told) against actual changes, both (n,), and what they say."""
 
     name: str
     unit: str
+    curvature: str | None
     predicted: NDArray[np.float64]
     actual: NDArray[np.float64]
     agreement: Agreement
@@ -87,6 +89,7 @@ def _read(check: Mapping[str, Any]) -> Check:
     return Check(
         name=str(check.get("name", "Check")),
         unit=unit,
+        curvature=check.get("curvature"),
         predicted=predicted,
         actual=actual,
         agreement=agreed,
@@ -106,9 +109,12 @@ def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
 
 
 def _headline(evidence: Evidence, checks: Sequence[Check]) -> str:
+    own = [check for check in checks if check.curvature in (None, evidence.curvature)]
     if not evidence.scale_is_measured:
-        known = "the checks show how far their scale is off" if checks else "their scale has not been measured"
-        return f"Use these numbers as a ranking only: {known}."
+        known = "the checks show how far their scale is off" if own else "their scale has not been measured"
+        other = [CURVATURES[check.curvature] for check in checks if check not in own and check.curvature]
+        further = f" The predictions of change below were made with another curvature ({other[0]})." if other else ""
+        return f"Use these numbers as a ranking only: {known}.{further}"
     if evidence.curvature == "none":
         return (
             "Use these numbers as a ranking; for their scale, go by what the checks measured, not by the "
@@ -119,9 +125,9 @@ def _headline(evidence: Evidence, checks: Sequence[Check]) -> str:
         if evidence.curvature == "hessian" and not evidence.damping
         else "These approximate the first derivatives of this training run."
     )
-    if checks:
+    if own:
         return f"{kind} How well they predict real changes is in the checks above."
-    return f"{kind} Whether they predict real changes has not been checked on this run (hg.verify)."
+    return f"{kind} Whether they predict real changes has not been checked on this run (hg.counterfactual)."
 
 
 def _meaning(evidence: Evidence) -> tuple[str, ...]:

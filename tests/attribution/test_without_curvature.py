@@ -1,0 +1,58 @@
+"""curvature="none" is the paper's recurrence, carried eagerly: eqs. 35-36 without the Hessian."""
+
+import pytest
+import torch
+
+import hydragrad as hg
+from attribution import oracle
+from cases import CASES, EVERY_MODEL, SAMPLES, Case
+from hydragrad.errors import Unsupported
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_route_is_the_eager_recurrence(case, recorded):
+    run, held_out = recorded(case), case.held_out
+    queries = [hg.mean_loss(held_out, "mean"), hg.sample_losses(held_out, [3])]
+    eager = oracle.tangents(case, oracle.every_sample())
+    expected = torch.stack(
+        [eager.contributions(oracle.mean_loss(case, held_out, chosen)) for chosen in (range(len(held_out)), [3])]
+    )
+    assert expected.abs().min(1).values.max() > 0
+    for route in ("jvp", "hooks", "auto") if case.model.hooks else ("jvp", "auto"):
+        scores = hg.attribute(run, queries, route=route)
+        assert oracle.relative(scores.values, expected) < 1e-10, route
+    # "auto" came last: it takes the cheap route wherever that is valid.
+    assert scores.evidence.route == ("hooks" if case.model.hooks else "jvp")
+
+
+@pytest.mark.parametrize("case", [c for c in EVERY_MODEL if not c.model.hooks], ids=lambda case: case.name)
+def test_hooks_are_refused_with_the_reason(case, recorded):
+    reason = {
+        "batch_norm": "couples the samples",
+        "batch_norm_images": "couples the samples",
+        "frozen_statistics": "couples the samples",
+        "two_calls": "couples the samples",
+        "transformer": r"no rule for the parameters of encoder.self_attn \(MultiheadAttention\)",
+        "frozen_encoder": "no rule for the parameters of",
+        "direct": r"no rule for the parameters of the model \(Direct\)",
+        "penalised": "used in a way that the rules do not know",
+    }[case.model_name]
+    with pytest.raises(Unsupported, match=f"route='hooks' is not valid here.*{reason}.*route='jvp'"):
+        hg.attribute(recorded(case), hg.mean_loss(case.held_out), route="hooks")
+
+
+def test_running_statistics_are_constants_and_the_scores_say_so(recorded):
+    case = Case("batch_norm", "all")
+    scores = hg.attribute(recorded(case), hg.mean_loss(case.held_out))
+    assert any("Running statistics of BatchNorm were treated as constants" in n for n in scores.evidence.notes)
+    other = hg.attribute(recorded(Case("mlp", "all")), hg.mean_loss(Case("mlp", "all").held_out))
+    assert not any("Running statistics" in note for note in other.evidence.notes)
+    assert not other.evidence.scale_is_measured
+
+
+def test_it_is_not_the_exact_derivative(recorded):
+    case = Case("mlp", "all")
+    query = hg.mean_loss(case.held_out)
+    none, exact = (hg.attribute(recorded(case), query, curvature=c).values for c in ("none", "hessian"))
+    assert oracle.relative(none, exact) > 0.01
+    assert none.shape == (1, SAMPLES) and none.dtype == torch.float64

@@ -1,0 +1,82 @@
+"""Suspects: order, suggestions, truth beside them, and data sets without or relabelled."""
+
+import pytest
+import torch
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+import hydragrad as hg
+from hydragrad.cleaning import area_under_roc, estimated_share, found_in_first, labels_of, relabelled, without
+from hydragrad.cleaning.finding import finding_curve
+from hydragrad.errors import DataError
+
+
+def test_flipped_labels_come_first_with_the_true_label_suggested(noisy_run):
+    run, labels, scores = noisy_run
+    ranked = hg.suspects(run, scores)
+    assert list(ranked) == ["sample", "given_label", "suggested_label", "contribution", "true_label", "flipped"]
+    assert ranked["contribution"].is_monotonic_increasing
+    flips = int(labels.flipped.sum())
+    assert ranked["flipped"].head(flips).all()
+    assert (ranked["suggested_label"] == ranked["true_label"]).all()
+    assert ranked["contribution"].iloc[0] == scores.row().min().item()
+    assert area_under_roc(ranked) == 1.0
+    assert found_in_first(ranked, 0.1) == 1.0
+    assert estimated_share(ranked) == pytest.approx(flips / 80)
+
+
+def test_a_subset_of_samples_and_no_suggestions(noisy_run):
+    run, _, _ = noisy_run
+    query = hg.mean_loss(run.train_set)
+    ranked = hg.suspects(run, hg.attribute(run, query, samples=[5, 3, 8]))
+    assert sorted(ranked["sample"]) == [3, 5, 8]
+    assert "suggested_label" not in ranked
+    assert estimated_share(ranked) == pytest.approx(float((ranked["contribution"] < 0).mean()))
+
+
+def test_finding_curve_ends_at_everything(noisy_run):
+    run, labels, scores = noisy_run
+    inspected, found = finding_curve(hg.suspects(run, scores))
+    assert (inspected[0], found[0], inspected[-1], found[-1]) == (0, 0, 1, 1)
+    assert found[int(labels.flipped.sum())] == 1
+
+
+class Pairs(Dataset):
+    def __init__(self, labels):
+        self.values = labels
+
+    def __len__(self):
+        return len(self.values)
+
+    def __getitem__(self, index):
+        return torch.zeros(2), self.values[index]
+
+
+class WithTargets(Pairs):
+    @property
+    def targets(self):
+        return self.values
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])),
+        Pairs([2, 0, 1]),
+        WithTargets([2, 0, 1]),
+        Subset(Pairs([9, 1, 0, 2]), [3, 2, 1]),
+    ],
+)
+def test_labels_are_found_replaced_and_left_out(dataset):
+    assert labels_of(dataset).tolist() == [2, 0, 1]
+    changed = relabelled(dataset, [0, 2], [5, 6])
+    assert labels_of(changed).tolist() == [5, 0, 6]
+    assert [int(changed[i][1]) for i in range(3)] == [5, 0, 6]
+    assert labels_of(dataset).tolist() == [2, 0, 1]
+    assert labels_of(without(dataset, [1])).tolist() == [2, 1]
+
+
+def test_nothing_left_and_no_labels_are_refused():
+    with pytest.raises(DataError, match="leaves nothing to train on"):
+        without(Pairs([1, 2]), [0, 1])
+    with pytest.raises(DataError, match="No integer labels were found"):
+        labels_of(TensorDataset(torch.zeros(3, 2)))

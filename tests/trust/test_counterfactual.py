@@ -1,0 +1,74 @@
+"""Counterfactuals: equal to a plain loop without the samples' gradients, and refused where they mean nothing."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import hydragrad as hg
+from hydragrad.errors import DataError, QueryError
+
+
+def loss(model, batch):
+    x, y = batch
+    return F.cross_entropy(model(x), y, reduction="none")
+
+
+def start():
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    return model, torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(30, 3, dtype=torch.float64, generator=generator)
+    return TensorDataset(points, (points.sum(1) > 0).long())
+
+
+@pytest.fixture(scope="module")
+def run(data, tmp_path_factory):
+    model, optimizer = start()
+    return hg.train(model, loss, data, optimizer, epochs=2, batch_size=8, out=tmp_path_factory.mktemp("trust") / "run")
+
+
+def test_it_is_a_real_retraining_with_weight_zero(run, data):
+    group = [2, 5, 11]
+    points, labels = data.tensors
+    model, optimizer = start()
+    for record in run.steps:
+        weights = torch.tensor([0.0 if i in group else 1.0 for i in record.indices], dtype=torch.float64)
+        optimizer.zero_grad()
+        ((loss(model, (points[record.indices], labels[record.indices])) * weights).sum() / len(weights)).backward()
+        optimizer.step()
+    with torch.no_grad():
+        after = loss(model, data.tensors).mean().item()
+        before = loss(run.trained_model(), data.tensors).mean().item()
+    found = hg.counterfactual(run, [group, [0]], [hg.mean_loss(data), hg.sample_losses(data, [4])])
+    assert found.values.shape == (2, 2)
+    assert found.values[0, 0].item() == pytest.approx(after - before, rel=1e-12)
+    assert found.query_values[0].item() == pytest.approx(before, rel=1e-12)
+
+
+def test_small_groups_change_as_the_derivative_predicts(run, data):
+    query = hg.mean_loss(data)
+    scores = hg.attribute(run, query, curvature="hessian")
+    groups = [[i] for i in range(8)]
+    actual = hg.counterfactual(run, groups, query).values[0]
+    predicted = torch.stack([scores.total(group)[0] for group in groups])
+    assert torch.corrcoef(torch.stack([predicted, actual]))[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(
+    ("group", "error", "message"),
+    [
+        ([30], QueryError, r"samples 0 to 29; \[30\] came"),
+        ([], QueryError, "an empty group came"),
+        (list(range(30)), DataError, "leaves nothing"),
+    ],
+)
+def test_groups_that_mean_nothing_are_refused(run, data, group, error, message):
+    with pytest.raises(error, match=message):
+        hg.counterfactual(run, [group], hg.mean_loss(data))
