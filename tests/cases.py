@@ -131,6 +131,13 @@ class Tied(nn.Module):
         return self.out(torch.tanh(self.mix(self.embedding(x).mean(1))))
 
 
+class TiedPadded(Tied):
+    """The padding row learns as an output, and not as an embedding."""
+
+    def __init__(self) -> None:
+        super().__init__(padding_idx=2)
+
+
 class Lookup(nn.Module):
     """An embedding with a padding index, LayerNorm on the way."""
 
@@ -163,6 +170,20 @@ class FrozenEncoder(Transformer):
         super().train(mode)
         self.encoder.eval()
         return self
+
+
+class Stopped(nn.Module):
+    """Keeps parts of its computation out of the gradient: a block without gradients, and a detached gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.out = nn.Linear(4, 5), nn.Linear(5, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.tanh(self.first(x))
+        with torch.no_grad():
+            centre = 0.5 * torch.tanh(self.first.weight).sum(1)
+        return self.out(hidden * hidden.detach().cos() - centre)
 
 
 class TwoInputs(nn.Module):
@@ -205,18 +226,18 @@ def convolution() -> nn.Module:
 
 
 def batch_norm() -> nn.Module:
-    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, CLASSES))
+    return nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5, eps=0.1), nn.Tanh(), nn.Linear(5, CLASSES))
 
 
 def batch_norm_images() -> nn.Module:
-    """BatchNorm without an affine map, with its momentum None (a plain average over the steps)."""
+    """BatchNorm without an affine map and with momentum None (a plain average), and one without statistics."""
     return nn.Sequential(
         nn.Conv2d(1, 3, 3),
         nn.BatchNorm2d(3, affine=False, momentum=None),
         nn.GELU(),
+        nn.BatchNorm2d(3, track_running_stats=False),
         nn.AvgPool2d(2),
         nn.Flatten(),
-        nn.BatchNorm1d(12, track_running_stats=False, eps=0.5),
         nn.Linear(12, CLASSES),
     )
 
@@ -261,6 +282,7 @@ class ModelCase:
         output_loss: The same as a function of the model's output, where the model is called once.
         classes: Number of labels, where the loss is plain cross-entropy.
         hooks: Whether the dot products can be taken in the replay's backward pass.
+        curvature: Whether the trained gradient has a symmetric derivative: not where it was stopped on its way.
     """
 
     build: Callable[[], nn.Module]
@@ -269,6 +291,7 @@ class ModelCase:
     output_loss: Loss | None = cross_entropy
     classes: int = CLASSES
     hooks: bool = True
+    curvature: bool = True
 
 
 MODELS = {
@@ -282,10 +305,12 @@ MODELS = {
     "two_calls": ModelCase(batch_norm, vectors(4), two_calls_loss, None, classes=0, hooks=False),
     "dropout": ModelCase(dropout, vectors(4)),
     "tied": ModelCase(Tied, sequences(6, 3, 6), classes=6),
+    "tied_padded": ModelCase(TiedPadded, sequences(6, 3, 6), classes=6, curvature=False),
     "lookup": ModelCase(Lookup, sequences(6, 3, CLASSES)),
     "transformer": ModelCase(Transformer, vectors(3, 4), hooks=False),
     "frozen_encoder": ModelCase(FrozenEncoder, vectors(3, 4), hooks=False),
     "two_inputs": ModelCase(TwoInputs, Pairs, dict_loss, dict_output_loss),
+    "stopped": ModelCase(Stopped, vectors(4), curvature=False),
     "direct": ModelCase(Direct, vectors(4), hooks=False),
     "partly_frozen": ModelCase(partly_frozen, vectors(4)),
     "penalised": ModelCase(mlp, vectors(4), penalised_loss, None, classes=0, hooks=False),
@@ -364,7 +389,7 @@ class OptionsCase:
         replacement: Batches draw with replacement, so that a sample may come twice in one batch.
     """
 
-    optimizer: Callable[[nn.Module], Optimizer] = plain_sgd()
+    optimizer: Callable[[nn.Module], Optimizer]
     scheduler: Callable[[Optimizer], Any] | None = None
     every: Literal["step", "epoch"] = "epoch"
     before_step: Callable[[int, nn.Module, Optimizer], None] = nothing
@@ -373,7 +398,7 @@ class OptionsCase:
 
 
 OPTIONS = {
-    "plain": OptionsCase(),
+    "plain": OptionsCase(plain_sgd()),
     "momentum": OptionsCase(plain_sgd(lr=0.1, momentum=0.9)),
     "dampening": OptionsCase(plain_sgd(momentum=0.8, dampening=0.4)),
     "nesterov": OptionsCase(plain_sgd(lr=0.1, momentum=0.7, nesterov=True)),

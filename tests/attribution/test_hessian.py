@@ -8,7 +8,7 @@ from attribution import oracle
 from cases import CASES, SAMPLES, Case
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in CASES if c.model.curvature], ids=lambda case: case.name)
 def test_hessian_is_the_derivative_of_retraining(case, recorded):
     run, held_out = recorded(case), case.held_out
     queries = [hg.mean_loss(held_out, "mean"), hg.sample_losses(held_out, [0, 4])]

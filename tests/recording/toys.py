@@ -68,7 +68,9 @@ def train(path: Path, model: nn.Module | None = None, data: Any = None, **option
     return hg.train(model, train_set=samples() if data is None else data, out=path, **given)
 
 
-def take_step(recorder: hg.Recorder, model: nn.Module, optimizer: Optimizer, indices: Sequence[int], batch: Any) -> None:
+def take_step(
+    recorder: hg.Recorder, model: nn.Module, optimizer: Optimizer, indices: Sequence[int], batch: Any
+) -> None:
     """One step as a user writes it."""
     with recorder.step(indices):
         optimizer.zero_grad()

@@ -11,7 +11,14 @@ from hydragrad.attribution.history import run_lanes
 from hydragrad.attribution.job import Job, Tally
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
 from hydragrad.attribution.sweep import sweep
-from hydragrad.derivatives import HooksInapplicable, Layout, LossModule, running_statistics, tensor_leaves
+from hydragrad.derivatives import (
+    HooksInapplicable,
+    Layout,
+    LossModule,
+    running_statistics,
+    shared_padding,
+    tensor_leaves,
+)
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
@@ -174,6 +181,12 @@ def _checked_samples(run: Recording, samples: Sequence[int] | Tensor | None) -> 
 
 def _carried_statistics(run: Recording) -> dict[str, torch.Size]:
     """Running statistics that the run moved; other buffers that moved are refused."""
+    shared = shared_padding(run.model)
+    if shared:
+        raise Unsupported(
+            f"The embedding {shared[0]} has a padding index and shares its weight with another layer, so torch's "
+            f"gradient of it is no derivative of the loss, and has no symmetric curvature. Use curvature='none'."
+        )
     first, last = run.initial.buffers, run.final.buffers
     moved = {name for name, buffer in last.items() if not torch.equal(buffer, first[name])}
     known = running_statistics(run.model)

@@ -6,14 +6,16 @@ import time
 from collections.abc import Callable
 
 import torch
+from torch import nn
+from torch.utils.data import Subset
 
 from hydragrad.cli.console import say
 from hydragrad.cli.experiment import Experiment
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, fetch
-from hydragrad.training import Plan, forecast_bytes
+from hydragrad.training import Plan, forecast_bytes, mean_loss_and_accuracy
 
-WARM_UP, TIMED = 2, 5
+WARM_UP, TIMED, EVALUATED = 2, 5, 250
 SHOWN_FROM_SECONDS = 60
 FACTORS = {"none": 2.0, "ggn": 3.4, "hessian": 4.2}
 """Attribution in trainings, rounded up: see docs/costs.md."""
@@ -43,7 +45,7 @@ def training_seconds(experiment: Experiment, plan: Plan) -> float:
         start.optimizer.step()
 
     with preserved():
-        return _seconds_a_step(step) * plan.steps(length)
+        return _seconds_a_step(step) * plan.steps(length) + _seconds_of_evaluation(experiment, start.model, plan)
 
 
 def training_disk(experiment: Experiment, plan: Plan, every: int) -> int:
@@ -69,6 +71,20 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
+
+
+def _seconds_of_evaluation(experiment: Experiment, model: nn.Module, plan: Plan) -> float:
+    """Seconds that measuring the held-out data takes: the validation set once an epoch, the test set once."""
+    seconds = 0.0
+    for name, times in (("validation", plan.epochs), ("test", 1)):
+        if name in experiment.held_out:
+            held_out = experiment.held_out[name]
+            length = len(held_out)  # type: ignore[arg-type]
+            few = Subset(held_out, range(min(EVALUATED, length)))
+            begin = time.perf_counter()
+            mean_loss_and_accuracy(model, experiment.loss, few)
+            seconds += (time.perf_counter() - begin) * length / len(few) * times
+    return seconds
 
 
 def _seconds_a_step(step: Callable[[int], None]) -> float:

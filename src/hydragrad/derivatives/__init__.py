@@ -6,6 +6,7 @@ layer_dots     the same out of the replay's own backward pass (known layers, sam
 curvature      exact and Gauss-Newton products with the directional derivatives of one evaluation
 labels         derivatives under every possible label
 normalization  BatchNorm as a differentiable formula
+padding        embeddings' padding rows as constants
 one_call       the model's one call inside the loss
 layout         named tensors as one flat vector
 supported      what is refused, and why
@@ -31,4 +32,5 @@ from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
 from hydragrad.derivatives.loss_module import check_losses as check_losses
 from hydragrad.derivatives.normalization import running_statistics as running_statistics
 from hydragrad.derivatives.normalization import use_explicit_batch_norm as use_explicit_batch_norm
+from hydragrad.derivatives.padding import shared_padding as shared_padding
 from hydragrad.derivatives.supported import require_differentiable as require_differentiable

@@ -42,10 +42,15 @@ class Directional(NamedTuple):
 
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
-    """Select kernels that have a forward-mode rule: the fused attention kernels have none."""
+    """Select kernels that have a forward-mode rule: fused attention and fused encoder layers have none."""
     _load_forward_rules()
-    with sdpa_kernel(SDPBackend.MATH):
-        yield
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
 
 
 @cache

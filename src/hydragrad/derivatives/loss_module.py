@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hydragrad.derivatives.padding import use_constant_padding
 from hydragrad.errors import LossError
 from hydragrad.randomness import reseed
 
@@ -45,6 +46,7 @@ class LossModule(nn.Module):
     ) -> None:
         super().__init__()
         self.model = copy.deepcopy(model)
+        use_constant_padding(self.model)
         if prepare is not None:
             prepare(self.model)
         self.loss = loss

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hydragrad.errors import RecordingMismatch, RunDamaged
 from hydragrad.recording.encoding import decode, encode
-from hydragrad.recording.files import AppendOnlyLines, read_lines, replace_file
+from hydragrad.recording.files import AppendOnlyLines, read_lines, replace_file, save_file
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, TensorDataset, default_collate
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from hydragrad.derivatives import tensor_leaves
 from hydragrad.errors import DataError
@@ -25,7 +25,8 @@ def require_map_style(train_set: Any) -> None:
     Raises:
         DataError: Says what came.
     """
-    if not hasattr(train_set, "__getitem__") or not hasattr(train_set, "__len__"):
+    is_stream = isinstance(train_set, IterableDataset)  # which has a __getitem__, and may have a length
+    if is_stream or not hasattr(train_set, "__getitem__") or not hasattr(train_set, "__len__"):
         raise DataError(
             f"The training set must be a map-style data set (with len() and [index]); a "
             f"{type(train_set).__name__} is not. Samples need an index to be attributed to."
@@ -138,7 +139,9 @@ def _as_tensors(item: Any) -> Any:
     try:
         return torch.as_tensor(np.asarray(item))
     except TypeError:
-        return torch.tensor(list(repr(item).encode()))
+        plain = type(item).__repr__ == object.__repr__  # which tells the address in memory
+        told = type(item).__name__ if plain else repr(item)
+        return torch.tensor(list(told.encode()))
 
 
 def _add(digest: Any, tensor: Tensor) -> None:

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save
+from torch import Tensor
+
 from hydragrad.errors import DiskFull, RunDamaged
 
 CHECKSUM = ', "crc32": "'
@@ -40,6 +43,11 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file; unlike safetensors' own, a full disk is an OSError and the umask is respected."""
+    path.write_bytes(save(tensors, metadata))
 
 
 def sealed(record: dict[str, Any]) -> str:
@@ -104,10 +112,10 @@ def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
         lines = file.readlines()
     records = []
     for number, line in enumerate(lines, start=1):
+        if number == len(lines) and not line.endswith("\n"):
+            break
         record = unsealed(line)
         if record is None:
-            if number == len(lines) and not line.endswith("\n"):
-                break
             raise RunDamaged(
                 f"Line {number} of {path} ({what}) does not have the checksum it was written with: the file was "
                 f"altered or damaged. Restore it from a copy, or train again."

@@ -9,14 +9,14 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from hydragrad.errors import DataError
 from hydragrad.randomness import (
     BATCH,
-    generator_states,
+    every_generator_state,
     preserved,
     reseed_everything,
     set_generator_states,
     stream_seed,
 )
 from hydragrad.recording.data import collate_items
-from hydragrad.recording.observer import Indices
+from hydragrad.recording.observer import Epoch, Indices
 
 if TYPE_CHECKING:
     from hydragrad.recording.recorder import Recorder
@@ -44,20 +44,26 @@ def indexed(loader: DataLoader[Any], *, recorder: "Recorder | None" = None) -> I
         )
     skip, after_skip = recorder.take_sampler_position(loader) if recorder is not None else (0, None)
     start = _loader_states(loader)
-    base_seed = _draw_without_trace()
+    epoch = Epoch(_own_generators(loader))
+    base_seed = _draw_without_trace(loader)
     batches = iter(_rebuilt(loader, base_seed, skip))
-    if after_skip is not None:
-        set_generator_states(after_skip)
     for position, (indices, batch_seed, batch) in enumerate(batches, start=skip):
+        if after_skip is not None:  # only now has the sampler drawn its order
+            set_generator_states(after_skip)
+            after_skip = None
         named = Indices(indices)
         named.batch_seed = batch_seed
         named.sampler = start | {"position": position}
+        named.epoch = epoch
         yield named, batch
+    epoch.over = True
 
 
 def put_back(states: dict[str, Any], loader: DataLoader[Any]) -> None:
     """Set the generators that the order of an epoch is drawn from."""
-    set_generator_states({key[7:]: state for key, state in states.items() if key.startswith("global_")})
+    shared = {key[7:]: state for key, state in states.items() if key.startswith("global_")}
+    if shared:
+        set_generator_states(shared)
     for name, generator in _own_generators(loader).items():
         if name in states:
             generator.set_state(states[name])
@@ -112,16 +118,28 @@ def _as_it_is(item: Any) -> Any:
 
 
 def _own_generators(loader: DataLoader[Any]) -> dict[str, torch.Generator]:
-    own = {"loader": loader.generator, "sampler": getattr(loader.sampler, "generator", None)}
-    return {name: generator for name, generator in own.items() if generator is not None}
+    batches = loader.batch_sampler
+    holders = {
+        "loader": loader,
+        "sampler": loader.sampler,
+        "batches": batches,
+        "inner": getattr(batches, "sampler", None),
+    }
+    own: dict[str, torch.Generator] = {}
+    for name, holder in holders.items():
+        generator = getattr(holder, "generator", None)
+        if generator is not None and all(generator is not known for known in own.values()):
+            own[name] = generator
+    return own
 
 
 def _loader_states(loader: DataLoader[Any]) -> dict[str, Any]:
-    states: dict[str, Any] = {f"global_{name}": state for name, state in generator_states().items()}
+    states: dict[str, Any] = {f"global_{name}": state for name, state in every_generator_state().items()}
     return states | {name: generator.get_state() for name, generator in _own_generators(loader).items()}
 
 
-def _draw_without_trace() -> int:
+def _draw_without_trace(loader: DataLoader[Any]) -> int:
+    # From the generator that the loader draws from, so that every epoch has a seed of its own.
     generator = torch.Generator()
-    generator.set_state(torch.get_rng_state())
+    generator.set_state(torch.get_rng_state() if loader.generator is None else loader.generator.get_state())
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator))

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,8 +48,8 @@ from hydragrad.recording.indexed import put_back
 from hydragrad.recording.log import Options, StepRecord, Structure, from_lines, to_line
 from hydragrad.recording.manifest import Manifest, Reduction
 from hydragrad.recording.observer import Indices, StepHandle
-from hydragrad.recording.replay import check_one_step, first_trained_norm, warn_other_machine
-from hydragrad.recording.stored_batches import load_batch, store_batch
+from hydragrad.recording.replay import check_one_step, first_trained_norm, threads, warn_other_machine
+from hydragrad.recording.stored_batches import load_batch, store_batch, sync_batches
 from hydragrad.recording.trajectory import Trajectory
 from hydragrad.steps import read_group, require_supported
 
@@ -85,14 +85,15 @@ class Recorder:
         seed: What the seeds of the steps are derived from; by default told by torch's global generator.
         about: Entries for the manifest.
         resume: Go on with the run in `path` from its last checkpoint (or start one): model, optimizer,
-            scheduler and generators are set to it, and `next_step` says where to go on.
+            scheduler and generators are set to it, and `next_step` says where to go on. Inside the block
+            torch runs with the recorded number of threads.
 
     Attributes:
         next_step: The step that comes next, counted from 0.
 
     Raises:
         RunExists: `path` holds a run and `resume` is not set.
-        RecordingMismatch: `resume` with another model, data set, reduction.
+        RecordingMismatch: `resume` with another model, data set, reduction or seed.
         Unsupported: Optimizer, precision or module whose derivatives would be silently wrong.
         DataError: An empty data set, a stream, NaN in memory.
     """
@@ -142,6 +143,9 @@ class Recorder:
         self._before: StepRecord | None = None
         self._resumed: Checkpoint | None = None
         self._unchecked: Checkpoint | None = None
+        self._last_indices: Sequence[int] | Tensor = ()
+        self._norm: float | None = None
+        self._recorded_threads = ExitStack()
         self._manifest: Manifest
         self._log: AppendOnlyLines
         self._index: AppendOnlyLines
@@ -151,6 +155,7 @@ class Recorder:
             self._go_on()
         else:
             self._start()
+        self._recorded_threads.enter_context(threads(self._manifest.machine["threads"]))
         self._handles = _watch(self._model, self._optimizer, self)
         self._versions = self._version()
         self._open = True
@@ -166,8 +171,10 @@ class Recorder:
         for handle in self._handles:
             handle.remove()
         try:
-            if self._consistent and self.next_step > self._last_checkpoint:
-                self._write_checkpoint(self._snapshot(None))
+            # Only where the loop ended: an interrupted one may be anywhere between two steps (the schedule not yet
+            # stepped, the loader moved on), so it resumes from the last checkpoint made at a step's start.
+            if kind is None and self._consistent and self.next_step > self._last_checkpoint:
+                self._write_checkpoint(self._snapshot(self._place()))
             status: manifests.Status = "completed" if kind is None else "interrupted"
             self._manifest = manifests.closed(self._manifest, status, self.next_step)
             manifests.write_manifest(self.path, self._manifest)
@@ -177,6 +184,7 @@ class Recorder:
         finally:
             self._log.close()
             self._index.close()
+            self._recorded_threads.close()
 
     @contextmanager
     def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> Iterator[StepHandle]:
@@ -208,7 +216,7 @@ class Recorder:
             self._in_step = False
         self._finish(chosen, indices, batch, handle, start)
         self._consistent = True
-        self._versions = self._version()
+        self._last_indices, self._versions = indices, self._version()
 
     def take_sampler_position(self, loader: DataLoader[Any]) -> tuple[int, dict[str, Tensor] | None]:
         """After a resume inside an epoch, once: put the loader's generators back to the epoch's start.
@@ -216,11 +224,12 @@ class Recorder:
         Returns:
             Batches to pass over, and the generator states to set after that.
         """
-        if self._resumed is None or "position" not in self._resumed.sampler:
+        if self._resumed is None:
             return 0, None
         resumed, self._resumed = self._resumed, None
         put_back(resumed.sampler, loader)
-        return resumed.sampler["position"], resumed.generators
+        position = resumed.sampler.get("position")
+        return (0, None) if position is None else (position, resumed.generators)
 
     def _start(self) -> None:
         present = [name for name in (manifests.FILE, *OWN_FILES) if (self.path / name).exists()]
@@ -272,15 +281,20 @@ class Recorder:
     def _require_same_run(self) -> None:
         manifests.require_same_model(self._manifest.model, self._model, self.path)
         data = data_fingerprint(self._train_set)
-        if data != self._manifest.data:
+        decisive = ["length"] if self._manifest.store_batches else list(data)
+        if any(data[name] != self._manifest.data[name] for name in decisive):
             raise RecordingMismatch(
                 f"{self.path} was recorded on other data ({self._manifest.data['length']:,} samples; this data set "
                 f"has {data['length']:,}, or other content). Give the data set it was recorded with."
             )
-        if self._manifest.reduction != self._reduction:
-            raise RecordingMismatch(
-                f"{self.path} was recorded with reduction={self._manifest.reduction!r}, not {self._reduction!r}."
-            )
+        given: dict[str, Any] = {"reduction": self._reduction, "store_batches": self._store_batches}
+        given |= {} if self._seed is None else {"seed": self._seed}
+        for option, value in given.items():
+            if getattr(self._manifest, option) != value:
+                raise RecordingMismatch(
+                    f"{self.path} was recorded with {option}={getattr(self._manifest, option)!r}, not {value!r}. Go on "
+                    f"with what it was recorded with."
+                )
         warn_other_machine(self._manifest.machine, manifests.this_machine(self._device))
 
     def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
@@ -295,19 +309,30 @@ class Recorder:
     def _require_own_parameters(self) -> None:
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
-                if id(parameter) not in self._names:
-                    raise Unsupported(
-                        f"The optimizer has a parameter of shape {tuple(parameter.shape)} that is not the model's. "
-                        f"Make it part of the model, so that it can be replayed."
-                    )
+                self._name(parameter)
+
+    def _name(self, parameter: Tensor) -> str:
+        if id(parameter) not in self._names:
+            raise Unsupported(
+                f"The optimizer has a parameter of shape {tuple(parameter.shape)} that is not the model's. "
+                f"Make it part of the model, so that it can be replayed."
+            )
+        return self._names[id(parameter)]
 
     def _require_untouched(self) -> None:
-        if self._version() != self._versions:
+        if self._version() != self._versions or self._moved():
             raise StepError(
                 f"Weights or buffers of the model changed outside recorder.step() before step {self.next_step} (set "
                 f"by hand, or a forward pass in train mode that updates running statistics). The replay can't know "
                 f"of it: use model.eval() for evaluation, and leave the weights to the optimizer."
             )
+
+    def _moved(self) -> bool:
+        """Whether the weights moved without a trace: `parameter.data` has no version."""
+        if self._norm is None or self._before is None:
+            return False
+        with torch.no_grad():
+            return first_trained_norm(self._parameters, self._before.structure) != self._norm
 
     def _version(self) -> int:
         versions = sum(parameter._version for parameter in self._parameters.values())
@@ -335,7 +360,16 @@ class Recorder:
             scheduler=None if self._scheduler is None else self._scheduler.state_dict(),
         )
 
+    def _place(self) -> dict[str, Any] | None:
+        """Where the loader stands after the last step."""
+        last = self._last_indices
+        if not isinstance(last, Indices) or last.epoch is None or last.sampler is None:
+            return None
+        return last.epoch.place(last.sampler)
+
     def _write_checkpoint(self, checkpoint: Checkpoint) -> None:
+        if self._store_batches:
+            sync_batches(self.path, max(0, self._last_checkpoint), checkpoint.step)
         self._log.sync()
         self._folder.write(checkpoint, self._index)
         self._last_checkpoint = checkpoint.step
@@ -373,12 +407,12 @@ class Recorder:
         if start is not None:
             self._check_replay(start, record, values)
         self._log.append(to_line(record, self._before))
-        self._before = record
+        self._before, self._norm = record, record.norm
         self.next_step += 1
 
     def _structure(self) -> Structure:
         groups = tuple(
-            tuple(self._names[id(parameter)] for parameter in group["params"]) for group in self._optimizer.param_groups
+            tuple(self._name(parameter) for parameter in group["params"]) for group in self._optimizer.param_groups
         )
         structure = Structure(
             groups=groups,
@@ -436,10 +470,10 @@ class Recorder:
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is None:
-                    idle.append(self._names[id(parameter)])
+                    idle.append(self._name(parameter))
                 elif parameter.grad.layout is not torch.strided:
                     raise Unsupported(
-                        f"{self._names[id(parameter)]} has a sparse gradient, which torch.optim.SGD treats in ways "
+                        f"{self._name(parameter)} has a sparse gradient, which torch.optim.SGD treats in ways "
                         f"that are not differentiated here. Build the layer without sparse=True."
                     )
         self._idle = tuple(idle)

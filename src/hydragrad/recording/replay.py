@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -75,7 +75,7 @@ class Replay:
             )
 
 
-def first_trained_norm(parameters: dict[str, Tensor], structure: Structure) -> float:
+def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -> float:
     """Norm of the first parameter that the step moved: every departure shows in it within a step or two."""
     for group in structure.groups:
         for name in group:

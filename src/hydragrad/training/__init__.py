@@ -3,6 +3,7 @@
 train         the public function: the loop with a Recorder in it
 loop          the plain loop
 augmentation  seeded random augmentation
+probe         labels out of range, found before the first step
 measuring     loss and accuracy on held-out data
 """
 

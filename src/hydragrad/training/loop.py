@@ -169,7 +169,7 @@ def _one_step(
             stack.enter_context(seeded(stream_seed(plan.seed, step)))
         handles = [stack.enter_context(observer.step(indices, data)) for observer in observers]
         optimizer.zero_grad()
-        losses = _losses(model, loss, data, indices)
+        losses = batch_losses(model, loss, data, indices)
         check_losses(losses, len(indices))
         mean = losses.mean()
         value = mean.item()
@@ -183,14 +183,23 @@ def _one_step(
     return value
 
 
-def _losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequence[int]) -> Tensor:
+def batch_losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequence[int]) -> Tensor:
+    """Losses of a batch.
+
+    Raises:
+        DataError: The loss refuses a label; names the first samples of the batch.
+    """
     try:
         return loss(model, data)
     except IndexError as error:
         raise DataError(
-            f"The loss refused the batch of samples {list(indices)[:5]}...: {error}. A label out of range? Labels must "
+            f"The loss refused the batch of samples {_first(indices)}: {error}. A label out of range? Labels must "
             f"be 0 to the number of the model's outputs less one."
         ) from error
+
+
+def _first(indices: Sequence[int], count: int = 5) -> str:
+    return str(list(indices[:count])) + ("..." if len(indices) > count else "")
 
 
 def _require_finite(value: float, data: Any, indices: Sequence[int], step: int) -> None:
@@ -210,7 +219,7 @@ def _end_epoch(model: nn.Module, optimizer: Optimizer, plan: Plan, tally: EpochL
     if plan.monitor is not None:
         with preserved(), torch.no_grad():
             modes = [module.training for module in model.modules()]
-            log |= plan.monitor(model.eval())
+            log |= {name: float(value) for name, value in plan.monitor(model.eval()).items()}
             for module, mode in zip(model.modules(), modes, strict=True):
                 module.training = mode
     if plan.scheduler is not None and plan.scheduler_every == "epoch":

@@ -11,13 +11,16 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import PerSampleLoss
-from hydragrad.errors import DiskFull, RunExists
+from hydragrad.errors import DiskFull, RecordingMismatch, RunExists
 from hydragrad.recording import Recorder, Recording, StepObserver, require_map_style
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import AppendOnlyLines, read_lines
 from hydragrad.recording.log import from_lines
+from hydragrad.recording.manifest import FILE as MANIFEST
+from hydragrad.recording.manifest import read_manifest
 from hydragrad.recording.recorder import LOG
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
+from hydragrad.training.probe import require_labels_in_range
 
 EPOCHS = "epochs.jsonl"
 
@@ -69,6 +72,7 @@ def train(
 
     Raises:
         RunExists: `out` holds a run and `resume` is not set.
+        RecordingMismatch: `resume` with another model, data set, seed or batch size.
         Unsupported: Another optimizer than SGD, half precision.
         DataError: Empty or non-finite data, labels out of range.
         NonFinite: The loss became NaN.
@@ -86,7 +90,7 @@ def train(
         collate=collate,
     )
     path, length = Path(out), len(train_set)  # type: ignore[arg-type]
-    every = checkpoint_every or math.ceil(math.sqrt(plan.steps(length)))
+    every = math.ceil(math.sqrt(plan.steps(length))) if checkpoint_every is None else checkpoint_every
     recorder = Recorder(
         path,
         model,
@@ -100,12 +104,20 @@ def train(
         about={"epochs": epochs, "batch_size": batch_size} | (about or {}),
         resume=resume,
     )
+    require_labels_in_range(model, loss, train_set, min(batch_size, length), collate)
     _require_disk(path, forecast_bytes(model, length, plan, every))
     if (path / EPOCHS).exists() and not resume:
         raise RunExists(f"{path / EPOCHS} exists. Choose another directory, or go on with resume=True (--resume).")
+    if resume and (path / MANIFEST).exists():
+        _require_same_batches(path, batch_size)
     with recorder:
         begun, kept = _begun(path, recorder.next_step, plan.steps_per_epoch(length))
         log = AppendOnlyLines(path / EPOCHS, keep=kept)
+
+        def on_epoch(epoch: int, entries: dict[str, float]) -> None:
+            log.append({"epoch": epoch} | entries)
+            log.sync()  # the checkpoints after it say that the epoch's end is done, and must not outlive it
+
         try:
             fit(
                 model,
@@ -117,7 +129,7 @@ def train(
                 next_step=recorder.next_step,
                 first_epoch=kept,
                 begun=begun,
-                on_epoch=lambda epoch, entries: log.append({"epoch": epoch} | entries),
+                on_epoch=on_epoch,
             )
         finally:
             log.close()
@@ -145,6 +157,14 @@ def _require_disk(path: Path, needed: int) -> None:
             28,
             f"The run directory will take about {needed / 2**20:,.0f} MiB and {existing} has {free / 2**20:,.0f} MiB "
             f"free. Free some space, or keep fewer checkpoints (checkpoint_every)",
+        )
+
+
+def _require_same_batches(path: Path, batch_size: int) -> None:
+    recorded = read_manifest(path).about.get("batch_size")
+    if recorded != batch_size:
+        raise RecordingMismatch(
+            f"{path} was recorded with batch_size={recorded}, not {batch_size}. Go on with what it was recorded with."
         )
 
 

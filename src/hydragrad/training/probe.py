@@ -1,0 +1,46 @@
+"""A look at the labels before the first step: one out of range is found now, not hours into the run."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, TensorDataset
+
+from hydragrad.derivatives import PerSampleLoss
+from hydragrad.errors import DataError
+from hydragrad.randomness import preserved
+from hydragrad.recording import fetch
+from hydragrad.recording.data import Collate
+from hydragrad.training.loop import batch_losses
+
+
+def require_labels_in_range(
+    model: nn.Module, loss: PerSampleLoss, train_set: Dataset[Any], batch_size: int, collate: Collate | None = None
+) -> None:
+    """Evaluate the loss on the samples with the least and the greatest label, if the data are in memory.
+
+    Raises:
+        DataError: Names the sample whose label the loss refuses.
+    """
+    if type(train_set) is not TensorDataset:
+        return
+    labels = [t for t in train_set.tensors if t.dim() == 1 and _is_integer(t)]
+    extremes = sorted({int(index) for tensor in labels for index in (tensor.argmin(), tensor.argmax())})
+    if not extremes:
+        return
+    cpu = torch.device("cpu")  # where a label out of range is an IndexError; a GPU would be lost to the process
+    with preserved(), torch.no_grad():
+        watched = copy.deepcopy(model).to(cpu).eval()
+        for index in extremes:
+            data = fetch(train_set, [index] * batch_size, seed=0, collate=collate, device=cpu)
+            try:
+                batch_losses(watched, loss, data, [index])
+            except DataError:
+                raise
+            except Exception:
+                return  # whatever else is wrong with the loss, the first step will say
+
+
+def _is_integer(tensor: Tensor) -> bool:
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype is torch.bool)
