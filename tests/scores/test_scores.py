@@ -1,72 +1,153 @@
-"""Scores: kept, asked, and refused."""
+"""Scores: rows, ranks, groups, files."""
+
+import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import hydragrad as hg
 from hydragrad.errors import QueryError, RunDamaged
 from hydragrad.scores import MEANING, Evidence
 
+EVIDENCE = Evidence(
+    curvature="none",
+    damping=0.0,
+    route="hooks",
+    steps=12,
+    replay_drift=1e-9,
+    notes=("A note.", "Another."),
+    checks=({"slope": 0.9, "groups": 3},),
+)
 
-def scores(*, labels: bool = True) -> hg.Scores:
+
+def scores(*, labels: bool = True, queries: int = 2) -> hg.Scores:
+    values = torch.tensor([[0.5, -1.0, 2.0, -0.25], [3.0, 3.0, -4.0, 0.0]], dtype=torch.float64)[:queries]
+    generator = torch.Generator().manual_seed(0)
     return hg.Scores(
-        values=torch.tensor([[0.5, -2.0, 1.0], [3.0, 0.0, -1.0]], dtype=torch.float64),
-        sample_ids=torch.tensor([7, 3, 9]),
-        query_names=("a", "b"),
-        query_values=torch.tensor([0.1, 0.2], dtype=torch.float64),
-        evidence=Evidence(curvature="ggn", damping=0.1, steps=4, notes=("One.",), checks=({"slope": 0.9},)),
-        label_contributions=torch.arange(12).view(2, 3, 2).double() if labels else None,
+        values=values,
+        sample_ids=torch.tensor([10, 4, 7, 0]),
+        query_names=("held out", "loss of sample 3")[:queries],
+        query_values=torch.tensor([0.7, 1.25], dtype=torch.float64)[:queries],
+        label_contributions=torch.randn(queries, 4, 3, generator=generator, dtype=torch.float64) if labels else None,
+        evidence=EVIDENCE,
     )
 
 
 @pytest.mark.parametrize("labels", [True, False])
-def test_they_survive_a_file(labels, tmp_path):
-    before = scores(labels=labels)
-    before.save(tmp_path / "new" / "scores.safetensors")
-    after = hg.Scores.load(tmp_path / "new" / "scores.safetensors")
-    for name in ("values", "sample_ids", "query_values"):
-        assert torch.equal(getattr(after, name), getattr(before, name))
-    assert after.query_names == before.query_names and after.evidence == before.evidence
-    assert (after.label_contributions is not None) == labels
+def test_saved_and_loaded_they_are_the_same(labels, tmp_path):
+    saved = scores(labels=labels)
+    saved.save(tmp_path / "new" / "folder" / "scores.safetensors")
+    loaded = hg.Scores.load(tmp_path / "new" / "folder" / "scores.safetensors")
+    for name in ("values", "sample_ids", "query_values", "label_contributions"):
+        before, after = getattr(saved, name), getattr(loaded, name)
+        assert (before is None and after is None) or (torch.equal(before, after) and before.dtype == after.dtype)
+    assert loaded.query_names == saved.query_names
+    assert loaded.evidence == saved.evidence
 
 
-def test_extremes_totals_and_labels():
-    asked = scores()
-    assert asked.most_harmful(2, "a") == [3, 7] and asked.most_helpful(2, 1) == [7, 3]
-    assert asked.total([9, 7]).tolist() == [1.5, 2.0]
-    assert asked.suggested_labels("b").tolist() == [1, 1, 1]
-    with pytest.raises(QueryError, match="labels=True"):
-        scores(labels=False).suggested_labels("a")
-
-
-def test_the_table_says_what_it_holds():
-    frame = scores().to_frame()
-    assert frame.columns.name == MEANING and frame.index.name == "sample"
-    assert frame.loc[3, "a"] == -2.0 and list(frame.index) == [7, 3, 9]
-
-
-@pytest.mark.parametrize(("query", "message"), [(None, "none was named"), ("c", "'c' came"), (2, "2 came")])
-def test_unknown_queries(query, message):
-    with pytest.raises(QueryError, match=message):
-        scores().row(query)
-
-
-def test_samples_without_a_score():
-    with pytest.raises(QueryError, match=r"Samples \[4\] have no score"):
-        scores().total([3, 4])
+def test_a_transposed_view_can_be_saved(tmp_path):
+    given = scores(labels=False)
+    transposed = hg.Scores(
+        values=given.values.T.contiguous().T,
+        sample_ids=given.sample_ids,
+        query_names=given.query_names,
+        query_values=given.query_values,
+        evidence=given.evidence,
+    )
+    transposed.save(tmp_path / "s")
+    assert torch.equal(hg.Scores.load(tmp_path / "s").values, given.values)
 
 
 def test_files_that_are_no_scores(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no scores at"):
-        hg.Scores.load(tmp_path / "none")
-    path = tmp_path / "scores.safetensors"
-    scores().save(path)
-    path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(RunDamaged, match="no scores file"):
-        hg.Scores.load(path)
+    with pytest.raises(FileNotFoundError, match="There are no scores at .*missing.*hg.attribute"):
+        hg.Scores.load(tmp_path / "missing")
+    whole = tmp_path / "whole"
+    scores().save(whole)
+    (tmp_path / "cut").write_bytes(whole.read_bytes()[:-9])
+    (tmp_path / "text").write_text("id,score\n1,2\n")
+    (tmp_path / "empty").write_bytes(b"")
+    save_file({"values": torch.zeros(1, 1)}, tmp_path / "no metadata")
+    save_file({"values": torch.zeros(1, 1)}, tmp_path / "other metadata", {"a": "b"})
+    save_file({"values": torch.zeros(1, 1)}, tmp_path / "no json", {"query_names": "[", "evidence": "{}"})
+    metadata = {"query_names": json.dumps(["a"]), "evidence": json.dumps(EVIDENCE.to_dict())}
+    save_file({"values": torch.zeros(1, 1)}, tmp_path / "tensors missing", metadata)
+    for name in ("cut", "text", "empty", "no metadata", "other metadata", "no json", "tensors missing"):
+        with pytest.raises(RunDamaged, match=f"{name} is no scores file.*Compute the scores again"):
+            hg.Scores.load(tmp_path / name)
 
 
-def test_the_scale_is_measured_by_curvature_or_a_check():
+def test_most_harmful_and_most_helpful():
+    given = scores()
+    assert given.most_harmful(2, "held out") == [4, 0]
+    assert given.most_helpful(2, 0) == [7, 10]
+    assert given.most_helpful(2, "loss of sample 3") == [10, 4], "ties in the order of the samples"
+    assert given.most_harmful(1, 1) == [7]
+    assert given.most_harmful(99, 0) == [4, 0, 10, 7]
+    assert given.most_helpful(0, 0) == []
+    assert scores(queries=1).most_harmful(1) == [4], "one query need not be named"
+
+
+def test_groups_add_up():
+    given = scores()
+    assert given.total([7, 0]).tolist() == [1.75, -4.0]
+    assert given.total([]).tolist() == [0.0, 0.0]
+    torch.testing.assert_close(given.total([10, 4, 7, 0]), given.values.sum(1))
+    with pytest.raises(QueryError, match=r"Samples \[3, 11\] have no score; these scores cover 4"):
+        given.total([4, 3, 11])
+
+
+def test_queries_are_named_or_numbered():
+    given = scores()
+    assert torch.equal(given.row("held out"), given.values[0])
+    assert torch.equal(given.row(1), given.values[1])
+    assert torch.equal(scores(queries=1).row(), given.values[0])
+    with pytest.raises(QueryError, match=r"answer 2 queries \(held out, loss of sample 3\); none was named. Name one"):
+        given.row()
+    for wrong in ("loss of sample 4", 2, -1):
+        with pytest.raises(QueryError, match=f"{wrong!r} came"):
+            given.most_helpful(1, wrong)
+    with pytest.raises(QueryError, match="none was named"):
+        given.most_harmful(1)
+
+
+def test_long_lists_of_queries_are_cut_in_messages():
+    many = hg.Scores(
+        values=torch.zeros(20, 1),
+        sample_ids=torch.tensor([0]),
+        query_names=tuple(f"q{i}" for i in range(20)),
+        query_values=torch.zeros(20),
+        evidence=EVIDENCE,
+    )
+    with pytest.raises(QueryError, match=r"q7, \.\.\.\); 'x' came"):
+        many.row("x")
+
+
+def test_suggested_labels():
+    given = scores()
+    assert given.suggested_labels("held out").tolist() == given.label_contributions[0].argmax(1).tolist()
+    with pytest.raises(QueryError, match="no label contributions.*labels=True"):
+        scores(labels=False).suggested_labels(0)
+
+
+def test_the_frame_says_sign_and_unit():
+    frame = scores().to_frame()
+    assert frame.columns.name == MEANING == "contribution (positive helps; unit of the query)"
+    assert list(frame.columns) == ["held out", "loss of sample 3"]
+    assert frame.index.name == "sample" and frame.index.tolist() == [10, 4, 7, 0]
+    assert frame.loc[7, "loss of sample 3"] == -4.0
+    assert MEANING in frame.to_string()
+
+
+def test_evidence_goes_through_json():
+    again = Evidence.from_dict(json.loads(json.dumps(EVIDENCE.to_dict())))
+    assert again == EVIDENCE
+    later = EVIDENCE.to_dict() | {"an entry of a later version": 1}
+    assert Evidence.from_dict(later) == EVIDENCE
+    assert Evidence.from_dict({"curvature": "ggn"}) == Evidence(curvature="ggn")
+
+
+def test_when_a_scale_may_be_trusted():
     assert not Evidence(curvature="none").scale_is_measured
-    assert Evidence(curvature="none", checks=({},)).scale_is_measured
+    assert Evidence(curvature="none", checks=({"slope": 1.0},)).scale_is_measured
     assert Evidence(curvature="hessian").scale_is_measured

@@ -28,6 +28,8 @@ from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, S
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
 
+ROUTES = ("auto", "hooks", "jvp")
+
 
 def attribute(
     run: Recording,
@@ -73,6 +75,8 @@ def attribute(
     """
     if curvature not in get_args(Curvature):
         raise QueryError(f"curvature must be one of {', '.join(get_args(Curvature))}; {curvature!r} came.")
+    if route not in ROUTES:
+        raise QueryError(f"route must be one of {', '.join(ROUTES)}; {route!r} came.")
     if damping and curvature == "none":
         raise QueryError("damping is added to the curvature; with curvature='none' there is none. Leave it out.")
     queries = [query] if isinstance(query, Query) else list(query)

@@ -152,10 +152,10 @@ def backwards(job: Job, replay: Replay, start: Checkpoint, stop: int, memory: in
     length = -(-count // room)
     starts = [start]
     replay.trajectory.restore(start)
-    for step in range(start.step, start.step + (room - 1) * length):
-        _advance(job, replay, step)
-        if (step + 1 - start.step) % length == 0 and step + 1 < stop:
-            starts.append(replay.trajectory.checkpoint(step + 1))
+    for cut in range(start.step + length, stop, length):
+        for record in job.run.steps[cut - length : cut]:
+            replay.advance(record, job.run.batch(record))
+        starts.append(replay.trajectory.checkpoint(cut))
     ends = [*(each.step for each in starts[1:]), stop]
     for each, end in zip(reversed(starts), reversed(ends), strict=True):
         yield from backwards(job, replay, each, end, memory)
@@ -173,11 +173,6 @@ def _forward(job: Job, replay: Replay, start: Checkpoint, stop: int) -> list[Mom
     if job.run.has_checkpoint(stop):
         replay.check_against(job.run.checkpoint(stop))
     return moments
-
-
-def _advance(job: Job, replay: Replay, step: int) -> None:
-    record = job.run.steps[step]
-    replay.advance(record, job.run.batch(record))
 
 
 def _bytes(checkpoint: Checkpoint) -> int:

@@ -139,8 +139,8 @@ def _as_tensors(item: Any) -> Any:
     try:
         return torch.as_tensor(np.asarray(item))
     except TypeError:
-        plain = type(item).__repr__ == object.__repr__  # which tells the address in memory
-        told = type(item).__name__ if plain else repr(item)
+        nameless = repr(item) == object.__repr__(item)  # which tells the address in memory
+        told = type(item).__name__ if nameless else repr(item)
         return torch.tensor(list(told.encode()))
 
 

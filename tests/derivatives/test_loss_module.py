@@ -1,0 +1,130 @@
+"""The private copy of model and loss, its layout, its one call, and what is refused."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from cases import cross_entropy_loss
+from hydragrad.derivatives import Batch, Layout, LossModule, check_losses, require_differentiable
+from hydragrad.derivatives.one_call import capture_output, losses_of_output
+from hydragrad.errors import LossError, Unsupported
+from hydragrad.randomness import preserved
+
+X, Y = torch.randn(4, 3, generator=torch.Generator().manual_seed(0)), torch.tensor([0, 1, 1, 0])
+
+
+def batch(seed: int = 0) -> Batch:
+    return Batch((X, Y), 4, seed)
+
+
+def test_it_evaluates_anywhere_and_changes_nothing():
+    model = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2), nn.Dropout(0.5))
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    problem = LossModule(model, cross_entropy_loss)
+    parameters = {name: torch.randn_like(p) for name, p in model.named_parameters()}
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    with preserved():
+        first, after = problem.at(parameters, buffers, batch(3))
+        again, _ = problem.at(parameters, buffers, batch(3))
+        other, _ = problem.at(parameters, buffers, batch(4))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert after["1.num_batches_tracked"] == 1 and not torch.equal(after["1.running_mean"], buffers["1.running_mean"])
+    assert buffers["1.num_batches_tracked"] == 0
+    for state in (model.state_dict(), problem.model.state_dict()):
+        assert all(torch.equal(value, before[key]) for key, value in state.items())
+
+
+@pytest.mark.parametrize(
+    ("losses", "came"),
+    [
+        (torch.zeros(()), r"a torch.float32 tensor of shape \(\)"),
+        (torch.zeros(4, 1), r"shape \(4, 1\)"),
+        (torch.zeros(3), r"shape \(3,\)"),
+        (torch.zeros(4, dtype=torch.int64), "torch.int64"),
+        (1.0, "float"),
+        (None, "NoneType"),
+    ],
+)
+def test_losses_that_are_not_one_number_a_sample(losses, came):
+    with pytest.raises(LossError, match=rf"shape \(4,\); it returned .*{came}.*reduction='none'"):
+        check_losses(losses, 4)
+
+
+def test_losses_are_checked_wherever_they_are_evaluated():
+    problem = LossModule(nn.Linear(3, 2), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]))
+    with pytest.raises(LossError, match="one number a sample"), preserved():
+        problem(batch())
+
+
+def test_the_model_may_be_replaced_by_its_output():
+    problem = LossModule(nn.Linear(3, 2), cross_entropy_loss)
+    output = torch.randn(4, 2)
+    with preserved(), capture_output(problem, required=True) as captured:
+        assert torch.equal(losses_of_output(problem, batch(), output), F.cross_entropy(output, Y, reduction="none"))
+        assert captured.outputs == []
+        expected, _ = problem(batch())
+    assert torch.equal(F.cross_entropy(captured.tensor, Y, reduction="none"), expected)
+    assert not problem.model._forward_hooks
+
+
+def test_the_stand_in_has_the_models_attributes():
+    def loss(model, batch):
+        assert model.in_features == 3
+        return cross_entropy_loss(model, batch)
+
+    problem = LossModule(nn.Linear(3, 2), loss)
+    with preserved():
+        losses_of_output(problem, batch(), torch.randn(4, 2))
+
+
+@pytest.mark.parametrize(
+    ("loss", "came"),
+    [
+        (lambda m, b: cross_entropy_loss(m, b) + cross_entropy_loss(m, b), "was called 2 times"),
+        (lambda m, b: X.sum(1), "was called 0 times"),
+    ],
+)
+def test_one_call_is_needed(loss, came):
+    problem = LossModule(nn.Linear(3, 2), loss)
+    with preserved(), capture_output(problem, required=True) as captured:
+        problem(batch())
+    with pytest.raises(LossError, match=came):
+        _ = captured.tensor
+
+
+def test_a_layout_goes_there_and_back():
+    layout = Layout({"a": (2, 3), "b": (), "c": (4,)})
+    assert layout.size == 11 and layout.names == ("a", "b", "c")
+    named = {"c": torch.arange(4.0), "a": torch.ones(2, 3), "b": None, "elsewhere": torch.ones(5)}
+    flat = layout.flatten(named, torch.zeros(1, dtype=torch.float64))
+    assert flat.dtype == torch.float64 and flat.tolist() == [1] * 6 + [0] + [0, 1, 2, 3]
+    rows = torch.stack([flat, 2 * flat])
+    views = layout.views(rows)
+    assert {name: tuple(view.shape) for name, view in views.items()} == {"a": (2, 2, 3), "b": (2,), "c": (2, 4)}
+    views["a"][1, 0, 0] = -1.0
+    assert rows[1, 0] == -1.0, "views, not copies"
+    assert layout.span(("b", "c")) == slice(6, 11)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.ReLU(), "has no parameters"),
+        (nn.Linear(2, 2).half(), "torch.float16; derivatives of a run are noise in half precision"),
+        (nn.Linear(2, 2).bfloat16(), "torch.bfloat16"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).double()), "torch.float32, torch.float64"),
+        (nn.Sequential(nn.Embedding(4, 2, sparse=True)), r"0 \(Embedding\) has sparse=True"),
+        (nn.Embedding(4, 2, max_norm=1.0), "max_norm=1.0"),
+        (nn.EmbeddingBag(4, 2, scale_grad_by_freq=True), r"\(EmbeddingBag\) has scale_grad_by_freq=True"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta")), "put it on one device"),
+    ],
+)
+def test_models_without_derivatives_are_refused(model, message):
+    with pytest.raises(Unsupported, match=message):
+        require_differentiable(model)
+
+
+def test_float32_and_float64_are_fine():
+    require_differentiable(nn.Linear(2, 2))
+    require_differentiable(nn.Linear(2, 2).double())
