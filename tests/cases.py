@@ -186,6 +186,17 @@ class Stopped(nn.Module):
         return self.out(hidden * hidden.detach().cos() - centre)
 
 
+class Summed(nn.Module):
+    """Sums over positions, and reads out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(x.sum(1))
+
+
 class TwoInputs(nn.Module):
     """Two inputs, one of them by keyword."""
 
@@ -211,6 +222,11 @@ class Direct(nn.Module):
 
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES))
+
+
+def in_place() -> nn.Module:
+    """Layers over positions return views, which hooks lose sight of when they are changed in place."""
+    return nn.Sequential(nn.Linear(4, 5), nn.Softplus(), nn.Linear(5, 4), nn.ELU(inplace=True), Summed())
 
 
 def convolution() -> nn.Module:
@@ -311,6 +327,7 @@ MODELS = {
     "frozen_encoder": ModelCase(FrozenEncoder, vectors(3, 4), hooks=False),
     "two_inputs": ModelCase(TwoInputs, Pairs, dict_loss, dict_output_loss),
     "stopped": ModelCase(Stopped, vectors(4), curvature=False),
+    "in_place": ModelCase(in_place, vectors(2, 4), hooks=False),
     "direct": ModelCase(Direct, vectors(4), hooks=False),
     "partly_frozen": ModelCase(partly_frozen, vectors(4)),
     "penalised": ModelCase(mlp, vectors(4), penalised_loss, None, classes=0, hooks=False),
@@ -403,7 +420,7 @@ OPTIONS = {
     "dampening": OptionsCase(plain_sgd(momentum=0.8, dampening=0.4)),
     "nesterov": OptionsCase(plain_sgd(lr=0.1, momentum=0.7, nesterov=True)),
     "decay": OptionsCase(plain_sgd(weight_decay=0.1)),
-    "maximize": OptionsCase(plain_sgd(lr=0.02, momentum=0.5, weight_decay=0.1, maximize=True)),
+    "maximize": OptionsCase(plain_sgd(lr=0.005, momentum=0.5, weight_decay=0.1, maximize=True)),
     "two_groups": OptionsCase(two_groups),
     "all": OptionsCase(plain_sgd(lr=0.1, momentum=0.8, weight_decay=0.05, nesterov=True)),
     "step_schedule": OptionsCase(plain_sgd(momentum=0.6), lambda o: StepLR(o, 2, gamma=0.3)),

@@ -34,6 +34,7 @@ def test_hooks_are_refused_with_the_reason(case, recorded):
         "two_calls": "couples the samples",
         "transformer": r"no rule for the parameters of encoder.self_attn \(MultiheadAttention\)",
         "frozen_encoder": "no rule for the parameters of",
+        "in_place": "used in a way that the rules do not know",
         "direct": r"no rule for the parameters of the model \(Direct\)",
         "penalised": "used in a way that the rules do not know",
     }[case.model_name]

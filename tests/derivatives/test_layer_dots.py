@@ -1,5 +1,7 @@
 """Every rule against per-sample gradients by autograd: several directions, several lanes."""
 
+import re
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -117,7 +119,7 @@ def test_every_rule_is_tested():
 
 
 class Reused(nn.Module):
-    """A layer called twice, a weight shared by two layers, an in-place operation."""
+    """A layer called twice, a weight shared by two layers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -125,7 +127,7 @@ class Reused(nn.Module):
         self.out.weight = self.embedding.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.mix(torch.tanh(self.mix(self.embedding(x)))).mul_(2.0)
+        hidden = self.mix(torch.tanh(self.mix(self.embedding(x))))
         return self.out(torch.sigmoid(hidden)).square().flatten(1).sum(1)
 
 
@@ -139,6 +141,16 @@ def test_layers_and_weights_used_twice():
     totals = gathered(model, x, directions, {"embedding.weight": 0, "mix.weight": 1, "mix.bias": 0})
     first = wanted["embedding.weight"] + wanted["mix.bias"]
     torch.testing.assert_close(totals, torch.stack([first, wanted["mix.weight"]]), rtol=1e-11, atol=1e-13)
+
+
+@pytest.mark.parametrize(("layer", "shape"), [(nn.Linear(3, 5), (3,)), (nn.Conv2d(3, 4, 2), (3, 4, 4))])
+def test_what_changes_an_output_in_place_comes_after_the_layer(layer, shape):
+    torch.manual_seed(0)
+    model = PerSample(nn.Sequential(layer, nn.ELU(inplace=True))).double()
+    named = dict(model.named_parameters())
+    x, directions = real(*shape), random_directions(named)
+    wanted = sum(expected(model(x), named, directions).values())
+    torch.testing.assert_close(gathered(model, x, directions, dict.fromkeys(named, 0))[0], wanted)
 
 
 def test_parameters_left_out_count_as_zero():
@@ -166,9 +178,8 @@ def test_the_gradients_are_those_of_the_run():
     model = Reused().double()
     x = integers(3)
     plain = torch.autograd.grad(model(x).sum(), list(model.parameters()))
-    gathered(model, x, random_directions(dict(model.named_parameters())), dict.fromkeys(
-        ("embedding.weight", "mix.weight", "mix.bias"), 0
-    ))  # fmt: skip
+    named = dict(model.named_parameters())
+    gathered(model, x, random_directions(named), dict.fromkeys(named, 0))
     assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), plain, strict=True))
     assert all(not module._forward_hooks for module in model.modules())
 
@@ -207,8 +218,6 @@ class MyLinear(nn.Linear):
     ],
 )
 def test_models_without_rules_are_named(model, reason):
-    import re
-
     assert re.search(reason, why_not_hooks(model))
 
 

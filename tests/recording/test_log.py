@@ -33,7 +33,7 @@ def written(records):
     return [unsealed(sealed(to_line(record, before))) for record, before in zip(records, befores, strict=True)]
 
 
-@given(st.lists(steps, max_size=6), st.integers(1, 3))
+@given(st.lists(steps, min_size=1, max_size=6), st.integers(1, 3))
 def test_records_come_back(drawn, repeats):
     drawn = [record for record in drawn for _ in range(repeats)]
     records = [dataclasses.replace(record, step=step) for step, record in enumerate(drawn)]
