@@ -134,11 +134,8 @@ def measure(setting: Setting, repeats: int, only: str = "") -> None:
                 seconds[kind.name].append(result["seconds"])
                 processor[kind.name].append(result["processor"])
                 memory[kind.name] = max(memory.get(kind.name, 0.0), result["peak_mib"])
-                print(
-                    f"repeat {repeat + 1}: {kind.name}: {result['seconds']:.1f} s",
-                    file=sys.stderr,
-                    flush=True,
-                )
+                measured = f"{result['seconds']:.1f} s, processor {result['processor']:.1f} s"
+                print(f"repeat {repeat + 1}: {kind.name}: {measured}", file=sys.stderr, flush=True)
         size = sum(file.stat().st_size for file in (Path(folder) / "run").rglob("*") if file.is_file())
     print(
         f"LeNet-5, {setting.train_size:,} samples, batch {BATCH}, {setting.epochs} epochs, one thread, "

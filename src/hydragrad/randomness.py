@@ -65,10 +65,14 @@ def every_generator_state() -> dict[str, Tensor]:
     _, key, position, has_normal, numpy_normal = np.random.get_state(legacy=True)
     return generator_states() | {
         "python": torch.from_numpy(np.array(words, dtype=np.int64)),
-        "python_normal": torch.tensor([] if python_normal is None else [python_normal], dtype=torch.float64),
+        "python_normal": _as_tensor(python_normal),
         "numpy": torch.from_numpy(np.append(np.asarray(key, dtype=np.int64), position)),
-        "numpy_normal": torch.tensor([numpy_normal] if has_normal else [], dtype=torch.float64),
+        "numpy_normal": _as_tensor(float(numpy_normal) if has_normal else None),
     }
+
+
+def _as_tensor(value: float | None) -> Tensor:
+    return torch.empty(0, dtype=torch.float64) if value is None else torch.full((1,), value, dtype=torch.float64)
 
 
 def _optional(value: Tensor) -> float | None:

@@ -63,9 +63,7 @@ def test_hessian_products(name):
     g_bar, r_bar = cotangents(weights, statistics)
     r_bar = torch.zeros_like(r_bar)
     flat = weights.flatten(point.parameters, g_bar)
-    dense = torch.autograd.functional.hessian(
-        lambda w: native(case, model, weights, point, w)[0].sum() / DIVISOR, flat
-    )
+    dense = torch.autograd.functional.hessian(lambda w: native(case, model, weights, point, w)[0].sum() / DIVISOR, flat)
     step = CurvatureProducts(problem, weights, statistics, gauss_newton=False)(point, g_bar, r_bar)
     torch.testing.assert_close(step.w_bar, g_bar @ dense, rtol=1e-9, atol=1e-12)
     jacobian = torch.autograd.functional.jacobian(lambda w: native(case, model, weights, point, w)[0], flat)

@@ -32,7 +32,9 @@ def test_each_label_is_its_own_cross_entropy():
         torch.testing.assert_close(found[..., label], torch.stack(expected), rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("wrap", [lambda y: (torch.ones(4, 2), y), lambda y: {"a": [torch.zeros(4).long()], "y": y.int()}])
+@pytest.mark.parametrize(
+    "wrap", [lambda y: (torch.ones(4, 2), y), lambda y: {"a": [torch.zeros(4).long()], "y": y.int()}]
+)
 def test_plain_cross_entropy_is_recognised(wrap):
     given, labels = along()
     require_cross_entropy(given, wrap(labels))

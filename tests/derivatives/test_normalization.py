@@ -9,7 +9,11 @@ from torch import nn
 from hydragrad.derivatives import running_statistics, use_explicit_batch_norm
 from hydragrad.derivatives.normalization import batch_coupled
 
-SHAPES = {nn.BatchNorm1d: [(6, 3), (6, 3, 4), (2, 3)], nn.BatchNorm2d: [(4, 3, 2, 5)], nn.BatchNorm3d: [(3, 3, 2, 2, 2)]}
+SHAPES = {
+    nn.BatchNorm1d: [(6, 3), (6, 3, 4), (2, 3)],
+    nn.BatchNorm2d: [(4, 3, 2, 5)],
+    nn.BatchNorm3d: [(3, 3, 2, 2, 2)],
+}
 OPTIONS = [
     {},
     {"momentum": 0.4, "eps": 0.1},

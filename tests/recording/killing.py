@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
 import hydragrad as hg
-from recording.toys import BATCH_SIZE, EPOCHS, STEPS, Plain, build_batch_norm, loss, samples, sgd
+from recording.toys import BATCH_SIZE, EPOCHS, STEPS, Plain, build, build_batch_norm, loss, samples, sgd, train
 
 # Every process is forked from a server that has imported what is slow to import and has run nothing.
 _server = multiprocessing.get_context("forkserver")
@@ -106,7 +106,7 @@ def users_loop(
     epochs: int = EPOCHS,
     **options: Any,
 ) -> nn.Module:
-    """A script with everything in it; it comes by the places "in" and "after" a step, "next" and "end" (of an epoch)."""
+    """A script with everything in it; it comes by "in" and "after" a step, "next", and the "end" of an epoch."""
     torch.manual_seed(3)
     random.seed(3)
     model, data, held_out = build_batch_norm(), Augmented(), samples(6)
@@ -138,3 +138,25 @@ def users_loop(
 def long_loop(path: Path) -> None:
     """Trains until it is killed from outside."""
     users_loop(path, epochs=1_000_000)
+
+
+def monitored(path: Path, stop: Callable[[str, int], None] = nowhere, **options: Any) -> tuple[nn.Module, hg.Recording]:
+    """hg.train under a plateau schedule; it comes by the place "monitor"."""
+    model, calls = build(), []
+    optimizer = sgd(model)
+
+    def monitor(model: nn.Module) -> dict[str, float]:
+        stop("monitor", len(calls))
+        calls.append(model)
+        return {"held_out": loss(model, samples(7).tensors).mean().item()}
+
+    run = train(
+        path,
+        model,
+        optimizer=optimizer,
+        scheduler=ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=0.5),
+        scheduler_metric="held_out",
+        monitor=monitor,
+        **options,
+    )
+    return model, run

@@ -75,7 +75,11 @@ def test_every_epoch_is_augmented_anew(order):
     """A seed that is drawn from the global generator alone repeats where the loader has one of its own."""
     clean = samples().tensors[0]
     noise = [
-        {index: (x - clean[index]).mean().item() for indices, batch in epoch for index, x in zip(indices, batch, strict=True)}
+        {
+            index: (x - clean[index]).mean().item()
+            for indices, batch in epoch
+            for index, x in zip(indices, batch, strict=True)
+        }
         for epoch in augmented_epochs(order)
     ]
     changes = [abs(noise[0][index] - noise[1][index]) for index in range(SAMPLES)]

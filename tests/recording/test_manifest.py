@@ -74,7 +74,10 @@ def net(width=6, *extra):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (net(6, nn.Linear(6, 2)), r"with 42 numbers in parameters; this model has 56 \(added: 2.weight; added: 2.bias\)"),
+        (
+            net(6, nn.Linear(6, 2)),
+            r"with 42 numbers in parameters; this model has 56 \(added: 2.weight; added: 2.bias\)",
+        ),
         (nn.Sequential(nn.Linear(4, 6)), r"42 .* has 30 \(missing: 1.weight; missing: 1.bias\)"),
         (net(7), r"0.weight: recorded \[\[6, 4\], 'torch.float32'\], given \[\[7, 4\]"),
         (net().double(), r"given \[\[6, 4\], 'torch.float64'\]"),

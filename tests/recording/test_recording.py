@@ -11,7 +11,7 @@ from hydragrad.errors import RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.recording import replay as replaying
 from hydragrad.recording.manifest import read_manifest, write_manifest
 from hydragrad.recording.stored_batches import batch_path
-from recording.toys import STEPS, build, digest, loss, samples, same_weights, sgd, take_step, train
+from recording.toys import STEPS, build, digest, loss, same_weights, samples, sgd, take_step, train
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_too_much_drift_is_an_error(run):
     assert replaying.DRIFT_TOLERANCE == 0.05
     with pytest.raises(ReplayMismatch, match=r"before step 6 differ .*More than 0.05 on another machine is too much"):
         through(far)
-    with pytest.raises(ReplayMismatch, match="More than 0.05 on another machine"):
+    with pytest.raises(ReplayMismatch, match=r"More than 0.05 on another machine"):
         hg.attribute(far, hg.mean_loss(samples(4)), curvature="none")
 
 
@@ -136,7 +136,7 @@ def test_without_any_checkpoint_nothing_opens(run):
 
 def test_a_checkpoint_that_is_gone_is_named(run):
     (run / "checkpoints" / "step-00000006.safetensors").unlink()
-    with pytest.raises(RunDamaged, match="step-00000006.safetensors is missing"):
+    with pytest.raises(RunDamaged, match=r"step-00000006.safetensors is missing"):
         through(opened(run))
 
 
@@ -185,7 +185,7 @@ def test_an_altered_stored_batch_is_named(tmp_path):
     content[-20] ^= 1
     file.write_bytes(content)
     before, run = digest(tmp_path), opened(tmp_path)
-    with pytest.raises(RunDamaged, match="step-00000002.safetensors can't be read .its content is not what was"):
+    with pytest.raises(RunDamaged, match=r"step-00000002.safetensors can't be read .its content is not what was"):
         through(run)
     assert digest(tmp_path) == before
 
@@ -208,7 +208,7 @@ def test_a_loss_of_another_form_is_refused(recorded):
 def test_a_model_that_draws_otherwise_is_refused(recorded):
     model = build()
     model[2] = torch.nn.Dropout(0.4)
-    with pytest.raises(RecordingMismatch, match="first step .* Give the model and the loss it was recorded with"):
+    with pytest.raises(RecordingMismatch, match=r"first step .* Give the model and the loss it was recorded with"):
         opened(recorded, model=model)
 
 

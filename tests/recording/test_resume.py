@@ -235,8 +235,9 @@ def test_another_run_is_not_resumed(tmp_path: Path, change: dict[str, Any], mess
     users_loop(tmp_path)
     before = digest(tmp_path)
     model, data = change.pop("model", build()), change.pop("data", samples())
-    with pytest.raises(RecordingMismatch, match=message), hg.Recorder(
-        tmp_path, model, sgd(model), loss, data, resume=True, **change
+    with (
+        pytest.raises(RecordingMismatch, match=message),
+        hg.Recorder(tmp_path, model, sgd(model), loss, data, resume=True, **change),
     ):
         pass
     assert digest(tmp_path) == before

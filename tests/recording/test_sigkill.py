@@ -1,4 +1,4 @@
-"""A process killed by the system, not asked: it opens at the last complete step, and resumed it ends at the same bits."""
+"""A process that is really killed: the run opens at its last complete step, and resumed it ends at the same bits."""
 
 import os
 import signal

@@ -89,11 +89,11 @@ def test_every_altered_byte_is_noticed(tmp_path):
 
 
 def test_missing_and_truncated_batches_are_named(tmp_path):
-    with pytest.raises(RunDamaged, match="step-00000002.safetensors can't be read"):
+    with pytest.raises(RunDamaged, match=r"step-00000002.safetensors can't be read"):
         load_batch(tmp_path, 2)
     store_batch(tmp_path, 2, torch.zeros(9))
     os.truncate(batch_path(tmp_path, 2), 90)
-    with pytest.raises(RunDamaged, match="step-00000002.safetensors can't be read"):
+    with pytest.raises(RunDamaged, match=r"step-00000002.safetensors can't be read"):
         load_batch(tmp_path, 2)
 
 

@@ -154,8 +154,8 @@ def test_the_model_is_left_alone():
     case = Case("batch_norm", "plain")
     model = trained(case)
     before = copy.deepcopy(model.state_dict())
+    data = collate(case.held_out, range(HELD_OUT))
     for query in (hg.mean_loss(case.held_out, training=True), hg.query("q", lambda m: case.loss(m, data).mean())):
-        data = collate(case.held_out, range(HELD_OUT))
         answers(query, point_of(case, model, statistics=True))
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters()) and model.training

@@ -60,7 +60,7 @@ def test_a_transposed_view_can_be_saved(tmp_path):
 
 
 def test_files_that_are_no_scores(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There are no scores at .*missing.*hg.attribute"):
+    with pytest.raises(FileNotFoundError, match=r"There are no scores at .*missing.*hg.attribute"):
         hg.Scores.load(tmp_path / "missing")
     whole = tmp_path / "whole"
     scores().save(whole)
@@ -126,7 +126,7 @@ def test_long_lists_of_queries_are_cut_in_messages():
 def test_suggested_labels():
     given = scores()
     assert given.suggested_labels("held out").tolist() == given.label_contributions[0].argmax(1).tolist()
-    with pytest.raises(QueryError, match="no label contributions.*labels=True"):
+    with pytest.raises(QueryError, match=r"no label contributions.*labels=True"):
         scores(labels=False).suggested_labels(0)
 
 
