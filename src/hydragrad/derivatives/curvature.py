@@ -21,6 +21,7 @@ from hydragrad.derivatives.directional import Directional, differentiable_kernel
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.one_call import capture_output, losses_of_output
+from hydragrad.derivatives.stopped import stopped_gradients
 from hydragrad.errors import LossError
 
 
@@ -111,7 +112,7 @@ class CurvatureProducts:
         weights, statistics = self._leaves(point)
         with differentiable_kernels(), forward_mode.dual_level():
             duals = dual_parameters(self._weights, point.parameters | weights, g_bar)
-            with capture_output(self._problem, required=self._with_output) as captured:
+            with stopped_gradients(), capture_output(self._problem, required=self._with_output) as captured:
                 losses, after = self._problem.at(duals, point.buffers | statistics, point.batch)
             objective = losses.sum() / point.divisor
             for name, cotangent in self._statistics.views(r_bar).items():
@@ -130,7 +131,7 @@ class CurvatureProducts:
         with differentiable_kernels():
             with forward_mode.dual_level():
                 duals = dual_parameters(self._weights, point.parameters | weights, g_bar)
-                with capture_output(self._problem, required=True) as captured:
+                with stopped_gradients(), capture_output(self._problem, required=True) as captured:
                     _, after = self._problem.at(duals, point.buffers | statistics, point.batch)
                 output, output_dot = unpack(captured.tensor)
                 after = {name: unpack(after[name])[0] for name in self._statistics.names}

@@ -19,6 +19,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.one_call import capture_output
+from hydragrad.derivatives.stopped import stopped_gradients
 
 DIRECTIONS_AT_ONCE = 8
 """Directions in one vectorised tangent: each holds activations of its own."""
@@ -134,7 +135,7 @@ def _one_by_one(
     direction: Tensor,
     with_output: bool,
 ) -> Directional:
-    with torch.no_grad(), differentiable_kernels(), forward_mode.dual_level():
+    with differentiable_kernels(), forward_mode.dual_level(), stopped_gradients():
         dual = dual_parameters(layout, parameters, direction)
         with capture_output(problem, required=with_output) as captured:
             losses, _ = problem.at(dual, buffers, batch)
@@ -165,7 +166,7 @@ def _all_at_once(
         values, tangents = jvp(evaluate, (chosen,), (layout.views(direction),))  # type: ignore[misc]
         return values, tangents
 
-    with torch.no_grad(), differentiable_kernels():
+    with differentiable_kernels(), stopped_gradients():
         values, tangents = torch.vmap(along, randomness="same")(directions)
     if not with_output:
         return Directional(values[0][0], tangents[0], None, None)

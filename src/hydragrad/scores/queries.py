@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import Batch, Layout, LossModule, PerSampleLoss, use_explicit_batch_norm
 from hydragrad.derivatives.directional import differentiable_kernels
 from hydragrad.errors import QueryError
+from hydragrad.randomness import reseed
 
 CHUNK = 250
 """Samples a forward pass of a mean over a data set."""
@@ -128,6 +129,7 @@ class _FunctionQuery(Query):
         yield QueryRow(self._name, *_differentiate(point, scalar, self._name))
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
+        reseed(0)
         with torch.no_grad():
             return [float(self._function(model.train(self.training)))]
 
@@ -138,6 +140,7 @@ class _FunctionModule(nn.Module):
         self.model, self._function = model, function
 
     def forward(self) -> Tensor:
+        reseed(0)
         return self._function(self.model)
 
 

@@ -120,9 +120,9 @@ class Scores:
                 metadata = file.metadata()
             names = tuple(json.loads(metadata["query_names"]))
             evidence = Evidence.from_dict(json.loads(metadata["evidence"]))
+            return cls(query_names=names, evidence=evidence, **tensors)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise RunDamaged(f"{path} is no scores file ({error}). Compute the scores again.") from error
-        return cls(query_names=names, evidence=evidence, **tensors)
 
     def _position(self, query: str | int | None) -> int:
         if query is None and len(self.query_names) == 1:
