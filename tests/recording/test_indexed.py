@@ -95,7 +95,9 @@ def test_the_global_generators_are_left_alone_by_augmentation():
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-@pytest.mark.parametrize("loader", [DataLoader(Stream(), 4), DataLoader(numbers(), batch_size=None)], ids=["stream", "unbatched"])
+@pytest.mark.parametrize(
+    "loader", [DataLoader(Stream(), 4), DataLoader(numbers(), batch_size=None)], ids=["stream", "unbatched"]
+)
 def test_loaders_without_indices_are_refused(loader):
     with pytest.raises(DataError, match=r"hg.indexed needs a DataLoader with batches over a map-style data set"):
         next(hg.indexed(loader))
