@@ -13,7 +13,6 @@ from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.demo import run_demo
 from hydragrad.cli.experiment import Settings, experiment, open_run
 from hydragrad.cli.forecast import (
-    FACTORS,
     announce,
     attribution_seconds,
     duration,
@@ -178,7 +177,7 @@ def attribute(
     announce("attribution", seconds, 0, always=dry_run)
     if dry_run:
         return
-    figures: dict[str, Any] = {"run": str(run), "curvature": curvature, "factor_forecast": FACTORS[curvature]}
+    figures: dict[str, Any] = {"run": str(run), "curvature": curvature}
     for text in query:
         begin = time.monotonic()
         with quiet(silent):
