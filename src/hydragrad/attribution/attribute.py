@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.history import run_lanes
+from hydragrad.recording.history import run_lanes
 from hydragrad.attribution.job import Job, Tally
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
 from hydragrad.attribution.sweep import sweep

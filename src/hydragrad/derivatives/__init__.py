@@ -4,6 +4,9 @@ loss_module    model and per-sample loss as one function of parameters and buffe
 directional    directional derivatives of all per-sample losses by forward mode (any model)
 layer_dots     the same out of the replay's own backward pass (known layers, samples not coupled)
 curvature      exact and Gauss-Newton products with the directional derivatives of one evaluation
+layer_gradients   per-sample gradients out of somebody else's backward pass (known layers, samples not coupled)
+sample_gradients  the same by one backward pass a sample, inside its batch (any model)
+projection     random projections of per-sample gradients
 labels         derivatives under every possible label
 normalization  BatchNorm as a differentiable formula
 padding        embeddings' padding rows as constants
@@ -25,6 +28,7 @@ from hydragrad.derivatives.labels import tensor_leaves as tensor_leaves
 from hydragrad.derivatives.layer_dots import HooksInapplicable as HooksInapplicable
 from hydragrad.derivatives.layer_dots import LayerDots as LayerDots
 from hydragrad.derivatives.layer_dots import why_not_hooks as why_not_hooks
+from hydragrad.derivatives.layer_gradients import LayerGradients as LayerGradients
 from hydragrad.derivatives.layout import Layout as Layout
 from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule
@@ -33,4 +37,6 @@ from hydragrad.derivatives.loss_module import check_losses as check_losses
 from hydragrad.derivatives.normalization import running_statistics as running_statistics
 from hydragrad.derivatives.normalization import use_explicit_batch_norm as use_explicit_batch_norm
 from hydragrad.derivatives.padding import shared_padding as shared_padding
+from hydragrad.derivatives.projection import Projector as Projector
+from hydragrad.derivatives.sample_gradients import sample_gradients as sample_gradients
 from hydragrad.derivatives.supported import require_differentiable as require_differentiable

@@ -69,7 +69,7 @@ class Lazy(Recurrence):
 
     def add(self, values: Tensor, touched: NDArray[np.int64], gradients: Tensor) -> Tensor:
         products, injections = self._lanes.products.since(touched), self._lanes.injections
-        count, result = self.accumulators, torch.empty_like(values)
+        count, result = self.accumulators, torch.zeros_like(values)
         for lane, spans in enumerate(self._spans):
             matrix = _factors(products[:, lane, :count, :count], values)
             injection = _factors(injections[lane, :count], values)
@@ -80,7 +80,7 @@ class Lazy(Recurrence):
 
     def catch_up(self, values: Tensor, touched: NDArray[np.int64]) -> Tensor:
         products, count = self._lanes.products.since(touched), self.accumulators
-        result = torch.empty_like(values[0])
+        result = values[0].clone()
         for lane, spans in enumerate(self._spans):
             matrix = _factors(products[:, lane, 0, :count], values)
             for span in spans:

@@ -111,6 +111,11 @@ class Table:
         return int(self._arrays["word"][0]) // 2
 
     @property
+    def room(self) -> int:
+        """Rows that one step may change."""
+        return len(self._arrays["journal-ids"]) if self.folder is not None else len(self.touched)
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows and columns."""
         rows, width = self._arrays["rows"].shape
@@ -133,11 +138,20 @@ class Table:
             self._keep(ids)
             _pack(state, self._arrays["model"][done % 2])
             word[0] += 1
-        self.put(ids, values, done)
+        self._put(ids, values, done)
         word[0] = 2 * done
 
-    def put(self, ids: NDArray[np.int64] | slice, values: Tensor, steps: int) -> None:
-        """Set rows that now take `steps` steps into account."""
+    def settle(self, ids: NDArray[np.int64], rows: Tensor) -> None:
+        """Set rows, (rows, columns), that were caught up to the last complete step."""
+        word = self._arrays["word"]
+        if self.folder is not None:
+            self._keep(ids)
+            word[0] += 1
+        self._put(ids, rows[None], self.steps)
+        word[0] -= word[0] % 2
+
+    def _put(self, ids: NDArray[np.int64], values: Tensor, steps: int) -> None:
+        # Rows that were caught up come without velocities, which nobody asks for any more.
         for name, value in zip(self._accumulators, values, strict=False):
             self._arrays[name][ids] = to_numpy(value, self._dtype)
         self.touched[ids] = steps

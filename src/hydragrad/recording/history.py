@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from hydragrad.recording import Recording, StepRecord
-from hydragrad.recording.log import Structure
+from hydragrad.recording.log import StepRecord, Structure
+from hydragrad.recording.recording import Recording
 from hydragrad.steps import Lane, SGDOptions, lanes, sgd_options
 
 

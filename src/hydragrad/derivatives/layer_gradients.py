@@ -1,0 +1,177 @@
+"""Per-sample gradients out of a forward and backward pass that somebody else runs.
+
+Where samples are not coupled, the gradient of sample i's part of the loss by a layer's parameters needs only what
+the layer was given (x_i) and the gradient that arrived at its output (delta_i): for y = Wx it is delta_i x_i'.
+
+Legend: n chosen sample, s position, i input, o output feature.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn import grad as conv_gradients
+from torch.utils.hooks import RemovableHandle
+
+from hydragrad.derivatives.layer_dots import HooksInapplicable, why_not_hooks
+from hydragrad.derivatives.layout import Layout
+from hydragrad.derivatives.projection import Projector
+
+
+def linear_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, o, i) of y = x W'."""
+    return torch.einsum("nso,nsi->noi", _positions(delta), _positions(x))
+
+
+def channel_last_bias(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, o)."""
+    return _positions(delta).sum(1)
+
+
+def conv_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, o, i / groups, kernel...) of a convolution of any dimension."""
+    count, padding = len(x), layer.padding
+    if layer.padding_mode != "zeros" or isinstance(padding, str):
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
+        padding = (0,) * (x.dim() - 2)
+    if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        patches = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
+        return (delta.flatten(2) @ patches.transpose(1, 2)).view(count, *layer.weight.shape)
+    # Samples as groups of one large convolution.
+    rule = {3: conv_gradients.conv1d_weight, 4: conv_gradients.conv2d_weight, 5: conv_gradients.conv3d_weight}[x.dim()]
+    shape = (count * layer.weight.shape[0], *layer.weight.shape[1:])
+    x, delta = x.reshape(1, -1, *x.shape[2:]), delta.reshape(1, -1, *delta.shape[2:])
+    stacked = rule(x, shape, delta, layer.stride, padding, layer.dilation, layer.groups * count)
+    return stacked.view(count, *layer.weight.shape)
+
+
+def conv_bias(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, o)."""
+    return delta.flatten(2).sum(2)
+
+
+def embedding_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, vocabulary, o) of a lookup."""
+    if layer.padding_idx is not None:
+        delta = delta * (x != layer.padding_idx).unsqueeze(-1)
+    rows = delta.new_zeros(len(x), *layer.weight.shape)
+    at = x.reshape(len(x), -1, 1).expand(-1, -1, delta.shape[-1])
+    return rows.scatter_add_(1, at, _positions(delta))
+
+
+def layer_norm_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, *normalized_shape)."""
+    standardised = F.layer_norm(x, layer.normalized_shape, None, None, layer.eps)
+    return (standardised * delta).reshape(len(x), -1, *layer.normalized_shape).sum(1)
+
+
+def layer_norm_bias(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, *normalized_shape)."""
+    return delta.reshape(len(x), -1, *layer.normalized_shape).sum(1)
+
+
+Rule = Callable[[Any, Tensor, Tensor], Tensor]
+RULES: dict[type[nn.Module], dict[str, Rule]] = {
+    nn.Linear: {"weight": linear_weight, "bias": channel_last_bias},
+    nn.Conv1d: {"weight": conv_weight, "bias": conv_bias},
+    nn.Conv2d: {"weight": conv_weight, "bias": conv_bias},
+    nn.Conv3d: {"weight": conv_weight, "bias": conv_bias},
+    nn.Embedding: {"weight": embedding_weight},
+    nn.LayerNorm: {"weight": layer_norm_weight, "bias": layer_norm_bias},
+}
+"""One rule a parameter of the layer types that `layer_dots` knows."""
+
+
+class LayerGradients:
+    """Catches inputs and output gradients of a model's layers and makes per-sample gradients of them.
+
+    Args:
+        model: Is hooked; forwards outside `begin` ... `rows`, and those of copies, are passed over.
+        layout: The parameters to differentiate by.
+        projector: Projects each parameter's gradients as they are made.
+
+    Raises:
+        HooksInapplicable: A layer without a rule, or one that couples the samples.
+    """
+
+    def __init__(self, model: nn.Module, layout: Layout, projector: Projector | None = None) -> None:
+        reason = why_not_hooks(model)
+        if reason is not None:
+            raise HooksInapplicable(reason)
+        self._layout, self._projector = layout, projector
+        self._like = next(model.parameters()).detach()
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        self._rules: dict[nn.Module, list[tuple[str, nn.Parameter, Rule]]] = {}
+        self._caught: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+        self._handles: list[RemovableHandle] = []
+        self._size: int | None = None
+        self._problem: str | None = None
+        for module in dict.fromkeys(model.modules()):
+            rules = [
+                (names[id(parameter)], parameter, RULES[type(module)][own])
+                for own, parameter in module.named_parameters(recurse=False)
+                if names[id(parameter)] in layout.spans
+            ]
+            if rules:
+                self._rules[module] = rules
+                self._handles.append(module.register_forward_hook(self._hook(module)))
+
+    def begin(self, size: int) -> None:
+        """Catch from now on what a batch of `size` samples shows."""
+        self._size, self._problem = size, None
+        self._caught = {module: [] for module in self._rules}
+
+    def rows(self, positions: Sequence[int]) -> Tensor:
+        """Gradients of the differentiated loss, split into samples, (positions, columns).
+
+        Raises:
+            HooksInapplicable: A layer did not see one row a sample.
+        """
+        caught, self._caught, self._size = self._caught, {}, None
+        if self._problem is not None:
+            raise HooksInapplicable(self._problem)
+        chosen = torch.as_tensor(positions, device=self._like.device, dtype=torch.int64)
+        if self._projector is None:
+            out = self._like.new_zeros(len(positions), self._layout.size)
+        else:
+            out = self._projector.zeros(len(positions))
+        with torch.no_grad():
+            for module, calls in caught.items():
+                for x, delta in calls:
+                    self._add(out, module, x[chosen], delta[chosen])
+        return out
+
+    def remove(self) -> None:
+        """Take the hooks off the model."""
+        for handle in self._handles:
+            handle.remove()
+
+    def _add(self, out: Tensor, module: nn.Module, x: Tensor, delta: Tensor) -> None:
+        for name, parameter, rule in self._rules[module]:
+            if not parameter.requires_grad:
+                continue
+            if self._projector is None:
+                out[:, self._layout.spans[name]] += rule(module, x, delta).reshape(len(x), -1)
+            elif rule is linear_weight:
+                self._projector.add_linear(out, name, _positions(x), _positions(delta))
+            else:
+                self._projector.add(out, name, rule(module, x, delta))
+
+    def _hook(self, module: nn.Module) -> Callable[..., None]:
+        def caught(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if layer is not module or self._size is None or not output.requires_grad:
+                return
+            if len(inputs) != 1 or any(len(value) != self._size for value in (inputs[0], output)):
+                self._problem = f"{type(layer).__name__} does not see one row a sample"
+                return
+            x, calls = inputs[0].detach(), self._caught[module]
+            output.register_hook(lambda delta: calls.append((x, delta.detach())))
+
+        return caught
+
+
+def _positions(value: Tensor) -> Tensor:
+    return value.reshape(len(value), -1, value.shape[-1])

@@ -1,0 +1,202 @@
+"""Questions to a store: gradients of queries against rows, in blocks that fit into memory."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from hydragrad.derivatives import PerSampleLoss
+from hydragrad.errors import QueryError
+from hydragrad.progress import bar
+from hydragrad.randomness import preserved
+from hydragrad.recording import fetch
+from hydragrad.recording.data import Collate
+from hydragrad.scores import Query, QueryPoint, QueryRow
+
+if TYPE_CHECKING:
+    from hydragrad.tracking.store import StoreFacts
+
+Block = Callable[[int, int], Tensor]
+"""Rows [start, stop), to compute with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopContributions:
+    """The samples that matter most to each query; contributions as in Scores: positive helps, unit of the query.
+
+    Attributes:
+        query_names: One name a query.
+        query_values: phi of the trained model, float64, (queries,).
+        helpful_ids: Most helpful training samples, the best first, (queries, k).
+        helpful: Their contributions, (queries, k).
+        harmful_ids: Most harmful training samples, the worst first, (queries, k).
+        harmful: Their contributions, (queries, k).
+    """
+
+    query_names: tuple[str, ...]
+    query_values: Tensor
+    helpful_ids: Tensor
+    helpful: Tensor
+    harmful_ids: Tensor
+    harmful: Tensor
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a query and sample: query, sample, contribution; the most helpful first."""
+        ids = torch.cat([self.helpful_ids, self.harmful_ids.flip(1)], 1)
+        values = torch.cat([self.helpful, self.harmful.flip(1)], 1)
+        names = np.repeat(np.array(self.query_names, dtype=object), ids.shape[1])
+        frame = pd.DataFrame({"query": names, "sample": ids.flatten().numpy(), "contribution": values.flatten()})
+        return frame.drop_duplicates(["query", "sample"], ignore_index=True)
+
+
+class Answerer:
+    """Differentiates queries at the trained model and multiplies them with rows."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: PerSampleLoss,
+        facts: "StoreFacts",
+        final: Mapping[str, Tensor],
+        collate: Collate | None,
+    ) -> None:
+        device = next(model.parameters()).device
+        weights, statistics = facts.layouts()
+        on_device = {name: value.to(device) for name, value in final.items()}
+        self._point = QueryPoint(
+            model=model,
+            loss=loss,
+            parameters={name: on_device[name] for name, _ in model.named_parameters()},
+            buffers={name: on_device[name] for name, _ in model.named_buffers()},
+            weights=weights,
+            statistics=statistics,
+            fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=collate, device=device),
+        )
+        self._projector = facts.projector(next(iter(on_device.values())))
+        self._width = weights.size + statistics.size
+        self._kind = torch.float64 if facts.dtype == "float64" else torch.float32
+
+    def matrix(
+        self, queries: Sequence[Query], block: Block, count: int, memory: int
+    ) -> tuple[tuple[str, ...], Tensor, Tensor]:
+        """Names, values, and contributions (queries, samples), float64."""
+        names, values, parts = [], [], []
+        for rows, gradients in self._gradients(queries, memory):
+            names += [row.name for row in rows]
+            values += [row.value for row in rows]
+            parts.append(torch.cat(list(self._products(gradients, block, count, memory)), 1).double())
+        return tuple(names), torch.tensor(values, dtype=torch.float64), torch.cat(parts)
+
+    def write(
+        self, queries: Sequence[Query], block: Block, count: int, path: Path, memory: int
+    ) -> NDArray[Any]:
+        """Contributions (queries, samples) as a memory-mapped file."""
+        total = sum(len(query.names()) for query in queries)
+        kind = np.float64 if self._kind == torch.float64 else np.float32
+        path.parent.mkdir(parents=True, exist_ok=True)
+        matrix: NDArray[Any] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(total, count))
+        done = 0
+        with bar("all pairs", total) as progress:
+            for rows, gradients in self._gradients(queries, memory):
+                start = 0
+                for product in self._products(gradients, block, count, memory):
+                    stop = start + product.shape[1]
+                    matrix[done : done + len(rows), start:stop] = product.cpu().numpy()
+                    start = stop
+                done += len(rows)
+                progress.advance(len(rows))
+        matrix.flush()
+        return matrix
+
+    def extremes(
+        self, queries: Sequence[Query], block: Block, sample_ids: Tensor, top: int, memory: int
+    ) -> TopContributions:
+        """The k largest and smallest of every query, without the whole matrix."""
+        names, values = [], []
+        found: list[tuple[Tensor, Tensor]] = []
+        with bar("asking", sum(len(query.names()) for query in queries)) as progress:
+            for rows, gradients in self._gradients(queries, memory):
+                names += [row.name for row in rows]
+                values += [row.value for row in rows]
+                best = _Extremes(top)
+                for product in self._products(gradients, block, len(sample_ids), memory):
+                    best.add(product.double().cpu())
+                found.append(best.found())
+                progress.advance(len(rows))
+        harm = torch.cat([values for values, _ in found])
+        at = sample_ids[torch.cat([places for _, places in found])]
+        half = harm.shape[1] // 2
+        return TopContributions(
+            query_names=tuple(names),
+            query_values=torch.tensor(values, dtype=torch.float64),
+            helpful=harm[:, :half],
+            helpful_ids=at[:, :half],
+            harmful=harm[:, half:],
+            harmful_ids=at[:, half:],
+        )
+
+    def _gradients(self, queries: Sequence[Query], memory: int) -> Iterator[tuple[list[QueryRow], Tensor]]:
+        item = torch.empty((), dtype=self._kind).element_size()
+        size = max(1, memory // (4 * self._width * item))
+        with preserved():
+            rows = (row for query in queries for row in query.rows(self._point))
+            while chunk := list(islice(rows, size)):
+                w_bar = torch.stack([row.w_bar for row in chunk]).to(self._kind)
+                if self._projector is not None:
+                    yield chunk, self._projector.flat(w_bar)
+                else:
+                    r_bar = torch.stack([row.r_bar for row in chunk]).to(self._kind)
+                    yield chunk, torch.cat([w_bar, r_bar], 1)
+
+    def _products(self, gradients: Tensor, block: Block, count: int, memory: int) -> Iterator[Tensor]:
+        queries, width = gradients.shape
+        size = max(1, memory // (4 * (width + queries) * gradients.element_size()))
+        for start in range(0, count, size):
+            rows = block(start, min(count, start + size)).to(gradients)
+            yield -(gradients @ rows.T)
+
+
+class _Extremes:
+    """The k largest and the k smallest of a stream of columns."""
+
+    def __init__(self, top: int) -> None:
+        self._top, self._seen = top, 0
+        self._best: list[tuple[Tensor, Tensor] | None] = [None, None]
+
+    def add(self, product: Tensor) -> None:
+        """Take in the next columns, (queries, columns)."""
+        places = torch.arange(self._seen, self._seen + product.shape[1]).expand_as(product)
+        self._seen += product.shape[1]
+        for side, largest in enumerate((True, False)):
+            values, at, before = product, places, self._best[side]
+            if before is not None:
+                values, at = torch.cat([before[0], values], 1), torch.cat([before[1], at], 1)
+            kept, chosen = values.topk(min(self._top, values.shape[1]), largest=largest)
+            self._best[side] = kept, at.gather(1, chosen)
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Values and places: the largest, then the smallest."""
+        sides = [side for side in self._best if side is not None]
+        return torch.cat([values for values, _ in sides], 1), torch.cat([places for _, places in sides], 1)
+
+
+def queries_of(queries: Query | Sequence[Query]) -> list[Query]:
+    """One or several queries as a list.
+
+    Raises:
+        QueryError: Nothing, or something else.
+    """
+    asked = [queries] if isinstance(queries, Query) else list(queries)
+    wrong = [type(each).__name__ for each in asked if not isinstance(each, Query)]
+    if wrong or not asked:
+        raise QueryError(
+            f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
+        )
+    return asked

@@ -1,0 +1,115 @@
+"""The gradients of a step's tracked samples, while somebody else makes the step."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hydragrad.derivatives import (
+    Batch,
+    HooksInapplicable,
+    LayerGradients,
+    Layout,
+    LossModule,
+    PerSampleLoss,
+    Projector,
+    sample_gradients,
+)
+from hydragrad.errors import Unsupported
+
+Route = Literal["layers", "vjp"]
+
+
+class StepGradients:
+    """Gradients of single samples' losses inside their batch, over the step's divisor.
+
+    Where samples are not coupled and every layer has a rule, they are made of what the step's own forward and
+    backward pass shows ("layers"); everywhere else by one backward pass a sample ("vjp"). Which, is decided at the
+    first step: both are computed and compared.
+
+    Args:
+        model: The model that is trained.
+        loss: Per-sample loss.
+        layout: The parameters to differentiate by.
+        projector: Projects the gradients.
+    """
+
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, layout: Layout, projector: Projector | None) -> None:
+        self._model, self._loss, self._layout, self._projector = model, loss, layout, projector
+        self.route: Route | None = None
+        self._layers: LayerGradients | None = None
+        self._problem: LossModule | None = None
+        self._expected: Tensor | None = None
+        self._positions: Sequence[int] = ()
+
+    def before(self, size: int, positions: Sequence[int], batch: Callable[[], Batch], divisor: float) -> None:
+        """Prepare for a step.
+
+        Args:
+            size: Samples in the batch.
+            positions: Those whose gradients are wanted.
+            batch: Draws the step's data; called where a pass of our own is needed.
+            divisor: The step's loss is the sum of its per-sample losses over this number.
+        """
+        self._positions, self._expected = positions, None
+        if self.route is None:
+            self._try_layers()
+        if self.route != "layers" and positions:
+            self._expected = self._by_vjp(batch(), positions) / divisor
+        if self._layers is not None:
+            self._layers.begin(size)
+
+    def after(self) -> Tensor:
+        """The gradients, (positions, columns), once forward and backward have run."""
+        if self.route == "layers":
+            assert self._layers is not None
+            try:
+                return self._layers.rows(self._positions)
+            except HooksInapplicable as error:
+                raise Unsupported(
+                    f"The model's layers were used otherwise than at the first step ({error}). Make the forward pass "
+                    f"the same at every step, or build the store from a recorded run: hg.hypergradients(run)."
+                ) from error
+        if self._expected is None:
+            width = self._layout.size if self._projector is None else self._projector.width
+            return next(self._model.parameters()).new_zeros(0, width)
+        if self.route is None:
+            self._decide(self._expected)
+        return self._expected
+
+    def close(self) -> None:
+        """Take the hooks off the model."""
+        if self._layers is not None:
+            self._layers.remove()
+            self._layers = None
+
+    def _try_layers(self) -> None:
+        try:
+            self._layers = self._layers or LayerGradients(self._model, self._layout, self._projector)
+        except HooksInapplicable:
+            self.route = "vjp"
+
+    def _decide(self, expected: Tensor) -> None:
+        assert self._layers is not None
+        try:
+            found = self._layers.rows(self._positions)
+        except HooksInapplicable:
+            found = torch.full_like(expected, torch.nan)
+        tolerance = 1e-3 if expected.dtype == torch.float32 else 1e-8
+        agree = bool((found - expected).norm() <= tolerance * expected.norm())
+        self.route = "layers" if agree else "vjp"
+        if not agree:
+            self.close()
+
+    def _by_vjp(self, batch: Batch, positions: Sequence[int]) -> Tensor:
+        if self._problem is None:
+            self._problem = LossModule(self._model, self._loss)
+        for copy, original in zip(self._problem.model.modules(), self._model.modules(), strict=True):
+            copy.training = original.training
+        parameters = {name: value.detach() for name, value in self._model.named_parameters()}
+        buffers = {name: value.detach() for name, value in self._model.named_buffers()}
+        _, rows = sample_gradients(
+            self._problem, self._layout, parameters, buffers, batch, positions, projector=self._projector
+        )
+        return rows
