@@ -7,7 +7,6 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from hydragrad.recording.history import run_lanes
 from hydragrad.attribution.job import Job, Tally
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
 from hydragrad.attribution.sweep import sweep
@@ -23,6 +22,7 @@ from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, fetch
+from hydragrad.recording.history import run_lanes
 from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, Scores
 
 MEMORY = 1 << 30

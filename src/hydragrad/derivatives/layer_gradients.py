@@ -41,7 +41,8 @@ def conv_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
         patches = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
         return (delta.flatten(2) @ patches.transpose(1, 2)).view(count, *layer.weight.shape)
     # Samples as groups of one large convolution.
-    rule = {3: conv_gradients.conv1d_weight, 4: conv_gradients.conv2d_weight, 5: conv_gradients.conv3d_weight}[x.dim()]
+    rules = (conv_gradients.conv1d_weight, conv_gradients.conv2d_weight, conv_gradients.conv3d_weight)
+    rule: Callable[..., Tensor] = rules[x.dim() - 3]
     shape = (count * layer.weight.shape[0], *layer.weight.shape[1:])
     x, delta = x.reshape(1, -1, *x.shape[2:]), delta.reshape(1, -1, *delta.shape[2:])
     stacked = rule(x, shape, delta, layer.stride, padding, layer.dilation, layer.groups * count)
@@ -139,7 +140,7 @@ class LayerGradients:
         else:
             out = self._projector.zeros(len(positions))
         with torch.no_grad():
-            for module, calls in caught.items():
+            for module, calls in caught.items() if positions else ():
                 for x, delta in calls:
                     self._add(out, module, x[chosen], delta[chosen])
         return out

@@ -64,13 +64,14 @@ def _pulled_back(losses: Tensor, leaves: Sequence[Tensor], positions: Sequence[i
     """Gradients of single losses, a tensor (positions, *shape) for every leaf."""
     one_hot = losses.new_zeros(len(positions), len(losses))
     one_hot[range(len(positions)), list(positions)] = 1.0
+    found: Sequence[Tensor | None]
     try:
         found = torch.autograd.grad(
             losses, leaves, one_hot, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError:  # Some operation of the model has no batching rule.
         each = [torch.autograd.grad(losses, leaves, row, retain_graph=True, allow_unused=True) for row in one_hot]
-        found = tuple(None if parts[0] is None else torch.stack(parts) for parts in zip(*each, strict=True))
+        found = tuple(torch.stack(parts) if isinstance(parts[0], Tensor) else None for parts in zip(*each, strict=True))
     return [
         leaf.new_zeros(len(positions), *leaf.shape) if gradient is None else gradient.detach()
         for leaf, gradient in zip(leaves, found, strict=True)

@@ -94,14 +94,12 @@ class Answerer:
             parts.append(torch.cat(list(self._products(gradients, block, count, memory)), 1).double())
         return tuple(names), torch.tensor(values, dtype=torch.float64), torch.cat(parts)
 
-    def write(
-        self, queries: Sequence[Query], block: Block, count: int, path: Path, memory: int
-    ) -> NDArray[Any]:
+    def write(self, queries: Sequence[Query], block: Block, count: int, path: Path, memory: int) -> NDArray[Any]:
         """Contributions (queries, samples) as a memory-mapped file."""
         total = sum(len(query.names()) for query in queries)
         kind = np.float64 if self._kind == torch.float64 else np.float32
         path.parent.mkdir(parents=True, exist_ok=True)
-        matrix: NDArray[Any] = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(total, count))
+        matrix = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(total, count))
         done = 0
         with bar("all pairs", total) as progress:
             for rows, gradients in self._gradients(queries, memory):

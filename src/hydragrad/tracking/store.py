@@ -27,10 +27,10 @@ from hydragrad.derivatives import Layout, PerSampleLoss, Projector
 from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExists, RunNotFound
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import replace_file, save_file
-from hydragrad.recording.manifest import model_facts, require_same_model
+from hydragrad.recording.manifest import require_same_model
 from hydragrad.scores import Curvature, Evidence, Query, Scores
 from hydragrad.tracking.asking import Answerer, TopContributions, queries_of
-from hydragrad.tracking.table import from_numpy, to_numpy
+from hydragrad.tracking.table import from_numpy
 
 SCHEMA = 1
 FILE = "store.json"
@@ -274,11 +274,3 @@ def read_facts(folder: Path) -> StoreFacts:
     if checksum != zlib.crc32(json.dumps(body, sort_keys=True).encode()):
         raise RunDamaged(f"{file} does not have the checksum it was written with. Build the store again.")
     return StoreFacts(**body)
-
-
-def facts_of_model(model: nn.Module) -> dict[str, Any]:
-    """Names, shapes and dtypes."""
-    return model_facts(model)
-
-
-__all__ = ["Store", "StoreFacts", "read_facts", "to_numpy"]

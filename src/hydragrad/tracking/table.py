@@ -79,7 +79,7 @@ class Table:
         shapes["model"] = ((2, state_bytes), np.uint8)
         folder.mkdir(parents=True, exist_ok=True)
         require_disk(folder, sum(int(np.prod(shape)) * np.dtype(number).itemsize for shape, number in shapes.values()))
-        arrays = {}
+        arrays: Arrays = {}
         for name, (shape, kind) in shapes.items():
             with naming_full_disk(folder / name):
                 arrays[name] = np.lib.format.open_memmap(_path(folder, name), mode="w+", dtype=kind, shape=shape)
@@ -93,7 +93,7 @@ class Table:
             RunDamaged: Files are missing or damaged.
         """
         try:
-            arrays = {
+            arrays: Arrays = {
                 path.stem.removeprefix("table-"): np.lib.format.open_memmap(path, mode="r+")
                 for path in [folder / "rows.npy", *sorted(folder.glob("table-*.npy"))]
             }

@@ -1,0 +1,182 @@
+"""Beginning, going on with and finishing a store, for whoever fills it."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hydragrad.derivatives import Layout, PerSampleLoss, Projector
+from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExists
+from hydragrad.recording.data import Collate
+from hydragrad.recording.files import replace_file
+from hydragrad.tracking.growing import GrowingRows
+from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts
+from hydragrad.tracking.table import NUMPY_TYPES, Table, require_disk, to_numpy
+
+GROWING = "growing.json"
+
+
+def checked_samples(samples: Sequence[int] | Tensor | None, length: int) -> Tensor:
+    """Ids of tracked samples, int64.
+
+    Raises:
+        QueryError: Ids that do not exist, come twice, or none at all.
+    """
+    if samples is None:
+        return torch.arange(length)
+    ids = torch.as_tensor(samples, dtype=torch.int64).reshape(-1)
+    wrong = ids[(ids < 0) | (ids >= length)].tolist()
+    if wrong or not len(ids) or len(ids.unique()) < len(ids):
+        came = f"{wrong[:5]} came" if wrong else "none came" if not len(ids) else "some came twice"
+        raise QueryError(f"The training set has samples 0 to {length - 1}; {came}.")
+    return ids
+
+
+def storage(dtype: torch.dtype | None, run: torch.dtype) -> torch.dtype:
+    """The number format of the rows: the run's unless told otherwise.
+
+    Raises:
+        ValueError: A format that rows are not kept in.
+    """
+    chosen = run if dtype is None else dtype
+    if chosen not in NUMPY_TYPES:
+        known = ", ".join(str(each) for each in NUMPY_TYPES)
+        raise ValueError(f"Rows are kept as {known}; {chosen} came.")
+    return chosen
+
+
+def make_projector(
+    layout: Layout, groups: Sequence[Sequence[str]], dims: int | None, seed: int, like: Tensor, dtype: torch.dtype
+) -> Projector | None:
+    """The projection of rows, computing in float64 where rows are kept so."""
+    if dims is None:
+        return None
+    kind = torch.float64 if dtype == torch.float64 else torch.float32
+    return Projector(layout, groups, dims, seed=seed, dtype=kind, device=like.device)
+
+
+def new_table(
+    folder: Path | None,
+    facts: StoreFacts,
+    sample_ids: Tensor,
+    *,
+    width: int,
+    accumulators: int,
+    room: int,
+    state: Mapping[str, Tensor],
+) -> Table:
+    """Lay out an empty table.
+
+    Raises:
+        RunExists: The folder holds a store, finished or not.
+        DiskFull: It would not fit.
+    """
+    if folder is not None and ((folder / FILE).exists() or (folder / GROWING).exists()):
+        raise RunExists(
+            f"{folder} already holds a store. Choose another folder, delete it, or go on with it: resume=True."
+        )
+    table = Table.create(
+        folder,
+        rows=len(sample_ids),
+        width=width,
+        accumulators=accumulators,
+        dtype=DTYPES[facts.dtype],
+        room=min(room, len(sample_ids)),
+        state_bytes=sum(value.nbytes for value in state.values()),
+    )
+    if folder is not None:
+        np.save(folder / "samples.npy", sample_ids.numpy())
+        replace_file(folder / GROWING, lambda to: to.write_text(json.dumps(asdict(facts), indent=1) + "\n"))
+    return table
+
+
+def read_growing(folder: Path) -> tuple[StoreFacts, Tensor]:
+    """What an unfinished store is to hold, and its samples.
+
+    Raises:
+        RunDamaged: The file is damaged.
+    """
+    try:
+        facts = StoreFacts(**json.loads((folder / GROWING).read_text()))
+        return facts, torch.from_numpy(np.load(folder / "samples.npy", allow_pickle=False))
+    except (OSError, ValueError, TypeError) as error:
+        raise RunDamaged(
+            f"{folder / GROWING} can't be read ({error}). Delete the folder and build it again."
+        ) from error
+
+
+def require_same_store(folder: Path, facts: StoreFacts, sample_ids: Tensor) -> None:
+    """Refuse to go on with another store than was begun.
+
+    Raises:
+        RecordingMismatch: Names what differs.
+    """
+    begun, samples = read_growing(folder)
+    given, kept = asdict(facts), asdict(begun)
+    differing = sorted(name for name in given if json.dumps(given[name]) != json.dumps(kept[name]))
+    if not torch.equal(samples, sample_ids):
+        differing.append("samples")
+    if differing:
+        raise RecordingMismatch(
+            f"The store in {folder} was begun with other {', '.join(differing)}. Go on with what it was begun with, or "
+            f"choose another folder."
+        )
+
+
+def finish(
+    growing: GrowingRows,
+    facts: StoreFacts,
+    sample_ids: Tensor,
+    model: nn.Module,
+    loss: PerSampleLoss,
+    final: Mapping[str, Tensor],
+    collate: Collate | None,
+    *,
+    completed: bool,
+) -> Store:
+    """Bring all rows up to the last step and seal the store."""
+    growing.settle()
+    table = growing.table
+    facts = replace(facts, steps=table.steps, completed=completed)
+    store = Store(model, loss, facts, table.rows(), sample_ids, final, path=table.folder, collate=collate)
+    if table.folder is not None:
+        store.finish(table.folder)
+        table.remove()
+        (table.folder / GROWING).unlink(missing_ok=True)
+    return store
+
+
+def opened_unfinished(
+    growing: GrowingRows,
+    facts: StoreFacts,
+    sample_ids: Tensor,
+    model: nn.Module,
+    loss: PerSampleLoss,
+    collate: Collate | None,
+) -> Store:
+    """A store as it was after its last complete step; the growing table is left as it is."""
+    table, folder = growing.table, growing.table.folder
+    assert folder is not None
+    dtype = DTYPES[facts.dtype]
+    rows, width = table.shape
+    require_disk(folder, rows * width * np.dtype(NUMPY_TYPES[dtype]).itemsize)
+    caught_up = np.lib.format.open_memmap(
+        folder / "caught-up.npy", mode="w+", dtype=NUMPY_TYPES[dtype], shape=(rows, width)
+    )
+    for start in range(0, rows, 256):
+        ids = np.arange(start, min(rows, start + 256))
+        caught_up[ids] = to_numpy(growing.caught_up(ids), dtype)
+    like = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    final = table.state(like)
+    facts = replace(facts, steps=table.steps, completed=False)
+    return Store(model, loss, facts, caught_up, sample_ids, final, path=folder, collate=collate)
+
+
+def model_state(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, live."""
+    named = {name: value.detach() for name, value in model.named_parameters()}
+    return named | {name: value.detach() for name, value in model.named_buffers()}
