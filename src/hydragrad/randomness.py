@@ -8,6 +8,7 @@ import hashlib
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import torch
@@ -91,12 +92,21 @@ def preserved() -> Iterator[None]:
         np.random.set_state(numpy)
 
 
+_step_seed: ContextVar[int | None] = ContextVar("step_seed", default=None)
+
+
+def step_seed() -> int | None:
+    """What the step that is under way draws from, if somebody seeded it."""
+    return _step_seed.get()
+
+
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Draw from `seed` inside, and leave torch's global generators as they were."""
-    states = generator_states()
+    states, token = generator_states(), _step_seed.set(seed)
     reseed(seed)
     try:
         yield
     finally:
+        _step_seed.reset(token)
         set_generator_states(states)

@@ -38,7 +38,7 @@ MODELS = {
     "conv2d": (lambda: nn.Conv2d(2, 4, 3, stride=2, padding=1, dilation=2), images(2, 8, 7)),
     "conv2d in groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), images(4, 5, 5)),
     "conv2d circular": (lambda: nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), images(2, 5, 5)),
-    "conv2d same": (lambda: nn.Conv2d(2, 3, (2, 3), padding="same"), images(2, 5, 5)),
+    "conv2d same": (lambda: nn.Conv2d(2, 3, (5, 3), padding="same"), images(2, 5, 5)),
     "conv3d": (lambda: nn.Conv3d(1, 2, 2), images(1, 3, 4, 3)),
     "embedding": (lambda: nn.Sequential(nn.Embedding(4, 3, padding_idx=1), nn.Linear(3, 2)), tokens()),
     "layer norm": (lambda: nn.Sequential(nn.Linear(4, 6), nn.LayerNorm(6)), images(4)),
@@ -98,10 +98,10 @@ def test_projected_rows_are_projections_of_the_rows(name, dims, monkeypatch):
     monkeypatch.setattr("hydragrad.derivatives.projection.TENSOR_SKETCH_FROM", 1)
     model, x, layout = case(name)
     projector = Projector(layout, [layout.names], dims, dtype=torch.float64)
+    expected = projector.flat(one_by_one(model, x, layout))
     layers = LayerGradients(model, layout, projector)
     layers.begin(SIZE)
     loss(model, x).sum().backward()
-    expected = projector.flat(one_by_one(model, x, layout))
     torch.testing.assert_close(layers.rows(range(SIZE)), expected, rtol=1e-9, atol=1e-11)
     problem = LossModule(model, loss)
     parameters = {key: value.detach() for key, value in model.named_parameters()}

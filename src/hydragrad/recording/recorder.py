@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.hooks import RemovableHandle
 
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import (
@@ -22,7 +21,6 @@ from hydragrad.errors import (
     RunDamaged,
     RunExists,
     StepError,
-    Unsupported,
 )
 from hydragrad.randomness import (
     BATCH,
@@ -45,13 +43,14 @@ from hydragrad.recording.data import (
 )
 from hydragrad.recording.files import AppendOnlyLines, read_lines
 from hydragrad.recording.indexed import put_back
-from hydragrad.recording.log import Options, StepRecord, Structure, from_lines, to_line
+from hydragrad.recording.log import StepRecord, from_lines, to_line
 from hydragrad.recording.manifest import Manifest, Reduction
 from hydragrad.recording.observer import Indices, StepHandle
 from hydragrad.recording.replay import check_one_step, first_trained_norm, threads, warn_other_machine
 from hydragrad.recording.stored_batches import load_batch, store_batch, sync_batches
 from hydragrad.recording.trajectory import Trajectory
-from hydragrad.steps import read_group, require_supported
+from hydragrad.recording.watching import Watch
+from hydragrad.steps import require_supported
 
 LOG = "steps.jsonl"
 OWN_FILES = (LOG, "checkpoints.jsonl", "checkpoints", "batches", "scores")
@@ -128,12 +127,10 @@ class Recorder:
         self._reduction: Reduction = reduction
         self._checkpoint_every, self._store_batches = checkpoint_every, store_batches
         self._seed, self._about, self._resume = seed, about or {}, resume
-        self._parameters = dict(model.named_parameters())
-        self._names = {id(parameter): name for name, parameter in self._parameters.items()}
-        self._modules = dict(model.named_modules())
-        self._buffer_holders = [module._buffers for module in self._modules.values() if module._buffers]
+        self._watch = Watch(model, optimizer, "recorder.step()")
+        self._parameters = self._watch.parameters
+        self._buffer_holders = [module._buffers for module in model.modules() if module._buffers]
         self._device = next(model.parameters()).device
-        self._require_own_parameters()
         self.next_step = 0
         self._open = self._in_step = False
         self._consistent = True
@@ -156,7 +153,7 @@ class Recorder:
         else:
             self._start()
         self._recorded_threads.enter_context(threads(self._manifest.machine["threads"]))
-        self._handles = _watch(self._model, self._optimizer, self)
+        self._watch.attach()
         self._versions = self._version()
         self._open = True
         return self
@@ -168,8 +165,7 @@ class Recorder:
         trace: TracebackType | None,
     ) -> None:
         self._open = False
-        for handle in self._handles:
-            handle.remove()
+        self._watch.detach()
         try:
             # Only where the loop ended: an interrupted one may be anywhere between two steps (the schedule not yet
             # stepped, the loader moved on), so it resumes from the last checkpoint made at a step's start.
@@ -207,13 +203,15 @@ class Recorder:
         chosen = self._checked(indices)
         self._require_untouched()
         start = self._checkpoint_if_due(indices)
-        self._in_step, self._consistent, self._optimizer_steps = True, False, 0
+        self._in_step, self._consistent = True, False
+        self._watch.begin()
         handle = StepHandle()
         try:
             with seeded(stream_seed(self._manifest.seed, self.next_step)):
                 yield handle
         finally:
             self._in_step = False
+            self._watch.end()
         self._finish(chosen, indices, batch, handle, start)
         self._consistent = True
         self._last_indices, self._versions = indices, self._version()
@@ -306,19 +304,6 @@ class Recorder:
             raise QueryError(f"A step trains on samples 0 to {length - 1} of the training set; {came}.")
         return chosen
 
-    def _require_own_parameters(self) -> None:
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                self._name(parameter)
-
-    def _name(self, parameter: Tensor) -> str:
-        if id(parameter) not in self._names:
-            raise Unsupported(
-                f"The optimizer has a parameter of shape {tuple(parameter.shape)} that is not the model's. "
-                f"Make it part of the model, so that it can be replayed."
-            )
-        return self._names[id(parameter)]
-
     def _require_untouched(self) -> None:
         if self._version() != self._versions or self._moved():
             raise StepError(
@@ -382,19 +367,15 @@ class Recorder:
         handle: StepHandle,
         start: Checkpoint | None,
     ) -> None:
-        if self._optimizer_steps != 1:
-            raise StepError(
-                f"A recorder.step() block must hold exactly one optimizer.step(); this one held "
-                f"{self._optimizer_steps}. Gradient accumulation and several steps in one block can't be recorded."
-            )
+        self._watch.require_one_step()
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         values = {name: parameter.detach() for name, parameter in self._parameters.items()}
-        structure = self._structure()
+        structure = self._watch.structure(self._before and self._before.structure)
         record = StepRecord(
             step=self.next_step,
             indices=chosen,
             batch_seed=stream_seed(self._manifest.seed, self.next_step, BATCH) if batch_seed is None else batch_seed,
-            options=self._options,
+            options=self._watch.options,
             structure=structure,
             norm=first_trained_norm(values, structure),
             loss=handle.loss,
@@ -409,19 +390,6 @@ class Recorder:
         self._log.append(to_line(record, self._before))
         self._before, self._norm = record, record.norm
         self.next_step += 1
-
-    def _structure(self) -> Structure:
-        groups = tuple(
-            tuple(self._name(parameter) for parameter in group["params"]) for group in self._optimizer.param_groups
-        )
-        structure = Structure(
-            groups=groups,
-            frozen=tuple(name for name, parameter in self._parameters.items() if not parameter.requires_grad),
-            idle=self._idle,
-            evaluating=tuple(name for name, module in self._modules.items() if not module.training),
-        )
-        # One object while nothing changes: comparisons further down are then by identity.
-        return self._before.structure if self._before and self._before.structure == structure else structure
 
     def _require_finite_step(self, record: StepRecord, batch: Any) -> None:
         if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
@@ -456,47 +424,3 @@ class Recorder:
             collate=self._collate,
             device=self._device,
         )
-
-    def optimizer_steps_now(self) -> None:
-        """Read the options in force; called by the optimizer before it steps."""
-        if not self._in_step:
-            raise StepError("optimizer.step() was called outside recorder.step(); every step must be recorded.")
-        self._optimizer_steps += 1
-        self._options: tuple[Options, ...] = tuple(read_group(group) for group in self._optimizer.param_groups)
-
-    def optimizer_stepped(self) -> None:
-        """See which parameters had a gradient; called by the optimizer after it stepped."""
-        idle = []
-        for group in self._optimizer.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    idle.append(self._name(parameter))
-                elif parameter.grad.layout is not torch.strided:
-                    raise Unsupported(
-                        f"{self._name(parameter)} has a sparse gradient, which torch.optim.SGD treats in ways "
-                        f"that are not differentiated here. Build the layer without sparse=True."
-                    )
-        self._idle = tuple(idle)
-
-
-def _watch(model: nn.Module, optimizer: Optimizer, recorder: Recorder) -> list[RemovableHandle]:
-    """Hook model and optimizer; plain functions, since a copy of the model copies its hooks."""
-    device = next(model.parameters()).device.type
-
-    def refuse_autocast(_module: nn.Module, _inputs: Any) -> None:
-        if torch.is_autocast_enabled(device):
-            raise Unsupported(
-                "The model ran under autocast: derivatives of a half-precision run are noise. Train in float32."
-            )
-
-    def before(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        recorder.optimizer_steps_now()
-
-    def after(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        recorder.optimizer_stepped()
-
-    return [
-        model.register_forward_pre_hook(refuse_autocast),
-        optimizer.register_step_pre_hook(before),
-        optimizer.register_step_post_hook(after),
-    ]

@@ -74,9 +74,7 @@ class StepGradients:
         if self._expected is None:
             width = self._layout.size if self._projector is None else self._projector.width
             return next(self._model.parameters()).new_zeros(0, width)
-        if self.route is None:
-            self._decide(self._expected)
-        return self._expected
+        return self._decide(self._expected) if self.route is None else self._expected
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -90,7 +88,7 @@ class StepGradients:
         except HooksInapplicable:
             self.route = "vjp"
 
-    def _decide(self, expected: Tensor) -> None:
+    def _decide(self, expected: Tensor) -> Tensor:
         assert self._layers is not None
         try:
             found = self._layers.rows(self._positions)
@@ -101,6 +99,7 @@ class StepGradients:
         self.route = "layers" if agree else "vjp"
         if not agree:
             self.close()
+        return found if agree else expected
 
     def _by_vjp(self, batch: Batch, positions: Sequence[int]) -> Tensor:
         if self._problem is None:
