@@ -4,6 +4,7 @@ Record      train, Recorder, indexed, augmented
 Replay      Recording
 Ask         mean_loss, sample_losses, query
 Attribute   attribute, Scores
+Track       Tracker, hypergradients, Store
 Check       counterfactual
 Clean       suspects
 Show        report
@@ -29,6 +30,11 @@ from hydragrad.scores import sample_losses as sample_losses
 # Attribute
 from hydragrad.attribution import attribute as attribute
 from hydragrad.scores import Scores as Scores
+
+# Track
+from hydragrad.tracking import Tracker as Tracker
+from hydragrad.tracking import hypergradients as hypergradients
+from hydragrad.tracking import Store as Store
 
 # Check
 from hydragrad.trust import counterfactual as counterfactual

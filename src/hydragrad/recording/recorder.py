@@ -370,7 +370,7 @@ class Recorder:
         self._watch.require_one_step()
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         values = {name: parameter.detach() for name, parameter in self._parameters.items()}
-        structure = self._watch.structure(self._before and self._before.structure)
+        structure = self._watch.structure(None if self._before is None else self._before.structure)
         record = StepRecord(
             step=self.next_step,
             indices=chosen,

@@ -1,6 +1,7 @@
 """Hypergradients of single training samples, for queries thought of later.
 
 hypergradients  the store of a recorded run, by replay
+tracker         Tracker: the same online, while the user trains
 store           Store: rows, the trained model, contributions
 asking          gradients of queries against rows, in blocks
 gradients       per-sample gradients of a step that somebody else makes
@@ -16,3 +17,4 @@ columns         which columns follow which history
 from hydragrad.tracking.asking import TopContributions as TopContributions
 from hydragrad.tracking.hypergradients import hypergradients as hypergradients
 from hydragrad.tracking.store import Store as Store
+from hydragrad.tracking.tracker import Tracker as Tracker

@@ -18,7 +18,7 @@ from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.recording import fetch
 from hydragrad.recording.data import Collate
-from hydragrad.scores import Query, QueryPoint, QueryRow
+from hydragrad.scores import Query, QueryPoint, QueryRow, Scores
 
 if TYPE_CHECKING:
     from hydragrad.tracking.store import StoreFacts
@@ -54,6 +54,10 @@ class TopContributions:
         names = np.repeat(np.array(self.query_names, dtype=object), ids.shape[1])
         frame = pd.DataFrame({"query": names, "sample": ids.flatten().numpy(), "contribution": values.flatten()})
         return frame.drop_duplicates(["query", "sample"], ignore_index=True)
+
+
+Answer = Scores | TopContributions | NDArray[Any]
+"""Scores; the extremes where `top` was asked for; the memory-mapped matrix where `out` was."""
 
 
 class Answerer:

@@ -1,8 +1,10 @@
 """Beginning, going on with and finishing a store, for whoever fills it."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +14,17 @@ from torch import Tensor, nn
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
 from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExists
 from hydragrad.recording.data import Collate
-from hydragrad.recording.files import replace_file
+from hydragrad.recording.files import read_lines, replace_file
+from hydragrad.recording.log import from_lines
+from hydragrad.recording.manifest import require_same_model
+from hydragrad.tracking.columns import Columns
 from hydragrad.tracking.growing import GrowingRows
+from hydragrad.tracking.lanes import GrowingLanes
+from hydragrad.tracking.recurrence import Lazy
 from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts
 from hydragrad.tracking.table import NUMPY_TYPES, Table, require_disk, to_numpy
 
-GROWING = "growing.json"
+GROWING, LOG = "growing.json", "steps.jsonl"
 
 
 def checked_samples(samples: Sequence[int] | Tensor | None, length: int) -> Tensor:
@@ -59,6 +66,18 @@ def make_projector(
     return Projector(layout, groups, dims, seed=seed, dtype=kind, device=like.device)
 
 
+def require_no_store(folder: Path) -> None:
+    """Refuse to write over a store.
+
+    Raises:
+        RunExists: The folder holds one, finished or not.
+    """
+    if (folder / FILE).exists() or (folder / GROWING).exists():
+        raise RunExists(
+            f"{folder} already holds a store. Choose another folder, delete it, or go on with it: resume=True."
+        )
+
+
 def new_table(
     folder: Path | None,
     facts: StoreFacts,
@@ -75,10 +94,8 @@ def new_table(
         RunExists: The folder holds a store, finished or not.
         DiskFull: It would not fit.
     """
-    if folder is not None and ((folder / FILE).exists() or (folder / GROWING).exists()):
-        raise RunExists(
-            f"{folder} already holds a store. Choose another folder, delete it, or go on with it: resume=True."
-        )
+    if folder is not None:
+        require_no_store(folder)
     table = Table.create(
         folder,
         rows=len(sample_ids),
@@ -174,6 +191,32 @@ def opened_unfinished(
     final = table.state(like)
     facts = replace(facts, steps=table.steps, completed=False)
     return Store(model, loss, facts, caught_up, sample_ids, final, path=folder, collate=collate)
+
+
+def reopened(folder: Path, model: nn.Module, loss: PerSampleLoss, collate: Collate | None) -> Store:
+    """A store whose training was killed or interrupted, as it was after its last complete step.
+
+    Raises:
+        RunDamaged: Files are damaged, or the store comes of a replay that has to be finished first.
+    """
+    facts, sample_ids = read_growing(folder)
+    require_same_model(facts.model, model, folder)
+    if not (folder / LOG).exists():
+        raise RunDamaged(f"The replay that fills {folder} was interrupted. Finish it: call hg.hypergradients again.")
+    table = Table.open(folder, DTYPES[facts.dtype])
+    weights, statistics = facts.layouts()
+    projector = facts.projector(next(model.parameters()))
+    lanes = GrowingLanes(facts.groups, facts.warm, fixed=projector is not None)
+    recurrence = Lazy(Columns(weights, projector), lanes, momentum=table.accumulators == 2)
+    growing = GrowingRows(table, recurrence, sample_ids, facts.data["length"], statistics=statistics.size)
+    for record in islice(from_lines(read_lines(folder / LOG, "steps")), table.steps):
+        growing.pass_over(record)
+    warnings.warn(
+        f"Training that fills {folder} was interrupted; the store is opened after its last complete step, "
+        f"{table.steps:,}. Train on with resume=True.",
+        stacklevel=3,
+    )
+    return opened_unfinished(growing, facts, sample_ids, model, loss, collate)
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:

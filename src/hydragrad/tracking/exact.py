@@ -108,7 +108,7 @@ class ExactTangents:
 
         def along(w: Named, r: Named, alpha: Tensor) -> tuple[Named, Named]:
             gradient = grad(objective, has_aux=True)
-            result: tuple[Named, Named] = jvp(gradient, (chosen, statistics, ones), (w, r, alpha))[1]  # type: ignore[misc]
+            result: tuple[Named, Named] = jvp(gradient, (chosen, statistics, ones), (w, r, alpha))[1]
             return result
 
         with stopped_gradients():

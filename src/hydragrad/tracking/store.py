@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ from hydragrad.recording.data import Collate
 from hydragrad.recording.files import replace_file, save_file
 from hydragrad.recording.manifest import require_same_model
 from hydragrad.scores import Curvature, Evidence, Query, Scores
-from hydragrad.tracking.asking import Answerer, TopContributions, queries_of
+from hydragrad.tracking.asking import Answer, Answerer, queries_of
 from hydragrad.tracking.table import from_numpy
 
 SCHEMA = 1
@@ -52,6 +52,7 @@ class StoreFacts:
         curvature: What of the loss's curvature the rows hold.
         steps: Steps of training that they take into account.
         completed: Whether training had ended.
+        warm: Parameters whose momentum buffer was there before the first step.
         notes: Anything a reader must know.
     """
 
@@ -65,6 +66,7 @@ class StoreFacts:
     curvature: Curvature = "none"
     steps: int
     completed: bool
+    warm: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
@@ -126,6 +128,10 @@ class Store:
             RunDamaged: Files are missing or damaged.
         """
         folder = Path(path)
+        if not (folder / FILE).exists() and (folder / "growing.json").exists():
+            from hydragrad.tracking.building import reopened  # which makes stores
+
+            return cast(Self, reopened(folder, model, loss, collate))
         facts = read_facts(folder)
         require_same_model(facts.model, model, folder)
         try:
@@ -161,7 +167,7 @@ class Store:
         out: str | Path | None = None,
         top: int | None = None,
         memory: int = 1 << 30,
-    ) -> "Scores | TopContributions | NDArray[Any]":
+    ) -> Answer:
         """Contributions of the tracked samples to any queries: -(row . query's gradient), in blocks.
 
         Args:

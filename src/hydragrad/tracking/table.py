@@ -111,6 +111,11 @@ class Table:
         return int(self._arrays["word"][0]) // 2
 
     @property
+    def accumulators(self) -> int:
+        """1, or 2 with velocities."""
+        return len(self._accumulators)
+
+    @property
     def room(self) -> int:
         """Rows that one step may change."""
         return len(self._arrays["journal-ids"]) if self.folder is not None else len(self.touched)

@@ -1,0 +1,225 @@
+"""The online tracker gives what the recorded run gives, for every model and option set."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hydragrad as hg
+from attribution import oracle
+from cases import BATCH_SIZE, CASES, EPOCHS, EVERY_MODEL, SEED, Case, collate, loop
+from hydragrad.errors import QueryError, RecordingMismatch, ReplayMismatch, RunExists, StepError, Unsupported
+
+MLP = Case("mlp", "all")
+
+
+class Stop(Exception):
+    """The loop was stopped here."""
+
+
+def queries(case):
+    return [hg.mean_loss(case.held_out, "mean"), hg.sample_losses(case.held_out, [3, 5])]
+
+
+def track(case, *, beside=None, stop_at=None, give_batch=False, scheduler=None, **options):
+    """Train the case's loop with a tracker in it, beside a recorder in the folder `beside` if there is one."""
+    model, train_set = case.build(), case.train_set
+    optimizer = case.options.optimizer(model)
+    tracker = hg.Tracker(model, optimizer, case.loss, train_set, reduction=case.options.reduction, seed=SEED, **options)
+    recorder = None
+    if beside is not None:
+        recorder = hg.Recorder(
+            beside, model, optimizer, case.loss, train_set, reduction=case.options.reduction, seed=SEED
+        )
+
+    def one_step(step, indices):
+        if step == stop_at:
+            raise Stop
+        batch = collate(train_set, indices)
+        with ExitStack() as stack:
+            if recorder is not None:
+                stack.enter_context(recorder.step(indices))
+            stack.enter_context(tracker.step(indices, batch if give_batch else None))
+            optimizer.zero_grad()
+            losses = case.loss(model, batch)
+            (losses.mean() if case.options.reduction == "mean" else losses.sum()).backward()
+            optimizer.step()
+        return losses.detach().mean().item()
+
+    try:
+        with ExitStack() as stack:
+            for observer in filter(None, (recorder, tracker)):
+                stack.enter_context(observer)
+            loop(case, model, optimizer, one_step, scheduler)
+    except Stop:
+        pass
+    return tracker
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if not c.by_train], ids=lambda case: case.name)
+def test_without_curvature_it_gives_what_attribute_gives(case, recorded):
+    expected = hg.attribute(recorded(case), queries(case)).values
+    if case.options_name == "switched":
+        with pytest.raises(StepError, match="Momentum was switched on at step 4"):
+            track(case)
+        return
+    if case.options_name == "late":  # joins the optimizer's own groups later on
+        pass
+    found = track(case).contributions(queries(case)).values
+    assert oracle.relative(found, expected) < 1e-10
+
+
+@pytest.mark.parametrize("case", [c for c in EVERY_MODEL if c.model.curvature], ids=lambda case: case.name)
+def test_exact_it_gives_what_the_exact_sweep_gives(case, recorded):
+    expected = hg.attribute(recorded(case), queries(case), curvature="hessian").values
+    found = track(case, curvature="hessian").contributions(queries(case)).values
+    assert oracle.relative(found, expected) < 1e-8
+
+
+@pytest.mark.parametrize("name", ["mlp", "batch_norm", "dropout", "transformer"])
+def test_beside_a_recorder_both_are_right(name, tmp_path, recorded):
+    case = Case(name, "all")
+    tracker = track(case, beside=tmp_path / "run", give_batch=True)
+    run = hg.Recording(tmp_path / "run", case.build(), case.loss, case.train_set)
+    expected = hg.attribute(run, queries(case)).values
+    assert oracle.relative(tracker.contributions(queries(case)).values, expected) < 1e-10
+    assert oracle.relative(hg.hypergradients(run).contributions(queries(case)).values, expected) < 1e-10
+
+
+def test_in_our_own_loop(tmp_path):
+    case = Case("dropout", "cosine")
+    model = case.build()
+    optimizer = case.options.optimizer(model)
+    with hg.Tracker(model, optimizer, case.loss, case.train_set) as tracker:
+        run = hg.train(
+            model,
+            case.loss,
+            case.train_set,
+            optimizer,
+            epochs=EPOCHS,
+            batch_size=BATCH_SIZE,
+            out=tmp_path / "run",
+            observers=[tracker],
+        )
+    expected = hg.attribute(run, queries(case)).values
+    assert oracle.relative(tracker.contributions(queries(case)).values, expected) < 1e-10
+
+
+@pytest.mark.parametrize("curvature", ["none", "hessian"])
+@pytest.mark.parametrize("name", ["mlp", "batch_norm"])
+def test_stopped_and_resumed_on_disk_it_ends_at_the_same_rows(name, curvature, tmp_path):
+    case = Case(name, "all")
+    whole = track(case, curvature=curvature)
+    track(case, curvature=curvature, store=tmp_path / "store", stop_at=11)
+    with pytest.raises(RunExists, match="resume=True"):
+        track(case, curvature=curvature, store=tmp_path / "store")
+    with pytest.raises(RecordingMismatch, match="begun with other samples"):
+        track(case, curvature=curvature, store=tmp_path / "store", resume=True, samples=[1])
+    # The loop starts over: the eleven steps that the store holds are passed over.
+    again = track(case, curvature=curvature, store=tmp_path / "store", resume=True)
+    np.testing.assert_array_equal(again.store.rows, whole.store.rows)
+    opened = hg.Store.open(tmp_path / "store", case.build(), case.loss)
+    assert torch.equal(opened.contributions(queries(case)).values, whole.contributions(queries(case)).values)
+    # A finished store recognises its own run, and takes no other.
+    done = track(case, curvature=curvature, store=tmp_path / "store", resume=True)
+    assert done.steps == again.steps
+    other = Case(name, "momentum")
+    with pytest.raises(ReplayMismatch, match="repeated otherwise"):
+        track(other, curvature=curvature, store=tmp_path / "store", resume=True)
+
+
+def test_an_interrupted_store_opens_after_its_last_complete_step(tmp_path):
+    shorter = track(MLP, stop_at=11)
+    interrupted = track(MLP, store=tmp_path / "store", stop_at=11)
+    expected = shorter.contributions(queries(MLP))
+    assert not expected.evidence.completed and expected.evidence.steps == 11
+    with pytest.warns(UserWarning, match="last complete step, 11"):
+        opened = hg.Store.open(tmp_path / "store", MLP.build(), MLP.loss)
+    for found in (opened.contributions(queries(MLP)), interrupted.contributions(queries(MLP))):
+        assert torch.equal(found.values, expected.values)
+        assert torch.equal(found.query_values, expected.query_values)
+
+
+KILLED = """
+import os, signal, sys
+sys.path.insert(0, {tests!r})
+import torch
+torch.set_num_threads(1)
+from tracking.test_tracker import MLP, track
+import hydragrad.tracking.table as table
+real, calls = table.Table._put, []
+def put(self, *given):
+    calls.append(1)
+    if len(calls) == 12:
+        real(self, given[0][:1], given[1][:, :1], given[2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, *given)
+table.Table._put = put
+track(MLP, store={store!r})
+"""
+
+
+def test_killed_inside_a_step_it_resumes_to_the_same_rows(tmp_path):
+    script = KILLED.format(tests=str(Path(__file__).parents[1]), store=str(tmp_path / "store"))
+    killed = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    with pytest.warns(UserWarning, match="last complete step, 11"):
+        opened = hg.Store.open(tmp_path / "store", MLP.build(), MLP.loss)
+    shorter = track(MLP, stop_at=11)
+    assert torch.equal(opened.contributions(queries(MLP)).values, shorter.contributions(queries(MLP)).values)
+    resumed = track(MLP, store=tmp_path / "store", resume=True)
+    np.testing.assert_array_equal(resumed.store.rows, track(MLP).store.rows)
+
+
+@pytest.mark.parametrize("options", ["all", "two_groups", "late"])
+def test_projected_rows_are_projections_of_the_rows(options):
+    case = Case("mlp", options)
+    if options == "late":
+        with pytest.raises(Unsupported, match="a projection can't tell them apart"):
+            track(case, projection=16)
+        return
+    whole, projected = track(case).store, track(case, projection=16).store
+    projector = projected.facts.projector(torch.zeros((), dtype=torch.float64))
+    expected = projector.flat(torch.from_numpy(np.array(whole.rows))).numpy()
+    np.testing.assert_allclose(projected.rows, expected, rtol=1e-9, atol=1e-12)
+    assert projected.rows.shape[1] == projector.width < whole.rows.shape[1]
+
+
+def test_bad_input_gets_a_named_error(tmp_path):
+    model = MLP.build()
+    optimizer = MLP.options.optimizer(model)
+    given = (model, optimizer, MLP.loss, MLP.train_set)
+    with pytest.raises(QueryError, match="samples 0 to 17"):
+        hg.Tracker(*given, samples=[18])
+    with pytest.raises(QueryError, match="'none' or 'hessian'"):
+        hg.Tracker(*given, curvature="ggn")
+    with pytest.raises(ValueError, match="give store="):
+        hg.Tracker(*given, resume=True)
+    with pytest.raises(Unsupported, match=r"torch\.optim\.SGD only"):
+        hg.Tracker(model, torch.optim.Adam(model.parameters()), MLP.loss, MLP.train_set)
+    tracker = hg.Tracker(*given)
+    with pytest.raises(StepError, match="inside `with Tracker"), tracker.step([0]):
+        pass
+    with pytest.raises(StepError, match="at least one step"):
+        tracker.contributions(hg.mean_loss(MLP.held_out))
+    with tracker, pytest.raises(StepError, match="exactly one"), tracker.step([0, 1]):
+        pass
+    with tracker, pytest.raises(QueryError, match="samples 0 to 17"), tracker.step([99]):
+        pass
+
+
+def test_a_loop_that_clips_hears_it_at_once():
+    model = MLP.build()
+    optimizer = MLP.options.optimizer(model)
+    train_set = MLP.train_set
+    with hg.Tracker(model, optimizer, MLP.loss, train_set) as tracker, pytest.raises(ReplayMismatch, match="clipping"):
+        with tracker.step([0, 1, 2]):
+            MLP.loss(model, collate(train_set, [0, 1, 2])).mean().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+            optimizer.step()
