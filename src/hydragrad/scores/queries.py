@@ -62,6 +62,10 @@ class Query(abc.ABC):
     def names(self) -> list[str]:
         """One name a scalar."""
 
+    def single_samples(self) -> tuple[Dataset[Any], list[int]] | None:
+        """The data set and its samples, where the scalars are the run's loss of one sample each."""
+        return None
+
     @abc.abstractmethod
     def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
         """Evaluate and differentiate each scalar."""
@@ -79,6 +83,11 @@ class _LossQuery(Query):
 
     def names(self) -> list[str]:
         return self._names
+
+    def single_samples(self) -> tuple[Dataset[Any], list[int]] | None:
+        if any(len(group) != 1 for group in self._groups):
+            return None
+        return self._dataset, [group[0] for group in self._groups]
 
     def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
         problem = _prepared(point, self.training)

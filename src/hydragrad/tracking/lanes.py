@@ -81,8 +81,8 @@ class GrowingLanes:
             names = next(names for names, parts in zip(self.groups, parted, strict=True) if len(parts) > 1)
             raise Unsupported(
                 f"Parameters of one projected group ({names[0]}, ...) no longer share their optimizer options or their "
-                f"momentum's start (unfrozen late?), and a projection can't tell them apart. Give them parameter groups "
-                f"of their own, or track without projection."
+                f"momentum's start (unfrozen late?), and a projection can't tell them apart. Give them groups of "
+                f"their own, or track without projection."
             )
         self.products = self.products.split([lane for lane, parts in enumerate(parted) for _ in parts])
         self.groups = [part for parts in parted for part in parts]

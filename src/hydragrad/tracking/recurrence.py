@@ -59,6 +59,11 @@ class Lazy(Recurrence):
         self._spans = columns.spans(lanes.groups)
 
     def take(self, record: StepRecord) -> None:
+        """Take in what the next step did.
+
+        Raises:
+            StepError: Momentum was switched on where there was none at the start.
+        """
         if not self._momentum and any(options["momentum"] for options in record.options):
             raise StepError(
                 f"Momentum was switched on at step {record.step} of a run that began without; the rows were laid out "
@@ -68,6 +73,7 @@ class Lazy(Recurrence):
             self._spans = self._columns.spans(self._lanes.groups)
 
     def add(self, values: Tensor, touched: NDArray[np.int64], gradients: Tensor) -> Tensor:
+        """Bring rows up to the step just taken in."""
         products, injections = self._lanes.products.since(touched), self._lanes.injections
         count, result = self.accumulators, torch.zeros_like(values)
         for lane, spans in enumerate(self._spans):
@@ -79,6 +85,7 @@ class Lazy(Recurrence):
         return result
 
     def catch_up(self, values: Tensor, touched: NDArray[np.int64]) -> Tensor:
+        """Bring rows up to the last step taken in."""
         products, count = self._lanes.products.since(touched), self.accumulators
         result = values[0].clone()
         for lane, spans in enumerate(self._spans):
@@ -105,9 +112,11 @@ class Planned(Recurrence):
         self._step = -1
 
     def take(self, record: StepRecord) -> None:
+        """Take in what the next step did."""
         self._step = record.step
 
     def add(self, values: Tensor, touched: NDArray[np.int64], gradients: Tensor) -> Tensor:
+        """Bring rows up to the step just taken in."""
         result = values.clone()
         for kappa, spans in zip(self._kappa[:, self._step], self._spans, strict=True):
             for span in spans:
@@ -115,6 +124,7 @@ class Planned(Recurrence):
         return result
 
     def catch_up(self, values: Tensor, touched: NDArray[np.int64]) -> Tensor:
+        """Bring rows up to the last step taken in."""
         return values[0]
 
 

@@ -342,8 +342,8 @@ class Tracker:
         ]
         if moved:
             raise Unsupported(
-                f"The buffers {', '.join(moved)} update themselves during training in a way that is not BatchNorm's, so "
-                f"their derivative is not known. Use curvature='none', which treats buffers as constants."
+                f"The buffers {', '.join(moved)} update themselves during training in a way that is not BatchNorm's, "
+                f"so their derivative is not known. Use curvature='none', which treats buffers as constants."
             )
 
     def _start(self, size: int) -> None:
@@ -395,8 +395,8 @@ class Tracker:
                 self.next_step = step
                 return
         raise ReplayMismatch(
-            f"The loop goes on from weights that the store in {self._folder} has not seen, or with another batch. Resume "
-            f"it from a checkpoint of the same run, or choose another folder."
+            f"The loop goes on from weights that the store in {self._folder} has not seen, or with another batch. "
+            f"Resume it from a checkpoint of the same run, or choose another folder."
         )
 
     def _require_known(self, record: StepRecord) -> None:
