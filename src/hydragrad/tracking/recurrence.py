@@ -75,13 +75,15 @@ class Lazy(Recurrence):
     def add(self, values: Tensor, touched: NDArray[np.int64], gradients: Tensor) -> Tensor:
         """Bring rows up to the step just taken in."""
         products, injections = self._lanes.products.since(touched), self._lanes.injections
-        count, result = self.accumulators, torch.zeros_like(values)
+        count, result = self.accumulators, torch.empty_like(values)
         for lane, spans in enumerate(self._spans):
             matrix = _factors(products[:, lane, :count, :count], values)
             injection = _factors(injections[lane, :count], values)
             for span in spans:
-                caught_up = torch.einsum("rab,brw->arw", matrix, values[..., span])
-                result[..., span] = caught_up.addcmul_(injection[:, None, None], gradients[None, :, span])
+                for after, row in enumerate(result[..., span]):
+                    torch.mul(gradients[:, span], injection[after], out=row)
+                    for before, value in enumerate(values[..., span]):
+                        row.addcmul_(matrix[:, after, before, None], value)
         return result
 
     def catch_up(self, values: Tensor, touched: NDArray[np.int64]) -> Tensor:
@@ -91,7 +93,9 @@ class Lazy(Recurrence):
         for lane, spans in enumerate(self._spans):
             matrix = _factors(products[:, lane, 0, :count], values)
             for span in spans:
-                result[:, span] = torch.einsum("rb,brw->rw", matrix, values[..., span])
+                row = result[:, span].zero_()
+                for before, value in enumerate(values[..., span]):
+                    row.addcmul_(matrix[:, before, None], value)
         return result
 
 

@@ -24,6 +24,9 @@ from hydragrad.recording.files import naming_full_disk
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32: np.float32, torch.bfloat16: np.uint16}
 """How rows lie on disk. NumPy has no bfloat16: its 16 bits are the upper half of a float32's."""
 
+COMPUTED = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
+"""How rows are computed with."""
+
 ACCUMULATORS = ("rows", "velocity")
 Arrays = dict[str, NDArray[Any]]
 
@@ -73,7 +76,8 @@ class Table:
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {name: ((rows, width), number) for name in names}
         shapes |= {"touched": ((rows,), np.int64), "word": ((2,), np.int64)}
         if folder is None:
-            return cls(None, {name: np.zeros(*of) for name, of in shapes.items()}, dtype)
+            # Filled, so that no step pays for fetching fresh pages.
+            return cls(None, {name: np.full(shape, 0, kind) for name, (shape, kind) in shapes.items()}, dtype)
         shapes |= {f"journal-{name}": ((room, width), number) for name in names}
         shapes |= {f"journal-{name}": ((room,), np.int64) for name in ("ids", "touched")}
         shapes["model"] = ((2, state_bytes), np.uint8)
@@ -126,9 +130,16 @@ class Table:
         rows, width = self._arrays["rows"].shape
         return rows, width
 
-    def read(self, ids: NDArray[np.int64] | slice) -> Tensor:
+    def read(self, ids: NDArray[np.int64]) -> Tensor:
         """Accumulators of some rows, (accumulators, rows, columns); float32 where they are kept as bfloat16."""
-        return torch.stack([from_numpy(self._arrays[name][ids], self._dtype) for name in self._accumulators])
+        rows, width = len(ids), self.shape[1]
+        found = torch.empty(len(self._accumulators), rows, width, dtype=COMPUTED[self._dtype])
+        for name, out in zip(self._accumulators, found, strict=True):
+            if self._dtype == torch.bfloat16:
+                out.copy_(from_numpy(self._arrays[name][ids], self._dtype))
+            else:
+                np.take(self._arrays[name], ids, axis=0, out=out.numpy())
+        return found
 
     def change(self, ids: NDArray[np.int64], values: Tensor, state: Mapping[str, Tensor]) -> None:
         """Complete one step.

@@ -1,0 +1,143 @@
+"""What tracking costs a training step, as a ratio to a plain one, and how it grows with the number tracked.
+
+LeNet-5 on 32x32 images, batch 64, momentum 0.9, every sample of a batch tracked, one thread, medians over steps of
+processor time. The eager oracle advances the rows of all tracked samples at every step, as the paper's algorithm is
+written; it is run where its two numbers a sample and parameter fit into memory.
+
+    python -m benchmarks.tracking [--steps 60] [--pairs 10000]
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+import hydragrad as hg
+from hydragrad.models import LeNet5
+from hydragrad.tracking import Store
+
+BATCH, WARM_UP, COLUMNS = 64, 5, 2048
+
+
+def loss(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy, one number a sample."""
+    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
+
+
+def data(count: int) -> TensorDataset:
+    """Random images: what a step costs does not depend on what they show."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(count, 1, 32, 32, generator=generator)
+    return TensorDataset(images, torch.randint(10, (count,), generator=generator))
+
+
+class Loop:
+    """A training loop whose steps are timed."""
+
+    def __init__(self, count: int) -> None:
+        torch.manual_seed(0)
+        self.data, self.model = data(count), LeNet5()
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=0.01, momentum=0.9)
+
+    def one_step(self, indices: Tensor) -> None:
+        """A plain step."""
+        images, labels = self.data.tensors
+        self.optimizer.zero_grad()
+        loss(self.model, [images[indices], labels[indices]]).mean().backward()
+        self.optimizer.step()
+
+    def timed(self, steps: int, step: Callable[[Tensor], None]) -> float:
+        """Median processor seconds of a step."""
+        generator, seconds = torch.Generator().manual_seed(1), []
+        for _ in range(steps + WARM_UP):
+            indices = torch.randperm(len(self.data), generator=generator)[:BATCH]
+            start = time.process_time()
+            step(indices)
+            seconds.append(time.process_time() - start)
+        return statistics.median(seconds[WARM_UP:])
+
+
+def plain(steps: int) -> float:
+    """Without a tracker."""
+    loop = Loop(2000)
+    return loop.timed(steps, loop.one_step)
+
+
+def tracked(steps: int, count: int, **options: Any) -> tuple[float, Store]:
+    """With all samples of a data set of `count` tracked."""
+    loop = Loop(count)
+    with hg.Tracker(loop.model, loop.optimizer, loss, loop.data, **options) as tracker:
+        images, labels = loop.data.tensors
+
+        def step(indices: Tensor) -> None:
+            with tracker.step(indices, [images[indices], labels[indices]]):
+                loop.one_step(indices)
+
+        seconds = loop.timed(steps, step)
+    return seconds, tracker.store
+
+
+def eager(steps: int, count: int) -> float:
+    """The oracle: all rows and velocities move at every step."""
+    loop = Loop(count)
+    parameters = list(loop.model.parameters())
+    width = sum(parameter.numel() for parameter in parameters)
+    rows, velocities = torch.zeros(count, width), torch.zeros(count, width)
+    images, labels = loop.data.tensors
+
+    def step(indices: Tensor) -> None:
+        losses = loss(loop.model, [images[indices], labels[indices]])
+        one_hot = torch.eye(BATCH)
+        gradients = torch.autograd.grad(losses, parameters, one_hot, is_grads_batched=True)
+        loop.one_step(indices)
+        velocities.mul_(0.9)
+        velocities[indices] += torch.cat([gradient.flatten(1) for gradient in gradients], 1) / BATCH
+        rows.sub_(velocities, alpha=0.01)
+
+    return loop.timed(steps, step)
+
+
+def all_pairs(store: Store, queries: int) -> float:
+    """Seconds (processor) for every tracked sample x every query."""
+    start = time.process_time()
+    store.contributions(hg.sample_losses(data(queries), range(queries)), top=10)
+    return time.process_time() - start
+
+
+def main() -> None:
+    """Run everything and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60, help="timed steps of each kind (default: %(default)s)")
+    parser.add_argument("--pairs", type=int, default=10_000, help="queries of the all-pairs product")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    base = plain(given.steps)
+    print(f"plain step: {base * 1e3:.2f} ms of processor time\n\n{'':44} {'x plain':>8}")
+
+    def show(name: str, seconds: float) -> None:
+        print(f"{name:44} {seconds / base:8.2f}", flush=True)
+
+    first, _ = tracked(given.steps, 400, projection=COLUMNS)
+    show(f"400 tracked, projected to {COLUMNS:,}", first)
+    last, store = tracked(given.steps, 50_000, projection=COLUMNS)
+    show(f"50,000 tracked, projected to {COLUMNS:,}", last)
+    show("400 tracked, whole rows", tracked(given.steps, 400)[0])
+    show("10,000 tracked, whole rows", tracked(given.steps, 10_000)[0])
+    for count in (400, 2000, 10_000):
+        show(f"{count:,} tracked, eager oracle", eager(max(3, given.steps // (count // 100)), count))
+    print(f"\n50,000 tracked against 400, projected: {last / first:.2f} (held to 1.10)")
+    seconds, training = all_pairs(store, given.pairs), base * 20 * 782
+    print(
+        f"all pairs 50,000 x {given.pairs:,} from {COLUMNS:,} columns: {seconds:.0f} s of processor time, "
+        f"{seconds / training:.2f} trainings of 20 epochs (held to 2)"
+    )
+
+
+if __name__ == "__main__":
+    main()
