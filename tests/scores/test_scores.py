@@ -151,3 +151,16 @@ def test_when_a_scale_may_be_trusted():
     assert not Evidence(curvature="none").scale_is_measured
     assert Evidence(curvature="none", checks=({"slope": 1.0},)).scale_is_measured
     assert Evidence(curvature="hessian").scale_is_measured
+
+
+def test_a_name_that_two_queries_share_is_asked_by_number():
+    scores = hg.Scores(
+        values=torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64),
+        sample_ids=torch.arange(2),
+        query_names=("same", "same"),
+        query_values=torch.zeros(2, dtype=torch.float64),
+        evidence=Evidence(curvature="none"),
+    )
+    with pytest.raises(QueryError, match=r"named 'same': rows \[0, 1\]"):
+        scores.most_harmful(1, "same")
+    assert scores.most_harmful(1, 1) == [1]

@@ -1,7 +1,8 @@
 """`attribute`: contributions of training samples to queries, from a recorded run."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
 from typing import Literal, get_args
 
 import torch
@@ -162,13 +163,17 @@ def _asked_route(job: Job, route: str) -> Route:
     return chosen
 
 
-def _chunks(run: Recording, job: Job, queries: Sequence[Query], memory: int) -> list[list[QueryRow]]:
-    """Differentiate all queries, in chunks whose directions fit into memory several times over."""
-    with preserved():
-        point = query_point(run, job.weights, job.statistics)
-        rows = [row for each in queries for row in each.rows(point)]
+def _chunks(run: Recording, job: Job, queries: Sequence[Query], memory: int) -> Iterator[list[QueryRow]]:
+    """Differentiate queries, in chunks whose directions fit into memory several times over."""
+    point = query_point(run, job.weights, job.statistics)
+    rows = (row for each in queries for row in each.rows(point))
     size = max(1, memory // (4 * max(1, job.weights.size) * job.like.element_size()))
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
+    while True:
+        with preserved():
+            chunk = list(islice(rows, size))
+        if not chunk:
+            return
+        yield chunk
 
 
 def _checked_samples(run: Recording, samples: Sequence[int] | Tensor | None) -> Tensor:

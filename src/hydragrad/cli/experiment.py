@@ -78,6 +78,7 @@ class Experiment:
         labels: Given and true labels, where noise was planted.
         classes: Names of the labels, where known.
         picture: Picture of a training sample, where there are any.
+        shown: Picture of any data set's input, where there are any.
     """
 
     settings: Settings
@@ -88,6 +89,7 @@ class Experiment:
     labels: Labels | None = None
     classes: tuple[str, ...] | None = None
     picture: Callable[[int], NDArray[np.uint8]] | None = None
+    shown: Callable[[Tensor], NDArray[np.uint8]] | None = None
 
     def query(self, text: str) -> Query:
         """The query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.
@@ -103,6 +105,17 @@ class Experiment:
                 f"{next(iter(known))}:42."
             )
         return sample_losses(known[name], [int(index)]) if colon else mean_loss(known[name], name=f"{name} loss")
+
+    def data_set(self, name: str) -> Dataset[Any]:
+        """A data set by name: train, or one of the held-out ones.
+
+        Raises:
+            UnknownName: There is none of that name.
+        """
+        known = {**self.held_out, "train": self.train_set}
+        if name not in known:
+            raise UnknownName(f"There is no data set {name!r} here; there are {', '.join(known)}.")
+        return known[name]
 
     def test_accuracy(self, model: nn.Module) -> float | None:
         """Share of right predictions on the test set, if there is one and the model classifies."""
@@ -193,6 +206,7 @@ def _named(settings: Settings, data_dir: Path | None, run: Path | None) -> Exper
         labels=labels,
         classes=splits.classes,
         picture=lambda sample: splits.picture(images[sample]),
+        shown=splits.picture,
     )
 
 

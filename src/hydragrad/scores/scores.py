@@ -129,6 +129,9 @@ class Scores:
             return 0
         if isinstance(query, int) and 0 <= query < len(self.query_names):
             return query
+        if isinstance(query, str) and self.query_names.count(query) > 1:
+            rows = [row for row, name in enumerate(self.query_names) if name == query]
+            raise QueryError(f"Several queries are named {query!r}: rows {rows[:8]}. Give the row's number.")
         if isinstance(query, str) and query in self.query_names:
             return self.query_names.index(query)
         shown = ", ".join(self.query_names[:8]) + (", ..." if len(self.query_names) > 8 else "")

@@ -1,0 +1,41 @@
+"""`hydragrad explain` as a user types it."""
+
+import json
+
+import numpy as np
+
+from cli.test_app import hydragrad as hydragrad
+from cli.test_app import trained as trained
+from hydragrad.cli.explain import half_blocks
+
+
+def test_a_prediction_is_explained_and_the_store_is_kept(hydragrad, trained, tmp_path):
+    code, out, err = hydragrad(
+        "explain", trained, "--test", 7, "--top", 3, "--projection", 64, "--json", tmp_path / "a"
+    )
+    assert code == 0, err
+    assert "helped most" in out and "harmed most" in out and "read the ranking" in out
+    figures = json.loads((tmp_path / "a").read_text())
+    assert figures["sample"] == "test:7" and len(figures["most_helpful"]) == len(figures["most_harmful"]) == 3
+    assert figures["helpful_contributions"][0] > 0 > figures["harmful_contributions"][0]
+    assert 0 <= figures["probability"] <= 1
+    written = (trained / "store" / "rows.npy").stat().st_mtime_ns
+    code, out, _ = hydragrad("explain", trained, "--validation", 3, "--projection", 64)
+    assert code == 0 and "building" not in out
+    assert (trained / "store" / "rows.npy").stat().st_mtime_ns == written
+    code, _, err = hydragrad("explain", trained, "--test", 7)
+    assert code == 1 and "--projection 64" in err
+
+
+def test_mistakes_get_an_error_without_a_traceback(hydragrad, trained):
+    for words, message in (((), "--test NUMBER"), (("--test", 999_999), "has samples 0 to")):
+        code, _, err = hydragrad("explain", trained, *words)
+        assert code == 1 and message in err and "Traceback" not in err
+
+
+def test_pictures_are_half_blocks():
+    picture = np.zeros((8, 8), dtype=np.uint8)
+    picture[:4] = 255
+    text = half_blocks(picture, width=4)
+    assert text.plain == "▀▀▀▀\n▀▀▀▀"
+    assert {str(span.style) for span in text.spans} == {"#ffffff on #ffffff", "#000000 on #000000"}
