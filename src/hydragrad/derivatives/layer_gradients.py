@@ -22,7 +22,7 @@ from hydragrad.derivatives.projection import Projector
 
 def linear_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
     """(n, o, i) of y = x W'."""
-    return torch.einsum("nso,nsi->noi", _positions(delta), _positions(x))
+    return _outer(_positions(delta), _positions(x))
 
 
 def channel_last_bias(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
@@ -38,6 +38,8 @@ def conv_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
         padding = (0,) * (x.dim() - 2)
     if isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        if x.shape[2:] == layer.kernel_size and delta[0, 0].numel() == 1 and not any(padding):
+            return _outer(delta.view(count, 1, -1), x.reshape(count, 1, -1)).view(count, *layer.weight.shape)
         patches = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
         return (delta.flatten(2) @ patches.transpose(1, 2)).view(count, *layer.weight.shape)
     # Samples as groups of one large convolution.
@@ -172,6 +174,11 @@ class LayerGradients:
             output.register_hook(lambda delta: calls.append((x, delta.detach())))
 
         return caught
+
+
+def _outer(delta: Tensor, x: Tensor) -> Tensor:
+    """(n, o, i): the sum over positions of delta x'."""
+    return delta.transpose(1, 2) * x if x.shape[1] == 1 else torch.einsum("nso,nsi->noi", delta, x)
 
 
 def _positions(value: Tensor) -> Tensor:

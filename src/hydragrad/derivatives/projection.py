@@ -129,16 +129,19 @@ class _Kept(_Map):
 
 class _Shifts(_Map):
     def __init__(self, span: slice, signs: Tensor, shifts: Sequence[int]) -> None:
-        self._span, self._signs, self._shifts = span, signs, shifts
+        # Every piece of the gradient that stays in one piece, where it goes, and its signs.
+        self._pieces: list[tuple[slice, slice, Tensor]] = []
+        k = span.stop - span.start
+        for start, shift in zip(range(0, len(signs), k), shifts, strict=True):
+            stop = min(start + k, len(signs))
+            cut = min(start + k - shift, stop)
+            for first, last, to in ((start, cut, span.start + shift), (cut, stop, span.start)):
+                if first < last:
+                    self._pieces.append((slice(first, last), slice(to, to + last - first), signs[first:last]))
 
     def add(self, out: Tensor, flat: Tensor) -> None:
-        columns, k = out[:, self._span], self._span.stop - self._span.start
-        signed = flat * self._signs
-        for chunk, shift in zip(signed.split(k, dim=1), self._shifts, strict=True):
-            head = min(k - shift, chunk.shape[1])
-            columns[:, shift : shift + head] += chunk[:, :head]
-            if head < chunk.shape[1]:
-                columns[:, : chunk.shape[1] - head] += chunk[:, head:]
+        for source, target, signs in self._pieces:
+            out[:, target].addcmul_(flat[:, source], signs)
 
 
 class _Tensor(_Map):
