@@ -2,6 +2,7 @@
 
 import argparse
 
+from benchmarks import formats, tracking
 from benchmarks.costs import Setting, measure
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -11,3 +12,6 @@ parser.add_argument("--repeats", type=int, default=3)
 parser.add_argument("--only", default="", help="only kinds whose name holds this text")
 asked = parser.parse_args()
 measure(Setting(asked.train_size, asked.epochs), asked.repeats, asked.only)
+if not asked.only:
+    tracking.run(steps=60, pairs=10_000)
+    formats.run()

@@ -111,30 +111,35 @@ def all_pairs(store: Store, queries: int) -> float:
 
 
 def main() -> None:
-    """Run everything and print the table."""
+    """Read the size and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each kind (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=10_000, help="queries of the all-pairs product")
     given = parser.parse_args()
+    run(steps=given.steps, pairs=given.pairs)
+
+
+def run(*, steps: int, pairs: int) -> None:
+    """Measure and print."""
     torch.set_num_threads(1)
-    base = plain(given.steps)
+    base = plain(steps)
     print(f"plain step: {base * 1e3:.2f} ms of processor time\n\n{'':44} {'x plain':>8}")
 
     def show(name: str, seconds: float) -> None:
         print(f"{name:44} {seconds / base:8.2f}", flush=True)
 
-    first, _ = tracked(given.steps, 400, projection=COLUMNS)
+    first, _ = tracked(steps, 400, projection=COLUMNS)
     show(f"400 tracked, projected to {COLUMNS:,}", first)
-    last, store = tracked(given.steps, 50_000, projection=COLUMNS)
+    last, store = tracked(steps, 50_000, projection=COLUMNS)
     show(f"50,000 tracked, projected to {COLUMNS:,}", last)
-    show("400 tracked, whole rows", tracked(given.steps, 400)[0])
-    show("10,000 tracked, whole rows", tracked(given.steps, 10_000)[0])
+    show("400 tracked, whole rows", tracked(steps, 400)[0])
+    show("10,000 tracked, whole rows", tracked(steps, 10_000)[0])
     for count in (400, 2000, 10_000):
-        show(f"{count:,} tracked, eager oracle", eager(max(3, given.steps // (count // 100)), count))
+        show(f"{count:,} tracked, eager oracle", eager(max(3, steps // (count // 100)), count))
     print(f"\n50,000 tracked against 400, projected: {last / first:.2f} (held to 1.10)")
-    seconds, training = all_pairs(store, given.pairs), base * 20 * 782
+    seconds, training = all_pairs(store, pairs), base * 20 * 782
     print(
-        f"all pairs 50,000 x {given.pairs:,} from {COLUMNS:,} columns: {seconds:.0f} s of processor time, "
+        f"all pairs 50,000 x {pairs:,} from {COLUMNS:,} columns: {seconds:.0f} s of processor time, "
         f"{seconds / training:.2f} trainings of 20 epochs (held to 2)"
     )
 

@@ -21,6 +21,7 @@ from hydragrad.cli.forecast import (
     training_seconds,
 )
 from hydragrad.cli.recipes import RECIPES
+from hydragrad.cli.reproduce import reproduce
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import QueryError, UnknownName, Unsupported
 from hydragrad.models import MODELS
@@ -39,6 +40,8 @@ app = typer.Typer(
     "A first round: [bold]hydragrad demo[/bold]. On real data: [bold]train[/bold], then [bold]attribute[/bold], "
     "[bold]clean[/bold] and [bold]report[/bold] on the run directory it wrote.",
 )
+
+app.add_typer(reproduce, name="reproduce")
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by `hydragrad train`.")]
 DataDir = Annotated[

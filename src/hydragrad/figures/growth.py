@@ -1,0 +1,59 @@
+"""How the time of a step grows with the number of tracked samples: the paper's Figure 1, and the step itself."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hydragrad.errors import PresentationError
+from hydragrad.figures.style import BLUE, GREEN, QUIET, VERMILLION, drawing, new_figure, plain
+
+_KINDS = {"eager": ("all rows at every step", "--", "s"), "tracker": ("Tracker", "-", "o")}
+
+
+def growth(timings: Sequence[Mapping[str, Any]]) -> Figure:
+    """Draw time a step, and the same over tracked samples and parameters, against the number tracked.
+
+    Args:
+        timings: Each with `model`, `kind` (plain, tracker or eager), `tracked`, `seconds` (a step) and
+            `per_sample_and_parameter` (seconds).
+
+    Raises:
+        PresentationError: No tracked steps among them.
+    """
+    tracked = [row for row in timings if row["kind"] in _KINDS]
+    if not tracked:
+        raise PresentationError("There are no timings of tracked steps, so there is no growth to draw.")
+    models = list(dict.fromkeys(row["model"] for row in tracked))
+    colours = dict(zip(models, (BLUE, VERMILLION, GREEN, *[QUIET] * len(models)), strict=False))
+    with drawing():
+        figure, (above, below) = new_figure(height=6.4, rows=2)
+        for axes, key in ((above, "per_sample_and_parameter"), (below, "seconds")):
+            for model in models:
+                for kind in _KINDS:
+                    _draw(axes, [row for row in tracked if (row["model"], row["kind"]) == (model, kind)], key, colours)
+            axes.set(xscale="log", yscale="log")
+        for row in timings:
+            if row["kind"] == "plain" and row["model"] in colours:
+                below.axhline(row["seconds"], color=colours[row["model"]], linestyle=":", linewidth=1)
+        above.set_ylabel("seconds a step,\nsample and parameter")
+        below.set_ylabel("seconds a step\n(dotted: plain)")
+        below.set_xlabel("tracked samples")
+        above.legend(fontsize=8)
+    return figure
+
+
+def _draw(axes: Axes, rows: Sequence[Mapping[str, Any]], key: str, colours: Mapping[str, str]) -> None:
+    if rows:
+        name, dashes, marker = _KINDS[rows[0]["kind"]]
+        rows = sorted(rows, key=lambda row: int(row["tracked"]))
+        model = str(rows[0]["model"])
+        axes.plot(
+            [row["tracked"] for row in rows],
+            [row[key] for row in rows],
+            color=colours[model],
+            linestyle=dashes,
+            marker=marker,
+            label=plain(f"{model}, {name}"),
+        )
