@@ -5,7 +5,7 @@ Replay      Recording
 Ask         mean_loss, sample_losses, query
 Attribute   attribute, Scores
 Track       Tracker, hypergradients, Store
-Check       counterfactual
+Check       counterfactual, verify
 Clean       suspects
 Show        report
 Errors      errors.HydragradError and its children
@@ -38,6 +38,7 @@ from hydragrad.tracking import Store as Store
 
 # Check
 from hydragrad.trust import counterfactual as counterfactual
+from hydragrad.trust import verify as verify
 
 # Clean
 from hydragrad.cleaning import suspects as suspects

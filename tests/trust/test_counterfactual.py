@@ -9,6 +9,9 @@ from torch.utils.data import TensorDataset
 import hydragrad as hg
 from hydragrad.errors import DataError, QueryError
 
+# Asked about the training samples on purpose: the numbers are what is tested.
+pytestmark = pytest.mark.filterwarnings("ignore:The query")
+
 
 def loss(model, batch):
     x, y = batch

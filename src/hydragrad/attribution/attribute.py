@@ -101,6 +101,7 @@ def attribute(
         query_values=torch.tensor(values, dtype=torch.float64),
         label_contributions=-torch.cat([tally.labels for tally, _, _ in parts]) if labels else None,
         evidence=_evidence(run, curvature, damping, parts),
+        queries=tuple(queries),
     )
 
 

@@ -9,7 +9,7 @@ import torch
 import typer
 
 from hydragrad.cli import jobs
-from hydragrad.cli.console import percent, say, table, write_json
+from hydragrad.cli.console import number, percent, say, table, write_json
 from hydragrad.cli.demo import run_demo
 from hydragrad.cli.experiment import Settings, experiment, open_run
 from hydragrad.cli.explain import explained, show_explained
@@ -17,6 +17,7 @@ from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
     duration,
+    model_bytes,
     training_disk,
     training_seconds,
 )
@@ -211,6 +212,58 @@ def attribute(
         }
     say(f"next: hydragrad clean {run}")
     write_json(json, figures)
+
+
+@app.command()
+def verify(
+    run: Run,
+    query: Annotated[str, typer.Option(help="validation, test, or one sample as in test:42.")] = "validation",
+    curvature: CurvatureOption = "ggn",
+    groups: Annotated[int, typer.Option(min=3, help="Random groups of every size.")] = 20,
+    size: Annotated[
+        str, typer.Option(help="Samples of a group: numbers or shares (0.1 is a tenth), with commas between.")
+    ] = "1,0.01,0.1",
+    seed: Annotated[int, typer.Option(help="Of the random groups.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    data_dir: DataDir = None,
+    json: Json = None,
+    dry_run: DryRun = False,
+    silent: Quiet = False,
+) -> None:
+    """Check the scores: really retrain without groups of samples and compare with what was predicted.
+
+    Leaves out random groups and the most harmful and most helpful ones, writes a picture of each size into
+    RUN/verify/, and keeps what was measured with the scores, so that reports show it. Retrainings are kept in
+    RUN/retrained: interrupted, or for another curvature, the same command goes on with them.
+    """
+    sizes = jobs.parse_sizes(size)
+    asked, opened = open_run(run, data_dir=data_dir)
+    trainings = len(sizes) * (groups + 2)
+    seconds = attribution_seconds(opened, "none") / 2 * trainings / workers + attribution_seconds(opened, curvature)
+    announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
+    if dry_run:
+        return
+    with quiet(silent):
+        found = jobs.verify_scores(
+            asked, opened, query, curvature, groups=groups, sizes=sizes, seed=seed, workers=workers
+        )
+    for check in found.checks:
+        if check["random"]:
+            rows = {
+                "LDS (Spearman over groups)": number(check["lds"])
+                + f" [{number(check['lds_interval'][0])}, {number(check['lds_interval'][1])}]",
+                "slope of actual on predicted": number(check["slope"]),
+                "same sign": percent(check["sign_agreement"]),
+                "picture": str(found.pictures[check["name"]]),
+            }
+            table(check["name"], rows)
+            say(check["sentence"])
+        else:
+            words = ("most harmful", "most helpful")
+            for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
+                say(f"the {check['size']:,} {word} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
+    say(f"written: {found.path}; next: hydragrad report {run}")
+    write_json(json, found.figures)
 
 
 @app.command()

@@ -43,6 +43,11 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
+def number(value: float | None) -> str:
+    """A measured number; a dash where it is not defined."""
+    return "-" if value is None else f"{value:.3g}"
+
+
 @contextmanager
 def person_friendly() -> Iterator[None]:
     """Turn expected errors and warnings into lines, and errors into exit codes: 1 a mistake, 130 Ctrl-C."""

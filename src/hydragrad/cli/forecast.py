@@ -66,6 +66,12 @@ def attribution_seconds(run: Recording, curvature: str) -> float:
         return _seconds_a_step(step) * len(run.steps) * FACTORS[curvature]
 
 
+def model_bytes(run: Recording) -> int:
+    """Bytes of the model's parameters and buffers."""
+    final = run.final
+    return sum(value.nbytes for value in [*final.parameters.values(), *final.buffers.values()])
+
+
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
     if seconds < 90:

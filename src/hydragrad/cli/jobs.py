@@ -24,10 +24,12 @@ from hydragrad.cleaning import (
 from hydragrad.cli.console import say
 from hydragrad.cli.experiment import Experiment, Start, settings_entry
 from hydragrad.errors import DataError, LossError, QueryError, RunDamaged, RunExists
+from hydragrad.figures import predicted_against_actual
 from hydragrad.recording import Recording
 from hydragrad.recording.manifest import FILE as MANIFEST
 from hydragrad.scores import Curvature, Scores
 from hydragrad.training import Plan, train
+from hydragrad.trust import verify
 
 
 def record(experiment: Experiment, out: Path, *, resume: bool) -> Recording:
@@ -96,6 +98,76 @@ def kept_scores(experiment: Experiment, run: Recording, query: str, curvature: C
             say(f"scores: {path}")
             return scores
     return score(experiment, run, query, curvature)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verified:
+    """What a verification measured.
+
+    Attributes:
+        checks: As in the scores' evidence; those of this verification.
+        path: The scores with their evidence.
+        pictures: Predicted against actual, by the name of the check.
+        figures: Flat values for JSON.
+    """
+
+    checks: tuple[dict[str, Any], ...]
+    path: Path
+    pictures: dict[str, Path]
+    figures: dict[str, Any]
+
+
+def parse_sizes(text: str) -> list[int | float]:
+    """Group sizes as given on the command line: numbers of samples, or shares.
+
+    Raises:
+        QueryError: Something else.
+    """
+    sizes: list[int | float] = []
+    for each in text.split(","):
+        try:
+            value = float(each)
+        except ValueError:
+            value = -1.0
+        if value <= 0 or (value >= 1 and value != int(value)):
+            raise QueryError(f"--size takes numbers of samples, or shares below 1, with commas between; {each!r} came.")
+        sizes.append(value if value < 1 else int(value))
+    return sizes
+
+
+def verify_scores(
+    experiment: Experiment,
+    run: Recording,
+    query: str,
+    curvature: Curvature,
+    *,
+    groups: int,
+    sizes: Sequence[int | float],
+    seed: int,
+    workers: int,
+) -> Verified:
+    """Verify scores, computed if absent; keep them with what was measured, and draw it."""
+    scores = kept_scores(experiment, run, query, curvature)
+    asked = experiment.query(query)
+    evidence = verify(run, scores, groups=groups, size=sizes, seed=seed, queries=asked, workers=workers)
+    path = scores_path(run.path, query, curvature)
+    scores.with_evidence(evidence).save(path)
+    earlier = {id(check) for check in scores.evidence.checks}
+    checks = tuple(check for check in evidence.checks if id(check) not in earlier)
+    pictures: dict[str, Path] = {}
+    figures: dict[str, Any] = {"run": str(run.path), "query": query, "curvature": curvature}
+    folder = run.path / "verify"
+    folder.mkdir(exist_ok=True)
+    for check in checks:
+        if check["random"]:
+            size = check["size"]
+            pictures[check["name"]] = folder / f"{query}-{curvature}-{size}.png"
+            drawn = predicted_against_actual(check["predicted"], check["actual"], unit=check["unit"])
+            drawn.savefig(pictures[check["name"]], dpi=160)
+            for key in ("lds", "slope", "pearson", "sign_agreement", "groups"):
+                figures[f"{key}_{size}"] = check[key]
+            figures[f"lds_low_{size}"], figures[f"lds_high_{size}"] = check["lds_interval"]
+    return Verified(checks=checks, path=path, pictures=pictures, figures=figures)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,7 +40,7 @@ def growth(timings: Sequence[Mapping[str, Any]]) -> Figure:
         above.set_ylabel("seconds a step,\nsample and parameter")
         below.set_ylabel("seconds a step\n(dotted: plain)")
         below.set_xlabel("tracked samples")
-        above.legend(fontsize=8)
+        figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
     return figure
 
 

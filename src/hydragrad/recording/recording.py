@@ -88,6 +88,11 @@ class Recording:
         """Whether there is a checkpoint before `step`."""
         return step in self._digests
 
+    @property
+    def digest(self) -> str:
+        """Digest of the last checkpoint and the number of steps: names this run and no other."""
+        return f"{self._digests[max(self._digests)]}-{len(self.steps)}"
+
     def batch(self, record: StepRecord) -> Batch:
         """Draw a step's batch again. It draws from the global generators; callers preserve them."""
         if self.manifest.store_batches:

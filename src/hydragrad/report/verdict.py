@@ -127,7 +127,7 @@ def _headline(evidence: Evidence, checks: Sequence[Check]) -> str:
     )
     if own:
         return f"{kind} How well they predict real changes is in the checks above."
-    return f"{kind} Whether they predict real changes has not been checked on this run (hg.counterfactual)."
+    return f"{kind} Whether they predict real changes has not been checked on this run (hg.verify)."
 
 
 def _meaning(evidence: Evidence) -> tuple[str, ...]:

@@ -57,6 +57,8 @@ class Query(abc.ABC):
     """One or more scalars of the trained model, in eval mode unless `training`."""
 
     training: bool = False
+    dataset: Dataset[Any] | None = None
+    """The data that the scalars are losses of, where they are."""
 
     @abc.abstractmethod
     def names(self) -> list[str]:
@@ -78,8 +80,10 @@ class Query(abc.ABC):
 class _LossQuery(Query):
     """Averages of the run's loss over groups of samples of a data set."""
 
+    dataset: Dataset[Any]
+
     def __init__(self, dataset: Dataset[Any], groups: Sequence[Sequence[int]], names: Sequence[str]) -> None:
-        self._dataset, self._groups, self._names = dataset, groups, list(names)
+        self.dataset, self._groups, self._names = dataset, groups, list(names)
 
     def names(self) -> list[str]:
         return self._names
@@ -87,7 +91,7 @@ class _LossQuery(Query):
     def single_samples(self) -> tuple[Dataset[Any], list[int]] | None:
         if any(len(group) != 1 for group in self._groups):
             return None
-        return self._dataset, [group[0] for group in self._groups]
+        return self.dataset, [group[0] for group in self._groups]
 
     def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
         problem = _prepared(point, self.training)
@@ -98,7 +102,7 @@ class _LossQuery(Query):
         total, w_bar, r_bar = 0.0, *_zeros(point)
         for start in range(0, len(group), CHUNK):
             indices = group[start : start + CHUNK]
-            batch = Batch(point.fetch(self._dataset, indices), len(indices), seed=start)
+            batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
             scalar = partial(_share_of_mean, problem, batch, len(group))
             value, w, r = _differentiate(point, scalar, name)
             total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
@@ -113,7 +117,7 @@ class _LossQuery(Query):
         with torch.no_grad():
             for start in range(0, len(group), CHUNK):
                 indices = group[start : start + CHUNK]
-                batch = Batch(point.fetch(self._dataset, indices), len(indices), seed=start)
+                batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
                 total += problem(batch)[0].double().sum().item()
         return total / len(group)
 

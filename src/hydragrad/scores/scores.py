@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hydragrad.errors import QueryError, RunDamaged
 from hydragrad.scores.evidence import Evidence
+from hydragrad.scores.queries import Query
 
 MEANING = "contribution (positive helps; unit of the query)"
 
@@ -35,6 +36,7 @@ class Scores:
         label_contributions: What each sample's contribution would be under every label, float64,
             (queries, samples, classes), or None.
         evidence: How the scores were computed and what was measured about them.
+        queries: What was asked, in the order of the rows; None for scores that were loaded from a file.
 
     Source: Chen et al. 2021, section 3, with c_i = -(1/N) grad phi . hypergradient_i.
     """
@@ -45,6 +47,11 @@ class Scores:
     query_values: Tensor
     evidence: Evidence
     label_contributions: Tensor | None = None
+    queries: tuple[Query, ...] | None = field(default=None, compare=False, repr=False)
+
+    def with_evidence(self, evidence: Evidence) -> Self:
+        """A copy that carries other evidence."""
+        return replace(self, evidence=evidence)
 
     def most_harmful(self, k: int, query: str | int | None = None) -> list[int]:
         """The k training samples with the most negative contributions, the worst first."""

@@ -64,6 +64,9 @@ CASES = (
 )
 
 
+MODELS = ("lenet5", "densenet40", "mobilenetv2")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Timing:
     """One measurement; `per_sample_and_parameter` is seconds over tracked samples and parameters, None for plain."""
@@ -90,7 +93,7 @@ class Figure1:
 def reproduce_figure1(
     out: Path,
     *,
-    models: Sequence[str] = tuple(case.model for case in CASES),
+    models: Sequence[str] = MODELS,
     counts: Sequence[int] = COUNTS,
     memory: int = 8 << 30,
 ) -> Figure1:
@@ -106,7 +109,9 @@ def reproduce_figure1(
     done = [Timing(**row) for row in read_lines(out / ROWS_FILE, "timings")] if (out / ROWS_FILE).exists() else []
     left_out: list[tuple[str, int]] = []
     jobs: list[tuple[Case, Kind, int]] = []
-    for case in (case for case in CASES if case.model in models):
+    for case in CASES:
+        if case.model not in models:
+            continue
         width = _parameters(case)
         jobs.append((case, "plain", 0))
         jobs += [(case, "tracker", count) for count in counts]
@@ -128,10 +133,10 @@ def reproduce_figure1(
                 progress.advance()
     finally:
         log.close()
-    wanted = {(case.model, kind, count) for case, kind, count in jobs}
+    wanted = {(job[0].model, job[1], job[2]) for job in jobs}
     timings = tuple(row for row in done if (row.model, row.kind, row.tracked) in wanted)
     picture = out / "figure1.png"
-    growth([asdict(row) for row in timings]).savefig(picture, dpi=160)
+    growth([asdict(timing) for timing in timings]).savefig(picture, dpi=160)
     return Figure1(timings=timings, left_out=tuple(left_out), picture=picture)
 
 

@@ -1,7 +1,6 @@
-"""Trust: does the number predict what happens?
+"""Trust: how far numbers foretell what really happens."""
 
-counterfactual  the same run once more, without some samples
-"""
+from hydragrad.trust.counterfactual import Counterfactual, counterfactual
+from hydragrad.trust.verify import verify
 
-from hydragrad.trust.counterfactual import Counterfactual as Counterfactual
-from hydragrad.trust.counterfactual import counterfactual as counterfactual
+__all__ = ["Counterfactual", "counterfactual", "verify"]

@@ -1,0 +1,210 @@
+"""Predicted against actual: how well scores foretell what really happens when groups of samples are left out."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hydragrad.errors import DataError, QueryError
+from hydragrad.figures import agreement
+from hydragrad.recording import Recording
+from hydragrad.scores import Evidence, Query, Scores
+from hydragrad.trust.counterfactual import counterfactual, require_completed, warn_of_overlap
+from hydragrad.trust.lds import lds, lds_interval, rank_correlations
+
+Array = NDArray[np.float64]
+Size = int | float
+
+CONFIDENCE = 0.9
+SHOWN_QUERIES = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Groups:
+    """Groups of one kind: what they are, and their samples."""
+
+    name: str
+    size: int | None
+    random: bool
+    groups: list[list[int]]
+
+
+def verify(
+    run: Recording,
+    scores: Scores,
+    *,
+    groups: int | Sequence[Sequence[int]] = 20,
+    size: Size | Sequence[Size] = 0.1,
+    seed: int = 0,
+    extremes: bool = True,
+    queries: Query | Sequence[Query] | None = None,
+    workers: int = 1,
+) -> Evidence:
+    """Really retrain without groups of samples and compare with what the scores predicted.
+
+    Args:
+        run: The completed run that the scores were computed from.
+        scores: What is to be verified.
+        groups: How many random groups of every size, or the groups themselves.
+        size: Samples of a group: a number, or a share of the scored samples as a float below 1; several sizes are
+            checked one by one. Without meaning where `groups` are given.
+        seed: Of the random groups.
+        extremes: Also the most harmful and the most helpful group of every size and query.
+        queries: What the scores answer, in their order; needed for scores that were loaded from a file.
+        workers: Processes that retrain at the same time.
+
+    Returns:
+        The scores' evidence with one check a size and kind: predicted and actual changes (of single queries, at most
+        three), `slope` (of actual on predicted; 1 where the scale is right), `pearson`, `spearman`, `lds` (Spearman
+        over groups, mean over queries) with its 90 % bootstrap interval over groups, `lds_per_query`,
+        `sign_agreement`, and a sentence. `scores.with_evidence(evidence)` is the copy that carries it.
+
+    Raises:
+        QueryError: Scores of another run or without their queries; ids out of range; an interrupted run.
+        DataError: Groups as large as the data.
+
+    Cost: one training a group; retrainings are kept in RUN/retrained and not made twice.
+
+    Source: Park et al. 2023 (LDS); Bae et al. 2024 and Ilyas and Engstrom 2025 (a fixed trajectory).
+    """
+    require_completed(run)
+    asked = _queries(scores, queries)
+    warn_of_overlap(run, asked)
+    plan = _plan(run, scores, groups, size, seed, extremes)
+    everything = [group for kind in plan for group in kind.groups]
+    found = counterfactual(run, everything, asked, workers=workers)
+    actual = found.values.numpy()
+    predicted = torch.stack([scores.total(group) for group in everything], 1).numpy()
+    checks: list[dict[str, Any]] = []
+    at = 0
+    for kind in plan:
+        columns = slice(at, at + len(kind.groups))
+        at = columns.stop
+        checks += _checks(kind, predicted[:, columns], actual[:, columns], scores, seed)
+    kept = [check for check in scores.evidence.checks if check.get("name") not in {new["name"] for new in checks}]
+    return replace(scores.evidence, checks=(*kept, *checks))
+
+
+def _checks(kind: _Groups, predicted: Array, actual: Array, scores: Scores, seed: int) -> list[dict[str, Any]]:
+    each = rank_correlations(predicted, actual)
+    low, high = lds_interval(predicted, actual, seed=seed, confidence=CONFIDENCE)
+    agreed = [agreement(p, a) for p, a in zip(predicted, actual, strict=True)]
+    slope = _median([one.slope for one in agreed])
+    measured: dict[str, Any] = {
+        "curvature": scores.evidence.curvature,
+        "size": kind.size,
+        "random": kind.random,
+        "groups": len(kind.groups),
+        "queries": len(predicted),
+        "slope": _plain(slope),
+        "pearson": _plain(_median([one.pearson for one in agreed])),
+        "spearman": _plain(_median([one.spearman for one in agreed])),
+        "lds": _plain(lds(predicted, actual)),
+        "lds_interval": [_plain(low), _plain(high)],
+        "lds_per_query": [_plain(float(value)) for value in each],
+        "sign_agreement": float((np.sign(predicted) == np.sign(actual)).mean()),
+    }
+    measured["sentence"] = sentence(measured)
+    shown = scores.query_names[:SHOWN_QUERIES]
+    return [
+        measured
+        | {
+            "name": kind.name + (f", {name}" if len(predicted) > 1 else ""),
+            "unit": f"change of {name}",
+            "predicted": predicted[row].tolist(),
+            "actual": actual[row].tolist(),
+        }
+        for row, name in enumerate(shown)
+    ]
+
+
+def sentence(check: dict[str, Any]) -> str:
+    """What a check means, in one plain sentence."""
+    value, (low, high), slope = check["lds"], check["lds_interval"], check["slope"]
+    if value is None:
+        return f"{check['groups']} groups are too few, or too alike, to tell how well predictions rank removals."
+    grade = "well" if value >= 0.8 else "fairly" if value >= 0.5 else "weakly" if value >= 0.2 else "not"
+    interval = "" if low is None or high is None else f" [{_short(low)}, {_short(high)}]"
+    ranks = f"Predicted changes {'do not rank' if grade == 'not' else 'rank'} removals"
+    ranks += ("" if grade == "not" else f" {grade}") + f" (LDS {_short(value)}{interval})"
+    return f"{ranks} and {_scale(slope)}."
+
+
+def _scale(slope: float | None) -> str:
+    if slope is None or slope <= 0:
+        return "say nothing of their size"
+    off = 1 - 1 / slope if slope > 1 else 1 / slope - 1
+    if off < 0.05:
+        return "have the right size"
+    side = "small" if slope > 1 else "large"
+    ratio = max(slope, 1 / slope)
+    return f"are {off:.0%} too {side}".replace("%", " %") if ratio < 2 else f"are {ratio:.3g} times too {side}"
+
+
+def _plan(
+    run: Recording,
+    scores: Scores,
+    groups: int | Sequence[Sequence[int]],
+    size: Size | Sequence[Size],
+    seed: int,
+    extremes: bool,
+) -> list[_Groups]:
+    if not isinstance(groups, int):
+        given = [[int(i) for i in group] for group in groups]
+        return [_Groups(name="given groups", size=None, random=False, groups=given)]
+    ids = scores.sample_ids
+    if groups < 1:
+        raise QueryError(f"groups must be at least 1, not {groups}.")
+    generator = torch.Generator().manual_seed(seed)
+    plan = []
+    for each in [size] if isinstance(size, int | float) else size:
+        count = _count(each, len(ids), run.manifest.data["length"])
+        draws = [ids[torch.randperm(len(ids), generator=generator)[:count]].tolist() for _ in range(groups)]
+        name = f"{count:,} sample{'s' if count > 1 else ''} left out"
+        plan.append(_Groups(name=f"{name}, random groups", size=count, random=True, groups=draws))
+        if extremes:
+            rows = range(min(SHOWN_QUERIES, len(scores.query_names)))
+            ends = [end(count, row) for row in rows for end in (scores.most_harmful, scores.most_helpful)]
+            plan.append(_Groups(name=f"{name}, most harmful and helpful", size=count, random=False, groups=ends))
+    return plan
+
+
+def _count(size: Size, scored: int, length: int) -> int:
+    count = size if isinstance(size, int) else max(1, round(size * scored))
+    if count < 1 or (isinstance(size, float) and not 0 < size < 1):
+        raise QueryError(f"A group has at least one sample, or a share between 0 and 1; {size} came.")
+    if count > scored or count >= length:
+        raise DataError(f"Groups of {count:,} are too large: {scored:,} of {length:,} samples have scores.")
+    return count
+
+
+def _queries(scores: Scores, given: Query | Sequence[Query] | None) -> list[Query]:
+    if given is None and scores.queries is None:
+        raise QueryError(
+            "Scores loaded from a file do not hold their queries. Say what they answer: queries=hg.mean_loss(...)."
+        )
+    chosen = scores.queries if given is None else given
+    asked = [chosen] if isinstance(chosen, Query) else list(chosen or ())
+    names = tuple(name for each in asked for name in each.names())
+    if names != scores.query_names:
+        raise QueryError(
+            f"The scores answer {', '.join(scores.query_names[:5])}; the queries given are {', '.join(names[:5])}."
+        )
+    return asked
+
+
+def _median(values: Sequence[float]) -> float:
+    finite = [value for value in values if not math.isnan(value)]
+    return float(np.median(finite)) if finite else math.nan
+
+
+def _plain(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _short(value: float) -> str:
+    return f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")

@@ -1,0 +1,33 @@
+import threading
+
+import pytest
+import torch
+
+from hydragrad.errors import Unsupported
+from hydragrad.execution import run_jobs
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_job_is_done_once(workers):
+    offset = torch.tensor([10.0])
+    found = dict(run_jobs(lambda job: float(offset) + job, [1, 2, 3], workers=workers))
+    assert found == {0: 11.0, 1: 12.0, 2: 13.0}
+
+
+def test_an_error_of_a_worker_is_heard():
+    def work(job):
+        raise ValueError(f"job {job}")
+
+    with pytest.raises(ValueError, match="job"):
+        list(run_jobs(work, [1, 2], workers=2))
+
+
+def test_what_cannot_be_sent_is_refused_by_name():
+    lock = threading.Lock()
+    with pytest.raises(Unsupported, match="workers=1"):
+        list(run_jobs(lambda job: lock, [1, 2], workers=2))
+
+
+def test_it_wants_a_worker():
+    with pytest.raises(ValueError, match="at least 1"):
+        list(run_jobs(str, [1], workers=0))

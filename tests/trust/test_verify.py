@@ -1,0 +1,160 @@
+"""Verification on a smooth run: exact scores foretell removals, and the check says what it measured."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import TensorDataset
+
+import hydragrad as hg
+from hydragrad.errors import DataError, LossError, QueryError
+from hydragrad.trust.lds import lds, lds_interval
+from hydragrad.trust.retraining import FOLDER
+from hydragrad.trust.verify import sentence
+
+
+def loss(model, batch):
+    x, y = batch
+    return F.cross_entropy(model(x), y, reduction="none")
+
+
+@pytest.fixture(scope="module")
+def data():
+    generator = torch.Generator().manual_seed(0)
+    points = torch.randn(60, 3, dtype=torch.float64, generator=generator)
+    labels = (points.sum(1) + 0.5 * torch.randn(60, generator=generator) > 0).long()
+    return TensorDataset(points[:40], labels[:40]), TensorDataset(points[40:], labels[40:])
+
+
+@pytest.fixture
+def run(data, tmp_path):
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    return hg.train(model, loss, data[0], optimizer, epochs=3, batch_size=8, out=tmp_path / "run")
+
+
+def test_exact_scores_of_a_smooth_run_foretell_removals(run, data):
+    scores = hg.attribute(run, [hg.mean_loss(data[1]), hg.sample_losses(data[1], [0, 3])], curvature="hessian")
+    evidence = hg.verify(run, scores, groups=8, size=[1, 0.1], seed=3)
+    assert scores.evidence.checks == ()
+    assert scores.with_evidence(evidence).evidence.checks == evidence.checks
+    random = [check for check in evidence.checks if check["random"]]
+    assert [(check["size"], check["groups"]) for check in random] == [(1, 8)] * 3 + [(4, 8)] * 3
+    for check in random:
+        assert check["lds"] > 0.9
+        assert check["slope"] == pytest.approx(1.0, abs=0.2)
+        low, high = check["lds_interval"]
+        assert low <= check["lds"] <= high
+    given = [[3, 4], [9]]
+    check = hg.verify(run, scores, groups=given, size=1).checks[0]
+    assert check["actual"] == hg.counterfactual(run, given, hg.mean_loss(data[1])).values[0].tolist()
+    assert check["predicted"] == [scores.total(group)[0].item() for group in given]
+
+
+def test_retrainings_are_kept_and_not_made_twice(run, data, monkeypatch):
+    query = hg.mean_loss(data[1])
+    first = hg.counterfactual(run, [[0, 1], [5]], query)
+    assert len(list((run.path / FOLDER).iterdir())) == 2
+
+    def fail(*_):
+        raise AssertionError("retrained again")
+
+    monkeypatch.setattr("hydragrad.trust.retraining._Retraining.__call__", fail)
+    again = hg.counterfactual(run, [[5], [1, 0]], [query, hg.sample_losses(data[1], [2])])
+    assert again.values[0].tolist() == [first.values[0, 1].item(), first.values[0, 0].item()]
+    with pytest.raises(AssertionError, match="retrained again"):
+        hg.counterfactual(run, [[5]], query, keep=False)
+
+
+def test_two_workers_give_the_same_numbers(run, data):
+    query = hg.mean_loss(data[1])
+    one = hg.counterfactual(run, [[0], [1], [2]], query, keep=False)
+    two = hg.counterfactual(run, [[0], [1], [2]], query, workers=2, keep=False)
+    assert torch.equal(one.values, two.values)
+
+
+def test_other_weights_and_labels_are_really_trained(run, data):
+    query, (points, labels) = hg.mean_loss(data[1]), data[0].tensors
+    given = labels[7].item()
+    same = hg.counterfactual(run, [[7]], query, labels={7: given})
+    assert same.values[0, 0].item() == 0.0
+    assert hg.counterfactual(run, [[7]], query, weight=1.0).values[0, 0].item() == 0.0
+    doubled = hg.counterfactual(run, [[7]], query, weight=2.0).values[0, 0].item()
+    exact = hg.attribute(run, query, curvature="hessian").values[0, 7].item()
+    assert doubled == pytest.approx(-exact, rel=0.2)
+
+    changed = labels.clone()
+    changed[7] = 1 - given
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    for record in run.steps:
+        optimizer.zero_grad()
+        loss(model, (points[record.indices], changed[record.indices])).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        difference = loss(model, data[1].tensors).mean().item() - same.query_values[0].item()
+    found = hg.counterfactual(run, [[7]], query, labels={7: 1 - given}).values[0, 0].item()
+    assert found == pytest.approx(difference, rel=1e-10)
+
+
+def test_labels_need_integer_labels(tmp_path):
+    data = TensorDataset(torch.randn(8, 2), torch.randn(8, 1))
+    model = nn.Linear(2, 1)
+
+    def squared(model, batch):
+        return (model(batch[0]) - batch[1]).square().sum(1)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    run = hg.train(model, squared, data, optimizer, epochs=1, batch_size=4, out=tmp_path / "run")
+    with pytest.raises(LossError, match="integer labels"), pytest.warns(UserWarning, match="training samples"):
+        hg.counterfactual(run, [[0]], hg.mean_loss(data), labels={0: 1})
+
+
+def test_it_refuses_what_it_cannot_check(run, data, tmp_path):
+    query = hg.mean_loss(data[1])
+    scores = hg.attribute(run, query, curvature="none")
+    with pytest.raises(DataError, match="too large"):
+        hg.verify(run, scores, groups=2, size=40)
+    for size in (0, -0.5, 1.5):
+        with pytest.raises(QueryError, match="between 0 and 1"):
+            hg.verify(run, scores, groups=2, size=size)
+    with pytest.raises(QueryError, match="at least 1"):
+        hg.verify(run, scores, groups=0, size=1)
+    scores.save(tmp_path / "scores.safetensors")
+    loaded = hg.Scores.load(tmp_path / "scores.safetensors")
+    with pytest.raises(QueryError, match="loaded from a file"):
+        hg.verify(run, loaded, groups=1, size=1)
+    with pytest.raises(QueryError, match="the queries given are"):
+        hg.verify(run, loaded, groups=1, size=1, queries=hg.mean_loss(data[1], name="other"))
+    evidence = hg.verify(run, loaded, groups=[[1], [2], [3]], size=1, queries=query)
+    assert evidence.checks[0]["groups"] == 3
+    run.manifest = dataclasses.replace(run.manifest, status="recording")
+    with pytest.raises(QueryError, match="not completed"):
+        hg.verify(run, scores, groups=1, size=1)
+
+
+def test_the_score_of_a_perfect_and_of_a_reversed_ranking():
+    values = np.arange(12.0).reshape(2, 6)
+    assert lds(values, values**3) == pytest.approx(1.0)
+    assert lds(values, -values) == pytest.approx(-1.0)
+    assert np.isnan(lds(values, np.ones((2, 6))))
+    low, high = lds_interval(values, values + np.array([0, 3, 0, 0, -3, 0]))
+    assert low < high <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("value", "slope", "expected"),
+    [
+        (0.95, 1.15, "Predicted changes rank removals well (LDS .95 [.91, .97]) and are 13 % too small."),
+        (0.6, 1.01, "Predicted changes rank removals fairly (LDS .60 [.91, .97]) and have the right size."),
+        (0.3, 0.001, "Predicted changes rank removals weakly (LDS .30 [.91, .97]) and are 1e+03 times too large."),
+        (-0.1, -2.0, "Predicted changes do not rank removals (LDS −.10 [.91, .97]) and say nothing of their size."),
+    ],
+)
+def test_a_check_is_said_in_one_sentence(value, slope, expected):
+    assert sentence({"groups": 5, "lds": value, "lds_interval": [0.91, 0.97], "slope": slope}) == expected
