@@ -5,7 +5,7 @@ Replay      Recording
 Ask         mean_loss, sample_losses, query
 Attribute   attribute, Scores
 Track       Tracker, hypergradients, Store
-Check       counterfactual, verify
+Check       counterfactual, verify, smoothness, approximation_error
 Clean       suspects
 Show        report
 Errors      errors.HydragradError and its children
@@ -37,7 +37,9 @@ from hydragrad.tracking import hypergradients as hypergradients
 from hydragrad.tracking import Store as Store
 
 # Check
+from hydragrad.trust import approximation_error as approximation_error
 from hydragrad.trust import counterfactual as counterfactual
+from hydragrad.trust import smoothness as smoothness
 from hydragrad.trust import verify as verify
 
 # Clean

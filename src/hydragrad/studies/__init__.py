@@ -1,5 +1,6 @@
-"""The paper's tables and figures, one flat file each; resumable at the level of single measurements."""
+"""The paper's tables and figures, and the truth behind the numbers: one flat, resumable file each."""
 
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
+from hydragrad.studies.trust import NETWORKS, Row, reproduce_trust
 
-__all__ = ["Figure1", "reproduce_figure1"]
+__all__ = ["NETWORKS", "Figure1", "Row", "reproduce_figure1", "reproduce_trust"]

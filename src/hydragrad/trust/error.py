@@ -1,0 +1,284 @@
+"""How far contributions without curvature are from the exact ones, measured along the run, beside a bound.
+
+Legend: e = exact - approximate hypergradient; kappa the coefficients of the closed form; H the Hessian of the step's
+batch loss. Both hypergradients advance eagerly, side by side, so e_T = sum_t kappa_t H exact_{t-1} gives the bounds
+
+    |e_T| <= sum_t |kappa_t| |H exact_{t-1}| <= L M sum_t |kappa_t|.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from scipy.sparse.linalg import LinearOperator, eigsh
+from torch import Tensor
+from torch.utils.data import Subset
+
+from hydragrad.attribution.attribute import query_point
+from hydragrad.derivatives import Batch, Layout, running_statistics
+from hydragrad.errors import QueryError
+from hydragrad.progress import bar
+from hydragrad.randomness import preserved
+from hydragrad.recording import Recording, StepRecord
+from hydragrad.recording.history import run_lanes
+from hydragrad.recording.replay import Replay
+from hydragrad.scores import Evidence, Query, mean_loss
+from hydragrad.steps import Lane, SGDTangent, coefficients, tangent_step
+from hydragrad.tracking.exact import ExactTangents
+from hydragrad.trust.lds import lds
+
+Array = NDArray[np.float64]
+SHOWN = 500
+"""Training samples of the query that is asked where none is given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErrorAt:
+    """What was measured after one step; norms are means over the samples drawn so far.
+
+    Attributes:
+        step: Steps made.
+        error: L2 norm of exact - approximate hypergradient.
+        exact: L2 norm of the exact hypergradient.
+        relative_error: Mean over samples of |error| / |exact|.
+        spearman: Of contributions to the query, approximate and exact, over samples.
+        sign_disagreements: Share of samples whose contributions differ in sign.
+        relative_contribution_error: L2 distance of the contributions over the L2 norm of the exact ones.
+        measured_bound: sum |kappa| |H exact|.
+        bound: L M sum |kappa|, with L and M as sampled so far.
+        largest_eigenvalue: L: largest size of an eigenvalue of a batch Hessian so far.
+        largest_hypergradient: M: largest exact hypergradient of a sample so far.
+    """
+
+    step: int
+    error: float
+    exact: float
+    relative_error: float
+    spearman: float
+    sign_disagreements: float
+    relative_contribution_error: float
+    measured_bound: float
+    bound: float
+    largest_eigenvalue: float
+    largest_hypergradient: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApproximationError:
+    """The error of dropping the curvature, over training time.
+
+    Attributes:
+        samples: The training samples whose hypergradients were compared.
+        query: What the contributions are to.
+        points: One entry a point in time.
+    """
+
+    samples: tuple[int, ...]
+    query: str
+    points: tuple[ErrorAt, ...]
+
+    @property
+    def sentence(self) -> str:
+        """What it means, in one plain sentence."""
+        last = self.points[-1]
+        return (
+            f"Without curvature, contributions of {len(self.samples)} samples to {self.query!r} differ from the exact "
+            f"ones by {last.relative_contribution_error:.2g} of their size, rank them with Spearman "
+            f"{last.spearman:.2f}, and have the wrong sign for {last.sign_disagreements:.0%}.".replace("%", " %")
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a point in time."""
+        return pd.DataFrame([asdict(point) for point in self.points]).set_index("step")
+
+    def noted(self, evidence: Evidence) -> Evidence:
+        """The evidence with this measurement among its notes."""
+        start = "Without curvature, contributions of "
+        kept = tuple(note for note in evidence.notes if not note.startswith(start))
+        return replace(evidence, notes=(*kept, self.sentence))
+
+
+def approximation_error(
+    run: Recording,
+    *,
+    samples: int | Sequence[int] = 16,
+    query: Query | None = None,
+    points: int = 20,
+    eigenvalues: int = 5,
+    seed: int = 0,
+) -> ApproximationError:
+    """Compare hypergradients without curvature with exact ones along the run, and both with their bounds.
+
+    Args:
+        run: The recorded run.
+        samples: Training samples to compare, or how many random ones.
+        query: One scalar that the contributions are to; the mean loss of up to 500 training samples if None.
+        points: Points in time, evenly spaced.
+        eigenvalues: At how many of them the largest eigenvalue of the batch's Hessian is measured (Lanczos).
+        seed: Of the random samples.
+
+    Raises:
+        QueryError: Samples that do not exist, or a query of several scalars.
+
+    Cost: a step costs two to three gradient evaluations a sample, and memory four numbers a sample and parameter.
+
+    Source: Chen et al. 2021, section 4.2 and Theorem 1, for mini-batches, momentum and any schedule.
+    """
+    chosen = _chosen(run, samples, seed)
+    asked = query or _default_query(run, seed)
+    if len(asked.names()) != 1:
+        raise QueryError(f"approximation_error asks one scalar; {len(asked.names())} came. Ask one after the other.")
+    total = len(run.steps)
+    times = sorted({round(total * (k + 1) / points) for k in range(points)} - {0})
+    spectral = {times[round(k)] for k in np.linspace(0, len(times) - 1, min(eigenvalues, len(times)))}
+    found: list[ErrorAt] = []
+    with run.replay() as replay, bar("exact and approximate hypergradients", total) as progress:
+        replay.trajectory.restore(run.initial)
+        pair = _Pair(run, replay, chosen)
+        for record in run.steps:
+            pair.advance(record, spectrum=record.step + 1 in spectral)
+            if record.step + 1 in times:
+                found.append(pair.measured(asked))
+            progress.advance()
+    return ApproximationError(samples=tuple(chosen.tolist()), query=asked.names()[0], points=tuple(found))
+
+
+class _Pair:
+    """Exact and approximate hypergradients of some samples, advanced side by side."""
+
+    def __init__(self, run: Recording, replay: Replay, samples: Tensor) -> None:
+        self._run, self._replay, self._samples = run, replay, samples
+        self._lanes = run_lanes(run)
+        parameters, buffers = replay.trajectory.parameters, replay.trajectory.buffers
+        self._weights = Layout({name: parameters[name].shape for lane in self._lanes for name in lane.names})
+        moving = running_statistics(run.model)
+        self._statistics = Layout({name: value.shape for name, value in buffers.items() if name in moving})
+        self._tangents = ExactTangents(replay.trajectory.model, run.loss, self._weights, self._statistics)
+        like = next(iter(parameters.values()))
+        count = len(samples)
+        self._r = like.new_zeros(count, self._statistics.size)
+        warm = run.initial.momentum
+        self._states = [
+            [self._start(lane, like.new_zeros(count, self._span(lane)), warm) for lane in self._lanes] for _ in range(2)
+        ]
+        self._drawn = torch.zeros(count, dtype=torch.bool)
+        self._curved: list[Array] = []
+        self._largest_eigenvalue = self._largest_hypergradient = 0.0
+
+    def advance(self, record: StepRecord, *, spectrum: bool) -> None:
+        run, trajectory = self._run, self._replay.trajectory
+        batch, divisor = run.batch(record), run.divisor(record)
+        trajectory.arrange(record)
+        exact = self._rows(0)
+        alpha = (torch.tensor(record.indices) == self._samples[:, None]).to(exact)
+        mine = alpha.any(1).nonzero()[:, 0]
+        state = (dict(trajectory.parameters), {name: value.clone() for name, value in trajectory.buffers.items()})
+        found = self._tangents(
+            *state,
+            batch,
+            divisor,
+            torch.cat([exact, torch.zeros_like(exact[mine])]),
+            torch.cat([self._r, torch.zeros_like(self._r[mine])]),
+            torch.cat([alpha, alpha[mine]]),
+        )
+        own = torch.zeros_like(exact)
+        own[mine] = found.g_dot[len(exact) :]
+        whole = found.g_dot[: len(exact)]
+        self._curved.append((whole - own).double().norm(dim=1).cpu().numpy())
+        if spectrum:
+            self._largest_eigenvalue = max(self._largest_eigenvalue, self._eigenvalue(state, batch, divisor))
+        for states, g_dot in zip(self._states, (whole, own), strict=True):
+            for number, lane in enumerate(self._lanes):
+                options = lane.options[record.step]
+                if options is not None:
+                    part = g_dot[:, self._weights.span(lane.names)]
+                    states[number] = tangent_step(states[number], part, options)
+        self._r = found.r_dot[: len(exact)]
+        self._drawn[mine] = True
+        self._largest_hypergradient = max(self._largest_hypergradient, float(self._rows(0).norm(dim=1).max()))
+        self._replay.advance(record, batch)
+
+    def measured(self, query: Query) -> ErrorAt:
+        step, drawn = len(self._curved), self._drawn
+        if not drawn.any():
+            drawn = torch.ones_like(drawn)
+        exact, approximate = (self._rows(which)[drawn].double() for which in (0, 1))
+        errors, sizes = (exact - approximate).norm(dim=1), exact.norm(dim=1)
+        kappa = self._kappa(step)
+        w_bar, r_bar = self._gradient(query)
+        c = -(exact @ w_bar + self._r[drawn].double() @ r_bar), -(approximate @ w_bar)
+        bounds = kappa @ np.stack(self._curved)[:, drawn.numpy()]
+        return ErrorAt(
+            step=step,
+            error=float(errors.mean()),
+            exact=float(sizes.mean()),
+            relative_error=float((errors / sizes.clamp(min=1e-300)).mean()),
+            spearman=lds(c[1][None].numpy(), c[0][None].numpy()) if len(c[0]) > 1 else float("nan"),
+            sign_disagreements=float((c[0].sign() != c[1].sign()).double().mean()),
+            relative_contribution_error=float((c[0] - c[1]).norm() / c[0].norm().clamp(min=1e-300)),
+            measured_bound=float(bounds.mean()),
+            bound=float(kappa.sum() * self._largest_eigenvalue * self._largest_hypergradient),
+            largest_eigenvalue=self._largest_eigenvalue,
+            largest_hypergradient=self._largest_hypergradient,
+        )
+
+    def _kappa(self, steps: int) -> Array:
+        """Largest |kappa| over the lanes, for the run up to now, (steps,)."""
+        cut = [Lane(lane.names, lane.options[:steps], lane.first[:steps]) for lane in self._lanes]
+        return np.asarray(np.max([np.abs(coefficients(lane)) for lane in cut], axis=0))
+
+    def _gradient(self, query: Query) -> tuple[Tensor, Tensor]:
+        trajectory = self._replay.trajectory
+        final = query_point(self._run, self._weights, self._statistics)
+        here = replace(final, parameters=dict(trajectory.parameters), buffers=dict(trajectory.buffers))
+        with preserved():
+            row = next(iter(query.rows(here)))
+        return row.w_bar.double(), row.r_bar.double()
+
+    def _eigenvalue(self, state: tuple[dict[str, Tensor], dict[str, Tensor]], batch: Batch, divisor: float) -> float:
+        """Size of the batch Hessian's largest eigenvalue."""
+        size = self._weights.size
+        like = next(iter(state[0].values()))
+
+        def product(vector: Array) -> Array:
+            w = torch.from_numpy(np.ascontiguousarray(vector.reshape(1, size))).to(like)
+            r, alpha = like.new_zeros(1, self._statistics.size), like.new_zeros(1, batch.size)
+            found = self._tangents(*state, batch, divisor, w, r, alpha).g_dot[0]
+            return np.asarray(found.double().cpu().numpy())
+
+        if size < 3:
+            return float(np.abs(np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(size)]))).max())
+        start = np.random.default_rng(0).standard_normal(size)
+        operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
+        return float(abs(eigsh(operator, k=1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)[0]))
+
+    def _rows(self, which: int) -> Tensor:
+        return torch.cat([state.w_dot for state in self._states[which]], 1)
+
+    def _span(self, lane: Lane) -> int:
+        return sum(self._weights.shapes[name].numel() for name in lane.names)
+
+    def _start(self, lane: Lane, zeros: Tensor, warm: dict[str, Tensor]) -> SGDTangent[Tensor]:
+        return SGDTangent(zeros, zeros.clone() if set(lane.names) & set(warm) else None)
+
+
+def _chosen(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:
+    length = run.manifest.data["length"]
+    if isinstance(samples, int):
+        if not 1 <= samples <= length:
+            raise QueryError(f"samples must be 1 to {length:,}, or a list of samples; {samples} came.")
+        generator = torch.Generator().manual_seed(seed)
+        return torch.randperm(length, generator=generator)[:samples].sort().values
+    wrong = [i for i in samples if not 0 <= i < length]
+    if wrong or not samples or len(set(samples)) < len(samples):
+        raise QueryError(f"The run was trained on samples 0 to {length - 1}, each to be named once; {wrong[:5]} came.")
+    return torch.tensor(list(samples))
+
+
+def _default_query(run: Recording, seed: int) -> Query:
+    generator = torch.Generator().manual_seed(seed + 1)
+    some = torch.randperm(run.manifest.data["length"], generator=generator)[:SHOWN].tolist()
+    return mean_loss(Subset(run.train_set, some), name="training loss")

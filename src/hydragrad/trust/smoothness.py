@@ -1,0 +1,192 @@
+"""Whether derivatives of a run can foretell finite changes: rounding noise, kinks, and what to do about them.
+
+Along a direction of sample weights, the run is trained again at alpha, alpha + h v and alpha + 2 h v. On a smooth run
+the two changes of the weights point the same way (cosine near 1); where rounding and kinks decide, the run at
+alpha + h v is a random neighbour of both others and the two changes point apart (cosine -1/2 for independent noise).
+
+Source: the three-point probe follows Ilyas and Engstrom 2025 (metasmoothness).
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.utils.data import Subset
+
+from hydragrad.errors import QueryError
+from hydragrad.recording import Recording
+from hydragrad.scores import Curvature, Evidence, Query, mean_loss
+from hydragrad.trust.counterfactual import measure, require_completed
+from hydragrad.trust.retraining import Change, State, retrain
+
+SHOWN = 500
+"""Training samples of the query that is asked where none is given."""
+
+SMOOTH, ROUGH = 0.8, 0.3
+"""Cosine at full removal from which exact derivatives foretold removals, and up to which they did not: measured by
+`hydragrad reproduce trust`, see docs/results.md."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What a step size showed, averaged over directions.
+
+    Attributes:
+        step: h; the samples' weights fall by h and by 2 h, so 0.5 ends at their removal.
+        cosine: Between the weights' changes from 0 to h and from h to 2 h; 1 on a straight line.
+        slope_agreement: 1 - |s1 - s2| / (|s1| + |s2|) of the query's slopes over the two halves; 0 at unequal signs.
+    """
+
+    step: float
+    cosine: float
+    slope_agreement: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Smoothness:
+    """How smooth a run is.
+
+    Attributes:
+        rounding: Relative size of the initial change that was made, one rounding.
+        rounding_growth: Size of the final change of the weights over that of the initial one.
+        probes: One a step size, the smallest first.
+        share: Share of the samples in a direction.
+        directions: How many directions.
+        recommended: The curvature that such runs were foretold best with.
+        sentence: What it means, in plain words.
+    """
+
+    rounding: float
+    rounding_growth: float
+    probes: tuple[Probe, ...]
+    share: float
+    directions: int
+    recommended: Curvature
+    sentence: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a step size."""
+        return pd.DataFrame([asdict(probe) for probe in self.probes]).set_index("step")
+
+    def noted(self, evidence: Evidence) -> Evidence:
+        """The evidence with this verdict among its notes."""
+        kept = tuple(note for note in evidence.notes if not note.startswith("Smoothness: "))
+        return replace(evidence, notes=(*kept, self.sentence))
+
+
+def smoothness(
+    run: Recording,
+    *,
+    query: Query | None = None,
+    steps: Sequence[float] = (0.005, 0.05, 0.5),
+    directions: int = 2,
+    share: float = 0.1,
+    seed: int = 0,
+    workers: int = 1,
+) -> Smoothness:
+    """Tell whether derivatives of this run foretell what removing samples does, and which curvature to ask with.
+
+    Args:
+        run: A completed run.
+        query: One scalar whose slopes are compared; the mean loss of up to 500 training samples if None.
+        steps: Step sizes h, each with a training at h and one at 2 h; the largest decides, 0.5 is a removal.
+        directions: Random groups of samples whose weights are lowered together.
+        share: Of the samples, in a group.
+        seed: Of the groups and of the rounding.
+        workers: Processes that retrain at the same time.
+
+    Raises:
+        QueryError: An interrupted run, or a query of several scalars.
+        ValueError: Step sizes or a share outside (0, 1).
+
+    Cost: 1 + 2 * steps * directions trainings, kept in RUN/retrained.
+    """
+    require_completed(run)
+    if not 0 < share < 1 or not steps or min(steps) <= 0 or directions < 1:
+        raise ValueError("smoothness needs steps above 0, a share between 0 and 1, and at least one direction.")
+    asked = query or _default_query(run, seed)
+    if len(asked.names()) != 1:
+        raise QueryError(f"smoothness asks one scalar; {len(asked.names())} came.")
+    sizes = sorted(steps)
+    epsilon = float(torch.finfo(next(iter(run.final.parameters.values())).dtype).eps)
+    groups = _groups(run, directions, share, seed)
+    changes = [Change(noise=epsilon, seed=seed)]
+    changes += [
+        Change(weights=dict.fromkeys(group, 1 - scale * h)) for group in groups for h in sizes for scale in (1, 2)
+    ]
+    states = dict(retrain(run, changes, workers=workers, keep=True))
+    _, values = measure(run, changes, [asked])
+    start, final = _flat(run.initial.parameters), _flat(run.final.parameters)
+    names = run.final.parameters
+    moved = [_flat({name: states[number][name] for name in names}) - final for number in range(len(changes))]
+    cosines, slopes = np.zeros((directions, len(sizes))), np.zeros((directions, len(sizes)))
+    for number in range(directions):
+        for column in range(len(sizes)):
+            at = 1 + 2 * (number * len(sizes) + column)
+            cosines[number, column] = _cosine(moved[at], moved[at + 1] - moved[at])
+            first, both = values[0, at].item(), values[0, at + 1].item()
+            slopes[number, column] = _agreement(first, both - first)
+    probes = tuple(
+        Probe(step=h, cosine=float(cosines[:, k].mean()), slope_agreement=float(slopes[:, k].mean()))
+        for k, h in enumerate(sizes)
+    )
+    # The whole initial vector was changed, parameter by parameter, by epsilon of each one's norm.
+    growth = float(moved[0].norm()) / max(1e-300, epsilon * float(start.norm()))
+    return Smoothness(
+        rounding=epsilon,
+        rounding_growth=growth,
+        probes=probes,
+        share=share,
+        directions=directions,
+        recommended=_recommended(probes[-1].cosine),
+        sentence=_sentence(probes[-1].cosine, growth, share),
+    )
+
+
+def _recommended(cosine: float) -> Curvature:
+    return "hessian" if cosine >= SMOOTH else "ggn"
+
+
+def _sentence(cosine: float, growth: float, share: float) -> str:
+    facts = f"leaving out {share:.0%} of the samples in two halves moves the weights with cosine {cosine:.2f}".replace(
+        "%", " %"
+    )
+    rounding = f"one rounding of the initial weights grows {growth:.3g}-fold"
+    if cosine >= SMOOTH:
+        verdict = "derivatives foretell removals here; ask with curvature='hessian'"
+    elif cosine > ROUGH:
+        verdict = "derivatives foretell removals in part; ask with curvature='ggn', and check with hg.verify"
+    else:
+        verdict = (
+            "kinks and rounding decide what removals do; take contributions as a rough ranking, with curvature='ggn', "
+            "and check with hg.verify"
+        )
+    return f"Smoothness: {facts}, and {rounding}: {verdict}."
+
+
+def _groups(run: Recording, count: int, share: float, seed: int) -> list[list[int]]:
+    length = run.manifest.data["length"]
+    size = min(length - 1, max(1, round(share * length)))
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randperm(length, generator=generator)[:size].tolist() for _ in range(count)]
+
+
+def _default_query(run: Recording, seed: int) -> Query:
+    generator = torch.Generator().manual_seed(seed + 1)
+    some = torch.randperm(run.manifest.data["length"], generator=generator)[:SHOWN].tolist()
+    return mean_loss(Subset(run.train_set, some), name="training loss")
+
+
+def _flat(state: State) -> Tensor:
+    return torch.cat([state[name].double().cpu().reshape(-1) for name in sorted(state)])
+
+
+def _cosine(x: Tensor, y: Tensor) -> float:
+    return float(x @ y / (x.norm() * y.norm()).clamp(min=1e-300))
+
+
+def _agreement(x: float, y: float) -> float:
+    return 0.0 if x * y <= 0 else 1 - abs(x - y) / (abs(x) + abs(y))
