@@ -141,3 +141,51 @@ def test_usage_errors_exit_with_2(hydragrad):
 def test_help_and_version(hydragrad):
     assert "hydragrad 0.1.0" in hydragrad("--version")[1]
     assert "run directory" in hydragrad("train", "--help")[1].lower()
+
+
+def test_verification_goes_into_the_scores_and_is_not_made_twice(hydragrad, trained, tmp_path):
+    words = ("verify", trained, "--groups", 3, "--size", "1,0.1", "--quiet", "--json", tmp_path / "verify.json")
+    code, out, _ = hydragrad(*words)
+    assert code == 0
+    assert "Predicted changes" in out
+    assert "most harmful left out" in out
+    figures = json.loads((tmp_path / "verify.json").read_text())
+    assert figures["groups_1"] == figures["groups_12"] == 3
+    assert {"lds_12", "slope_12", "lds_low_12", "sign_agreement_12"} <= figures.keys()
+    assert (trained / "verify" / "validation-ggn-12.png").exists()
+    checks = Scores.load(trained / "scores" / "validation-ggn.safetensors").evidence.checks
+    assert len(checks) == 4
+    kept = sorted((trained / "retrained").iterdir())
+    assert len(kept) == 2 * (3 + 2)
+    hydragrad(*words)
+    assert sorted((trained / "retrained").iterdir()) == kept
+    assert len(Scores.load(trained / "scores" / "validation-ggn.safetensors").evidence.checks) == 4
+    code, _, _ = hydragrad("report", trained, "--curvature", "ggn", "--out", tmp_path / "page.html")
+    assert code == 0
+
+
+@pytest.mark.parametrize("size", ["0", "ten", "1.5", "-0.1", "nan"])
+def test_group_sizes_that_make_no_sense(hydragrad, trained, size):
+    code, _, err = hydragrad("verify", trained, "--size", size)
+    assert code == 1
+    assert "--size" in err
+
+
+def test_the_bound_and_its_note(hydragrad, trained, tmp_path):
+    hydragrad("attribute", trained, "--quiet")
+    words = ("bound", trained, "--samples", 4, "--points", 2, "--quiet", "--json", tmp_path / "bound.json")
+    code, out, _ = hydragrad(*words)
+    assert code == 0
+    assert "wrong sign" in out
+    figures = json.loads((tmp_path / "bound.json").read_text())
+    assert 0 < figures["error"] <= figures["measured_bound"] <= figures["bound"]
+    assert (trained / "bound.png").exists()
+    notes = Scores.load(trained / "scores" / "validation-none.safetensors").evidence.notes
+    assert any("Spearman" in note for note in notes)
+
+
+@pytest.mark.parametrize("command", ["verify", "bound"])
+def test_forecasts_of_the_checks(hydragrad, trained, command):
+    code, out, _ = hydragrad(command, trained, "--dry-run")
+    assert code == 0
+    assert "forecast" in out

@@ -129,7 +129,7 @@ def parse_sizes(text: str) -> list[int | float]:
             value = float(each)
         except ValueError:
             value = -1.0
-        if value <= 0 or (value >= 1 and value != int(value)):
+        if not value > 0 or (value >= 1 and not value.is_integer()):
             raise QueryError(f"--size takes numbers of samples, or shares below 1, with commas between; {each!r} came.")
         sizes.append(value if value < 1 else int(value))
     return sizes

@@ -125,7 +125,9 @@ def trust(
         "cosine",
         "rounding",
     ):
-        grid.add_column(heading, justify="left" if heading in ("network", "estimator") else "right")
+        grid.add_column(
+            heading, justify="left" if heading in ("network", "estimator") else "right", no_wrap=heading == "estimator"
+        )
     for row in rows:
         grid.add_row(
             row.network,

@@ -20,8 +20,8 @@ from hydragrad.figures.embed import data_uri as data_uri
 from hydragrad.figures.embed import for_dark_pages as for_dark_pages
 from hydragrad.figures.embed import to_png as to_png
 from hydragrad.figures.embed import to_svg as to_svg
-from hydragrad.figures.finding import found_curve as found_curve
 from hydragrad.figures.errors import error_over_time as error_over_time
+from hydragrad.figures.finding import found_curve as found_curve
 from hydragrad.figures.growth import growth as growth
 from hydragrad.figures.pictures import picture_grid as picture_grid
 from hydragrad.figures.pictures import thumbnail as thumbnail
