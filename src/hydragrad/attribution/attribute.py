@@ -1,6 +1,7 @@
 """`attribute`: contributions of training samples to queries, from a recorded run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Literal, get_args
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hydragrad.attribution.job import Job, Tally
+from hydragrad.attribution.replays import over_replays
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
 from hydragrad.attribution.sweep import sweep
 from hydragrad.derivatives import (
@@ -40,6 +42,9 @@ def attribute(
     damping: float = 0.0,
     samples: Sequence[int] | Tensor | None = None,
     labels: bool = False,
+    replays: int = 0,
+    drop: float = 0.1,
+    workers: int = 1,
     route: Literal["auto", "hooks", "jvp"] = "auto",
     memory: int = MEMORY,
 ) -> Scores:
@@ -56,6 +61,10 @@ def attribute(
             matrix for the Hessian: it does not blow up on runs with kinks (ReLU, max-pooling).
         damping: Added to the curvature, times the identity.
         samples: Training samples to score; all if None.
+        replays: Average over so many replays that each leave out their own random share of the samples, in place of
+            the run itself: for runs with kinks. Takes that many trainings and sweeps.
+        drop: That share.
+        workers: Processes that replay at the same time.
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
         route: How "none" takes directional derivatives: by dot products in the replay's backward pass, or by
             forward mode. Both agree; "auto" takes the first where it is valid.
@@ -80,6 +89,10 @@ def attribute(
         raise QueryError(f"route must be one of {', '.join(ROUTES)}; {route!r} came.")
     if damping and curvature == "none":
         raise QueryError("damping is added to the curvature; with curvature='none' there is none. Leave it out.")
+    if replays and curvature == "none":
+        raise QueryError("replays= averages sweeps with curvature: choose 'hessian' or 'ggn', or leave it out.")
+    if replays < 0 or not 0 < drop < 1:
+        raise QueryError(f"replays must not be negative and drop a share between 0 and 1; {replays} and {drop} came.")
     queries = [query] if isinstance(query, Query) else list(query)
     wrong = [type(each).__name__ for each in queries if not isinstance(each, Query)]
     if wrong or not queries:
@@ -87,20 +100,33 @@ def attribute(
             f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
         )
     sample_ids = _checked_samples(run, samples)
-    prepare = partial(_prepare, run, sample_ids, curvature=curvature, damping=damping, labels=labels)
+    prepare = partial(_prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels)
     parts: list[tuple[Tally, float, str]] = []
     values, names = [], []
-    for rows in _chunks(run, prepare([]), queries, memory):
+    for rows in _chunks(run, prepare(run, []), queries, memory):
         values += [row.value for row in rows]
         names += [row.name for row in rows]
-        parts.append(_answer(prepare(rows), curvature, route, memory))
+        if replays:
+            asked = _Asked(prepare, queries, len(values) - len(rows), len(rows))
+            averaged = over_replays(
+                prepare(run, rows),
+                asked,
+                replays=replays,
+                share=drop,
+                gauss_newton=curvature == "ggn",
+                memory=memory,
+                workers=workers,
+            )
+            parts.append((*averaged, "sweep"))
+        else:
+            parts.append(_answer(prepare(run, rows), curvature, route, memory))
     return Scores(
         values=-torch.cat([tally.values for tally, _, _ in parts]),
         sample_ids=sample_ids,
         query_names=tuple(names),
         query_values=torch.tensor(values, dtype=torch.float64),
         label_contributions=-torch.cat([tally.labels for tally, _, _ in parts]) if labels else None,
-        evidence=_evidence(run, curvature, damping, parts),
+        evidence=_evidence(run, curvature, damping, parts, replays=replays, drop=drop),
         queries=tuple(queries),
     )
 
@@ -121,9 +147,9 @@ def query_point(run: Recording, weights: Layout, statistics: Layout) -> QueryPoi
 
 def _prepare(
     run: Recording,
-    sample_ids: Tensor,
     rows: Sequence[QueryRow],
     *,
+    sample_ids: Tensor,
     curvature: Curvature,
     damping: float,
     labels: bool,
@@ -141,6 +167,23 @@ def _prepare(
         damping=damping,
         classes=_classes(run) if labels else 0,
     )
+
+
+class _Asked:
+    """Asks some of the queries' scalars of another run; a class, so that it can be sent to workers."""
+
+    def __init__(
+        self, prepare: Callable[[Recording, Sequence[QueryRow]], Job], queries: Sequence[Query], start: int, count: int
+    ) -> None:
+        self._prepare, self._queries, self._start, self._count = prepare, queries, start, count
+
+    def __call__(self, run: Recording) -> Job:
+        job = self._prepare(run, [])
+        point = query_point(run, job.weights, job.statistics)
+        rows = (row for each in self._queries for row in each.rows(point))
+        with preserved():
+            chosen = list(islice(rows, self._start, self._start + self._count))
+        return replace(job, rows=chosen)
 
 
 def _answer(job: Job, curvature: Curvature, route: str, memory: int) -> tuple[Tally, float, str]:
@@ -232,9 +275,17 @@ def _on(run: Recording, values: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _evidence(
-    run: Recording, curvature: Curvature, damping: float, parts: Sequence[tuple[Tally, float, str]]
+    run: Recording,
+    curvature: Curvature,
+    damping: float,
+    parts: Sequence[tuple[Tally, float, str]],
+    *,
+    replays: int,
+    drop: float,
 ) -> Evidence:
     notes = []
+    if replays:
+        notes.append(f"Averaged over {replays} replays that each left out their own random {100 * drop:g} %.")
     if curvature == "none":
         notes.append(
             "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it."
@@ -246,6 +297,7 @@ def _evidence(
     return Evidence(
         curvature=curvature,
         damping=damping,
+        replays=replays,
         route=parts[0][2],
         steps=len(run.steps),
         completed=run.completed,

@@ -113,7 +113,9 @@ class ReverseStep:
         self._replay.trajectory.arrange(record)
         same_modes(self._problem, self._replay)
         g_bar, w_bar, b_bar = self._transpose(record.step, cotangents)
-        point = Point(moment.parameters, moment.buffers, moment.batch, self._job.run.divisor(record))
+        alpha = self._job.run.loss_weights
+        weights = None if alpha is None else alpha[record.indices].to(g_bar)
+        point = Point(moment.parameters, moment.buffers, moment.batch, self._job.run.divisor(record), weights)
         if self._check_one_call:
             require_one_call(self._problem, moment.parameters, point)
             self._check_one_call = False

@@ -166,6 +166,11 @@ def attribute(
     ] = ["validation"],  # noqa: B006 - typer copies it
     curvature: CurvatureOption = "none",
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
+    replays: Annotated[
+        int,
+        typer.Option(min=0, help="Average over replays that each leave out a random tenth; for runs with kinks."),
+    ] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that replay at the same time.")] = 1,
     labels: Annotated[
         bool | None,
         typer.Option("--labels/--no-labels", help="Contributions of every label [default: where possible]."),
@@ -181,7 +186,7 @@ def attribute(
     helps. Interrupted, the same command goes on where it stopped.
     """
     asked, opened = open_run(run, data_dir=data_dir)
-    seconds = attribution_seconds(opened, curvature) * len(query)
+    seconds = attribution_seconds(opened, curvature) * len(query) * max(1, replays / workers)
     announce("attribution", seconds, 0, always=dry_run)
     if dry_run:
         return
@@ -189,7 +194,9 @@ def attribute(
     for text in query:
         begin = time.monotonic()
         with quiet(silent):
-            scores = jobs.score(asked, opened, text, curvature, damping=damping, labels=labels)
+            scores = jobs.score(
+                asked, opened, text, curvature, damping=damping, labels=labels, replays=replays, workers=workers
+            )
         path = jobs.scores_path(run, text, curvature)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,15 +74,18 @@ def score(
     *,
     damping: float = 0.0,
     labels: bool | None = None,
+    replays: int = 0,
+    workers: int = 1,
 ) -> Scores:
     """Attribute and keep the scores; `labels=None` takes label contributions where the loss allows them."""
     asked = experiment.query(query)
+    given = partial(attribute, run, asked, curvature=curvature, damping=damping, replays=replays, workers=workers)
     try:
-        scores = attribute(run, asked, curvature=curvature, damping=damping, labels=labels is not False)
+        scores = given(labels=labels is not False)
     except LossError:
         if labels:
             raise
-        scores = attribute(run, asked, curvature=curvature, damping=damping)
+        scores = given()
     scores.save(scores_path(run.path, query, curvature))
     return scores
 

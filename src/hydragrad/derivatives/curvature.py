@@ -33,12 +33,18 @@ class Point(NamedTuple):
         buffers: Values of all buffers.
         batch: The batch.
         divisor: The step's loss is the sum of the per-sample losses over this number.
+        loss_weights: Times these, (batch,), where they are not 1.
     """
 
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
     batch: Batch
     divisor: float
+    loss_weights: Tensor | None = None
+
+    def total(self, losses: Tensor) -> Tensor:
+        """The batch's sum of losses."""
+        return losses.sum() if self.loss_weights is None else (losses * self.loss_weights).sum()
 
 
 class CurvatureStep(NamedTuple):
@@ -114,7 +120,7 @@ class CurvatureProducts:
             duals = dual_parameters(self._weights, point.parameters | weights, g_bar)
             with stopped_gradients(), capture_output(self._problem, required=self._with_output) as captured:
                 losses, after = self._problem.at(duals, point.buffers | statistics, point.batch)
-            objective = losses.sum() / point.divisor
+            objective = point.total(losses) / point.divisor
             for name, cotangent in self._statistics.views(r_bar).items():
                 # (0 + r_bar e) times the new statistics adds r_bar's pull-back to the gradient's tangent only.
                 objective = (
@@ -135,7 +141,7 @@ class CurvatureProducts:
                     _, after = self._problem.at(duals, point.buffers | statistics, point.batch)
                 output, output_dot = unpack(captured.tensor)
                 after = {name: unpack(after[name])[0] for name in self._statistics.names}
-            losses, losses_dot, curved = self._through_loss(point.batch, output, output_dot)
+            losses, losses_dot, curved = self._through_loss(point, output, output_dot)
             pulled = {name: r for name, r in self._statistics.views(r_bar).items() if after[name].requires_grad}
             gradients = torch.autograd.grad(
                 [output, *(after[name] for name in pulled)],
@@ -145,13 +151,13 @@ class CurvatureProducts:
             )
         return _OneProduct.detached(losses, losses_dot, output, output_dot, *self._gather(gradients, g_bar, r_bar))
 
-    def _through_loss(self, batch: Batch, output: Tensor, output_dot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _through_loss(self, point: Point, output: Tensor, output_dot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Losses, their derivatives and H_out times `output_dot`, from the output alone."""
         with forward_mode.dual_level():
             leaf = output.detach().requires_grad_()
             dual = forward_mode.make_dual(leaf, output_dot.detach())
-            losses = losses_of_output(self._problem, batch, dual)
-            (gradient,) = torch.autograd.grad(losses.sum(), leaf)
+            losses = losses_of_output(self._problem, point.batch, dual)
+            (gradient,) = torch.autograd.grad(point.total(losses), leaf)
             return *unpack(losses), unpack(gradient)[1]
 
     def _leaves(self, point: Point) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
@@ -35,6 +35,7 @@ class Recording:
         collate: As given to the Recorder.
 
     Attributes:
+        loss_weights: Loss weight of every sample, (samples,), or None: 1, as in the run.
         steps: What every complete step did.
         manifest: The facts about the run.
 
@@ -60,6 +61,7 @@ class Recording:
         require_map_style(train_set)
         self.model, self.loss, self.train_set = model, loss, train_set
         self.collate_fn = collate
+        self.loss_weights: Tensor | None = None
         self.device = next(model.parameters()).device
         self._require_same_data()
         self._folder = CheckpointFolder(self.path)

@@ -34,6 +34,7 @@ class Replay:
         self.trajectory = trajectory
         self.exact = exact
         self.drift = 0.0
+        self.loss_weights: Tensor | None = None
 
     def advance(self, record: StepRecord, batch: Batch, weights: Tensor | None = None) -> Tensor:
         """Make one step and check it; return the per-sample losses.
@@ -43,6 +44,8 @@ class Replay:
         Raises:
             ReplayMismatch: Names step and size.
         """
+        if weights is None and self.loss_weights is not None:
+            weights = self.loss_weights[record.indices]
         losses = self.trajectory.advance(record, batch, weights)
         if weights is None and self.exact:
             norm = first_trained_norm(self.trajectory.parameters, record.structure)

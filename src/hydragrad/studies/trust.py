@@ -19,18 +19,20 @@ from hydragrad.datasets import load
 from hydragrad.models import LeNet5
 from hydragrad.recording import Recording
 from hydragrad.recording.files import AppendOnlyLines, read_lines
-from hydragrad.scores import Curvature, mean_loss, sample_losses
+from hydragrad.scores import mean_loss, sample_losses
 from hydragrad.training import mean_loss_and_accuracy, train
 from hydragrad.trust import smoothness, verify
 
 ROWS_FILE = "trust.jsonl"
 SINGLE = 10
-ESTIMATORS: tuple[tuple[str, Curvature, float], ...] = (
-    ("none", "none", 0.0),
-    ("hessian", "hessian", 0.0),
-    ("ggn", "ggn", 0.0),
-    ("ggn, damping 0.1", "ggn", 0.1),
-)
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "none": {"curvature": "none"},
+    "hessian": {"curvature": "hessian"},
+    "ggn": {"curvature": "ggn"},
+    "ggn, damping 0.1": {"curvature": "ggn", "damping": 0.1},
+    "hessian, 4 replays": {"curvature": "hessian", "replays": 4},
+    "ggn, 4 replays": {"curvature": "ggn", "replays": 4},
+}
 
 
 def _logistic(channels: int) -> nn.Module:
@@ -138,11 +140,11 @@ def _measured(name: str, run: Recording, test: Any, groups: int, share: float, w
     smooth = smoothness(run, query=mean_loss(test), workers=workers)
     queries = [mean_loss(test, name="test loss"), sample_losses(test, range(SINGLE))]
     rows = []
-    for estimator, curvature, damping in ESTIMATORS:
+    for estimator, options in ESTIMATORS.items():
         mean, single = (
             verify(
                 run,
-                attribute(run, query, curvature=curvature, damping=damping),
+                attribute(run, query, **options, workers=workers),
                 groups=groups,
                 size=share,
                 extremes=False,
