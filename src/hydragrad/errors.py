@@ -12,6 +12,7 @@
     ├── Unsupported          (NotImplementedError) an optimizer, module, precision or state that we refuse
     ├── QueryError           (ValueError)        a query or a sample id that cannot be answered
     ├── DiskFull             (OSError)           a write failed, or would fail, for lack of space
+    ├── NotEnoughMemory      (MemoryError)       rows that would not fit into memory
     ├── PresentationError    (ValueError)        values that a figure or a report cannot show
     ├── UnknownName          (ValueError)        a name that is not among the known ones
     └── DataError            (ValueError)        a data set that cannot be trained on
@@ -68,6 +69,10 @@ class QueryError(HydragradError, ValueError):
 
 class DiskFull(HydragradError, OSError):
     """A write that failed, or would fail, for lack of space."""
+
+
+class NotEnoughMemory(HydragradError, MemoryError):
+    """Rows that would not fit into memory; says how many do."""
 
 
 class PresentationError(HydragradError, ValueError):

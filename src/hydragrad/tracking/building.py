@@ -8,11 +8,12 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor, nn
 
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
-from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExists
+from hydragrad.errors import NotEnoughMemory, QueryError, RecordingMismatch, RunDamaged, RunExists
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import read_lines, replace_file
 from hydragrad.recording.log import from_lines
@@ -25,6 +26,9 @@ from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts
 from hydragrad.tracking.table import NUMPY_TYPES, Table, require_disk, to_numpy
 
 GROWING, LOG = "growing.json", "steps.jsonl"
+
+EXACT_COPIES = 4
+"""Copies of all rows that a step with exact tangents holds: rows, tangents, and both accumulators after it."""
 
 
 def checked_samples(samples: Sequence[int] | Tensor | None, length: int) -> Tensor:
@@ -93,9 +97,11 @@ def new_table(
     Raises:
         RunExists: The folder holds a store, finished or not.
         DiskFull: It would not fit.
+        NotEnoughMemory: Rows kept in memory, or the copies that exact tangents need, would not fit.
     """
     if folder is not None:
         require_no_store(folder)
+    _require_memory(folder, facts, len(sample_ids), width, accumulators)
     table = Table.create(
         folder,
         rows=len(sample_ids),
@@ -109,6 +115,20 @@ def new_table(
         np.save(folder / "samples.npy", sample_ids.numpy())
         replace_file(folder / GROWING, lambda to: to.write_text(json.dumps(asdict(facts), indent=1) + "\n"))
     return table
+
+
+def _require_memory(folder: Path | None, facts: StoreFacts, rows: int, width: int, accumulators: int) -> None:
+    itemsize = np.dtype(NUMPY_TYPES[DTYPES[facts.dtype]]).itemsize
+    exact = facts.curvature == "hessian"
+    # Exact tangents compute with every row at every step, wherever the rows lie.
+    each = width * (EXACT_COPIES * max(4, itemsize) * exact + accumulators * itemsize * (folder is None))
+    available = psutil.virtual_memory().available
+    if rows * each > available:
+        remedy = "fewer samples" if exact else "store=, a folder, or projection=, or fewer samples"
+        raise NotEnoughMemory(
+            f"{rows:,} rows of {width:,} numbers need {rows * each / 2**30:,.1f} GiB of memory and "
+            f"{available / 2**30:,.1f} GiB are free: {available // each:,} samples fit. Give {remedy}."
+        )
 
 
 def read_growing(folder: Path) -> tuple[StoreFacts, Tensor]:
