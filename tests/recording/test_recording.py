@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import RecordingMismatch, ReplayMismatch, RunDamaged
@@ -56,6 +58,42 @@ def test_each_fact_that_decides_the_bits_is_warned_of(run, fact):
 def test_what_does_not_decide_the_bits_is_not(run):
     elsewhere(run, python="2.7", hydragrad="0.0.1")
     assert opened(run).same_machine
+
+
+def test_a_run_made_on_two_machines_is_replayed_to_the_bit_on_neither(tmp_path):
+    torch.manual_seed(0)
+    data, model = TensorDataset(torch.randn(20, 2), torch.randint(2, (20,))), nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    calls = []
+
+    def monitor(_):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return {}
+
+    def train(**options):
+        options = {"epochs": 3, "batch_size": 5, "out": tmp_path / "run", "monitor": monitor} | options
+        return hg.train(model, cross_entropy, data, optimizer, **options)
+
+    with pytest.raises(KeyboardInterrupt):
+        train()
+    elsewhere(tmp_path / "run", processor="abacus")
+    with pytest.warns(UserWarning, match="abacus"):
+        assert not train(resume=True).same_machine
+    manifest = read_manifest(tmp_path / "run")
+    assert [machine["processor"] for machine in manifest.resumed_on] != ["abacus"]
+    assert len(manifest.resumed_on) == 1
+    # Seen from the first machine, the second one is the other.
+    here = manifest.machine | {"processor": manifest.resumed_on[0]["processor"]}
+    there = [here | {"processor": "slide rule"}]
+    write_manifest(tmp_path / "run", dataclasses.replace(manifest, machine=here, resumed_on=there))
+    with pytest.warns(UserWarning, match="slide rule"):
+        assert not hg.Recording(tmp_path / "run", model, cross_entropy, data).same_machine
+
+
+def cross_entropy(model, batch):
+    return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
 def rounded_otherwise(by):

@@ -33,6 +33,7 @@ class Manifest:
         store_batches: Whether the batches themselves are stored.
         status: running until the recorder was left.
         steps: Complete steps, once the recorder was left.
+        resumed_on: Other machines on which a part of the run was made.
         about: Free entries of whoever recorded (epochs, batch size, data set names).
     """
 
@@ -44,6 +45,7 @@ class Manifest:
     store_batches: bool
     status: Status = "running"
     steps: int | None = None
+    resumed_on: list[dict[str, Any]] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

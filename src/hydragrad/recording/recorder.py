@@ -293,7 +293,11 @@ class Recorder:
                     f"{self.path} was recorded with {option}={getattr(self._manifest, option)!r}, not {value!r}. Go on "
                     f"with what it was recorded with."
                 )
-        warn_other_machine(self._manifest.machine, manifests.this_machine(self._device))
+        machine = manifests.this_machine(self._device)
+        if not warn_other_machine([self._manifest.machine], machine) and machine not in self._manifest.resumed_on:
+            # What is made here can't be replayed to the bit there, nor the other way round.
+            resumed_on = [*self._manifest.resumed_on, machine]
+            self._manifest = dataclasses.replace(self._manifest, resumed_on=resumed_on)
 
     def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
         chosen = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]

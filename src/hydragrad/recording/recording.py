@@ -68,7 +68,9 @@ class Recording:
         self.steps = self._read_steps()
         self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
         self._require_whole()
-        self.same_machine = warn_other_machine(self.manifest.machine, this_machine(self.device))
+        self.same_machine = warn_other_machine(
+            [self.manifest.machine, *self.manifest.resumed_on], this_machine(self.device)
+        )
         self._require_same_loss()
 
     @property

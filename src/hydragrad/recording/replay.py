@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -132,12 +132,13 @@ def check_one_step(
         )
 
 
-def warn_other_machine(recorded: dict[str, object], present: dict[str, object]) -> bool:
-    """Compare machines; warn about what differs. True where replay is held to be bit-equal."""
+def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mapping[str, object]) -> bool:
+    """Compare the machines of a run's parts with this one; warn about what differs. True where replay is bit-equal."""
     differing = [
-        f"{key}: {recorded.get(key)!r} then, {present[key]!r} now"
+        f"{key}: {machine.get(key)!r} then, {present[key]!r} now"
+        for machine in recorded
         for key in ("torch", "processor", "device")
-        if recorded.get(key) != present[key]
+        if machine.get(key) != present[key]
     ]
     if differing:
         warnings.warn(
