@@ -26,7 +26,7 @@ from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, fetch
 from hydragrad.recording.history import run_lanes
-from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, Scores
+from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, Scores, checked_samples
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -99,7 +99,7 @@ def attribute(
         raise QueryError(
             f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
         )
-    sample_ids = _checked_samples(run, samples)
+    sample_ids = checked_samples(samples, run.manifest.data["length"])
     prepare = partial(_prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels)
     parts: list[tuple[Tally, float, str]] = []
     values, names = [], []
@@ -218,18 +218,6 @@ def _chunks(run: Recording, job: Job, queries: Sequence[Query], memory: int) -> 
         if not chunk:
             return
         yield chunk
-
-
-def _checked_samples(run: Recording, samples: Sequence[int] | Tensor | None) -> Tensor:
-    length = run.manifest.data["length"]
-    if samples is None:
-        return torch.arange(length)
-    ids = torch.as_tensor(samples, dtype=torch.int64).reshape(-1)
-    wrong = ids[(ids < 0) | (ids >= length)].tolist()
-    if wrong or not len(ids) or len(ids.unique()) < len(ids):
-        came = f"{wrong[:5]} came" if wrong else "none came" if not len(ids) else "some came twice"
-        raise QueryError(f"The run was trained on samples 0 to {length - 1}; {came}.")
-    return ids
 
 
 def _carried_statistics(run: Recording) -> dict[str, torch.Size]:

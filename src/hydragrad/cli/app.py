@@ -106,10 +106,10 @@ def train(
         ),
     ] = None,
     noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data [default: the paper's].")] = None,
-    train_size: Annotated[int | None, typer.Option(min=1, help="Training samples [default: all].")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (default: the paper's).")] = None,
+    train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
-    lr: Annotated[float | None, typer.Option(help="Initial rate [default: the paper's].")] = None,
+    lr: Annotated[float | None, typer.Option(help="Initial rate (default: the paper's).")] = None,
     seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT where it stopped.")] = False,
@@ -173,7 +173,7 @@ def attribute(
     workers: Annotated[int, typer.Option(min=1, help="Processes that replay at the same time.")] = 1,
     labels: Annotated[
         bool | None,
-        typer.Option("--labels/--no-labels", help="Contributions of every label [default: where possible]."),
+        typer.Option("--labels/--no-labels", help="Contributions of every label (default: where possible)."),
     ] = None,
     data_dir: DataDir = None,
     json: Json = None,
@@ -314,7 +314,7 @@ def bound(
 def clean(
     run: Run,
     remove: Annotated[
-        float | None, typer.Option(help="Share of the training samples to remove [default: estimated].")
+        float | None, typer.Option(help="Share of the training samples to remove (default: estimated).")
     ] = None,
     relabel: Annotated[bool, typer.Option("--relabel", help="Relabel suspects instead of removing them.")] = False,
     curvature: CurvatureOption = "none",
@@ -365,7 +365,7 @@ def report(
     run: Run,
     query: Annotated[str, typer.Option(help="Which scores: validation, test, or as in test:42.")] = "validation",
     curvature: CurvatureOption = "none",
-    out: Annotated[Path | None, typer.Option(help="File to write [default: RUN/report.html].")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (RUN/report.html where not given).")] = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,

@@ -8,5 +8,6 @@ from hydragrad.scores.queries import QueryRow as QueryRow
 from hydragrad.scores.queries import mean_loss as mean_loss
 from hydragrad.scores.queries import query as query
 from hydragrad.scores.queries import sample_losses as sample_losses
+from hydragrad.scores.samples import checked_samples as checked_samples
 from hydragrad.scores.scores import MEANING as MEANING
 from hydragrad.scores.scores import Scores as Scores

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
-from hydragrad.errors import NotEnoughMemory, QueryError, RecordingMismatch, RunDamaged, RunExists
+from hydragrad.errors import NotEnoughMemory, RecordingMismatch, RunDamaged, RunExists
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import read_lines, replace_file
 from hydragrad.recording.log import from_lines
@@ -29,22 +29,6 @@ GROWING, LOG = "growing.json", "steps.jsonl"
 
 EXACT_COPIES = 4
 """Copies of all rows that a step with exact tangents holds: rows, tangents, and both accumulators after it."""
-
-
-def checked_samples(samples: Sequence[int] | Tensor | None, length: int) -> Tensor:
-    """Ids of tracked samples, int64.
-
-    Raises:
-        QueryError: Ids that do not exist, come twice, or none at all.
-    """
-    if samples is None:
-        return torch.arange(length)
-    ids = torch.as_tensor(samples, dtype=torch.int64).reshape(-1)
-    wrong = ids[(ids < 0) | (ids >= length)].tolist()
-    if wrong or not len(ids) or len(ids.unique()) < len(ids):
-        came = f"{wrong[:5]} came" if wrong else "none came" if not len(ids) else "some came twice"
-        raise QueryError(f"The training set has samples 0 to {length - 1}; {came}.")
-    return ids
 
 
 def storage(dtype: torch.dtype | None, run: torch.dtype) -> torch.dtype:

@@ -14,9 +14,9 @@ from hydragrad.errors import QueryError, Unsupported
 from hydragrad.progress import Bar, bar
 from hydragrad.recording import Recording, Replay, StepRecord
 from hydragrad.recording.history import run_lanes
+from hydragrad.scores import checked_samples
 from hydragrad.tracking.building import (
     GROWING,
-    checked_samples,
     finish,
     make_projector,
     new_table,

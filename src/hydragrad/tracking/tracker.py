@@ -25,13 +25,12 @@ from hydragrad.recording.manifest import Reduction, model_facts
 from hydragrad.recording.replay import check_one_step, first_trained_norm
 from hydragrad.recording.trajectory import Trajectory
 from hydragrad.recording.watching import Watch
-from hydragrad.scores import Query
+from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import require_supported
 from hydragrad.tracking.asking import Answer
 from hydragrad.tracking.building import (
     GROWING,
     LOG,
-    checked_samples,
     finish,
     make_projector,
     model_state,

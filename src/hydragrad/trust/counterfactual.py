@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Subset
 
 from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording
-from hydragrad.scores import Query, QueryPoint
+from hydragrad.scores import Query, QueryPoint, mean_loss
 from hydragrad.trust.retraining import Change, State, retrain
+
+OWN = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +133,13 @@ def _check(run: Recording, groups: Sequence[Sequence[int]], *, leave_out: bool) 
             raise QueryError(f"The run was trained on samples 0 to {length - 1}; {came}.")
         if leave_out and len(set(group)) == length:
             raise DataError("Leaving out every training sample leaves nothing to train on.")
+
+
+def training_loss(run: Recording, seed: int) -> Query:
+    """The query that is asked where none is given: the mean loss of up to OWN training samples."""
+    generator = torch.Generator().manual_seed(seed + 1)
+    some = torch.randperm(run.manifest.data["length"], generator=generator)[:OWN].tolist()
+    return mean_loss(Subset(run.train_set, some), name="training loss")
 
 
 def require_completed(run: Recording) -> None:

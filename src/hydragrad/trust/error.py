@@ -15,7 +15,6 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
-from torch.utils.data import Subset
 
 from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Batch, Layout, running_statistics
@@ -25,14 +24,13 @@ from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, StepRecord
 from hydragrad.recording.history import run_lanes
 from hydragrad.recording.replay import Replay
-from hydragrad.scores import Evidence, Query, mean_loss
+from hydragrad.scores import Evidence, Query
 from hydragrad.steps import Lane, SGDTangent, coefficients, tangent_step
 from hydragrad.tracking.exact import ExactTangents
+from hydragrad.trust.counterfactual import training_loss
 from hydragrad.trust.lds import lds
 
 Array = NDArray[np.float64]
-SHOWN = 500
-"""Training samples of the query that is asked where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +126,7 @@ def approximation_error(
     Source: Chen et al. 2021, section 4.2 and Theorem 1, for mini-batches, momentum and any schedule.
     """
     chosen = _chosen(run, samples, seed)
-    asked = query or _default_query(run, seed)
+    asked = query or training_loss(run, seed)
     if len(asked.names()) != 1:
         raise QueryError(f"approximation_error asks one scalar; {len(asked.names())} came. Ask one after the other.")
     total = len(run.steps)
@@ -276,9 +274,3 @@ def _chosen(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:
     if wrong or not samples or len(set(samples)) < len(samples):
         raise QueryError(f"The run was trained on samples 0 to {length - 1}, each to be named once; {wrong[:5]} came.")
     return torch.tensor(list(samples))
-
-
-def _default_query(run: Recording, seed: int) -> Query:
-    generator = torch.Generator().manual_seed(seed + 1)
-    some = torch.randperm(run.manifest.data["length"], generator=generator)[:SHOWN].tolist()
-    return mean_loss(Subset(run.train_set, some), name="training loss")

@@ -14,16 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.utils.data import Subset
 
 from hydragrad.errors import QueryError
 from hydragrad.recording import Recording
-from hydragrad.scores import Curvature, Evidence, Query, mean_loss
-from hydragrad.trust.counterfactual import measure, require_completed
+from hydragrad.scores import Curvature, Evidence, Query
+from hydragrad.trust.counterfactual import measure, require_completed, training_loss
 from hydragrad.trust.retraining import Change, State, retrain
-
-SHOWN = 500
-"""Training samples of the query that is asked where none is given."""
 
 SMOOTH, ROUGH = 0.5, 0.0
 """Cosine at removal from which exact derivatives foretold removals, and up to which nothing did: of five networks,
@@ -107,7 +103,7 @@ def smoothness(
     require_completed(run)
     if not 0 < share < 1 or not steps or min(steps) <= 0 or directions < 1:
         raise ValueError("smoothness needs steps above 0, a share between 0 and 1, and at least one direction.")
-    asked = query or _default_query(run, seed)
+    asked = query or training_loss(run, seed)
     if len(asked.names()) != 1:
         raise QueryError(f"smoothness asks one scalar; {len(asked.names())} came.")
     sizes = sorted(steps)
@@ -172,12 +168,6 @@ def _groups(run: Recording, count: int, share: float, seed: int) -> list[list[in
     size = min(length - 1, max(1, round(share * length)))
     generator = torch.Generator().manual_seed(seed)
     return [torch.randperm(length, generator=generator)[:size].tolist() for _ in range(count)]
-
-
-def _default_query(run: Recording, seed: int) -> Query:
-    generator = torch.Generator().manual_seed(seed + 1)
-    some = torch.randperm(run.manifest.data["length"], generator=generator)[:SHOWN].tolist()
-    return mean_loss(Subset(run.train_set, some), name="training loss")
 
 
 def _flat(state: State) -> Tensor:
