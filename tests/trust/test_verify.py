@@ -47,6 +47,7 @@ def test_exact_scores_of_a_smooth_run_foretell_removals(run, data):
     for check in random:
         assert check["lds"] > 0.9
         assert check["slope"] == pytest.approx(1.0, abs=0.2)
+        assert check["scale"] == pytest.approx(1.0, abs=0.2)
         low, high = check["lds_interval"]
         assert low <= check["lds"] <= high
     given = [[3, 4], [9]]
@@ -157,4 +158,4 @@ def test_the_score_of_a_perfect_and_of_a_reversed_ranking():
     ],
 )
 def test_a_check_is_said_in_one_sentence(value, slope, expected):
-    assert sentence({"groups": 5, "lds": value, "lds_interval": [0.91, 0.97], "slope": slope}) == expected
+    assert sentence({"groups": 5, "lds": value, "lds_interval": [0.91, 0.97], "scale": slope}) == expected

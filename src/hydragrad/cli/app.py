@@ -262,7 +262,7 @@ def verify(
             rows = {
                 "LDS (Spearman over groups)": number(check["lds"])
                 + f" [{number(check['lds_interval'][0])}, {number(check['lds_interval'][1])}]",
-                "slope of actual on predicted": number(check["slope"]),
+                "actual over predicted": f"{number(check['scale'])} (slope with an offset: {number(check['slope'])})",
                 "same sign": percent(check["sign_agreement"]),
                 "picture": str(found.pictures[check["name"]]),
             }

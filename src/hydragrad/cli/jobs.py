@@ -168,7 +168,7 @@ def verify_scores(
             pictures[check["name"]] = folder / f"{query}-{curvature}-{size}.png"
             drawn = predicted_against_actual(check["predicted"], check["actual"], unit=check["unit"])
             drawn.savefig(pictures[check["name"]], dpi=160)
-            for key in ("lds", "slope", "pearson", "sign_agreement", "groups"):
+            for key in ("lds", "slope", "scale", "pearson", "sign_agreement", "groups"):
                 figures[f"{key}_{size}"] = check[key]
             figures[f"lds_low_{size}"], figures[f"lds_high_{size}"] = check["lds_interval"]
     return Verified(checks=checks, path=path, pictures=pictures, figures=figures)

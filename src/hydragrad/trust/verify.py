@@ -59,9 +59,10 @@ def verify(
 
     Returns:
         The scores' evidence with one check a size and kind: predicted and actual changes (of single queries, at most
-        three), `slope` (of actual on predicted; 1 where the scale is right), `pearson`, `spearman`, `lds` (Spearman
-        over groups, mean over queries) with its 90 % bootstrap interval over groups, `lds_per_query`,
-        `sign_agreement`, and a sentence. `scores.with_evidence(evidence)` is the copy that carries it.
+        three), `slope` (of actual on predicted, with an offset), `scale` (the same through the origin: what to
+        multiply predictions by; 1 where they have the right size), `pearson`, `spearman`, `lds` (Spearman over groups,
+        mean over queries) with its 90 % bootstrap interval over groups, `lds_per_query`, `sign_agreement`, and a
+        sentence. `scores.with_evidence(evidence)` is the copy that carries it.
 
     Raises:
         QueryError: Scores of another run or without their queries; ids out of range; an interrupted run.
@@ -101,6 +102,7 @@ def _checks(kind: _Groups, predicted: Array, actual: Array, scores: Scores, seed
         "groups": len(kind.groups),
         "queries": len(predicted),
         "slope": _plain(slope),
+        "scale": _plain(_median([_scale_of(p, a) for p, a in zip(predicted, actual, strict=True)])),
         "pearson": _plain(_median([one.pearson for one in agreed])),
         "spearman": _plain(_median([one.spearman for one in agreed])),
         "lds": _plain(lds(predicted, actual)),
@@ -114,7 +116,7 @@ def _checks(kind: _Groups, predicted: Array, actual: Array, scores: Scores, seed
         measured
         | {
             "name": kind.name + (f", {name}" if len(predicted) > 1 else ""),
-            "unit": f"change of {name}",
+            "unit": name,
             "predicted": predicted[row].tolist(),
             "actual": actual[row].tolist(),
         }
@@ -124,24 +126,29 @@ def _checks(kind: _Groups, predicted: Array, actual: Array, scores: Scores, seed
 
 def sentence(check: dict[str, Any]) -> str:
     """What a check means, in one plain sentence."""
-    value, (low, high), slope = check["lds"], check["lds_interval"], check["slope"]
+    value, (low, high), scale = check["lds"], check["lds_interval"], check["scale"]
     if value is None:
         return f"{check['groups']} groups are too few, or too alike, to tell how well predictions rank removals."
     grade = "well" if value >= 0.8 else "fairly" if value >= 0.5 else "weakly" if value >= 0.2 else "not"
     interval = "" if low is None or high is None else f" [{_short(low)}, {_short(high)}]"
     ranks = f"Predicted changes {'do not rank' if grade == 'not' else 'rank'} removals"
     ranks += ("" if grade == "not" else f" {grade}") + f" (LDS {_short(value)}{interval})"
-    return f"{ranks} and {_scale(slope)}."
+    return f"{ranks} and {_size(scale)}."
 
 
-def _scale(slope: float | None) -> str:
-    if slope is None or slope <= 0:
+def _scale_of(predicted: Array, actual: Array) -> float:
+    """Least-squares factor from predicted to actual changes: no removal, no change."""
+    return float(predicted @ actual / (predicted @ predicted)) if predicted.any() else math.nan
+
+
+def _size(scale: float | None) -> str:
+    if scale is None or scale <= 0:
         return "say nothing of their size"
-    off = 1 - 1 / slope if slope > 1 else 1 / slope - 1
+    off = 1 - 1 / scale if scale > 1 else 1 / scale - 1
     if off < 0.05:
         return "have the right size"
-    side = "small" if slope > 1 else "large"
-    ratio = max(slope, 1 / slope)
+    side = "small" if scale > 1 else "large"
+    ratio = max(scale, 1 / scale)
     return f"are {off:.0%} too {side}".replace("%", " %") if ratio < 2 else f"are {ratio:.3g} times too {side}"
 
 
