@@ -189,3 +189,17 @@ def test_forecasts_of_the_checks(hydragrad, trained, command):
     code, out, _ = hydragrad(command, trained, "--dry-run")
     assert code == 0
     assert "forecast" in out
+
+
+def test_averaged_and_damped_scores_have_files_of_their_own(hydragrad, trained):
+    words = ("--curvature", "ggn", "--damping", 0.5, "--replays", 2, "--quiet")
+    code, out, _ = hydragrad("attribute", trained, *words)
+    assert code == 0
+    assert "2 replays" in out
+    code, _, _ = hydragrad("verify", trained, "--groups", 3, "--size", "12", *words)
+    assert code == 0
+    scores = Scores.load(trained / "scores" / "validation-ggn-damping0.5-replays2.safetensors")
+    assert scores.evidence.replays == 2
+    assert scores.evidence.damping == 0.5
+    assert len(scores.evidence.checks) == 2
+    assert (trained / "verify" / "validation-ggn-damping0.5-replays2-12.png").exists()

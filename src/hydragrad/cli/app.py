@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from rich.table import Table
 
 from hydragrad.cli import jobs
-from hydragrad.cli.console import console, number, percent, say, table, write_json
+from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.demo import run_demo
 from hydragrad.cli.experiment import Settings, experiment, open_run
 from hydragrad.cli.explain import explained, show_explained
@@ -24,6 +23,7 @@ from hydragrad.cli.forecast import (
 )
 from hydragrad.cli.recipes import RECIPES
 from hydragrad.cli.reproduce import reproduce
+from hydragrad.cli.showing import show_bound, show_cleaned, show_verified
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import QueryError, UnknownName, Unsupported
 from hydragrad.figures import error_over_time
@@ -33,7 +33,7 @@ from hydragrad.recording.manifest import read_manifest
 from hydragrad.report import report as write_report
 from hydragrad.scores import MEANING, Scores
 from hydragrad.training import epoch_logs
-from hydragrad.trust import ApproximationError, approximation_error
+from hydragrad.trust import approximation_error
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -197,7 +197,7 @@ def attribute(
             scores = jobs.score(
                 asked, opened, text, curvature, damping=damping, labels=labels, replays=replays, workers=workers
             )
-        path = jobs.scores_path(run, text, curvature)
+        path = jobs.scores_path(run, text, curvature, damping, replays)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
         rows = {
@@ -229,6 +229,8 @@ def verify(
     run: Run,
     query: Annotated[str, typer.Option(help="validation, test, or one sample as in test:42.")] = "validation",
     curvature: CurvatureOption = "ggn",
+    damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
+    replays: Annotated[int, typer.Option(min=0, help="Of scores averaged over so many replays.")] = 0,
     groups: Annotated[int, typer.Option(min=3, help="Random groups of every size.")] = 20,
     size: Annotated[
         str, typer.Option(help="Samples of a group: numbers or shares (0.1 is a tenth), with commas between.")
@@ -255,23 +257,18 @@ def verify(
         return
     with quiet(silent):
         found = jobs.verify_scores(
-            asked, opened, query, curvature, groups=groups, sizes=sizes, seed=seed, workers=workers
+            asked,
+            opened,
+            query,
+            curvature,
+            groups=groups,
+            sizes=sizes,
+            seed=seed,
+            workers=workers,
+            damping=damping,
+            replays=replays,
         )
-    for check in found.checks:
-        if check["random"]:
-            rows = {
-                "LDS (Spearman over groups)": number(check["lds"])
-                + f" [{number(check['lds_interval'][0])}, {number(check['lds_interval'][1])}]",
-                "actual over predicted": f"{number(check['scale'])} (slope with an offset: {number(check['slope'])})",
-                "same sign": percent(check["sign_agreement"]),
-                "picture": str(found.pictures[check["name"]]),
-            }
-            table(check["name"], rows)
-            say(check["sentence"])
-        else:
-            words = ("most harmful", "most helpful")
-            for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
-                say(f"the {check['size']:,} {word} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
+    show_verified(found)
     say(f"written: {found.path}; next: hydragrad report {run}")
     write_json(json, found.figures)
 
@@ -443,45 +440,6 @@ def info(run: Run, json: Json = None) -> None:
         rows["last epoch"] = ", ".join(f"{n} {v:.4g}" for n, v in logs[-1].items() if n != "epoch")
     table(str(run), rows)
     write_json(json, figures | {"run": str(run)})
-
-
-def show_bound(found: ApproximationError) -> None:
-    """Print the error over time and what it means."""
-    grid = Table(title="hypergradients without curvature against exact ones", title_justify="left", box=None)
-    for heading in ("step", "error", "of exact", "Spearman", "wrong sign", "sum |κ| |H ∇|", "L M sum |κ|"):
-        grid.add_column(heading, justify="right")
-    for point in found.points:
-        grid.add_row(
-            f"{point.step:,}",
-            number(point.error),
-            number(point.relative_error),
-            number(point.spearman),
-            percent(point.sign_disagreements),
-            number(point.measured_bound),
-            number(point.bound),
-        )
-    console.print(grid)
-    last = found.points[-1]
-    say(f"sampled: L = {number(last.largest_eigenvalue)} (Hessian), M = {number(last.largest_hypergradient)}")
-    say(found.sentence)
-
-
-def show_cleaned(found: jobs.Cleaned) -> None:
-    """Print what cleaning found."""
-    figures = found.figures
-    how = "estimated from the suggested labels" if found.estimated else "as asked"
-    action = "relabelled" if figures["relabelled"] else "removed"
-    rows = {action: f"{found.changed:,} of {figures['samples']:,} samples ({percent(figures['share'])}, {how})"}
-    if "auc" in figures and figures["auc"] is not None:
-        rows |= {
-            "flipped labels ranked above others": f"AUC {figures['auc']:.3f}",
-            "flips found in the first 10 % / 20 %": f"{percent(figures['found_in_first_10_percent'])} / "
-            f"{percent(figures['found_in_first_20_percent'])}",
-        }
-    if "suggested_labels_right" in figures:
-        rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
-    rows |= {f"test accuracy, {name}": percent(value) for name, value in found.accuracies.items()}
-    table("cleaned", rows)
 
 
 def _settings(source: str | None, data: str | None, model: str | None, epochs: int | None, device: str) -> Settings:

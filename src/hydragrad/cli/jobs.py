@@ -61,9 +61,10 @@ def checkpoints_every(experiment: Experiment) -> int:
     return math.ceil(math.sqrt(plan_of(experiment).steps(len(experiment.train_set))))  # type: ignore[arg-type]
 
 
-def scores_path(run: Path, query: str, curvature: str) -> Path:
+def scores_path(run: Path, query: str, curvature: str, damping: float = 0.0, replays: int = 0) -> Path:
     """Where the scores of a query are kept."""
-    return run / "scores" / f"{query}-{curvature}.safetensors"
+    how = curvature + (f"-damping{damping:g}" if damping else "") + (f"-replays{replays}" if replays else "")
+    return run / "scores" / f"{query}-{how}.safetensors"
 
 
 def score(
@@ -86,13 +87,22 @@ def score(
         if labels:
             raise
         scores = given()
-    scores.save(scores_path(run.path, query, curvature))
+    scores.save(scores_path(run.path, query, curvature, damping, replays))
     return scores
 
 
-def kept_scores(experiment: Experiment, run: Recording, query: str, curvature: Curvature) -> Scores:
+def kept_scores(
+    experiment: Experiment,
+    run: Recording,
+    query: str,
+    curvature: Curvature,
+    *,
+    damping: float = 0.0,
+    replays: int = 0,
+    workers: int = 1,
+) -> Scores:
     """The scores kept with the run, or computed now."""
-    path = scores_path(run.path, query, curvature)
+    path = scores_path(run.path, query, curvature, damping, replays)
     if path.exists():
         try:
             scores = Scores.load(path)
@@ -101,7 +111,7 @@ def kept_scores(experiment: Experiment, run: Recording, query: str, curvature: C
         if scores is not None and scores.evidence.steps == len(run.steps):
             say(f"scores: {path}")
             return scores
-    return score(experiment, run, query, curvature)
+    return score(experiment, run, query, curvature, damping=damping, replays=replays, workers=workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,12 +159,14 @@ def verify_scores(
     sizes: Sequence[int | float],
     seed: int,
     workers: int,
+    damping: float = 0.0,
+    replays: int = 0,
 ) -> Verified:
     """Verify scores, computed if absent; keep them with what was measured, and draw it."""
-    scores = kept_scores(experiment, run, query, curvature)
+    scores = kept_scores(experiment, run, query, curvature, damping=damping, replays=replays, workers=workers)
     asked = experiment.query(query)
     evidence = verify(run, scores, groups=groups, size=sizes, seed=seed, queries=asked, workers=workers)
-    path = scores_path(run.path, query, curvature)
+    path = scores_path(run.path, query, curvature, damping, replays)
     scores.with_evidence(evidence).save(path)
     earlier = {id(check) for check in scores.evidence.checks}
     checks = tuple(check for check in evidence.checks if id(check) not in earlier)
@@ -165,7 +177,7 @@ def verify_scores(
     for check in checks:
         if check["random"]:
             size = check["size"]
-            pictures[check["name"]] = folder / f"{query}-{curvature}-{size}.png"
+            pictures[check["name"]] = folder / f"{path.stem}-{size}.png"
             drawn = predicted_against_actual(check["predicted"], check["actual"], unit=check["unit"])
             drawn.savefig(pictures[check["name"]], dpi=160)
             for key in ("lds", "slope", "scale", "pearson", "sign_agreement", "groups"):

@@ -1,0 +1,65 @@
+"""What the commands found, as a person reads it."""
+
+from rich.table import Table
+
+from hydragrad.cli import jobs
+from hydragrad.cli.console import console, number, percent, say, table
+from hydragrad.trust import ApproximationError
+
+
+def show_verified(found: jobs.Verified) -> None:
+    """Print what each check measured and means."""
+    for check in found.checks:
+        if check["random"]:
+            rows = {
+                "LDS (Spearman over groups)": number(check["lds"])
+                + f" [{number(check['lds_interval'][0])}, {number(check['lds_interval'][1])}]",
+                "actual over predicted": f"{number(check['scale'])} (slope with an offset: {number(check['slope'])})",
+                "same sign": percent(check["sign_agreement"]),
+                "picture": str(found.pictures[check["name"]]),
+            }
+            table(check["name"], rows)
+            say(check["sentence"])
+        else:
+            words = ("most harmful", "most helpful")
+            for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
+                say(f"the {check['size']:,} {word} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
+
+
+def show_bound(found: ApproximationError) -> None:
+    """Print the error over time and what it means."""
+    grid = Table(title="hypergradients without curvature against exact ones", title_justify="left", box=None)
+    for heading in ("step", "error", "of exact", "Spearman", "wrong sign", "sum |κ| |H ∇|", "L M sum |κ|"):
+        grid.add_column(heading, justify="right")
+    for point in found.points:
+        grid.add_row(
+            f"{point.step:,}",
+            number(point.error),
+            number(point.relative_error),
+            number(point.spearman),
+            percent(point.sign_disagreements),
+            number(point.measured_bound),
+            number(point.bound),
+        )
+    console.print(grid)
+    last = found.points[-1]
+    say(f"sampled: L = {number(last.largest_eigenvalue)} (Hessian), M = {number(last.largest_hypergradient)}")
+    say(found.sentence)
+
+
+def show_cleaned(found: jobs.Cleaned) -> None:
+    """Print what cleaning found."""
+    figures = found.figures
+    how = "estimated from the suggested labels" if found.estimated else "as asked"
+    action = "relabelled" if figures["relabelled"] else "removed"
+    rows = {action: f"{found.changed:,} of {figures['samples']:,} samples ({percent(figures['share'])}, {how})"}
+    if "auc" in figures and figures["auc"] is not None:
+        rows |= {
+            "flipped labels ranked above others": f"AUC {figures['auc']:.3f}",
+            "flips found in the first 10 % / 20 %": f"{percent(figures['found_in_first_10_percent'])} / "
+            f"{percent(figures['found_in_first_20_percent'])}",
+        }
+    if "suggested_labels_right" in figures:
+        rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
+    rows |= {f"test accuracy, {name}": percent(value) for name, value in found.accuracies.items()}
+    table("cleaned", rows)
