@@ -51,3 +51,13 @@ def test_quiet_ends_with_its_block(terminal):
         raise KeyboardInterrupt
     work()
     assert "10/10" in terminal.getvalue()
+
+
+def test_a_bar_inside_a_bar_is_not_shown(terminal):
+    with progress.bar("outer", 3) as outer:
+        work()
+        outer.advance(3)
+    assert "3/3" in terminal.getvalue()
+    assert "training" not in terminal.getvalue()
+    work()
+    assert "training" in terminal.getvalue()

@@ -37,7 +37,7 @@ class Bar:
 
 @contextmanager
 def bar(stage: str, total: int, done: int = 0) -> Iterator[Bar]:
-    """Show a bar for one stage of work on standard error, if that is a terminal."""
+    """Show a bar for one stage of work on standard error, if that is a terminal; bars inside it are not shown."""
     console = Console(stderr=True)
     if not (_shown.get() and console.is_terminal):
         yield Bar(None, stage, total)
@@ -54,7 +54,16 @@ def bar(stage: str, total: int, done: int = 0) -> Iterator[Bar]:
     with Progress(*columns, console=console) as progress:
         shown = Bar(progress, stage, total)
         shown.advance(done)
-        yield shown
+        _shown.set(False)
+        try:
+            yield shown
+        finally:
+            _shown.set(True)
+
+
+def silence() -> None:
+    """Show no progress from here on: a worker's bars would be drawn over those of its parent."""
+    _shown.set(False)
 
 
 @contextmanager

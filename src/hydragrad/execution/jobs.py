@@ -10,6 +10,7 @@ import torch
 from loky import ProcessPoolExecutor
 
 from hydragrad.errors import Unsupported
+from hydragrad.progress import silence
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -54,6 +55,7 @@ def run_jobs(work: Callable[[Job], Result], jobs: Sequence[Job], *, workers: int
 def _receive(sent: bytes) -> None:
     global _work
     torch.set_num_threads(1)
+    silence()
     _work = cloudpickle.loads(sent)
 
 
