@@ -26,7 +26,8 @@ from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, fetch
 from hydragrad.recording.history import run_lanes
-from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, Scores, checked_samples
+from hydragrad.recording.statistics import moved_statistics
+from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, Scores, checked_samples, queries_of
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -93,12 +94,7 @@ def attribute(
         raise QueryError("replays= averages sweeps with curvature: choose 'hessian' or 'ggn', or leave it out.")
     if replays < 0 or not 0 < drop < 1:
         raise QueryError(f"replays must not be negative and drop a share between 0 and 1; {replays} and {drop} came.")
-    queries = [query] if isinstance(query, Query) else list(query)
-    wrong = [type(each).__name__ for each in queries if not isinstance(each, Query)]
-    if wrong or not queries:
-        raise QueryError(
-            f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
-        )
+    queries = queries_of(query)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
     prepare = partial(_prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels)
     parts: list[tuple[Tally, float, str]] = []
@@ -228,16 +224,7 @@ def _carried_statistics(run: Recording) -> dict[str, torch.Size]:
             f"The embedding {shared[0]} has a padding index and shares its weight with another layer, so torch's "
             f"gradient of it is no derivative of the loss, and has no symmetric curvature. Use curvature='none'."
         )
-    first, last = run.initial.buffers, run.final.buffers
-    moved = {name for name, buffer in last.items() if not torch.equal(buffer, first[name])}
-    known = running_statistics(run.model)
-    unknown = sorted(name for name in moved - known if last[name].is_floating_point())
-    if unknown:
-        raise Unsupported(
-            f"The buffers {', '.join(unknown)} update themselves during training in a way that is not BatchNorm's, so "
-            f"their derivative is not known. Use curvature='none', which treats buffers as constants."
-        )
-    return {name: last[name].shape for name in last if name in known}
+    return moved_statistics(run)
 
 
 def _classes(run: Recording) -> int:

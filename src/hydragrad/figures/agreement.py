@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.stats import rankdata
 
 from hydragrad.figures.given import same_length, vector
 
@@ -43,17 +44,9 @@ def agreement(predicted: ArrayLike, actual: ArrayLike) -> Agreement:
         count=len(x),
         slope=float(u @ v / (u @ u)) * (y_size / x_size),
         pearson=_correlation(u, v),
-        spearman=_correlation(_ranks(x), _ranks(y)),
+        spearman=_correlation(rankdata(x), rankdata(y)),
     )
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
     return float(np.corrcoef(x, y)[0, 1])
-
-
-def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return ranks; ties share the middle one."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts - 1) / 2
-    ranks: NDArray[np.float64] = middle[inverse]
-    return ranks

@@ -16,7 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import (
     NonFinite,
-    QueryError,
     RecordingMismatch,
     RunDamaged,
     RunExists,
@@ -49,7 +48,7 @@ from hydragrad.recording.observer import Indices, StepHandle
 from hydragrad.recording.replay import check_one_step, first_trained_norm, threads, warn_other_machine
 from hydragrad.recording.stored_batches import load_batch, store_batch, sync_batches
 from hydragrad.recording.trajectory import Trajectory
-from hydragrad.recording.watching import Watch
+from hydragrad.recording.watching import Watch, checked_batch
 from hydragrad.steps import require_supported
 
 LOG = "steps.jsonl"
@@ -200,7 +199,7 @@ class Recorder:
         """
         if not self._open or self._in_step:
             raise StepError("recorder.step() belongs inside `with Recorder(...)`, one block a step, never nested.")
-        chosen = self._checked(indices)
+        chosen = checked_batch(indices, self._manifest.data["length"])
         self._require_untouched()
         start = self._checkpoint_if_due(indices)
         self._in_step, self._consistent = True, False
@@ -298,15 +297,6 @@ class Recorder:
             # What is made here can't be replayed to the bit there, nor the other way round.
             resumed_on = [*self._manifest.resumed_on, machine]
             self._manifest = dataclasses.replace(self._manifest, resumed_on=resumed_on)
-
-    def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
-        chosen = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]
-        length = self._manifest.data["length"]
-        if not chosen or min(chosen) < 0 or max(chosen) >= length:
-            wrong = [i for i in chosen if not 0 <= i < length]
-            came = f"{wrong[:5]} among them" if wrong else "an empty batch came"
-            raise QueryError(f"A step trains on samples 0 to {length - 1} of the training set; {came}.")
-        return chosen
 
     def _require_untouched(self) -> None:
         if self._version() != self._versions or self._moved():

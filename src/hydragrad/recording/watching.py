@@ -1,5 +1,6 @@
 """Watching a loop's model and optimizer: which options were in force, and which parameters were skipped."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hydragrad.errors import StepError, Unsupported
+from hydragrad.errors import QueryError, StepError, Unsupported
 from hydragrad.recording.log import Options, Structure
 from hydragrad.steps import read_group
 
@@ -133,3 +134,17 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
     ]
+
+
+def checked_batch(indices: Sequence[int] | Tensor, length: int) -> list[int]:
+    """The samples of a step.
+
+    Raises:
+        QueryError: None at all, or some that the training set does not have.
+    """
+    chosen = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]
+    if not chosen or min(chosen) < 0 or max(chosen) >= length:
+        wrong = [i for i in chosen if not 0 <= i < length]
+        came = f"{wrong[:5]} among them" if wrong else "an empty batch came"
+        raise QueryError(f"A step trains on samples 0 to {length - 1} of the training set; {came}.")
+    return chosen

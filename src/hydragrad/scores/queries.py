@@ -191,6 +191,21 @@ def query(name: str, function: Callable[[Any], Tensor], *, training: bool = Fals
     return _FunctionQuery(name, function, training=training)
 
 
+def queries_of(queries: Query | Sequence[Query]) -> list[Query]:
+    """One or several queries as a list.
+
+    Raises:
+        QueryError: Nothing, or something else.
+    """
+    asked = [queries] if isinstance(queries, Query) else list(queries)
+    wrong = [type(each).__name__ for each in asked if not isinstance(each, Query)]
+    if wrong or not asked:
+        raise QueryError(
+            f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
+        )
+    return asked
+
+
 def _length(dataset: Dataset[Any]) -> int:
     length = len(dataset)  # type: ignore[arg-type]
     if length == 0:

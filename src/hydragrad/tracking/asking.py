@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hydragrad.derivatives import HooksInapplicable, LayerGradients, PerSampleLoss
-from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.recording import fetch
@@ -243,18 +242,3 @@ class _Extremes:
         """Values and places: the largest, then the smallest."""
         sides = [side for side in self._best if side is not None]
         return torch.cat([values for values, _ in sides], 1), torch.cat([places for _, places in sides], 1)
-
-
-def queries_of(queries: Query | Sequence[Query]) -> list[Query]:
-    """One or several queries as a list.
-
-    Raises:
-        QueryError: Nothing, or something else.
-    """
-    asked = [queries] if isinstance(queries, Query) else list(queries)
-    wrong = [type(each).__name__ for each in asked if not isinstance(each, Query)]
-    if wrong or not asked:
-        raise QueryError(
-            f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
-        )
-    return asked

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from hydragrad.derivatives import Layout, running_statistics
-from hydragrad.errors import QueryError, Unsupported
+from hydragrad.errors import QueryError
 from hydragrad.progress import Bar, bar
 from hydragrad.recording import Recording, Replay, StepRecord
 from hydragrad.recording.history import run_lanes
+from hydragrad.recording.statistics import moved_statistics
 from hydragrad.scores import checked_samples
 from hydragrad.tracking.building import (
     GROWING,
@@ -94,7 +95,7 @@ class _Building:
         lanes = run_lanes(run)
         shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
         self._weights = Layout({name: shapes[name] for lane in lanes for name in lane.names})
-        self._statistics = Layout(_moved_statistics(run) if curvature == "hessian" else {})
+        self._statistics = Layout(moved_statistics(run) if curvature == "hessian" else {})
         like = next(iter(run.final.parameters.values())).to(run.device)
         kind = storage(dtype, like.dtype)
         groups = [list(lane.names) for lane in lanes]
@@ -231,19 +232,6 @@ class _Building:
             room=len(self._sample_ids) if exact else max(256, max(len(r.indices) for r in self._run.steps)),
             state={},
         )
-
-
-def _moved_statistics(run: Recording) -> dict[str, torch.Size]:
-    first, last = run.initial.buffers, run.final.buffers
-    moved = {name for name, buffer in last.items() if not torch.equal(buffer, first[name])}
-    known = running_statistics(run.model)
-    unknown = sorted(name for name in moved - known if last[name].is_floating_point())
-    if unknown:
-        raise Unsupported(
-            f"The buffers {', '.join(unknown)} update themselves during training in a way that is not BatchNorm's, so "
-            f"their derivative is not known. Use curvature='none', which treats buffers as constants."
-        )
-    return {name: last[name].shape for name in last if name in known}
 
 
 def _notes(run: Recording, curvature: str) -> list[str]:

@@ -28,8 +28,8 @@ from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExist
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import replace_file, save_file
 from hydragrad.recording.manifest import require_same_model
-from hydragrad.scores import Curvature, Evidence, Query, Scores
-from hydragrad.tracking.asking import Answer, Answerer, queries_of
+from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
+from hydragrad.tracking.asking import Answer, Answerer
 from hydragrad.tracking.table import from_numpy
 
 SCHEMA = 1

@@ -24,7 +24,7 @@ from hydragrad.recording.log import from_lines, to_line
 from hydragrad.recording.manifest import Reduction, model_facts
 from hydragrad.recording.replay import check_one_step, first_trained_norm
 from hydragrad.recording.trajectory import Trajectory
-from hydragrad.recording.watching import Watch
+from hydragrad.recording.watching import Watch, checked_batch
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import require_supported
 from hydragrad.tracking.asking import Answer
@@ -249,7 +249,7 @@ class Tracker:
         """
         if not self._open or self._in_step:
             raise StepError("tracker.step() belongs inside `with Tracker(...)`, one block a step, never nested.")
-        chosen = self._checked(indices)
+        chosen = checked_batch(indices, self._length)
         self._find_place(chosen)
         outer = step_seed()
         seed = stream_seed(self._seed, self.next_step) if outer is None else outer
@@ -405,14 +405,6 @@ class Tracker:
                 f"Step {record.step} was repeated otherwise than the store has it (other samples or other weights), so "
                 f"the two can't be one run. Seed what the loop draws, or start again in another folder."
             )
-
-    def _checked(self, indices: Sequence[int] | Tensor) -> list[int]:
-        chosen = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]
-        if not chosen or min(chosen) < 0 or max(chosen) >= self._length:
-            wrong = [i for i in chosen if not 0 <= i < self._length]
-            came = f"{wrong[:5]} among them" if wrong else "an empty batch came"
-            raise QueryError(f"A step trains on samples 0 to {self._length - 1} of the training set; {came}.")
-        return chosen
 
 
 class _Drawn:

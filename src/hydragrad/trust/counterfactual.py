@@ -1,7 +1,7 @@
 """What really happens: the same run once more, with some samples left out, reweighted or relabelled."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +13,7 @@ from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording
-from hydragrad.scores import Query, QueryPoint, mean_loss
+from hydragrad.scores import Query, QueryPoint, mean_loss, queries_of
 from hydragrad.trust.retraining import Change, State, retrain
 
 OWN = 500
@@ -67,36 +67,39 @@ def counterfactual(
 
     Cost: one training a group; kept, the size of the model on disk.
     """
-    asked = [queries] if isinstance(queries, Query) else list(queries)
+    asked = queries_of(queries)
     chosen = [tuple(int(i) for i in group) for group in groups]
     if weight is None:
         weight = 0.0 if labels is None else 1.0
     _check(run, chosen, leave_out=weight == 0)
     warn_of_overlap(run, asked)
     changes = [_change(group, weight, labels or {}) for group in chosen]
-    before, values = measure(run, changes, asked, workers=workers, keep=keep)
+    before, values = measure(run, retrain(run, changes, workers=workers, keep=keep), asked)
     names = tuple(name for each in asked for name in each.names())
     return Counterfactual(values=values, query_names=names, query_values=before, groups=tuple(chosen))
 
 
-def measure(
-    run: Recording, changes: Sequence[Change], queries: Sequence[Query], *, workers: int = 1, keep: bool = True
-) -> tuple[Tensor, Tensor]:
-    """Values of the queries in the run, (queries,), and how each change changes them, (queries, changes); float64."""
+def measure(run: Recording, states: Iterable[tuple[int, State]], queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
+    """Values of the queries in the run, (queries,), and how retrainings change them, (queries, changes); float64.
+
+    Args:
+        run: The run.
+        states: Number of the change and final state of every retraining, in any order.
+        queries: What is asked.
+    """
     point = query_point(run, Layout({}), Layout({}))
     model = run.trained_model()
     before = _values(queries, model, point)
     columns: dict[int, Tensor] = {}
-    for number, state in retrain(run, changes, workers=workers, keep=keep):
+    for number, state in states:
         columns[number] = _values(queries, _with_state(model, state), point) - before
-    return before, torch.stack([columns[number] for number in range(len(changes))], dim=1)
+    return before, torch.stack([columns[number] for number in range(len(columns))], dim=1)
 
 
 def warn_of_overlap(run: Recording, queries: Sequence[Query]) -> None:
     """Say so where a query's samples are the training samples: removing them then changes the question's own data."""
     for query in queries:
-        single = query.single_samples()
-        if query.dataset is run.train_set or (single is not None and single[0] is run.train_set):
+        if query.dataset is run.train_set:
             warnings.warn(
                 f"The query {query.names()[0]!r} asks about training samples: what removing them changes is mostly "
                 f"that they are no longer fitted. Ask about held-out data to learn what a sample is worth.",

@@ -17,14 +17,15 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
 from hydragrad.attribution.attribute import query_point
-from hydragrad.derivatives import Batch, Layout, running_statistics
+from hydragrad.derivatives import Batch, Layout
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, StepRecord
 from hydragrad.recording.history import run_lanes
 from hydragrad.recording.replay import Replay
-from hydragrad.scores import Evidence, Query
+from hydragrad.recording.statistics import moved_statistics
+from hydragrad.scores import Evidence, Query, checked_samples
 from hydragrad.steps import Lane, SGDTangent, coefficients, tangent_step
 from hydragrad.tracking.exact import ExactTangents
 from hydragrad.trust.counterfactual import training_loss
@@ -120,6 +121,7 @@ def approximation_error(
 
     Raises:
         QueryError: Samples that do not exist, or a query of several scalars.
+        Unsupported: Buffers that update themselves and are not BatchNorm's.
 
     Cost: a step costs two to three gradient evaluations a sample, and memory four numbers a sample and parameter.
 
@@ -150,10 +152,9 @@ class _Pair:
     def __init__(self, run: Recording, replay: Replay, samples: Tensor) -> None:
         self._run, self._replay, self._samples = run, replay, samples
         self._lanes = run_lanes(run)
-        parameters, buffers = replay.trajectory.parameters, replay.trajectory.buffers
+        parameters = replay.trajectory.parameters
         self._weights = Layout({name: parameters[name].shape for lane in self._lanes for name in lane.names})
-        moving = running_statistics(run.model)
-        self._statistics = Layout({name: value.shape for name, value in buffers.items() if name in moving})
+        self._statistics = Layout(moved_statistics(run))
         self._tangents = ExactTangents(replay.trajectory.model, run.loss, self._weights, self._statistics)
         like = next(iter(parameters.values()))
         count = len(samples)
@@ -270,7 +271,4 @@ def _chosen(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:
             raise QueryError(f"samples must be 1 to {length:,}, or a list of samples; {samples} came.")
         generator = torch.Generator().manual_seed(seed)
         return torch.randperm(length, generator=generator)[:samples].sort().values
-    wrong = [i for i in samples if not 0 <= i < length]
-    if wrong or not samples or len(set(samples)) < len(samples):
-        raise QueryError(f"The run was trained on samples 0 to {length - 1}, each to be named once; {wrong[:5]} came.")
-    return torch.tensor(list(samples))
+    return checked_samples(samples, length)

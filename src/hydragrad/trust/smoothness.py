@@ -114,7 +114,7 @@ def smoothness(
         Change(weights=dict.fromkeys(group, 1 - scale * h)) for group in groups for h in sizes for scale in (1, 2)
     ]
     states = dict(retrain(run, changes, workers=workers, keep=True))
-    _, values = measure(run, changes, [asked])
+    _, values = measure(run, states.items(), [asked])
     start, final = _flat(run.initial.parameters), _flat(run.final.parameters)
     names = run.final.parameters
     moved = [_flat({name: states[number][name] for name in names}) - final for number in range(len(changes))]

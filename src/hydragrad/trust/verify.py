@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from hydragrad.errors import DataError, QueryError
 from hydragrad.figures import agreement
 from hydragrad.recording import Recording
-from hydragrad.scores import Evidence, Query, Scores
-from hydragrad.trust.counterfactual import counterfactual, require_completed, warn_of_overlap
+from hydragrad.scores import Evidence, Query, Scores, queries_of
+from hydragrad.trust.counterfactual import counterfactual
 from hydragrad.trust.lds import lds, lds_interval, rank_correlations
 
 Array = NDArray[np.float64]
@@ -72,9 +72,7 @@ def verify(
 
     Source: Park et al. 2023 (LDS); Bae et al. 2024 and Ilyas and Engstrom 2025 (a fixed trajectory).
     """
-    require_completed(run)
     asked = _queries(scores, queries)
-    warn_of_overlap(run, asked)
     plan = _plan(run, scores, groups, size, seed, extremes)
     everything = [group for kind in plan for group in kind.groups]
     found = counterfactual(run, everything, asked, workers=workers)
@@ -195,7 +193,7 @@ def _queries(scores: Scores, given: Query | Sequence[Query] | None) -> list[Quer
             "Scores loaded from a file do not hold their queries. Say what they answer: queries=hg.mean_loss(...)."
         )
     chosen = scores.queries if given is None else given
-    asked = [chosen] if isinstance(chosen, Query) else list(chosen or ())
+    asked = queries_of(chosen or ())
     names = tuple(name for each in asked for name in each.names())
     if names != scores.query_names:
         raise QueryError(
