@@ -15,7 +15,10 @@ STD = (0.2470, 0.2435, 0.2616)
 def splits(channels: int) -> Splits:
     part = TensorDataset(torch.zeros(1, channels, 2, 2), torch.zeros(1, dtype=torch.int64))
     mean, std = MEAN[:channels], STD[:channels]
-    return Splits(name="toy", train=part, validation=part, test=part, classes=("a",), mean=mean, std=std)
+    first = torch.zeros(1, dtype=torch.int64)
+    return Splits(
+        name="toy", train=part, validation=part, test=part, positions=first, classes=("a",), mean=mean, std=std
+    )
 
 
 def every_level(channels: int) -> np.ndarray:

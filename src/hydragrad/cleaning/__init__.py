@@ -1,5 +1,6 @@
 """Cleaning: find training samples that harm, remove or relabel them, and measure what was found.
 
+signals      what training itself says of each label
 suspects     samples ranked by harm, with suggested labels; data sets without or relabelled
 label_noise  labels flipped on purpose, kept with the run
 finding      how well a ranking finds known flips
@@ -12,6 +13,9 @@ from hydragrad.cleaning.label_noise import Labels as Labels
 from hydragrad.cleaning.label_noise import flip_labels as flip_labels
 from hydragrad.cleaning.label_noise import load_labels as load_labels
 from hydragrad.cleaning.label_noise import save_labels as save_labels
+from hydragrad.cleaning.label_noise import swap_labels as swap_labels
+from hydragrad.cleaning.signals import Signals as Signals
+from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share
 from hydragrad.cleaning.suspects import labels_of as labels_of
 from hydragrad.cleaning.suspects import relabelled as relabelled

@@ -1,5 +1,6 @@
 """Label noise: planted on purpose, kept with the run, so that finding it can be measured."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,6 +60,31 @@ def flip_labels(labels: Tensor, share: float, *, classes: int, seed: int) -> Lab
         chosen = random.permutation(members)[: int(share * len(members))]
         others = random.randint(classes - 1, size=len(chosen))
         given[torch.from_numpy(chosen)] = torch.from_numpy(others + (others >= label)).to(labels.dtype)
+    return Labels(given, labels.clone())
+
+
+def swap_labels(labels: Tensor, share: float, *, pairs: Sequence[tuple[int, int]], seed: int) -> Labels:
+    """Replace, per class of a pair, floor(share x samples) labels by the other class of its pair.
+
+    Args:
+        labels: True labels, int64 (samples,).
+        share: Between 0 and 1.
+        pairs: Classes that are taken for each other, each class at most once.
+        seed: The same seed swaps the same labels.
+
+    Raises:
+        DataError: A share outside [0, 1], or a class in two pairs.
+    """
+    if not 0 <= share <= 1:
+        raise DataError(f"The share of labels to swap must be between 0 and 1; {share} came.")
+    other = {one: two for pair in pairs for one, two in (pair, pair[::-1])}
+    if len(other) != 2 * len(pairs):
+        raise DataError(f"Each class may be in one pair only; {list(pairs)} came.")
+    random = np.random.RandomState(seed)
+    given = labels.clone()
+    for label in sorted(other):
+        members = (labels == label).nonzero().flatten().numpy()
+        given[torch.from_numpy(random.permutation(members)[: int(share * len(members))])] = other[label]
     return Labels(given, labels.clone())
 
 

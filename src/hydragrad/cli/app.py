@@ -21,7 +21,6 @@ from hydragrad.cli.forecast import (
     training_disk,
     training_seconds,
 )
-from hydragrad.cli.recipes import RECIPES
 from hydragrad.cli.reproduce import reproduce
 from hydragrad.cli.showing import show_bound, show_cleaned, show_verified
 from hydragrad.datasets import DATASETS
@@ -32,6 +31,7 @@ from hydragrad.progress import quiet
 from hydragrad.recording.manifest import read_manifest
 from hydragrad.report import report as write_report
 from hydragrad.scores import MEANING, Scores
+from hydragrad.studies.recipes import RECIPES
 from hydragrad.training import epoch_logs
 from hydragrad.trust import approximation_error
 

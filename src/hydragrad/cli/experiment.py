@@ -9,23 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
-from torch.optim.lr_scheduler import MultiStepLR, ReduceLROnPlateau
 from torch.utils.data import Dataset, TensorDataset
 
 from hydragrad.cleaning import Labels, flip_labels, load_labels
-from hydragrad.cli.recipes import RECIPES
 from hydragrad.datasets import load
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import DataError, QueryError, RecordingMismatch, UnknownName
-from hydragrad.models import build
 from hydragrad.recording import Recording
 from hydragrad.recording.manifest import read_manifest
 from hydragrad.scores import Query, mean_loss, sample_losses
-from hydragrad.training import augmented, mean_loss_and_accuracy
+from hydragrad.studies.recipes import Start, fresh, recipe_loss
+from hydragrad.training import mean_loss_and_accuracy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,16 +49,6 @@ class Settings:
     lr: float | None = None
     seed: int = 0
     device: str = "cpu"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Start:
-    """A freshly initialised model with its optimizer and what steers the rate."""
-
-    model: nn.Module
-    optimizer: Optimizer
-    scheduler: Any = None
-    scheduler_metric: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,12 +117,6 @@ class Experiment:
         return {"validation_loss": value} | ({} if accuracy is None else {"validation_accuracy": accuracy})
 
 
-def cross_entropy(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy, one number a sample, in nats."""
-    images, labels = batch
-    return F.cross_entropy(model(images), labels, reduction="none")
-
-
 def experiment(settings: Settings, *, data_dir: Path | None, run: Path | None = None) -> Experiment:
     """Build what settings ask for; the labels kept with `run`, if any, are used as they are."""
     return _own(settings) if settings.source else _named(settings, data_dir, run)
@@ -170,7 +150,6 @@ def settings_entry(settings: Settings) -> dict[str, Any]:
 def _named(settings: Settings, data_dir: Path | None, run: Path | None) -> Experiment:
     assert settings.data is not None and settings.model is not None
     splits = load(settings.data, data_dir=data_dir, train_size=settings.train_size)
-    recipe = RECIPES[settings.data]
     images, true = splits.train.tensors
     classes = len(splits.classes)
     labels = (load_labels(run) if run is not None else None) or (
@@ -178,29 +157,12 @@ def _named(settings: Settings, data_dir: Path | None, run: Path | None) -> Exper
     )
 
     def start(seed: int) -> Start:
-        torch.manual_seed(seed)
-        model = build(settings.model or "", channels=images.shape[1], classes=classes).to(settings.device)
-        optimizer = SGD(
-            model.parameters(),
-            lr=recipe.lr if settings.lr is None else settings.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-        )
-        if recipe.plateau_factor is not None:
-            # torch lowers the rate at the first bad epoch past `patience`: two bad epochs are a patience of 1.
-            plateau = ReduceLROnPlateau(optimizer, factor=recipe.plateau_factor, patience=1, threshold=1e-4)
-            metric = "train_loss + validation_loss"
-            return Start(model=model, optimizer=optimizer, scheduler=plateau, scheduler_metric=metric)
-        scheduler = MultiStepLR(optimizer, list(recipe.milestones), gamma=0.1)
-        return Start(model=model, optimizer=optimizer, scheduler=scheduler)
+        return fresh(splits, settings.model or "", seed=seed, lr=settings.lr, device=settings.device)
 
-    transform = recipe.augment
     return Experiment(
         settings=settings,
         start=start,
-        loss=cross_entropy
-        if transform is None
-        else augmented(cross_entropy, lambda batch: [transform(batch[0]), batch[1]]),
+        loss=recipe_loss(settings.data),
         train_set=TensorDataset(images, true if labels is None else labels.given),
         held_out={"validation": splits.validation, "test": splits.test},
         labels=labels,

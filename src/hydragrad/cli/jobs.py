@@ -23,12 +23,13 @@ from hydragrad.cleaning import (
     without,
 )
 from hydragrad.cli.console import say
-from hydragrad.cli.experiment import Experiment, Start, settings_entry
+from hydragrad.cli.experiment import Experiment, settings_entry
 from hydragrad.errors import DataError, LossError, QueryError, RunDamaged, RunExists
 from hydragrad.figures import predicted_against_actual
 from hydragrad.recording import Recording
 from hydragrad.recording.manifest import FILE as MANIFEST
 from hydragrad.scores import Curvature, Scores
+from hydragrad.studies.recipes import Start
 from hydragrad.training import Plan, train
 from hydragrad.trust import verify
 

@@ -82,6 +82,7 @@ def load(
         train=_part(published, published.train_images[kept], published.train_labels[kept]),
         validation=_part(published, published.train_images[validation], published.train_labels[validation]),
         test=_part(published, published.test_images, published.test_labels),
+        positions=torch.from_numpy(kept),
         classes=published.classes,
         mean=published.mean,
         std=published.std,

@@ -22,6 +22,7 @@ class Splits:
         train: What to train on.
         validation: Held out of the published training set.
         test: The published test set (of digits: a part of ours).
+        positions: Where each training image stands among the published training images, int64 (N,).
         classes: Name of each label.
         mean: Of each channel, on the scale where white is 1; subtracted from the images.
         std: Of each channel, on the same scale; the images were divided by it.
@@ -31,6 +32,7 @@ class Splits:
     train: TensorDataset
     validation: TensorDataset
     test: TensorDataset
+    positions: Tensor
     classes: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -4,7 +4,8 @@ train         the public function: the loop with a Recorder in it
 loop          the plain loop
 augmentation  seeded random augmentation
 probe         labels out of range, found before the first step
-measuring     loss and accuracy on held-out data
+measuring     losses, logits, mean loss and accuracy of a model on data
+retraining    a recorded run once more, with other weights or labels of some samples
 """
 
 from hydragrad.training.augmentation import augmented as augmented

@@ -1,6 +1,7 @@
-"""Loss and accuracy of a model on held-out data."""
+"""What a model says of data: losses, logits, mean loss and accuracy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,34 +14,69 @@ from hydragrad.recording import fetch
 CHUNK = 500
 
 
-def mean_loss_and_accuracy(model: nn.Module, loss: PerSampleLoss, dataset: Dataset[Any]) -> tuple[float, float | None]:
-    """Mean loss, and share of right predictions (None where there are no logits or integer labels).
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """Some samples, evaluated.
 
-    The model is used in eval mode and left in the mode it was in.
+    Attributes:
+        losses: (samples,).
+        logits: (samples, classes); None where the model is called more than once or returns something else.
+        labels: Integer labels, (samples,), if the batch has any.
     """
-    training, length = model.training, len(dataset)  # type: ignore[arg-type]
-    device = next(model.parameters()).device
-    total, right = 0.0, 0
+
+    losses: Tensor
+    logits: Tensor | None
+    labels: Tensor | None
+
+
+def evaluated(model: nn.Module, loss: PerSampleLoss, length: int, draw: Callable[[range], Any]) -> Iterator[Evaluated]:
+    """Evaluate samples 0 to length - 1 in chunks; the model is used in eval mode and left in the mode it was in.
+
+    Args:
+        model: Stays as it is.
+        loss: Per-sample losses.
+        length: How many samples.
+        draw: Makes a batch of consecutive samples.
+    """
+    training = model.training
     outputs: list[Any] = []
     handle = model.register_forward_hook(lambda _m, _i, output: outputs.append(output))
     try:
         model.eval()
         with torch.no_grad():
             for start in range(0, length, CHUNK):
-                indices = range(start, min(length, start + CHUNK))
-                data = fetch(dataset, indices, seed=0, collate=None, device=device)
                 outputs.clear()
-                total += loss(model, data).double().sum().item()
-                hits = _right(outputs, data)
-                right = -1 if hits is None or right < 0 else right + hits
+                data = draw(range(start, min(length, start + CHUNK)))
+                losses = loss(model, data)
+                yield Evaluated(losses=losses, logits=_logits(outputs, len(losses)), labels=_labels(data, len(losses)))
     finally:
         handle.remove()
         model.train(training)
-    return total / length, None if right < 0 else right / length
 
 
-def _right(outputs: Sequence[Any], data: Any) -> int | None:
-    if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 2:
+def mean_loss_and_accuracy(model: nn.Module, loss: PerSampleLoss, dataset: Dataset[Any]) -> tuple[float, float | None]:
+    """Mean loss, and share of right predictions (None where there are no logits or integer labels).
+
+    The model is used in eval mode and left in the mode it was in.
+    """
+    length = len(dataset)  # type: ignore[arg-type]
+    device = next(model.parameters()).device
+    total, right, classifies = 0.0, 0, True
+    for part in evaluated(model, loss, length, lambda some: fetch(dataset, some, seed=0, collate=None, device=device)):
+        total += part.losses.double().sum().item()
+        if part.logits is None or part.labels is None:
+            classifies = False
+        else:
+            right += int((part.logits.argmax(1) == part.labels).sum())
+    return total / length, right / length if classifies else None
+
+
+def _logits(outputs: list[Any], size: int) -> Tensor | None:
+    if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 2 or len(outputs[0]) != size:
         return None
-    labels = [leaf for leaf in tensor_leaves(data) if not leaf.is_floating_point() and leaf.dim() == 1]
-    return int((outputs[0].argmax(1) == labels[-1]).sum()) if labels else None
+    return outputs[0]
+
+
+def _labels(data: Any, size: int) -> Tensor | None:
+    found = [leaf for leaf in tensor_leaves(data) if not leaf.is_floating_point() and leaf.shape == (size,)]
+    return found[-1] if found else None

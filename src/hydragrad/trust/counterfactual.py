@@ -14,7 +14,7 @@ from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording
 from hydragrad.scores import Query, QueryPoint, mean_loss, queries_of
-from hydragrad.trust.retraining import Change, State, retrain
+from hydragrad.training.retraining import Change, State, retrain
 
 OWN = 500
 

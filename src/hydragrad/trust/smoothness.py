@@ -18,8 +18,8 @@ from torch import Tensor
 from hydragrad.errors import QueryError
 from hydragrad.recording import Recording
 from hydragrad.scores import Curvature, Evidence, Query
+from hydragrad.training.retraining import Change, State, retrain
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
-from hydragrad.trust.retraining import Change, State, retrain
 
 SMOOTH, ROUGH = 0.5, 0.0
 """Cosine at removal from which exact derivatives foretold removals, and up to which nothing did: of five networks,
