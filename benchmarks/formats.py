@@ -33,7 +33,7 @@ def kept(found: Tensor, expected: Tensor, k: int = 10) -> float:
     return sum(len(set(a) & set(b)) / k for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)) / len(found)
 
 
-def main() -> None:
+def run() -> None:
     """Train, build every store, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-size", type=int, default=5000)
@@ -70,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run()

@@ -1,6 +1,15 @@
 """The paper's tables and figures, and the truth behind the numbers: one flat, resumable file each."""
 
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
-from hydragrad.studies.trust import NETWORKS, Row, reproduce_trust
+from hydragrad.studies.table4 import METHODS, Setting, reproduce_table4
+from hydragrad.studies.trust import NETWORKS, reproduce_trust
 
-__all__ = ["NETWORKS", "Figure1", "Row", "reproduce_figure1", "reproduce_trust"]
+__all__ = [
+    "METHODS",
+    "NETWORKS",
+    "Figure1",
+    "Setting",
+    "reproduce_figure1",
+    "reproduce_table4",
+    "reproduce_trust",
+]

@@ -1,0 +1,137 @@
+"""Rankings that others propose, from well-kept libraries where they exist: cleanlab, curvlinops.
+
+They are given what our own rankings are given: the same run, and the same clean held-out data.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator, cg
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives
+from hydragrad.errors import Unsupported
+from hydragrad.progress import bar
+from hydragrad.recording import Recording
+from hydragrad.recording.checkpoints import Checkpoint
+
+CHUNK = 500
+INSTALL = "Install what the studies compare with: pip install 'hydragrad[studies]'."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConfidentLearning:
+    """What cleanlab says of the labels.
+
+    Attributes:
+        suspicion: Higher is more suspect, float64 (samples,).
+        suspects: Which it takes for wrong, most suspect first.
+    """
+
+    suspicion: Tensor
+    suspects: list[int]
+
+
+def confident_learning(given: Tensor, out_of_fold: Tensor) -> ConfidentLearning:
+    """Confident learning on out-of-fold probabilities, with cleanlab's defaults and its normalised margin.
+
+    Args:
+        given: Labels, int64 (samples,).
+        out_of_fold: Probabilities, (samples, classes).
+
+    Source: Northcutt, Jiang, Chuang, "Confident Learning", JAIR 2021; library cleanlab.
+    """
+    try:
+        from cleanlab.filter import find_label_issues
+        from cleanlab.rank import get_label_quality_scores
+    except ImportError as error:
+        raise Unsupported(f"Confident learning comes from cleanlab, which is not there ({error}). {INSTALL}") from error
+    labels, probabilities = given.numpy(), out_of_fold.double().numpy()
+    quality = get_label_quality_scores(labels, probabilities, method="normalized_margin")
+    issues = find_label_issues(labels, probabilities, return_indices_ranked_by="normalized_margin", n_jobs=1)
+    return ConfidentLearning(suspicion=torch.from_numpy(-np.asarray(quality, np.float64)), suspects=issues.tolist())
+
+
+def influence_functions(run: Recording, held_out: TensorDataset, *, damping: float, iterations: int) -> Tensor:
+    """Influence of every training sample on the mean held-out loss at the final weights, float64 (samples,).
+
+    Positive helps, as a contribution: gradient of the sample, inverse damped Gauss-Newton matrix of the training set,
+    gradient of the held-out loss, over the number of samples.
+
+    Source: Koh and Liang, ICML 2017; products with the matrix by curvlinops, conjugate gradients by scipy.
+    """
+    try:
+        from curvlinops import GGNLinearOperator
+    except ImportError as error:
+        raise Unsupported(f"Influence functions need curvlinops, which is not there ({error}). {INSTALL}") from error
+    model = run.trained_model().requires_grad_(True)
+    parameters = list(model.parameters())
+    assert isinstance(run.train_set, TensorDataset)
+    data = list(_batches(run.train_set, run.device))
+    matrix = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False).to_scipy()
+    gradient = _flat(_gradient(model, parameters, held_out, run.device)).cpu().double().numpy()
+    damped = LinearOperator(matrix.shape, lambda vector: matrix @ vector.astype(np.float32) + damping * vector)
+    direction, _ = cg(damped, gradient, maxiter=iterations, rtol=1e-4)
+    like = parameters[0]
+    along = _along(run, run.final, torch.from_numpy(direction).to(like))
+    return along / run.manifest.data["length"]
+
+
+def tracin(run: Recording, held_out: TensorDataset, *, points: int = 10) -> Tensor:
+    """Sum over checkpoints of rate x (gradient of the sample . gradient of the held-out loss), float64 (samples,).
+
+    Source: Pruthi et al., NeurIPS 2020, TracInCP.
+    """
+    starts = [start for start, _ in run.segments]
+    chosen = sorted({starts[int(place)] for place in np.linspace(0, len(starts) - 1, points)})
+    total = torch.zeros(run.manifest.data["length"], dtype=torch.float64)
+    with bar("TracIn", len(chosen)) as progress:
+        for step in chosen:
+            checkpoint, model = run.checkpoint(step), run.trained_model().requires_grad_(True)
+            for name, value in model.named_parameters():
+                value.data.copy_(checkpoint.parameters[name])
+            gradient = _gradient(model, list(model.parameters()), held_out, run.device)
+            rate = float(run.steps[step].options[0]["lr"] or 0)
+            total += rate * _along(run, checkpoint, _flat(gradient))
+            progress.advance()
+    return total
+
+
+def _along(run: Recording, at: Checkpoint, direction: Tensor) -> Tensor:
+    """Derivative of every training sample's loss along a direction, float64 (samples,)."""
+    problem = LossModule(run.model, run.loss)
+    problem.eval()
+    layout = Layout({name: value.shape for name, value in at.parameters.items()})
+    parameters = {name: value.to(run.device) for name, value in at.parameters.items()}
+    buffers = {name: value.to(run.device) for name, value in at.buffers.items()}
+    length, parts = run.manifest.data["length"], []
+    for start in range(0, length, CHUNK):
+        some = range(start, min(length, start + CHUNK))
+        batch = Batch(run.collate(some), len(some), 0)
+        found = directional_derivatives(problem, layout, parameters, buffers, batch, direction[None])
+        parts.append(found.losses_dot[0].double().cpu())
+    return torch.cat(parts)
+
+
+def _gradient(
+    model: nn.Module, parameters: Sequence[Tensor], data: TensorDataset, device: torch.device
+) -> list[Tensor]:
+    """Gradient of the mean cross-entropy."""
+    total = [torch.zeros_like(value) for value in parameters]
+    for images, labels in _batches(data, device):
+        loss = nn.functional.cross_entropy(model(images), labels, reduction="sum") / len(data)
+        total = [sum_ + part for sum_, part in zip(total, torch.autograd.grad(loss, parameters), strict=True)]
+    return [each.detach() for each in total]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([each.flatten() for each in tensors])
+
+
+def _batches(data: TensorDataset, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    images, labels = data.tensors
+    for start in range(0, len(data), CHUNK):
+        yield images[start : start + CHUNK].to(device), labels[start : start + CHUNK].to(device)
