@@ -1,11 +1,15 @@
 """The command line: parse, call, print.
 
-app         the commands
+app         the command line as a whole
+commands    one command a file
+reproduce   the paper's tables and figures, one a file
+options     what several commands share
 jobs        what they do: train, attribute, clean
 demo        the main job on an embedded data set
+explain     one prediction and the training samples that moved it
 experiment  data, model and loss, from names or from the user's own function
-recipes     how the data sets known by name are trained
 forecast    time, memory and disk before long jobs
+showing     what commands found
 console     what a person sees
 """
 

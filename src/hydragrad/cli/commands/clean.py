@@ -1,0 +1,68 @@
+"""`hydragrad clean`."""
+
+from typing import Annotated
+
+import typer
+
+from hydragrad.cli import jobs
+from hydragrad.cli.console import say, write_json
+from hydragrad.cli.experiment import open_run
+from hydragrad.cli.forecast import (
+    announce,
+    attribution_seconds,
+    training_disk,
+    training_seconds,
+)
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run
+from hydragrad.cli.showing import show_cleaned
+from hydragrad.progress import quiet
+from hydragrad.report import report as write_report
+
+
+def clean(
+    run: Run,
+    remove: Annotated[
+        float | None, typer.Option(help="Share of the training samples to remove (default: estimated).")
+    ] = None,
+    relabel: Annotated[bool, typer.Option("--relabel", help="Relabel suspects instead of removing them.")] = False,
+    curvature: CurvatureOption = "none",
+    query: Annotated[str, typer.Option(help="Held-out data to help: validation or test.")] = "validation",
+    reference: Annotated[
+        bool,
+        typer.Option("--reference/--no-reference", help="Where noise was planted, also train on true labels."),
+    ] = True,
+    data_dir: DataDir = None,
+    json: Json = None,
+    dry_run: DryRun = False,
+    silent: Quiet = False,
+) -> None:
+    """Find harmful samples, remove or relabel them, retrain afresh, and compare test accuracies.
+
+    Writes RUN/suspects.csv and RUN/report.html. Scores are computed if they are not there.
+    """
+    asked, opened = open_run(run, data_dir=data_dir)
+    retrainings = 1 + (asked.labels is not None and reference)
+    have = jobs.scores_path(run, query, curvature).exists()
+    seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
+    seconds += 0 if have else attribution_seconds(opened, curvature)
+    disk = retrainings * training_disk(asked, jobs.plan_of(asked), jobs.checkpoints_every(asked))
+    announce("cleaning", seconds, disk, always=dry_run)
+    if dry_run:
+        return
+    with quiet(silent):
+        scores = jobs.kept_scores(asked, opened, query, curvature)
+        found = jobs.clean(asked, opened, scores, remove=remove, relabel=relabel, reference=reference)
+    suspects_file, page = run / "suspects.csv", run / "report.html"
+    jobs.with_names(found.suspects, asked.classes).to_csv(suspects_file, index=False)
+    write_report(
+        opened,
+        scores,
+        page,
+        suspects=found.suspects,
+        picture=asked.picture,
+        classes=asked.classes,
+        accuracies=found.accuracies,
+    )
+    show_cleaned(found)
+    say(f"suspects: {suspects_file}\nreport: {page}")
+    write_json(json, found.figures | {"suspects": str(suspects_file), "report": str(page)})

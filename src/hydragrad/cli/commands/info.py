@@ -1,0 +1,41 @@
+"""`hydragrad info`."""
+
+from typing import Any
+
+import torch
+
+from hydragrad.cli.console import table, write_json
+from hydragrad.cli.options import Json, Run
+from hydragrad.recording.manifest import read_manifest
+from hydragrad.training import epoch_logs
+
+
+def info(run: Run, json: Json = None) -> None:
+    """Tell what a run directory holds; needs neither data nor model."""
+    manifest = read_manifest(run)
+    logs = epoch_logs(run)
+    parameters = sum(torch.Size(shape).numel() for shape, _ in manifest.model["parameters"].values())
+    files = [file for file in run.rglob("*") if file.is_file() and run / "clean" not in file.parents]
+    size = sum(file.stat().st_size for file in files)
+    scores = sorted(file.stem for file in (run / "scores").glob("*.safetensors") if "partial" not in file.name)
+    about = manifest.about.get("settings", manifest.about)
+    figures: dict[str, Any] = {
+        "status": manifest.status,
+        "steps": manifest.steps,
+        "epochs": len(logs),
+        "samples": manifest.data["length"],
+        "model": manifest.model["class"],
+        "parameters": parameters,
+        "bytes": size,
+        "checkpoints": sum(file.parent.name == "checkpoints" for file in files),
+        "scores": scores,
+        "schema": manifest.schema,
+    }
+    rows = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in figures.items()}
+    rows |= {"bytes": f"{size / 2**20:.1f} MiB", "scores": ", ".join(scores) or "none yet"}
+    rows |= {f"asked: {name}": str(value) for name, value in about.items() if value is not None}
+    rows |= {f"machine: {name}": str(value) for name, value in manifest.machine.items()}
+    if logs:
+        rows["last epoch"] = ", ".join(f"{n} {v:.4g}" for n, v in logs[-1].items() if n != "epoch")
+    table(str(run), rows)
+    write_json(json, figures | {"run": str(run)})

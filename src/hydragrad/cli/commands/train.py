@@ -1,0 +1,110 @@
+"""`hydragrad train`."""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from hydragrad.cli import jobs
+from hydragrad.cli.console import percent, say, table, write_json
+from hydragrad.cli.experiment import Settings, experiment
+from hydragrad.cli.forecast import (
+    announce,
+    duration,
+    training_disk,
+    training_seconds,
+)
+from hydragrad.cli.options import DataDir, DryRun, Json, Quiet
+from hydragrad.datasets import DATASETS
+from hydragrad.errors import QueryError, UnknownName, Unsupported
+from hydragrad.models import MODELS
+from hydragrad.progress import quiet
+from hydragrad.studies.recipes import RECIPES
+from hydragrad.training import epoch_logs
+
+
+def train(
+    out: Annotated[Path, typer.Option(help="Run directory to write.")],
+    data: Annotated[str | None, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODULE:FUNCTION",
+            help="Your own: function() returns (model, loss, train_set, optimizer) and, if you like, a dict of "
+            "held-out data sets ('validation', 'test').",
+        ),
+    ] = None,
+    noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (default: the paper's).")] = None,
+    train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
+    lr: Annotated[float | None, typer.Option(help="Initial rate (default: the paper's).")] = None,
+    seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT where it stopped.")] = False,
+    data_dir: DataDir = None,
+    json: Json = None,
+    dry_run: DryRun = False,
+    silent: Quiet = False,
+) -> None:
+    """Train with recording, so that the run can be attributed afterwards.
+
+    Example: hydragrad train --data mnist --model lenet5 --noise 0.5 --out runs/m
+    """
+    settings = _settings(source, data, model, epochs, device)
+    settings = replace(
+        settings, noise=noise, train_size=train_size, batch_size=batch_size, lr=lr, seed=seed, device=device
+    )
+    if source and (noise or train_size or lr):
+        raise QueryError("--noise, --train-size and --lr are for data sets by name; do it in your function.")
+    asked = experiment(settings, data_dir=data_dir, run=out if resume else None)
+    plan = jobs.plan_of(asked)
+    announce(
+        "training",
+        training_seconds(asked, plan),
+        training_disk(asked, plan, jobs.checkpoints_every(asked)),
+        always=dry_run,
+    )
+    if dry_run:
+        return
+    begin = time.monotonic()
+    with quiet(silent):
+        run = jobs.record(asked, out, resume=resume)
+    accuracy = asked.test_accuracy(run.trained_model())
+    last = epoch_logs(out)[-1]
+    rows = {
+        "run": str(out),
+        "steps": f"{len(run.steps):,} in {settings.epochs} epochs",
+        "training loss, last epoch": f"{last['train_loss']:.4f}",
+        "test accuracy": percent(accuracy),
+        "took": duration(time.monotonic() - begin),
+    }
+    table("trained", rows)
+    say(f"next: hydragrad attribute {out} --query {next(iter([*asked.held_out, 'train']))}")
+    figures = {"run": str(out), "steps": len(run.steps), "epochs": settings.epochs, "test_accuracy": accuracy}
+    entries = {name: value for name, value in last.items() if name not in ("epoch", "lr")}
+    write_json(json, figures | entries | {"seconds": time.monotonic() - begin})
+
+
+def _settings(source: str | None, data: str | None, model: str | None, epochs: int | None, device: str) -> Settings:
+    if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
+        raise Unsupported(f"--device {device}: choose cpu" + (", or cuda" if torch.cuda.is_available() else "") + ".")
+    if source is not None:
+        if data or model:
+            raise QueryError("Give either --from, or --data and --model.")
+        return Settings(source=source, epochs=epochs or 10)
+    if data is None or model is None:
+        raise QueryError(
+            f"Say what to train: --data ({', '.join(DATASETS)}) and --model ({', '.join(MODELS)}), or "
+            f"--from module:function."
+        )
+    if data not in DATASETS:
+        raise UnknownName(f"There is no data set named {data!r}; choose one of: {', '.join(DATASETS)}.")
+    if model not in MODELS:
+        raise UnknownName(f"There is no model named {model!r}; choose one of: {', '.join(MODELS)}.")
+    return Settings(data=data, model=model, epochs=epochs or RECIPES[data].epochs)

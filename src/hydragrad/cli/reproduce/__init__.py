@@ -1,0 +1,11 @@
+"""`hydragrad reproduce ...`: the paper's tables and figures, one a file."""
+
+import typer
+
+from hydragrad.cli.reproduce.figure1 import figure1
+from hydragrad.cli.reproduce.table4 import table4
+from hydragrad.cli.reproduce.trust import trust
+
+reproduce = typer.Typer(no_args_is_help=True, help="The paper's tables and figures, measured again.")
+for study in (figure1, trust, table4):
+    reproduce.command()(study)

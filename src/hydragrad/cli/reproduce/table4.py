@@ -1,0 +1,67 @@
+"""`hydragrad reproduce table4`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from hydragrad.cli.console import console, write_json
+from hydragrad.cli.options import DataDir, Json, Quiet, named_among
+from hydragrad.datasets import DATASETS
+from hydragrad.errors import UnknownName
+from hydragrad.models import MODELS
+from hydragrad.progress import quiet
+from hydragrad.studies import METHODS, Setting, reproduce_table4
+from hydragrad.studies.recipes import RECIPES
+from hydragrad.studies.table4 import FILTERING, summary
+
+
+def table4(
+    data: Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = "mnist",
+    noise: Annotated[
+        str,
+        typer.Option(help="Share of uniform flips (0.5), of swaps between similar classes (swap-0.3), or human-worst."),
+    ] = "0.5",
+    train_size: Annotated[int | None, typer.Option(min=100, help="Training samples (default: all).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them (default: the paper's).")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, ...")] = 5,
+    model: Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = "lenet5",
+    methods: Annotated[str, typer.Option(help="Which rankings, with commas between.")] = ",".join(METHODS),
+    filtering: Annotated[str, typer.Option(help="Those of them to train again after.")] = ",".join(FILTERING),
+    out: Annotated[Path, typer.Option(help="Folder for runs and rows.")] = Path("runs/table4"),
+    workers: Annotated[int, typer.Option(min=1, help="Processes for out-of-fold trainings.")] = 1,
+    data_dir: DataDir = None,
+    json: Json = None,
+    silent: Quiet = False,
+) -> None:
+    """Wrong labels found by several methods, and what training again without them gives.
+
+    A seed of the paper's setting takes about twenty trainings. Interrupted, the same command goes on after the last
+    single training.
+    """
+    asked = named_among(methods, METHODS, "--methods")
+    after = named_among(filtering, METHODS, "--filtering")
+    if data not in DATASETS or model not in MODELS:
+        raise UnknownName(
+            f"--data takes one of {', '.join(DATASETS)}, --model one of {', '.join(MODELS)}; {data} and {model} came."
+        )
+    rows = []
+    with quiet(silent):
+        for seed in range(seeds):
+            setting = Setting(
+                data=data,
+                noise=noise,
+                size=train_size,
+                epochs=epochs or RECIPES[data].epochs,
+                seed=seed,
+                model=model,
+            )
+            rows += reproduce_table4(out, setting, data_dir=data_dir, methods=asked, filtering=after, workers=workers)
+    grid = Table(title=f"{data}, noise {noise}, {seeds} seeds", title_justify="left", box=None)
+    for heading in summary([]).columns:
+        grid.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
+    for line in summary(rows).itertuples(index=False):
+        grid.add_row(*line)
+    console.print(grid)
+    write_json(json, {f"{row.setting} {row.method} {row.action}": row.accuracy or row.auc for row in rows})
