@@ -13,7 +13,15 @@ from hydragrad.errors import DataError
 def test_flipped_labels_come_first_with_the_true_label_suggested(noisy_run):
     run, labels, scores = noisy_run
     ranked = hg.suspects(run, scores)
-    assert list(ranked) == ["sample", "given_label", "suggested_label", "contribution", "true_label", "flipped"]
+    assert list(ranked) == [
+        "sample",
+        "given_label",
+        "suggested_label",
+        "suspicion",
+        "contribution",
+        "true_label",
+        "flipped",
+    ]
     assert ranked["contribution"].is_monotonic_increasing
     flips = int(labels.flipped.sum())
     assert ranked["flipped"].head(flips).all()

@@ -1,11 +1,15 @@
 """Cleaning: find training samples that harm, remove or relabel them, and measure what was found.
 
-signals      what training itself says of each label
-suspects     samples ranked by harm, with suggested labels; data sets without or relabelled
-label_noise  labels flipped on purpose, kept with the run
-finding      how well a ranking finds known flips
+signals       what training itself says of each label
+suspects      samples ranked by what speaks against their labels, with suggested labels
+changed_sets  data sets without some samples, or relabelled
+label_noise   labels flipped on purpose, kept with the run
+finding       how well a ranking finds known flips
 """
 
+from hydragrad.cleaning.changed_sets import labels_of as labels_of
+from hydragrad.cleaning.changed_sets import relabelled as relabelled
+from hydragrad.cleaning.changed_sets import without as without
 from hydragrad.cleaning.finding import area_under_roc as area_under_roc
 from hydragrad.cleaning.finding import finding_curve as finding_curve
 from hydragrad.cleaning.finding import found_in_first as found_in_first
@@ -17,7 +21,4 @@ from hydragrad.cleaning.label_noise import swap_labels as swap_labels
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share
-from hydragrad.cleaning.suspects import labels_of as labels_of
-from hydragrad.cleaning.suspects import relabelled as relabelled
 from hydragrad.cleaning.suspects import suspects as suspects
-from hydragrad.cleaning.suspects import without as without

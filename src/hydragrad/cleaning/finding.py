@@ -7,15 +7,15 @@ from sklearn.metrics import roc_auc_score
 
 
 def area_under_roc(ranked: pd.DataFrame) -> float | None:
-    """Probability that a flipped sample ranks above one that is not; None where only one kind is there.
+    """Probability that a flipped sample is more suspect than one that is not; None where only one kind is there.
 
     Args:
-        ranked: Suspects with `contribution` and `flipped`.
+        ranked: Suspects with `suspicion` and `flipped`.
     """
     flipped = ranked["flipped"].to_numpy()
     if flipped.all() or not flipped.any():
         return None
-    return float(roc_auc_score(flipped, -ranked["contribution"].to_numpy()))
+    return float(roc_auc_score(flipped, ranked["suspicion"].to_numpy()))
 
 
 def found_in_first(ranked: pd.DataFrame, share: float) -> float | None:

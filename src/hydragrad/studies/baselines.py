@@ -77,7 +77,8 @@ def influence_functions(run: Recording, held_out: TensorDataset, *, damping: flo
     direction, _ = cg(damped, gradient, maxiter=iterations, rtol=1e-4)
     like = parameters[0]
     along = _along(run, run.final, torch.from_numpy(direction).to(like))
-    return along / run.manifest.data["length"]
+    length: int = run.manifest.data["length"]
+    return along / length
 
 
 def tracin(run: Recording, held_out: TensorDataset, *, points: int = 10) -> Tensor:

@@ -9,7 +9,7 @@ Source: Chen et al. 2021, section 4.3 and Table 4.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import pandas as pd
@@ -40,6 +40,8 @@ from hydragrad.scores import Curvature, Scores, mean_loss
 from hydragrad.studies.baselines import confident_learning, influence_functions, tracin
 from hydragrad.studies.recipes import RECIPES, Start, fresh, recipe_loss
 from hydragrad.training import Plan, fit, mean_loss_and_accuracy, train
+
+Measured = dict[str, float | int | None]
 
 ROWS_FILE = "rows.jsonl"
 SIMILAR: dict[str, tuple[tuple[int, int], ...]] = {
@@ -326,7 +328,7 @@ def reproduce_table4(
     common = {"setting": setting.name, "wrong": int(case.labels.flipped.sum()), "samples": len(case.train_set)}
     log = AppendOnlyLines(file, keep=len(kept))
 
-    def measured(method: str, action: str, measure: Callable[[], dict[str, float | int | None]]) -> None:
+    def measured(method: str, action: str, measure: Callable[[], Measured]) -> None:
         if (method, action) not in rows:
             rows[method, action] = Row(method=method, action=action, **common, **measure())  # type: ignore[arg-type]
             log.append(asdict(rows[method, action]))
@@ -336,18 +338,11 @@ def reproduce_table4(
         measured("no filtering", "nothing", lambda: {"accuracy": case.trained_on(case.train_set)})
         measured("true labels", "nothing", lambda: {"accuracy": case.trained_on(case.splits.train)})
         for method in methods:
-            measured(method, "rank", lambda method=method: _quality(_ranking(case, method), case.labels))
+            measured(method, "rank", partial(_rank, case, method))
         for method in methods:
             if method in filtering:
                 for action, train_set, changed in _cleaned(case, _ranking(case, method)):
-                    measured(
-                        method,
-                        action,
-                        lambda train_set=train_set, changed=changed: {
-                            "changed": changed,
-                            "accuracy": case.trained_on(train_set),
-                        },
-                    )
+                    measured(method, action, partial(_train_again, case, train_set, changed))
     finally:
         log.close()
     return list(rows.values())
@@ -362,9 +357,17 @@ def _ranking(case: Case, method: str) -> Ranking:
     return Ranking(**load_file(file))
 
 
-def _quality(ranking: Ranking, labels: Labels) -> dict[str, float | int | None]:
-    frame = pd.DataFrame({"contribution": -ranking.suspicion, "flipped": labels.flipped})
-    frame = frame.sort_values("contribution", kind="stable")
+def _rank(case: Case, method: str) -> Measured:
+    return _quality(_ranking(case, method), case.labels)
+
+
+def _train_again(case: Case, train_set: TensorDataset, changed: int) -> Measured:
+    return {"changed": changed, "accuracy": case.trained_on(train_set)}
+
+
+def _quality(ranking: Ranking, labels: Labels) -> Measured:
+    frame = pd.DataFrame({"suspicion": ranking.suspicion, "flipped": labels.flipped})
+    frame = frame.sort_values("suspicion", kind="stable", ascending=False)
     return {
         "auc": area_under_roc(frame),
         "found_10": found_in_first(frame, 0.1),
