@@ -75,9 +75,14 @@ def test_the_main_job(hydragrad, trained, tmp_path):
 
 def test_relabelling_and_the_report(hydragrad, trained, tmp_path):
     json_file = tmp_path / "relabel.json"
+    (trained / "report.html").write_text("of another way of cleaning")
     code, _, err = hydragrad("clean", trained, "--relabel", "--no-reference", "--json", json_file, "--quiet")
     assert code == 0, err
-    assert "test_accuracy_clean" not in json.loads(json_file.read_text())
+    figures = json.loads(json_file.read_text())
+    assert "test_accuracy_clean" not in figures
+    assert figures["suspects"].endswith("suspects-relabelled.csv")
+    assert "<html" in (trained / "report-relabelled.html").read_text()
+    assert (trained / "report.html").read_text() == "of another way of cleaning"
     assert hydragrad("report", trained, "--out", tmp_path / "page.html", "--quiet")[0] == 0
     assert (tmp_path / "page.html").exists()
 

@@ -38,7 +38,8 @@ def clean(
 ) -> None:
     """Find harmful samples, remove or relabel them, retrain afresh, and compare test accuracies.
 
-    Writes RUN/suspects.csv and RUN/report.html. Scores are computed if they are not there.
+    Writes RUN/suspects.csv and RUN/report.html; with --relabel, RUN/suspects-relabelled.csv and
+    RUN/report-relabelled.html. Scores are computed if they are not there.
     """
     asked, opened = open_run(run, data_dir=data_dir)
     retrainings = 1 + (asked.labels is not None and reference)
@@ -52,7 +53,8 @@ def clean(
     with quiet(silent):
         scores = jobs.kept_scores(asked, opened, query, curvature)
         found = jobs.clean(asked, opened, scores, remove=remove, relabel=relabel, reference=reference)
-    suspects_file, page = run / "suspects.csv", run / "report.html"
+    ending = "-relabelled" if relabel else ""  # so that both ways of cleaning a run can be compared
+    suspects_file, page = run / f"suspects{ending}.csv", run / f"report{ending}.html"
     jobs.with_names(found.suspects, asked.classes).to_csv(suspects_file, index=False)
     write_report(
         opened,
