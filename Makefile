@@ -6,16 +6,17 @@ VENV := .venv
 BIN  := $(VENV)/bin
 PIP  := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt
 
-# Stamps: the environment exists, it holds the package, it holds the developers' tools as well.
+# Stamps: the environment exists, it holds the package, the developers' tools, what builds the documentation.
 MADE  := $(VENV)/.made
 READY := $(VENV)/.ready
 DEV   := $(VENV)/.ready-dev
+DOCS  := $(VENV)/.ready-docs
 
 # One thread: sums keep their order, so results are the same on every machine with the same kernels.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check docs bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -33,11 +34,14 @@ check: $(DEV) ## format, lint, types, layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+docs: $(DOCS) ## the documentation; writes docs/_build/index.html
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build $(ARGS)
+
 bench: $(DEV) ## side-by-side timings
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove the environment, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build docs/reference/commands.md .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
@@ -56,3 +60,8 @@ $(DEV): pyproject.toml constraints.txt | $(MADE)
 	@echo "Installing into $(VENV); torch is large, this takes minutes once."
 	$(PIP) --editable ".[dev]"
 	@touch $(READY) $@
+
+$(DOCS): pyproject.toml constraints.txt | $(MADE)
+	@echo "Installing into $(VENV); torch is large, this takes minutes once."
+	$(PIP) --editable ".[dev,docs]"
+	@touch $(READY) $(DEV) $@

@@ -1,4 +1,4 @@
-"""Every error that hydragrad raises on purpose.
+"""Every error that hydragrad raises on purpose:
 
     HydragradError
     ├── RunExists            (FileExistsError)   a run directory is already there

@@ -94,7 +94,7 @@ class Recording:
 
     @property
     def digest(self) -> str:
-        """Digest of the last checkpoint and the number of steps: names this run and no other."""
+        """Digest of the last checkpoint and the number of steps, which names this run and no other."""
         return f"{self._digests[max(self._digests)]}-{len(self.steps)}"
 
     def batch(self, record: StepRecord) -> Batch:

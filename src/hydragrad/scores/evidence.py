@@ -36,7 +36,7 @@ class Evidence:
 
     @property
     def scale_is_measured(self) -> bool:
-        """Whether predicted changes may be read as such: always with curvature, without it once checked."""
+        """Whether predicted changes may be read as such. Always with curvature; without it, once checked."""
         return self.curvature != "none" or bool(self.checks)
 
     def to_dict(self) -> dict[str, Any]:
