@@ -1,5 +1,6 @@
 """The paper's tables and figures, and the truth behind the numbers: one flat, resumable file each."""
 
+from hydragrad.studies.extremes import Extreme, Extremes, reproduce_extremes
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
 from hydragrad.studies.table4 import METHODS, Setting, reproduce_table4
 from hydragrad.studies.trust import NETWORKS, reproduce_trust
@@ -7,8 +8,11 @@ from hydragrad.studies.trust import NETWORKS, reproduce_trust
 __all__ = [
     "METHODS",
     "NETWORKS",
+    "Extreme",
+    "Extremes",
     "Figure1",
     "Setting",
+    "reproduce_extremes",
     "reproduce_figure1",
     "reproduce_table4",
     "reproduce_trust",

@@ -1,0 +1,221 @@
+"""The paper's Tables 1 and 2: training samples with extreme contributions, and the test samples that they move.
+
+A network is trained on clean labels. Table 1 names the training samples that harm and help the mean test loss most,
+Table 2 the single test samples that each of them moves most. Run, scores and rows are kept, so that an interrupted
+study goes on.
+
+Source: Chen et al. 2021, section 4.2, Tables 1 and 2.
+"""
+
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypedDict
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from hydragrad.attribution import attribute
+from hydragrad.datasets import Splits, load
+from hydragrad.figures import picture_grid
+from hydragrad.recording import Recording
+from hydragrad.scores import Scores, mean_loss, sample_losses
+from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss
+from hydragrad.tracking import Store, hypergradients
+from hydragrad.tracking.store import FILE
+from hydragrad.training import mean_loss_and_accuracy, train
+
+BATCH = 500
+
+
+@dataclass(frozen=True, kw_only=True)
+class Moved:
+    """A test sample that a training sample moved.
+
+    Attributes:
+        sample: Number of the test sample.
+        label, predicted: True and predicted label.
+        confidence: Probability of the predicted label.
+        contribution: Of the training sample to this one's loss, nats; positive helps.
+    """
+
+    sample: int
+    label: int
+    predicted: int
+    confidence: float
+    contribution: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extreme:
+    """A training sample with an extreme contribution.
+
+    Attributes:
+        sample: Its number among the training samples.
+        label, predicted: True label, and the trained model's.
+        confidence: Probability of the predicted label.
+        contribution: To the mean test loss, nats; positive helps.
+        harmed, helped: Test samples that it moved most, the most extreme first.
+    """
+
+    sample: int
+    label: int
+    predicted: int
+    confidence: float
+    contribution: float
+    harmed: tuple[Moved, ...]
+    helped: tuple[Moved, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extremes:
+    """What was found.
+
+    Attributes:
+        harmful, helpful: Training samples, the most extreme first.
+        mean: Mean contribution of all training samples, nats.
+        test_accuracy: Of the trained model.
+        splits: The data, for pictures.
+    """
+
+    harmful: tuple[Extreme, ...]
+    helpful: tuple[Extreme, ...]
+    mean: float
+    test_accuracy: float
+    splits: Splits
+
+    def table1(self) -> Figure:
+        """The training samples as pictures, harmful ones first; label → predicted label and its probability."""
+        shown = [*self.harmful, *self.helpful]
+        captions = [
+            f"{each.sample}: {each.contribution:+.1e}\n{each.label} → {each.predicted}\n{each.confidence:.1%}"
+            for each in shown
+        ]
+        return picture_grid([self._picture(each.sample) for each in shown], captions, len(self.harmful))
+
+    def table2(self) -> Figure:
+        """A row a training sample: itself, then the test samples that it harmed and helped most."""
+        pictures, captions = [], []
+        columns = 1
+        for each in (*self.harmful, *self.helpful):
+            pictures.append(self._picture(each.sample))
+            captions.append(f"train {each.sample}\n{each.label}\n{each.contribution:+.1e}")
+            moved = (*each.harmed, *each.helped)
+            columns = 1 + len(moved)
+            for one in moved:
+                pictures.append(self.splits.picture(self.splits.test.tensors[0][one.sample]))
+                captions.append(f"test {one.sample}\n{one.label} → {one.predicted}\n{one.contribution:+.3g}")
+        return picture_grid(pictures, captions, columns)
+
+    def _picture(self, sample: int) -> NDArray[np.uint8]:
+        return self.splits.picture(self.splits.train.tensors[0][sample])
+
+
+def reproduce_extremes(
+    out: Path,
+    *,
+    data: str = "mnist",
+    data_dir: Path | None = None,
+    train_size: int | None = None,
+    epochs: int | None = None,
+    curvature: Literal["none", "hessian"] = "none",
+    top: int = 5,
+    moved: int = 3,
+    seed: int = 0,
+) -> Extremes:
+    """Train on clean labels and find the extremes; run, scores and rows in `out` are kept.
+
+    Args:
+        out: Folder for the run.
+        data: Name of the data set.
+        data_dir: Where its files lie.
+        train_size: Training samples; all if None.
+        epochs: Passes over them; the recipe's if None.
+        curvature: Of the contributions to the mean test loss that choose the samples.
+        top: How many training samples on either side.
+        moved: How many test samples for each of them, on either side.
+        seed: Of initialisation and order.
+    """
+    splits = load(data, data_dir=data_dir, train_size=train_size)
+    start, loss = fresh(splits, "lenet5", seed=seed), recipe_loss(data)
+    run = train(
+        start.model,
+        loss,
+        splits.train,
+        start.optimizer,
+        epochs=epochs or RECIPES[data].epochs,
+        batch_size=64,
+        out=out / "run",
+        scheduler=start.scheduler,
+        scheduler_metric=start.scheduler_metric,
+        monitor=lambda model: {"validation_loss": mean_loss_and_accuracy(model, loss, splits.validation)[0]},
+        seed=seed,
+        resume=True,
+    )
+    scores = _kept_scores(run, splits, curvature)
+    harmful, helpful = scores.most_harmful(top), scores.most_helpful(top)
+    store = _kept_rows(run, [*harmful, *helpful], curvature)
+    single = store.contributions(sample_losses(splits.test, range(len(splits.test))))
+    assert isinstance(single, Scores)
+    place = {int(sample): at for at, sample in enumerate(single.sample_ids)}
+    model = run.trained_model()
+    seen, known = _probabilities(model, splits.test), _probabilities(model, splits.train)
+    accuracy = float((seen.argmax(1) == splits.test.tensors[1]).double().mean())
+
+    def extreme(sample: int) -> Extreme:
+        each = single.values[:, place[sample]]
+        order = each.argsort()
+        return Extreme(
+            sample=sample,
+            **_seen_as(known, splits.train, sample),
+            contribution=float(scores.row()[sample]),
+            harmed=tuple(moved_by(int(i), each) for i in order[:moved]),
+            helped=tuple(moved_by(int(i), each) for i in order.flip(0)[:moved]),
+        )
+
+    def moved_by(test: int, each: Tensor) -> Moved:
+        return Moved(sample=test, **_seen_as(seen, splits.test, test), contribution=float(each[test]))
+
+    return Extremes(
+        harmful=tuple(extreme(sample) for sample in harmful),
+        helpful=tuple(extreme(sample) for sample in helpful),
+        mean=float(scores.row().mean()),
+        test_accuracy=accuracy,
+        splits=splits,
+    )
+
+
+class _SeenAs(TypedDict):
+    label: int
+    predicted: int
+    confidence: float
+
+
+def _seen_as(probabilities: Tensor, data: TensorDataset, sample: int) -> _SeenAs:
+    confidence, predicted = probabilities[sample].max(0)
+    return {"label": int(data.tensors[1][sample]), "predicted": int(predicted), "confidence": float(confidence)}
+
+
+def _probabilities(model: nn.Module, data: TensorDataset) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([model(images).softmax(1) for images in data.tensors[0].split(BATCH)])
+
+
+def _kept_scores(run: Recording, splits: Splits, curvature: Literal["none", "hessian"]) -> Scores:
+    file = run.path / "scores" / f"test-{curvature}.safetensors"
+    if not file.exists():
+        attribute(run, mean_loss(splits.test, "test loss"), curvature=curvature).save(file)
+    return Scores.load(file)
+
+
+def _kept_rows(run: Recording, samples: list[int], curvature: Literal["none", "hessian"]) -> Store:
+    """Whole rows of the samples, in a folder that is named for them."""
+    named = "-".join(map(str, samples))
+    folder = run.path / f"extremes-{curvature}-{zlib.crc32(named.encode()):08x}"
+    if (folder / FILE).exists():
+        return Store.open(folder, run.model, run.loss)
+    return hypergradients(run, samples=sorted(samples), curvature=curvature, store=folder)
