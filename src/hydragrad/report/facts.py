@@ -8,6 +8,9 @@ from hydragrad.recording import Recording
 from hydragrad.recording.log import Options
 from hydragrad.report.wording import counted, number
 
+SAID = ("model", "seed")
+"""Settings of the command line that the recording itself tells of."""
+
 
 def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
     """What was trained, how, and on what."""
@@ -27,7 +30,7 @@ def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
     facts += [
         ("Loss of a batch", f"{manifest.reduction} of the per-sample losses"),
         ("Seed", str(manifest.seed)),
-        *((name.replace("_", " ").capitalize(), str(value)) for name, value in _flat(manifest.about).items()),
+        *((name.replace("_", " ").capitalize(), str(value)) for name, value in _flat(manifest.about).items() if name not in SAID),
         (
             "Software",
             f"hydragrad {machine['hydragrad']}, torch {machine['torch']}, Python {machine['python']}",

@@ -1,20 +1,28 @@
 """`report`: scores as one HTML page."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from torch.utils.data import Dataset
 
 from hydragrad.errors import PresentationError, QueryError
 from hydragrad.recording import Recording
 from hydragrad.recording.files import replace_file
 from hydragrad.report.content import read_content
+from hydragrad.report.explaining import EXPLAINED, Explanations, explained_samples, from_scores, from_store
+from hydragrad.report.gallery import Gallery
+from hydragrad.report.listing import listing
 from hydragrad.report.page import page
-from hydragrad.report.samples import Pictures
+from hydragrad.report.rendering import Render
 from hydragrad.scores import Scores
+from hydragrad.tracking import Store
+
+HOW_TO_EXPLAIN = (
+    "To see which training samples moved a prediction, give the report a store of hypergradients and the test samples: "
+    "hg.report(run, scores, path, explain=hg.hypergradients(run, projection=2048), test_set=test_set)."
+)
 
 
 def report(
@@ -24,14 +32,19 @@ def report(
     *,
     query: str | int | None = None,
     suspects: pd.DataFrame | None = None,
-    picture: Callable[[int], NDArray[np.uint8]] | None = None,
+    explain: Store | Scores | None = None,
+    test_set: Dataset[Any] | None = None,
+    render: Render | None = None,
+    columns: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     accuracies: Mapping[str, float] | None = None,
     checks: Sequence[Mapping[str, Any]] = (),
     title: str | None = None,
-    top: int = 100,
+    thumbnails: int = 2000,
+    explained: int = EXPLAINED,
+    how_to_explain: str = HOW_TO_EXPLAIN,
 ) -> Path:
-    """Write one HTML file that needs no network, runs no script, and is the same for the same input.
+    """Write one HTML file that needs no network, and is the same for the same input.
 
     Args:
         run: The run that the scores are about.
@@ -39,25 +52,37 @@ def report(
         path: File to write; its folder is made, an older file replaced.
         query: Which query of the scores; the first if None.
         suspects: What hg.suspects returned, most suspect first: columns sample, given_label, contribution,
-            and optionally suggested_label, true_label, flipped. If None, the most harmful and most helpful
-            samples are shown.
-        picture: Picture of a training sample, uint8, (height, width) or (height, width, 3).
+            and optionally suggested_label, true_label, flipped. If None, samples are ranked by contribution.
+        explain: A store (with `test_set`) or contributions to losses of single test samples: which training samples
+            moved which predictions. If None, the scores' own queries where they are such losses.
+        test_set: The samples whose predictions are explained.
+        render: `render(item)` shows what the data set returns for an index: a PIL image, a uint8 array (height,
+            width) or (height, width, 3), a text, a mapping of names to values, or None. Without it images, texts and
+            rows of numbers are shown for what they are.
+        columns: Names of the numbers in a row of tabular data.
         classes: Name of each label.
-        accuracies: Name ("noisy labels", "cleaned", "clean labels") to accuracy, a fraction.
+        accuracies: Name ("labels as given", "cleaned", ...) to accuracy, a fraction.
         checks: Predicted against actual changes: name, predicted and actual, each a number or (n,), and unit.
             Those in the scores' evidence are shown as well.
         title: Heading of the page.
-        top: How many samples are shown at most.
+        thumbnails: So many suspects are shown as pictures, texts or values; of the others only the numbers.
+        explained: So many test samples are explained, misclassified ones first, where `explain` is a store.
+        how_to_explain: What the page says where there is nothing to explain predictions by.
 
     Returns:
         The file.
 
     Raises:
-        QueryError: An unknown query, or scores of other samples than the run's.
-        PresentationError: Suspects, accuracies, pictures or checks that can't be shown.
+        QueryError: An unknown query, scores of other samples than the run's, or a store without `test_set`.
+        PresentationError: Suspects, labels, accuracies, samples or checks that can't be shown.
+
+    Cost: one forward pass of the training set; with a store also one of the test set, and `explained` gradients.
     """
-    if top < 1:
-        raise PresentationError(f"At least one sample is shown; top={top} came.")
+    if thumbnails < 0 or explained < 1:
+        raise PresentationError(
+            f"thumbnails must not be negative and explained at least 1; {thumbnails} and {explained} came."
+        )
+    _require_fractions(accuracies or {})
     length = run.manifest.data["length"]
     last = int(scores.sample_ids.max())
     if last >= length:
@@ -65,16 +90,21 @@ def report(
             f"The scores are about samples up to {last:,}; the run was trained on samples 0 to "
             f"{length - 1:,}. Give the run that the scores were computed from."
         )
+    asked = 0 if query is None else query
+    scores.row(asked)  # refuses an unknown one before the work begins
     content = read_content(
         run,
         scores,
-        query=0 if query is None else query,
-        suspects=suspects,
-        pictures=Pictures(picture=picture, classes=classes),
+        listing(run, scores, asked, suspects),
+        query=asked,
+        gallery=Gallery(render, columns),
+        classes=classes,
         accuracies=accuracies or {},
         checks=checks,
+        explanations=_explanations(run, scores, explain, test_set, explained),
+        how_to_explain=how_to_explain,
         title=title,
-        top=top,
+        thumbnails=thumbnails,
     )
     file = Path(path)
     html = page(content)
@@ -85,3 +115,22 @@ def report(
 
     replace_file(file, write)
     return file
+
+
+def _explanations(
+    run: Recording, scores: Scores, explain: Store | Scores | None, test_set: Dataset[Any] | None, count: int
+) -> Explanations | None:
+    if isinstance(explain, Store):
+        if test_set is None:
+            raise QueryError("A store explains the predictions of test samples; say which: test_set=...")
+        return from_store(run, explain, test_set, count=count)
+    if explain is None and explained_samples(scores) is None:
+        return None
+    return from_scores(run, explain or scores, test_set)
+
+
+def _require_fractions(accuracies: Mapping[str, float]) -> None:
+    wrong = {name: value for name, value in accuracies.items() if not 0 <= value <= 1}
+    if wrong:
+        name, value = next(iter(wrong.items()))
+        raise PresentationError(f"Accuracies are fractions between 0 and 1; {name!r} is {value}.")

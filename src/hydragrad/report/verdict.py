@@ -19,10 +19,17 @@ CURVATURES = {
     "ggn": "Gauss–Newton approximation",
 }
 
+SMOOTHNESS, APPROXIMATION = "Smoothness: ", "Without curvature, contributions of "
+"""How the notes of hg.smoothness and hg.approximation_error begin."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """Predicted (with which curvature, if told) against actual changes, both (n,), and what they say."""
+    """Predicted (with which curvature, if told) against actual changes, both (n,), and what they say.
+
+    Attributes:
+        groups: What was left out, (n,), if told.
+    """
 
     name: str
     unit: str
@@ -31,6 +38,7 @@ class Check:
     actual: NDArray[np.float64]
     agreement: Agreement
     sentence: str
+    groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +50,7 @@ class Verdict:
         column: Heading of contributions.
         meaning: What sign and unit mean.
         warnings: What must not be done or was not possible.
+        measurements: What was measured about the numbers, and what was not.
         evidence: Names and values.
     """
 
@@ -49,7 +58,23 @@ class Verdict:
     column: str
     meaning: tuple[str, ...]
     warnings: tuple[str, ...]
+    measurements: tuple["Measurement", ...]
     evidence: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One piece of evidence.
+
+    Attributes:
+        question: What it answers.
+        answer: In one sentence, or None where it was not measured.
+        how: The command that measures it.
+    """
+
+    question: str
+    answer: str | None
+    how: str
 
 
 def read_checks(evidence: Evidence, checks: Sequence[Mapping[str, Any]]) -> tuple[Check, ...]:
@@ -93,8 +118,17 @@ def _read(check: Mapping[str, Any]) -> Check:
         predicted=predicted,
         actual=actual,
         agreement=agreed,
-        sentence=_sentence(predicted, actual, agreed, unit),
+        sentence=str(check["sentence"])
+        if check.get("random") and "sentence" in check
+        else _sentence(predicted, actual, agreed, unit),
+        groups=_groups(check, len(predicted)),
     )
+
+
+def _groups(check: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
+    groups = check.get("groups")
+    named = isinstance(groups, Sequence) and not isinstance(groups, str) and len(groups) == count
+    return tuple(map(str, groups)) if named else None
 
 
 def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
@@ -104,6 +138,7 @@ def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:
         column=MEANING if evidence.scale_is_measured else f"{MEANING.removesuffix(')')}; scale not measured)",
         meaning=_meaning(evidence),
         warnings=_warnings(evidence),
+        measurements=_measurements(evidence, checks),
         evidence=_facts(evidence),
     )
 
@@ -126,8 +161,46 @@ def _headline(evidence: Evidence, checks: Sequence[Check]) -> str:
         else "These approximate the first derivatives of this training run."
     )
     if own:
-        return f"{kind} How well they predict real changes is in the checks above."
+        return f"{kind} Checked by really training again: {_best(own).sentence}"
     return f"{kind} Whether they predict real changes has not been checked on this run (hg.verify)."
+
+
+def _best(checks: Sequence[Check]) -> Check:
+    """The check that says most: the one with the most comparisons."""
+    return max(checks, key=lambda check: check.agreement.count)
+
+
+def _measurements(evidence: Evidence, checks: Sequence[Check]) -> tuple[Measurement, ...]:
+    notes = {start: [n for n in evidence.notes if n.startswith(start)] for start in (SMOOTHNESS, APPROXIMATION)}
+    exact = "Yes: every step was repeated to the last bit."
+    drift = (
+        f"Nearly: on another machine than the recording's, weights drifted by at most {number(evidence.replay_drift)} "
+        f"of their size."
+    )
+    return (
+        Measurement(
+            question="Do predictions come true?",
+            answer=_best(checks).sentence if checks else None,
+            how="hydragrad verify RUN, or hg.verify",
+        ),
+        Measurement(
+            question="What did dropping the curvature cost?",
+            answer=notes[APPROXIMATION][0]
+            if notes[APPROXIMATION]
+            else None
+            if evidence.curvature == "none"
+            else "Nothing was dropped: the curvature is in these numbers.",
+            how="hydragrad bound RUN, or hg.approximation_error",
+        ),
+        Measurement(
+            question="Is the run smooth enough for derivatives?",
+            answer=notes[SMOOTHNESS][0].removeprefix(SMOOTHNESS) if notes[SMOOTHNESS] else None,
+            how="hg.smoothness(run).noted(scores.evidence)",
+        ),
+        Measurement(
+            question="Was the training repeated exactly?", answer=exact if evidence.replay_exact else drift, how=""
+        ),
+    )
 
 
 def _meaning(evidence: Evidence) -> tuple[str, ...]:
@@ -164,16 +237,13 @@ def _warnings(evidence: Evidence) -> tuple[str, ...]:
 
 def _facts(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     damping = f", damping {number(evidence.damping)}" if evidence.damping else ""
-    exact = "every step repeated to the last bit"
-    drift = f"repeated on another machine; weights drifted by at most {number(evidence.replay_drift)} (relative)"
     return (
         ("Curvature of the loss", CURVATURES[evidence.curvature] + damping),
         ("Route of the derivatives", evidence.route),
         ("Steps differentiated", f"{evidence.steps:,}"),
-        ("Replay of the training", exact if evidence.replay_exact else drift),
         ("Scale measured", _scale(evidence)),
         *((str(check.get("name", "Check")), _entries(check)) for check in evidence.checks if not _drawable(check)),
-        *(("Note", note) for note in evidence.notes),
+        *(("Note", note) for note in evidence.notes if not note.startswith((SMOOTHNESS, APPROXIMATION))),
     )
 
 

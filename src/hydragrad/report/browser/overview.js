@@ -1,0 +1,57 @@
+/* The overview's charts. */
+
+function showOverview() {
+  const accuracies = byId("accuracies");
+  if (accuracies) shareBars(accuracies, DATA.accuracies, "Test accuracy by the labels trained on");
+  DATA.curves.forEach(showCurves);
+  if (DATA.found) showFound(byId("found"));
+  DATA.checks.forEach((check, n) => showCheck(byId(`check-${n}`), check));
+  const ways = [
+    ["#suspects", TABLE.suggested ? "See the suspects" : "See every sample"],
+    ...(DATA.explain.tests ? [["#explain", "Explain a prediction"]] : []),
+    ["#contributions", "See all contributions"],
+  ];
+  byId("ways").append(...ways.map(([href, text]) => element("a", { href, class: "button", text })));
+}
+
+function showCurves({ what, x, lines }) {
+  const last = lines.map((line) => `${line.name} ${what === "accuracy" ? percent(line.y.at(-1) ?? NaN) : tick(line.y.at(-1) ?? NaN)}`);
+  lineChart(byId("training"), {
+    x,
+    lines,
+    xName: "epoch",
+    yName: what,
+    yTick: what === "accuracy" ? (value) => percent(value, 1).replace(".0%", "%") : tick,
+    alt: `${what} over ${counted(x.length, "epoch")}; at the end: ${last.join(", ")}.`,
+  });
+}
+
+function showFound(box) {
+  const { inspected, found, wrong } = DATA.found;
+  const best = inspected.map((share) => Math.min(1, share / wrong));
+  const at = (share) => percent(found[inspected.findIndex((value) => value >= share - 1e-9)]);
+  lineChart(box, {
+    x: inspected.map((share) => 100 * share),
+    lines: [
+      { name: "in this order", y: found },
+      { name: "at random", y: inspected },
+      { name: "at best", y: best },
+    ],
+    xName: "samples inspected, %",
+    yName: "wrong labels found",
+    yTick: (value) => percent(value, 0),
+    from: 0,
+    to: 1,
+    alt: `Share of the wrong labels found against share of samples inspected: ${at(0.1)} after a tenth, ${at(0.2)} after a fifth, ${at(0.5)} after half.`,
+  });
+}
+
+function showCheck(box, { name, unit, predicted, actual, groups }) {
+  const points = predicted.map((x, n) => ({ x, y: actual[n], name: `${groups ? `${groups[n]}: ` : ""}predicted ${signed(x)}, actual ${signed(actual[n])}` }));
+  const table = {
+    head: [groups ? "left out" : "group", "predicted", "actual"],
+    rows: predicted.map((x, n) => [groups ? groups[n] : String(n + 1), signed(x), signed(actual[n])]),
+  };
+  if (points.length < 3) box.append(folded(table));
+  else scatterChart(box, { points, table, xName: `predicted change (${unit})`, yName: "actual change", alt: `Scatter of ${points.length} actual against predicted changes: ${name}. On the dashed line they are equal.` });
+}

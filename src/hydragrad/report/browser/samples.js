@@ -1,0 +1,59 @@
+/* Samples as they are seen: a picture cut out of a sheet, a text, or names and values. */
+
+const decoded = new Map(); // sheet -> {image, ready, waiting}
+
+/** Call `draw` with a sheet of thumbnails, at once where it is decoded already. */
+function withSheet(number, draw) {
+  if (!decoded.has(number)) {
+    const image = new Image();
+    image.src = URL.createObjectURL(new Blob([bytes(DATA.sheets.data[number])], { type: DATA.sheets.type }));
+    const entry = { image, ready: false };
+    entry.waiting = image.decode().then(() => (entry.ready = true));
+    decoded.set(number, entry);
+  }
+  const { image, ready, waiting } = decoded.get(number);
+  if (ready) draw(image);
+  else waiting.then(() => draw(image));
+}
+
+const SIZES = DATA.sheets ? unpacked(DATA.sheets.sizes) : null;
+
+function thumbnail(place, name) {
+  const { width, height, columns, per, data } = DATA.sheets;
+  const [w, h] = [SIZES[2 * place], SIZES[2 * place + 1]];
+  const canvas = element("canvas", { class: "picture", role: "img", "aria-label": name, width: w, height: h });
+  const cell = place % per;
+  const [x, y] = [(cell % columns) * width, Math.floor(cell / columns) * height];
+  withSheet(Math.floor(place / per), (image) => canvas.getContext("2d").drawImage(image, x, y, w, h, 0, 0, w, h));
+  return canvas;
+}
+
+/* Which samples of a set ("train", "test") are shown, and where. */
+const SHOWN = Object.fromEntries(
+  Object.entries(DATA.shown).map(([set, { ids, pictures, texts, rows }]) => [
+    set,
+    { places: new Map(Array.from(unpacked(ids), (id, at) => [id, at])), pictures: unpacked(pictures), texts, rows },
+  ]),
+);
+const HAS_VIEWS = Object.values(SHOWN).some(({ pictures, texts, rows }) => pictures || texts || rows);
+
+/** The sample as an element, short (a few words or values) or in full; null where nothing of it is shown. */
+function sampleView(set, id, name, full = false) {
+  const shown = SHOWN[set];
+  const at = shown?.places.get(id);
+  if (at === undefined) return HAS_VIEWS ? element("span", { class: "picture none", title: "Not among the samples that are shown", "aria-hidden": "true" }) : null;
+  if (shown.pictures && shown.pictures[at] >= 0) return thumbnail(shown.pictures[at], name);
+  if (shown.texts?.[at]) return element("span", { class: full ? "words full" : "words", text: shown.texts[at] });
+  const row = shown.rows?.[at];
+  if (!row) return null;
+  const entries = (full ? row : row.slice(0, 3)).map(([column, value]) => element("span", { class: "entry" }, element("span", { class: "quiet", text: `${DATA.columns[column]} ` }), element("span", { text: value })));
+  return element("span", { class: full ? "values full" : "values" }, ...entries);
+}
+
+/** A bar from the middle: to the right helps, to the left harms. */
+function strengthBar(value, largest) {
+  const share = largest > 0 ? Math.min(1, Math.abs(value) / largest) : 0;
+  const bar = element("span", { class: value < 0 ? "strength harms" : "strength helps", "aria-hidden": "true" });
+  bar.style.setProperty("--share", share.toFixed(3));
+  return bar;
+}

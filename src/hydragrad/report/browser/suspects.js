@@ -1,0 +1,208 @@
+/* Suspects: every scored sample as a card, to be filtered, sorted, looked at and marked. */
+
+const ORDERS = [
+  ["suspect", "most suspect first", (a, b) => a - b],
+  ["harmful", "most harmful first", (a, b) => TABLE.contribution[a] - TABLE.contribution[b]],
+  ["helpful", "most helpful first", (a, b) => TABLE.contribution[b] - TABLE.contribution[a]],
+  ...(TABLE.sure_suggested ? [["sure", "model surest of the suggestion", (a, b) => TABLE.sure_suggested[b] - TABLE.sure_suggested[a]]] : []),
+  ...(TABLE.sure_given ? [["doubt", "model doubts the given label most", (a, b) => TABLE.sure_given[a] - TABLE.sure_given[b]]] : []),
+  ["number", "by number", (a, b) => TABLE.id[a] - TABLE.id[b]],
+];
+
+const MARKS = [
+  ["", "all", () => true],
+  ["open", "not marked yet", (id) => !marks.has(id)],
+  ["marked", "marked", (id) => marks.has(id)],
+  ["fixed", "fixed", (id) => marks.get(id)?.mark === "fixed"],
+  ["fine", "fine", (id) => marks.get(id)?.mark === "fine"],
+];
+
+let suspectsList;
+
+function showSuspects() {
+  suspectsList = new Listing(byId("cards"), {
+    label: "Samples",
+    width: HAS_VIEWS ? 212 : 180,
+    height: HAS_VIEWS ? 108 : 84,
+    card: suspectCard,
+    name: suspectName,
+    chosen: (row, opened) => showDetail(row, opened),
+    key: suspectKey,
+  });
+  fillTools();
+  byId("suspects-lead").textContent = suspectsLead();
+  byId("export-json").addEventListener("click", () => save(`${DATA.run.name}-marks.json`, "application/json", marksAsJson()));
+  byId("export-csv").addEventListener("click", () => save(`${DATA.run.name}-marks.csv`, "text/csv", marksAsCsv()));
+  byId("forget").addEventListener("click", () => window.confirm(`Forget ${counted(marks.size, "mark")}?`) && forgetMarks());
+  markListeners.push(showMarks);
+  filterSuspects();
+  showMarks(null);
+}
+
+function suspectsLead() {
+  const labels = TABLE.suggested ? "given label → the one under which it would help most; " : TABLE.given ? "given label; " : "";
+  const model = TABLE.sure_given ? "; the trained model’s probability of the label" : "";
+  const marked = TABLE.given ? " Mark labels as fixed or fine, save the marks, and train again: hydragrad clean RUN --labels FILE." : "";
+  return `A card shows: ${labels}contribution${model}.${marked}`;
+}
+
+function fillTools() {
+  choices(byId("order"), ORDERS.map(([value, text]) => [value, text]));
+  choices(byId("marked"), MARKS.map(([value, text]) => [value, text]));
+  const labels = DATA.labels.names.map((name, code) => [code, name]);
+  choices(byId("given"), [["", "all"], ...labels]);
+  choices(byId("suggested"), [["", "all"], ["other", "another one"], ...labels]);
+  if (!TABLE.given) byId("given").parentElement.hidden = true;
+  if (!TABLE.suggested) byId("suggested-tool").hidden = true;
+  for (const id of ["order", "given", "suggested", "marked"]) byId(id).addEventListener("change", filterSuspects);
+  byId("number").addEventListener("input", filterSuspects);
+}
+
+function filterSuspects() {
+  const [given, suggested, wanted] = ["given", "suggested", "number"].map((id) => byId(id).value.trim());
+  const inMarks = MARKS.find(([value]) => value === byId("marked").value)[2];
+  const rows = [];
+  for (let row = 0; row < TABLE.id.length; row += 1) {
+    if (given && TABLE.given[row] !== Number(given)) continue;
+    if (suggested === "other" ? TABLE.suggested[row] === TABLE.given[row] : suggested && TABLE.suggested[row] !== Number(suggested)) continue;
+    if (wanted && !String(TABLE.id[row]).startsWith(wanted)) continue;
+    if (inMarks(TABLE.id[row])) rows.push(row);
+  }
+  const order = ORDERS.find(([value]) => value === byId("order").value);
+  if (order[0] !== "suspect") rows.sort((a, b) => order[2](a, b) || a - b);
+  suspectsList.show(rows);
+  byId("count").textContent = rows.length === TABLE.id.length ? `${counted(rows.length, "sample")}` : `${count(rows.length)} of ${counted(TABLE.id.length, "sample")}`;
+  if (rows.length) showDetail(rows[0], false);
+  else byId("detail").replaceChildren();
+}
+
+function markOf(id) {
+  const mark = marks.get(id);
+  if (!mark) return null;
+  return mark.mark === "fine" ? "✓ fine" : `✎ fixed: ${labelName(mark.label)}`;
+}
+
+/** "7 → 1" for eyes; screen readers get the card's name. */
+function labelPair(row) {
+  const [given, suggested] = [labelOf("given", row), labelOf("suggested", row)];
+  if (given === null) return null;
+  const pair = element("span", { class: "labels" }, element("span", { class: "given", text: given }));
+  if (suggested !== null && suggested !== given) pair.append(element("span", { class: "quiet", text: " → " }), element("span", { class: "suggested", text: suggested }));
+  return pair;
+}
+
+function sureness(row) {
+  if (!TABLE.sure_given) return null;
+  const parts = [sure(TABLE.sure_given[row])];
+  if (TABLE.sure_suggested && labelOf("suggested", row) !== labelOf("given", row)) parts.push(sure(TABLE.sure_suggested[row]));
+  return element("span", { class: "quiet", title: "The trained model's probability of the given and the suggested label", text: `model ${parts.join(" → ")}` });
+}
+
+function truthOf(row) {
+  if (!TABLE.flipped) return null;
+  const name = labelOf("true", row);
+  return TABLE.flipped[row] ? `✗ wrong${name === null ? "" : `, truly ${name}`}` : "✓ label is right";
+}
+
+function suspectCard(row, card) {
+  const id = TABLE.id[row];
+  const mark = markOf(id);
+  card.classList.toggle("fixed", marks.get(id)?.mark === "fixed");
+  card.classList.toggle("fine", marks.get(id)?.mark === "fine");
+  const text = element(
+    "span",
+    { class: "text" },
+    labelPair(row),
+    element("span", { class: `number ${TABLE.contribution[row] < 0 ? "harms" : "helps"}`, text: signed(TABLE.contribution[row]) }),
+    sureness(row),
+    mark ? element("span", { class: "mark", text: mark }) : element("span", { class: "quiet", text: `sample ${id}` }),
+  );
+  return [sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
+}
+
+function suspectName(row) {
+  const id = TABLE.id[row];
+  const [given, suggested] = [labelOf("given", row), labelOf("suggested", row)];
+  return [
+    `Sample ${id}`,
+    given === null ? null : `given label ${given}`,
+    suggested === null || suggested === given ? null : `suggested label ${suggested}`,
+    `contribution ${signed(TABLE.contribution[row])}`,
+    truthOf(row),
+    markOf(id),
+  ].filter(Boolean).join(", ");
+}
+
+function suspectKey(event, row) {
+  const id = TABLE.id[row];
+  const next = () => suspectsList.go(suspectsList.at + 1);
+  if (event.key === "f") return markFixed(id, suggestion(row)) && (next(), true);
+  if (event.key === "o") return markFine(id) && (next(), true);
+  if (event.key === "u") return unmark(id);
+  if (/^[0-9]$/.test(event.key) && Number(event.key) < DATA.labels.names.length) return markFixed(id, Number(event.key)) && (next(), true);
+  return false;
+}
+
+/** Code of the label that `f` gives: the suggested one where it differs from the given one. */
+function suggestion(row) {
+  if (!TABLE.suggested || TABLE.suggested[row] === TABLE.given[row]) return undefined;
+  return TABLE.suggested[row];
+}
+
+/** What is known of one sample, and the buttons that mark it. */
+function showDetail(row, opened) {
+  const id = TABLE.id[row];
+  const panel = byId("detail");
+  const facts = [
+    ["given label", labelOf("given", row), TABLE.sure_given ? `model: ${sure(TABLE.sure_given[row])}` : null],
+    ["suggested label", labelOf("suggested", row), TABLE.sure_suggested ? `model: ${sure(TABLE.sure_suggested[row])}` : null],
+    ["contribution", signed(TABLE.contribution[row]), TABLE.contribution[row] < 0 ? "harms" : TABLE.contribution[row] > 0 ? "helps" : null],
+    ["rank", `${count(row + 1)} of ${count(TABLE.id.length)}`, null],
+    ["the truth", truthOf(row), null],
+    ["mark", markOf(id), null],
+  ].filter(([, value]) => value !== null);
+  const list = facts.map(([name, value, note]) => element("div", {}, element("dt", { text: name }), element("dd", {}, element("span", { text: value }), note ? element("span", { class: "quiet", text: ` ${note}` }) : null)));
+  panel.replaceChildren(
+    element("div", { class: "head" }, element("h3", { text: `Sample ${id}` }), element("button", { type: "button", class: "plain close", "aria-label": "Close", text: "✕", onclick: closeDetail })),
+    element("div", { class: "close-up" }, sampleView("train", id, `Sample ${id}`, true) ?? ""),
+    element("dl", {}, ...list),
+    markButtons(row),
+    timeOf(id) ?? "",
+    ...(DATA.explain.tests ? [element("p", {}, element("a", { href: `#explain/train/${id}`, text: "Test samples that it moved" }))] : []),
+  );
+  if (opened) document.body.classList.add("detail-open");
+}
+
+function closeDetail() {
+  document.body.classList.remove("detail-open");
+  suspectsList.go(suspectsList.at);
+}
+
+function markButtons(row) {
+  const id = TABLE.id[row];
+  if (!TABLE.given) return element("div", { class: "decide" });
+  const select = element("select", { "aria-label": "Right label" });
+  choices(select, DATA.labels.names.map((name, code) => [code, name]));
+  select.value = String(marks.get(id)?.label ?? suggestion(row) ?? TABLE.given[row]);
+  return element(
+    "div",
+    { class: "decide", role: "group", "aria-label": "Mark this sample" },
+    element("label", {}, "Right label ", select),
+    element("button", { type: "button", text: "Fixed", onclick: () => markFixed(id, Number(select.value)) }),
+    element("button", { type: "button", text: "Fine", onclick: () => markFine(id) }),
+    element("button", { type: "button", class: "plain", text: "Unmark", onclick: () => unmark(id) }),
+  );
+}
+
+function showMarks(id) {
+  const { fixed, fine } = markTally();
+  byId("tally").textContent = marks.size ? `${count(marks.size)} marked: ${count(fixed)} fixed, ${count(fine)} fine` : "Nothing is marked yet.";
+  for (const button of ["export-json", "export-csv", "forget"]) byId(button).disabled = !marks.size;
+  byId("export").classList.toggle("idle", !marks.size);
+  if (id === null) {
+    suspectsList.empty();
+    suspectsList.paint();
+  } else suspectsList.refresh(suspectsList.items.indexOf(ROW_OF.get(id)));
+  const current = suspectsList.current;
+  if (current !== undefined && (id === null || TABLE.id[current] === id)) showDetail(current, false);
+}

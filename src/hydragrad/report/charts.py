@@ -1,0 +1,56 @@
+"""The numbers behind the page's charts; the page draws them, and shows them as tables on request."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hydragrad.report.listing import flipped
+from hydragrad.report.verdict import Check
+
+POINTS = 200
+"""Points of a line, beyond which no eye tells more."""
+
+
+def curves(logs: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
+    """Loss and accuracy by epoch: one chart each, with a line for every part of the data that was measured."""
+    charts = []
+    keys = list(dict.fromkeys(key for log in logs for key in log))
+    for what in ("loss", "accuracy"):
+        lines = []
+        for key in (key for key in keys if key.endswith(f"_{what}")):
+            part = key.removesuffix(f"_{what}")
+            values = [_finite(log.get(key)) for log in logs]
+            lines.append({"name": {"train": "training"}.get(part, part.replace("_", " ")), "y": values})
+        if lines:
+            charts.append({"what": what, "x": [log["epoch"] + 1 for log in logs], "lines": lines})
+    return charts
+
+
+def scatters(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """Predicted against actual changes."""
+    return [
+        {
+            "name": check.name,
+            "unit": check.unit,
+            "predicted": check.predicted.tolist(),
+            "actual": check.actual.tolist(),
+            "groups": check.groups,
+        }
+        for check in checks
+    ]
+
+
+def found(listed: pd.DataFrame) -> dict[str, Any] | None:
+    """Share of the flipped labels found against share inspected, where the truth is known."""
+    known = flipped(listed)
+    if known is None or not known.any():
+        return None
+    share = np.concatenate([[0.0], known.cumsum() / known.sum()])
+    at = np.unique(np.linspace(0, len(known), min(len(known), POINTS) + 1).astype(int))
+    return {"inspected": (at / len(known)).tolist(), "found": share[at].tolist(), "wrong": float(known.mean())}
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value is None or not np.isfinite(value) else float(value)

@@ -1,0 +1,219 @@
+"""Which training samples moved which test samples, looked at from both ends."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hydragrad.errors import QueryError
+from hydragrad.recording import Recording
+from hydragrad.report.predictions import Predictions, predictions
+from hydragrad.scores import Scores, sample_losses
+from hydragrad.tracking import Store
+
+EXPLAINED = 300
+"""Test samples that are explained, at most."""
+
+WRONG_SHARE = 0.75
+"""Of those, share that may be misclassified ones; they come first."""
+
+TOP, BACK = 8, 4
+"""Training samples a test sample, and test samples a training sample, on either side."""
+
+AT_ONCE = 100
+"""Test samples whose contributions are in memory at the same time."""
+
+_SAMPLE = re.compile(r"loss of sample (\d+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanations:
+    """Contributions of training samples to the losses of test samples, the largest ones from both ends.
+
+    Attributes:
+        dataset: The test samples' data set; None where only their numbers are known.
+        samples: Which test samples, (tests,).
+        predictions: What the model says of them, or None.
+        misclassified: How many of the whole data set's samples are misclassified, and of how many, if known.
+        helpful, harmful: Training samples, the strongest first, int64 (tests, top).
+        helpful_values, harmful_values: Their contributions, (tests, top).
+        trained: Training samples that are looked at from their end, int64 (trained,).
+        helped, harmed: Places of the test samples that each of them helped and harmed most, (trained, back).
+        helped_values, harmed_values: Its contributions to them, (trained, back).
+        curvature: As in the evidence.
+        notes: What a reader must know.
+    """
+
+    dataset: Dataset[Any] | None
+    samples: NDArray[np.int64]
+    predictions: Predictions | None
+    misclassified: tuple[int, int] | None
+    helpful: NDArray[np.int64]
+    helpful_values: NDArray[np.float64]
+    harmful: NDArray[np.int64]
+    harmful_values: NDArray[np.float64]
+    trained: NDArray[np.int64]
+    helped: NDArray[np.int64]
+    helped_values: NDArray[np.float64]
+    harmed: NDArray[np.int64]
+    harmed_values: NDArray[np.float64]
+    curvature: str
+    notes: tuple[str, ...]
+
+    def named(self) -> list[int]:
+        """Training samples that some test sample names."""
+        return list(dict.fromkeys([*self.helpful.ravel().tolist(), *self.harmful.ravel().tolist()]))
+
+
+def from_store(run: Recording, store: Store, dataset: Dataset[Any], *, count: int = EXPLAINED) -> Explanations:
+    """Explain test samples by a store of hypergradients, misclassified ones first.
+
+    Args:
+        run: The run that the store belongs to.
+        store: Rows of the training samples.
+        dataset: Test samples.
+        count: How many of them are explained, at most.
+
+    Cost: one forward pass of the data set, `count` gradients, and `count` products with the store.
+    """
+    length = len(dataset)  # type: ignore[arg-type]
+    if not length:
+        raise QueryError("The test set is empty, so there is no prediction to explain.")
+    everything = predictions(run, dataset, range(length))
+    chosen = _chosen(everything, count)
+
+    def parts() -> Iterator[Tensor]:
+        for start in range(0, len(chosen), AT_ONCE):
+            asked = sample_losses(dataset, chosen[start : start + AT_ONCE].tolist())
+            answer = store.contributions(asked)
+            assert isinstance(answer, Scores)
+            yield answer.values
+
+    evidence = store.evidence()
+    wrong = None if everything.predicted is None else (int((everything.predicted != everything.given).sum()), length)
+    return _explanations(
+        parts(),
+        store.sample_ids,
+        dataset=dataset,
+        samples=chosen,
+        predictions=predictions(run, dataset, chosen.tolist()),
+        misclassified=wrong,
+        curvature=evidence.curvature,
+        notes=evidence.notes,
+    )
+
+
+def from_scores(run: Recording, scores: Scores, dataset: Dataset[Any] | None) -> Explanations:
+    """Explain the test samples that scores were computed for.
+
+    Args:
+        run: The run.
+        scores: Contributions to losses of single samples (hg.sample_losses).
+        dataset: Test samples; where None, that of the scores' queries if they are known.
+
+    Raises:
+        QueryError: Scores of something else.
+    """
+    asked = explained_samples(scores)
+    if asked is None:
+        raise QueryError(
+            f"Predictions are explained by contributions to losses of single samples; these scores answer "
+            f"{', '.join(scores.query_names[:3])}. Compute them: hg.attribute(run, hg.sample_losses(test_set, [...]))."
+        )
+    own, samples = asked
+    dataset = own if dataset is None else dataset
+    told = None if dataset is None else predictions(run, dataset, samples)
+    order = np.arange(len(samples)) if told is None else _order(told)
+    if told is not None:
+        told = predictions(run, dataset, np.asarray(samples)[order].tolist())  # type: ignore[arg-type]
+    return _explanations(
+        iter([scores.values[torch.from_numpy(order)]]),
+        scores.sample_ids,
+        dataset=dataset,
+        samples=np.asarray(samples)[order],
+        predictions=told,
+        misclassified=None,
+        curvature=scores.evidence.curvature,
+        notes=scores.evidence.notes,
+    )
+
+
+def explained_samples(scores: Scores) -> tuple[Dataset[Any] | None, list[int]] | None:
+    """Data set, if known, and test samples whose losses all of the scores' rows are; None for other scores."""
+    if scores.queries is not None:
+        found = [query.single_samples() for query in scores.queries]
+        sets = {id(each[0]): each[0] for each in found if each is not None}
+        if None in found or len(sets) != 1:
+            return None
+        return next(iter(sets.values())), [sample for each in found if each is not None for sample in each[1]]
+    matches = [_SAMPLE.fullmatch(name) for name in scores.query_names]
+    if any(match is None for match in matches):
+        return None
+    return None, [int(match[1]) for match in matches if match is not None]
+
+
+def _chosen(told: Predictions, count: int) -> NDArray[np.int64]:
+    """Misclassified samples with the largest losses, and right ones with the largest losses after them."""
+    order = _order(told)
+    if told.predicted is None or told.given is None:
+        return order[:count]
+    wrong = (told.predicted != told.given)[order]
+    room = max(round(WRONG_SHARE * count), count - int((~wrong).sum()))
+    first = order[wrong][:room]
+    return np.concatenate([first, order[~wrong][: count - len(first)]])
+
+
+def _order(told: Predictions) -> NDArray[np.int64]:
+    """Misclassified first, and the largest losses first among both."""
+    if told.predicted is None or told.given is None:
+        return np.argsort(-told.losses, kind="stable")
+    return np.lexsort((-told.losses, told.predicted == told.given))
+
+
+@dataclass
+class _Best:
+    """The largest entries of every column, over rows that come in parts."""
+
+    size: int
+    values: Tensor | None = None
+    rows: Tensor | None = None
+    seen: int = field(default=0)
+
+    def add(self, part: Tensor) -> None:
+        """Take in rows, (rows, columns)."""
+        rows = torch.arange(self.seen, self.seen + len(part))[:, None].expand_as(part)
+        self.seen += len(part)
+        if self.values is not None and self.rows is not None:
+            part, rows = torch.cat([self.values, part]), torch.cat([self.rows, rows])
+        self.values, chosen = part.topk(min(self.size, len(part)), dim=0)
+        self.rows = rows.gather(0, chosen)
+
+
+def _explanations(parts: Iterator[Tensor], ids: Tensor, **rest: Any) -> Explanations:
+    helpful, harmful = [], []
+    best, worst = _Best(BACK), _Best(BACK)
+    top = min(TOP, len(ids))
+    for values in parts:
+        helpful.append(values.topk(top, dim=1))
+        harmful.append((-values).topk(top, dim=1))
+        best.add(values)
+        worst.add(-values)
+    assert best.values is not None and best.rows is not None and worst.values is not None and worst.rows is not None
+    return Explanations(
+        helpful=ids[torch.cat([each.indices for each in helpful])].numpy(),
+        helpful_values=torch.cat([each.values for each in helpful]).numpy(),
+        harmful=ids[torch.cat([each.indices for each in harmful])].numpy(),
+        harmful_values=-torch.cat([each.values for each in harmful]).numpy(),
+        trained=ids.numpy(),
+        helped=best.rows.T.numpy(),
+        helped_values=best.values.T.numpy(),
+        harmed=worst.rows.T.numpy(),
+        harmed_values=-worst.values.T.numpy(),
+        **rest,
+    )

@@ -1,0 +1,104 @@
+"""All scored samples in one table, the most suspect first."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from hydragrad.cleaning import suspects as rank_suspects
+from hydragrad.errors import DataError, PresentationError
+from hydragrad.randomness import preserved
+from hydragrad.recording import Recording
+from hydragrad.scores import Scores
+
+NEEDED = ("sample", "given_label", "contribution")
+KNOWN = ("suggested_label", "true_label", "flipped")
+
+BY_CLASS = 4
+"""Extremes of every class that are shown, on either side."""
+
+
+def listing(run: Recording, scores: Scores, query: str | int, suspects: pd.DataFrame | None) -> pd.DataFrame:
+    """List every scored sample: sample, given_label, contribution, and what the suspects tell besides.
+
+    Args:
+        run: The run.
+        scores: Contributions.
+        query: Which of them.
+        suspects: Most suspect first; samples that they leave out follow, the most harmful first. None ranks by
+            contribution, with suggested labels where the scores hold label contributions.
+
+    Raises:
+        PresentationError: A column of the suspects is missing, or a sample stands in them twice or has no score.
+    """
+    if suspects is None:
+        if scores.label_contributions is not None:
+            try:
+                return rank_suspects(run, scores, query=query)
+            except DataError:
+                pass  # no integer labels to suggest others for
+        return _by_contribution(run, scores, query)
+    suspects = require_suspects(suspects)
+    scored = set(scores.sample_ids.tolist())
+    ids = suspects["sample"].tolist()
+    if len(set(ids)) < len(ids) or not scored.issuperset(ids):
+        raise PresentationError("Every suspect must be a scored sample, listed once. Pass what hg.suspects returned.")
+    kept = suspects[[name for name in (*NEEDED, *KNOWN) if name in suspects]]
+    if len(ids) == len(scored):
+        return kept.reset_index(drop=True)
+    rest = _by_contribution(run, scores, query)
+    return pd.concat([kept, rest[~rest["sample"].isin(ids)]], ignore_index=True)
+
+
+def require_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
+    """Return suspects with the sample as a column.
+
+    Raises:
+        PresentationError: A column is missing.
+    """
+    if "sample" not in suspects and suspects.index.name == "sample":
+        suspects = suspects.reset_index()
+    missing = [name for name in NEEDED if name not in suspects]
+    if missing:
+        raise PresentationError(
+            f"The suspects need the columns {', '.join(NEEDED)}; {', '.join(missing)} is missing. Pass what "
+            f"hg.suspects returned."
+        )
+    return suspects
+
+
+def extremes(listed: pd.DataFrame, count: int = BY_CLASS) -> list[int]:
+    """The most harmful and most helpful samples of every given label, `count` of each."""
+    ordered = listed.sort_values("contribution", kind="stable")
+    groups = ordered.groupby("given_label", sort=True, dropna=False)["sample"]
+    return [int(i) for part in (groups.head(count), groups.tail(count)) for i in part]
+
+
+def flipped(listed: pd.DataFrame) -> NDArray[np.bool_] | None:
+    """Which samples carry a flipped label, if that is known of every one."""
+    if "flipped" not in listed or listed["flipped"].isna().any():
+        return None
+    return listed["flipped"].to_numpy(dtype=bool)
+
+
+def given_labels(run: Recording, samples: Sequence[int]) -> Sequence[int | None]:
+    """The labels that samples were trained on, if a batch is a pair that ends in an integer a sample."""
+    labels: list[int | None] = []
+    for start in range(0, len(samples), 1000):
+        part = samples[start : start + 1000]
+        with preserved():
+            batch = run.collate(part)
+        found = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+        if not isinstance(found, torch.Tensor) or found.shape != (len(part),) or found.is_floating_point():
+            return [None] * len(samples)
+        labels += found.tolist()
+    return labels
+
+
+def _by_contribution(run: Recording, scores: Scores, query: str | int) -> pd.DataFrame:
+    ids = scores.sample_ids.tolist()
+    labels = pd.Series(given_labels(run, ids), dtype=object)
+    frame = pd.DataFrame({"sample": ids, "given_label": labels, "contribution": scores.row(query).numpy()})
+    return frame.sort_values("contribution", kind="stable", ignore_index=True)

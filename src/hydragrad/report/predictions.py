@@ -1,0 +1,94 @@
+"""What the trained model says of samples: loss, predicted label, and how sure it is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from hydragrad.randomness import preserved
+from hydragrad.recording import Recording, fetch
+from hydragrad.training.measuring import evaluated
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """Of some samples, in their order.
+
+    Attributes:
+        losses: (samples,).
+        given: Labels in the data, int64 (samples,), or None where there are none.
+        predicted: Labels that the model predicts, int64 (samples,), or None where it does not classify.
+        sure: Probability of the predicted label, (samples,), or None.
+        of_given: Probability of the given label, (samples,), or None.
+        of_other: Probability of another label that was asked for, (samples,), or None.
+        classes: How many labels the model tells apart; 0 where it does not classify.
+    """
+
+    losses: NDArray[np.float64]
+    given: NDArray[np.int64] | None
+    predicted: NDArray[np.int64] | None
+    sure: NDArray[np.float64] | None
+    of_given: NDArray[np.float64] | None
+    of_other: NDArray[np.float64] | None
+    classes: int
+
+
+def predictions(
+    run: Recording, dataset: Dataset[Any], samples: Sequence[int], other: Sequence[int] | None = None
+) -> Predictions:
+    """Evaluate samples of a data set with the run's trained model.
+
+    Args:
+        run: Whose final model is asked.
+        dataset: Training or held-out data.
+        samples: Which ones.
+        other: A further label of each sample whose probability is wanted.
+
+    Cost: one forward pass of the samples.
+    """
+
+    def draw(some: Sequence[int]) -> Any:
+        ids = [samples[place] for place in some]
+        return fetch(dataset, ids, seed=0, collate=run.collate_fn, device=run.device)
+
+    losses, given, predicted, sure, of_given, of_other, classes = [], [], [], [], [], [], 0
+    asked = None if other is None else torch.as_tensor(np.asarray(other, dtype=np.int64))
+    done = 0
+    with preserved():
+        for part in evaluated(run.trained_model(), run.loss, len(samples), draw):
+            losses.append(part.losses.double().cpu())
+            size = len(part.losses)
+            if part.labels is not None:
+                given.append(part.labels.long().cpu())
+            if part.logits is not None and part.labels is not None and _fits(part.labels, part.logits.shape[1]):
+                chances = part.logits.double().softmax(1).cpu()
+                classes = chances.shape[1]
+                best, label = chances.max(1)
+                predicted.append(label)
+                sure.append(best)
+                of_given.append(chances.gather(1, given[-1][:, None])[:, 0])
+                if asked is not None and _fits(asked, classes):
+                    of_other.append(chances.gather(1, asked[done : done + size, None])[:, 0])
+            done += size
+    return Predictions(
+        losses=torch.cat(losses).numpy(),
+        given=_whole(given, done),
+        predicted=_whole(predicted, done),
+        sure=_whole(sure, done),
+        of_given=_whole(of_given, done),
+        of_other=_whole(of_other, done),
+        classes=classes,
+    )
+
+
+def _fits(labels: torch.Tensor, classes: int) -> bool:
+    return classes > 1 and bool(len(labels)) and 0 <= int(labels.min()) and int(labels.max()) < classes
+
+
+def _whole(parts: list[torch.Tensor], length: int) -> NDArray[Any] | None:
+    """The parts as one array, if every sample has its number."""
+    return torch.cat(parts).numpy() if sum(map(len, parts)) == length > 0 else None
