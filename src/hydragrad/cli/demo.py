@@ -12,9 +12,9 @@ from hydragrad.cleaning import finding_curve
 from hydragrad.cli import jobs
 from hydragrad.cli.console import console, percent, say, table
 from hydragrad.cli.experiment import Settings, experiment
+from hydragrad.cli.reporting import write_report
 from hydragrad.errors import HydragradError, RunExists
 from hydragrad.recording.manifest import FILE, read_manifest
-from hydragrad.report import report
 from hydragrad.trust import counterfactual
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=30, batch_size=64)
@@ -64,13 +64,12 @@ def run_demo(out: Path) -> dict[str, Any]:
     )
     check = _check(asked, run, ranked)
     _show_check(check)
-    page = report(
+    page = write_report(
+        asked,
         run,
         scores,
         out / "report.html",
         suspects=ranked,
-        picture=asked.picture,
-        classes=asked.classes,
         accuracies=found.accuracies,
         checks=[check],
         title="hydragrad demo: digits with 40 % wrong labels",

@@ -63,7 +63,7 @@ class Experiment:
         held_out: Further data sets by name: validation, test.
         labels: Given and true labels, where noise was planted.
         classes: Names of the labels, where known.
-        picture: Picture of a training sample, where there are any.
+        render: Picture of any data set's item, where there are any.
         shown: Picture of any data set's input, where there are any.
     """
 
@@ -74,7 +74,7 @@ class Experiment:
     held_out: Mapping[str, Dataset[Any]]
     labels: Labels | None = None
     classes: tuple[str, ...] | None = None
-    picture: Callable[[int], NDArray[np.uint8]] | None = None
+    render: Callable[[Any], NDArray[np.uint8]] | None = None
     shown: Callable[[Tensor], NDArray[np.uint8]] | None = None
 
     def query(self, text: str) -> Query:
@@ -167,7 +167,7 @@ def _named(settings: Settings, data_dir: Path | None, run: Path | None) -> Exper
         held_out={"validation": splits.validation, "test": splits.test},
         labels=labels,
         classes=splits.classes,
-        picture=lambda sample: splits.picture(images[sample]),
+        render=lambda item: splits.picture(item[0]),
         shown=splits.picture,
     )
 

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
-from torch.utils.data import Dataset
 
 from hydragrad.recording import Recording
 from hydragrad.report.charts import curves, found, scatters
@@ -141,6 +140,8 @@ def _columns(listed: pd.DataFrame, named: LabelNames, told: Predictions) -> dict
     known = flipped(listed)
     if known is not None:
         columns["flipped"] = packed(known, "u1")
+    if "confidence" in listed:
+        columns["sure_unseen"] = packed(listed["confidence"], "f4")
     if told.of_given is not None and told.predicted is not None:
         columns["sure_given"] = packed(told.of_given, "f4")
     if told.of_other is not None:

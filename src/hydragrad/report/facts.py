@@ -30,7 +30,11 @@ def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
     facts += [
         ("Loss of a batch", f"{manifest.reduction} of the per-sample losses"),
         ("Seed", str(manifest.seed)),
-        *((name.replace("_", " ").capitalize(), str(value)) for name, value in _flat(manifest.about).items() if name not in SAID),
+        *(
+            (name.replace("_", " ").capitalize(), str(value))
+            for name, value in _flat(manifest.about).items()
+            if name not in SAID
+        ),
         (
             "Software",
             f"hydragrad {machine['hydragrad']}, torch {machine['torch']}, Python {machine['python']}",

@@ -14,7 +14,7 @@ from hydragrad.recording import Recording
 from hydragrad.scores import Scores
 
 NEEDED = ("sample", "given_label", "contribution")
-KNOWN = ("suggested_label", "true_label", "flipped")
+KNOWN = ("suggested_label", "true_label", "flipped", "confidence")
 
 BY_CLASS = 4
 """Extremes of every class that are shown, on either side."""
@@ -99,6 +99,6 @@ def given_labels(run: Recording, samples: Sequence[int]) -> Sequence[int | None]
 
 def _by_contribution(run: Recording, scores: Scores, query: str | int) -> pd.DataFrame:
     ids = scores.sample_ids.tolist()
-    labels = pd.Series(given_labels(run, ids), dtype=object)
+    labels = np.array(given_labels(run, ids), dtype=object)
     frame = pd.DataFrame({"sample": ids, "given_label": labels, "contribution": scores.row(query).numpy()})
     return frame.sort_values("contribution", kind="stable", ignore_index=True)

@@ -86,7 +86,7 @@ def predictions(
 
 
 def _fits(labels: torch.Tensor, classes: int) -> bool:
-    return classes > 1 and bool(len(labels)) and 0 <= int(labels.min()) and int(labels.max()) < classes
+    return classes > 1 and bool(len(labels)) and int(labels.min()) >= 0 and int(labels.max()) < classes
 
 
 def _whole(parts: list[torch.Tensor], length: int) -> NDArray[Any] | None:

@@ -1,6 +1,5 @@
 """A sample as a person sees it: a picture, a text, or names and values."""
 
-import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -70,7 +69,8 @@ def _guessed(value: Any, columns: Sequence[str] | None) -> Rendered:
     if isinstance(value, str | Image.Image):
         return _as_given(value)
     if isinstance(value, Mapping):
-        return _table({name: entry for name, entry in value.items() if np.size(_array(entry)) == 1})
+        arrays = {name: _array(entry) for name, entry in value.items()}
+        return _table({name: value[name] for name, array in arrays.items() if array is not None and array.size == 1})
     array = _array(value)
     if array is None or not array.size:
         return None
@@ -127,10 +127,11 @@ def _table(values: Mapping[Any, Any]) -> Table:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, torch.Tensor | np.ndarray):
-        value = value.item() if np.size(value) == 1 else str(value)
-    if isinstance(value, numbers.Real) and not isinstance(value, numbers.Integral):
-        return number(float(value))
+    if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+        array = np.asarray(value)
+        value = array.item() if array.size == 1 else array.tolist()
+    if isinstance(value, float):
+        return number(value)
     return _shortened(str(value), 80)
 
 

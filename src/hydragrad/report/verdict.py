@@ -127,8 +127,9 @@ def _read(check: Mapping[str, Any]) -> Check:
 
 def _groups(check: Mapping[str, Any], count: int) -> tuple[str, ...] | None:
     groups = check.get("groups")
-    named = isinstance(groups, Sequence) and not isinstance(groups, str) and len(groups) == count
-    return tuple(map(str, groups)) if named else None
+    if not isinstance(groups, Sequence) or isinstance(groups, str) or len(groups) != count:
+        return None
+    return tuple(map(str, groups))
 
 
 def verdict(evidence: Evidence, checks: Sequence[Check]) -> Verdict:

@@ -14,9 +14,9 @@ from hydragrad.cli.forecast import (
     training_seconds,
 )
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run
+from hydragrad.cli.reporting import write_report
 from hydragrad.cli.showing import show_cleaned
 from hydragrad.progress import quiet
-from hydragrad.report import report as write_report
 
 
 def clean(
@@ -56,15 +56,7 @@ def clean(
     ending = "-relabelled" if relabel else ""  # so that both ways of cleaning a run can be compared
     suspects_file, page = run / f"suspects{ending}.csv", run / f"report{ending}.html"
     jobs.with_names(found.suspects, asked.classes).to_csv(suspects_file, index=False)
-    write_report(
-        opened,
-        scores,
-        page,
-        suspects=found.suspects,
-        picture=asked.picture,
-        classes=asked.classes,
-        accuracies=found.accuracies,
-    )
+    write_report(asked, opened, scores, page, suspects=found.suspects, accuracies=found.accuracies)
     show_cleaned(found)
     say(f"suspects: {suspects_file}\nreport: {page}")
     write_json(json, found.figures | {"suspects": str(suspects_file), "report": str(page)})

@@ -9,8 +9,8 @@ from hydragrad.cli import jobs
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.experiment import open_run
 from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run
+from hydragrad.cli.reporting import write_report
 from hydragrad.progress import quiet
-from hydragrad.report import report as write_report
 
 
 def report(
@@ -22,14 +22,14 @@ def report(
     json: Json = None,
     silent: Quiet = False,
 ) -> None:
-    """Write one HTML page about a run and its scores; it needs no network."""
-    from hydragrad.cleaning import suspects
+    """Write one HTML page about a run and its scores; it needs no network.
 
+    Predictions are explained in it where RUN/store is there (hydragrad explain RUN --test 0 makes it), or scores of
+    single test samples (hydragrad attribute RUN --query test:42).
+    """
     asked, opened = open_run(run, data_dir=data_dir)
     with quiet(silent):
         scores = jobs.kept_scores(asked, opened, query, curvature)
-    page = out or run / "report.html"
-    ranked = suspects(opened, scores) if scores.label_contributions is not None else None
-    write_report(opened, scores, page, suspects=ranked, picture=asked.picture, classes=asked.classes)
+        page = write_report(asked, opened, scores, out or run / "report.html")
     say(f"report: {page}")
     write_json(json, {"report": str(page)})

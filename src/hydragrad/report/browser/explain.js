@@ -150,7 +150,7 @@ function movers(title, items, card, none) {
 function trainCard(id, value, largest) {
   const row = ROW_OF.get(id);
   const lines = [
-    row === undefined ? null : labelPair(row),
+    row === undefined ? null : labelPair(row, false),
     element("span", { class: `number ${value < 0 ? "harms" : "helps"}`, text: signed(value) }),
     strengthBar(value, largest),
     element("span", { class: "quiet", text: `sample ${id}` }),

@@ -40,10 +40,10 @@ function showSuspects() {
 }
 
 function suspectsLead() {
-  const labels = TABLE.suggested ? "given label → the one under which it would help most; " : TABLE.given ? "given label; " : "";
-  const model = TABLE.sure_given ? "; the trained model’s probability of the label" : "";
+  const labels = TABLE.suggested ? "the given label → the suggested one" : TABLE.given ? "the given label" : "";
+  const model = TABLE.sure_given ? " (and how sure of it the trained model is); " : labels && "; ";
   const marked = TABLE.given ? " Mark labels as fixed or fine, save the marks, and train again: hydragrad clean RUN --labels FILE." : "";
-  return `A card shows: ${labels}contribution${model}.${marked}`;
+  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps.${marked}`;
 }
 
 function fillTools() {
@@ -82,20 +82,16 @@ function markOf(id) {
   return mark.mark === "fine" ? "✓ fine" : `✎ fixed: ${labelName(mark.label)}`;
 }
 
-/** "7 → 1" for eyes; screen readers get the card's name. */
-function labelPair(row) {
+/** "7 2% → 1 92%" for eyes; screen readers get the card's name. */
+function labelPair(row, chances = true) {
   const [given, suggested] = [labelOf("given", row), labelOf("suggested", row)];
   if (given === null) return null;
-  const pair = element("span", { class: "labels" }, element("span", { class: "given", text: given }));
-  if (suggested !== null && suggested !== given) pair.append(element("span", { class: "quiet", text: " → " }), element("span", { class: "suggested", text: suggested }));
+  const chance = (column) => (chances && column ? element("span", { class: "chance", text: ` ${sure(column[row])}` }) : null);
+  const pair = element("span", { class: "labels" }, element("span", { class: "given", text: given }), chance(TABLE.sure_given));
+  if (suggested === null || suggested === given) return pair;
+  pair.append(element("span", { class: "quiet", text: " → " }), element("span", { class: "suggested", text: suggested }));
+  if (chances && TABLE.sure_suggested) pair.append(chance(TABLE.sure_suggested));
   return pair;
-}
-
-function sureness(row) {
-  if (!TABLE.sure_given) return null;
-  const parts = [sure(TABLE.sure_given[row])];
-  if (TABLE.sure_suggested && labelOf("suggested", row) !== labelOf("given", row)) parts.push(sure(TABLE.sure_suggested[row]));
-  return element("span", { class: "quiet", title: "The trained model's probability of the given and the suggested label", text: `model ${parts.join(" → ")}` });
 }
 
 function truthOf(row) {
@@ -114,7 +110,6 @@ function suspectCard(row, card) {
     { class: "text" },
     labelPair(row),
     element("span", { class: `number ${TABLE.contribution[row] < 0 ? "harms" : "helps"}`, text: signed(TABLE.contribution[row]) }),
-    sureness(row),
     mark ? element("span", { class: "mark", text: mark }) : element("span", { class: "quiet", text: `sample ${id}` }),
   );
   return [sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
@@ -156,6 +151,7 @@ function showDetail(row, opened) {
   const facts = [
     ["given label", labelOf("given", row), TABLE.sure_given ? `model: ${sure(TABLE.sure_given[row])}` : null],
     ["suggested label", labelOf("suggested", row), TABLE.sure_suggested ? `model: ${sure(TABLE.sure_suggested[row])}` : null],
+    ["never seen", TABLE.sure_unseen ? sure(TABLE.sure_unseen[row]) : null, "for the given label, by models trained without it"],
     ["contribution", signed(TABLE.contribution[row]), TABLE.contribution[row] < 0 ? "harms" : TABLE.contribution[row] > 0 ? "helps" : null],
     ["rank", `${count(row + 1)} of ${count(TABLE.id.length)}`, null],
     ["the truth", truthOf(row), null],
