@@ -144,7 +144,7 @@ def test_every_sample_is_in_the_data(run: Recording, scores: Scores, suspects: p
     for column in ("given", "suggested", "true"):
         assert page.column("samples", column).tolist() == suspects[f"{column}_label"].tolist()
     assert page.column("samples", "flipped").tolist() == suspects["flipped"].tolist()
-    model, (x, y) = run.trained_model(), run.train_set.tensors
+    model, x = run.trained_model(), run.train_set.tensors[0]
     chances = model(x).softmax(1)[torch.tensor(suspects["sample"].to_numpy())]
     for column in ("given", "suggested"):
         labels = torch.tensor(suspects[f"{column}_label"].to_numpy())
