@@ -241,3 +241,36 @@ def test_wrong_questions(recorded):
 def test_wrong_route_is_refused(recorded):
     with pytest.raises(QueryError, match="route must be one of auto, hooks, jvp; 'hook' came"):
         hg.attribute(recorded(MLP), hg.mean_loss(MLP.held_out), route="hook")
+
+
+@pytest.mark.parametrize("curvature", CURVATURES)
+def test_stretches_add_up_to_the_whole(curvature, recorded):
+    run = recorded(MLP)
+    query = hg.mean_loss(MLP.held_out)
+    whole = hg.attribute(run, query, curvature=curvature)
+    assert whole.over_time is None
+    told = hg.attribute(run, query, curvature=curvature, stretches=EPOCHS)
+    assert torch.equal(told.values, whole.values), "telling more changes nothing"
+    assert told.over_time.shape == (1, EPOCHS, SAMPLES)
+    assert oracle.relative(told.over_time.double().sum(1), whole.values) < 1e-6
+    assert told.over_time.abs().sum(2).min() > 0
+
+
+def test_a_stretch_is_the_sum_over_its_steps(recorded):
+    """Steps one by one add up to what each segment of the run gives by itself."""
+    run = recorded(MLP)
+    query = hg.mean_loss(MLP.held_out)
+    steps = hg.attribute(run, query, stretches=STEPS).over_time.double()
+    job = job_of(run, query)
+    for start, stop in run.segments:
+        alone = -sum_segments(job, "jvp", [(start, stop)])[0].values
+        assert oracle.relative(steps[:, start:stop].sum(1), alone) < 1e-6
+    drawn = torch.zeros(STEPS, SAMPLES, dtype=torch.bool)
+    for record_ in run.steps:
+        drawn[record_.step, record_.indices] = True
+    assert not steps[0][~drawn].any(), "a step adds nothing to samples that it did not draw"
+
+
+def test_more_stretches_than_steps_are_refused(recorded):
+    with pytest.raises(QueryError, match=f"stretches must be 0 to {STEPS}"):
+        hg.attribute(recorded(MLP), hg.mean_loss(MLP.held_out), stretches=STEPS + 1)

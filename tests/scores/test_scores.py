@@ -1,6 +1,7 @@
 """Scores: rows, ranks, groups, files."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -44,6 +45,13 @@ def test_saved_and_loaded_they_are_the_same(labels, tmp_path):
         assert (before is None and after is None) or (torch.equal(before, after) and before.dtype == after.dtype)
     assert loaded.query_names == saved.query_names
     assert loaded.evidence == saved.evidence
+
+
+def test_what_every_epoch_added_is_kept(tmp_path):
+    told = replace(scores(), over_time=torch.arange(24, dtype=torch.float32).reshape(2, 3, 4))
+    told.save(tmp_path / "s")
+    assert torch.equal(hg.Scores.load(tmp_path / "s").over_time, told.over_time)
+    assert scores().over_time is None
 
 
 def test_a_transposed_view_can_be_saved(tmp_path):

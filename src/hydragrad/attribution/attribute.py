@@ -43,6 +43,7 @@ def attribute(
     damping: float = 0.0,
     samples: Sequence[int] | Tensor | None = None,
     labels: bool = False,
+    stretches: int = 0,
     replays: int = 0,
     drop: float = 0.1,
     workers: int = 1,
@@ -67,6 +68,8 @@ def attribute(
         drop: That share.
         workers: Processes that replay at the same time.
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
+        stretches: Also what each of so many equal stretches of the run's steps added (of hg.train's runs, as many as
+            epochs are the epochs). Costs no further pass.
         route: How "none" takes directional derivatives: by dot products in the replay's backward pass, or by
             forward mode. Both agree; "auto" takes the first where it is valid.
         memory: Bytes for directions and for replayed states, each.
@@ -94,9 +97,13 @@ def attribute(
         raise QueryError("replays= averages sweeps with curvature: choose 'hessian' or 'ggn', or leave it out.")
     if replays < 0 or not 0 < drop < 1:
         raise QueryError(f"replays must not be negative and drop a share between 0 and 1; {replays} and {drop} came.")
+    if not 0 <= stretches <= len(run.steps):
+        raise QueryError(f"stretches must be 0 to {len(run.steps):,}, the number of steps; {stretches} came.")
     queries = queries_of(query)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
-    prepare = partial(_prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels)
+    prepare = partial(
+        _prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels, stretches=stretches
+    )
     parts: list[tuple[Tally, float, str]] = []
     values, names = [], []
     for rows in _chunks(run, prepare(run, []), queries, memory):
@@ -122,6 +129,7 @@ def attribute(
         query_names=tuple(names),
         query_values=torch.tensor(values, dtype=torch.float64),
         label_contributions=-torch.cat([tally.labels for tally, _, _ in parts]) if labels else None,
+        over_time=-torch.cat([tally.over_time for tally, _, _ in parts]).float() if stretches else None,
         evidence=_evidence(run, curvature, damping, parts, replays=replays, drop=drop),
         queries=tuple(queries),
     )
@@ -149,6 +157,7 @@ def _prepare(
     curvature: Curvature,
     damping: float,
     labels: bool,
+    stretches: int,
 ) -> Job:
     lanes = run_lanes(run)
     shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
@@ -162,6 +171,7 @@ def _prepare(
         sample_ids=sample_ids,
         damping=damping,
         classes=_classes(run) if labels else 0,
+        stretches=stretches,
     )
 
 

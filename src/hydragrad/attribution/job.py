@@ -1,6 +1,6 @@
 """One attribution, prepared: what is asked, of which run, and where the answers go."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from hydragrad.derivatives import Directional, Layout, label_derivatives, require_cross_entropy
 from hydragrad.derivatives.loss_module import Batch
 from hydragrad.errors import LossError
-from hydragrad.recording import Recording
+from hydragrad.recording import Recording, StepRecord
 from hydragrad.scores import QueryRow
 from hydragrad.steps import Lane
 
@@ -27,6 +27,7 @@ class Job:
         sample_ids: Which samples are asked for, int64.
         damping: Added to the curvature, times the identity.
         classes: Number of labels whose contributions are asked for, or 0.
+        stretches: Equal stretches of the run whose own sums are kept as well, or 0.
     """
 
     run: Recording
@@ -37,6 +38,7 @@ class Job:
     sample_ids: Tensor
     damping: float = 0.0
     classes: int = 0
+    stretches: int = 0
 
     @property
     def like(self) -> Tensor:
@@ -62,6 +64,7 @@ class Tally:
     Attributes:
         values: (queries, samples).
         labels: (queries, samples, classes), or (queries, samples, 0) where labels are not asked for.
+        over_time: The same as values by stretch of the run, (queries, stretches, samples).
     """
 
     def __init__(self, job: Job) -> None:
@@ -71,16 +74,30 @@ class Tally:
         self._column[job.sample_ids] = torch.arange(samples)
         self.values = torch.zeros(queries, samples, dtype=torch.float64)
         self.labels = torch.zeros(queries, samples, job.classes, dtype=torch.float64)
+        self.over_time = torch.zeros(queries, job.stretches, samples, dtype=torch.float64)
+        self._steps = len(job.run.steps)
 
     def wants(self, indices: Sequence[int]) -> bool:
         """Whether any of these samples is asked for."""
         return bool((self._column[indices] >= 0).any())
 
-    def add(self, indices: Sequence[int], derivatives: Tensor) -> None:
-        """Add a batch's derivatives, (queries, batch), divisor and coefficient included."""
-        columns = self._column[indices]
+    def state(self) -> dict[str, Tensor]:
+        """Everything summed so far, to be kept or gone back to."""
+        return {"values": self.values.clone(), "labels": self.labels.clone(), "over_time": self.over_time.clone()}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Go back to a state."""
+        self.values, self.labels, self.over_time = (state[name].clone() for name in ("values", "labels", "over_time"))
+
+    def add(self, record: StepRecord, derivatives: Tensor) -> None:
+        """Add a step's derivatives, (queries, batch), divisor and coefficient included."""
+        columns = self._column[record.indices]
         kept = columns >= 0
-        self.values.index_add_(1, columns[kept], derivatives.double().cpu()[:, kept])
+        columns, derivatives = columns[kept], derivatives.double().cpu()[:, kept]
+        self.values.index_add_(1, columns, derivatives)
+        stretches = self.over_time.shape[1]
+        if stretches:
+            self.over_time[:, record.step * stretches // self._steps].index_add_(1, columns, derivatives)
 
     def add_labels(self, indices: Sequence[int], along: Directional, batch: Batch, factor: float) -> None:
         """Add a batch's derivatives under every label.

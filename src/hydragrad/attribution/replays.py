@@ -56,7 +56,7 @@ def over_replays(
     def work(number: int) -> dict[str, Tensor]:
         weights = kept_weights(run.manifest.data["length"], share, number)
         tally, drift = sweep(prepare(Reweighted(run, weights, memory=memory)), gauss_newton=gauss_newton, memory=memory)
-        return {"values": tally.values, "labels": tally.labels, "drift": torch.tensor(drift, dtype=torch.float64)}
+        return tally.state() | {"drift": torch.tensor(drift, dtype=torch.float64)}
 
     with bar("replays", replays, len(found)) as progress:
         for place, result in _each(work, waiting, workers):
@@ -66,8 +66,7 @@ def over_replays(
     for partial in partials:
         partial.remove()
     tally = Tally(job)
-    tally.values = torch.stack([each["values"] for each in found.values()]).mean(0)
-    tally.labels = torch.stack([each["labels"] for each in found.values()]).mean(0)
+    tally.restore({name: torch.stack([each[name] for each in found.values()]).mean(0) for name in tally.state()})
     return tally, max(each["drift"].item() for each in found.values())
 
 

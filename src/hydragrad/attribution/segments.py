@@ -40,20 +40,20 @@ def sum_segments(job: Job, route: Route, segments: Sequence[tuple[int, int]]) ->
     kept = partial.load()
     done: list[int] = kept["done"].tolist() if kept else []
     if kept:
-        tally.values, tally.labels, drift = kept["values"], kept["labels"], kept["drift"].item()
+        tally.restore(kept)
+        drift = kept["drift"].item()
     needed = [(a, b) for a, b in segments if any(tally.wants(r.indices) for r in job.run.steps[a:b])]
     total = sum(stop - start for start, stop in needed)
     already = sum(stop - start for start, stop in needed if start in done)
 
     def state() -> dict[str, Tensor]:
-        values = {"values": tally.values, "labels": tally.labels, "done": as_ids(done)}
-        return values | {"drift": torch.tensor(drift, dtype=torch.float64)}
+        return tally.state() | {"done": as_ids(done), "drift": torch.tensor(drift, dtype=torch.float64)}
 
     with job.run.replay() as replay, bar("attributing", total, already) as progress:
         for start, stop in needed:
             if start in done:
                 continue
-            before = tally.values.clone(), tally.labels.clone()
+            before = tally.state()
             try:
                 with _measuring(route, job, replay, tally, kappa) as one_step:
                     replay.trajectory.restore(job.run.checkpoint(start))
@@ -64,7 +64,7 @@ def sum_segments(job: Job, route: Route, segments: Sequence[tuple[int, int]]) ->
                     replay.check_against(job.run.checkpoint(stop))
             except KeyboardInterrupt:
                 # A segment counts as a whole or not at all.
-                tally.values, tally.labels = before
+                tally.restore(before)
                 partial.save(state(), now=True)
                 raise
             drift = max(drift, replay.drift)
@@ -114,7 +114,7 @@ def _by_hooks(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]
         replay.advance(record, batch)
         # The backward pass starts from the step's own loss, so the divisor is inside already.
         factors = torch.from_numpy(kappa[:, record.step])
-        tally.add(record.indices, torch.einsum("l,lqb->qb", factors, dots.totals.double().cpu()))
+        tally.add(record, torch.einsum("l,lqb->qb", factors, dots.totals.double().cpu()))
 
     return one_step
 
@@ -140,7 +140,7 @@ def _by_jvp(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]) 
         )
         require_same_losses(along.losses, replay.advance(record, batch), record.step)
         divisor = job.run.divisor(record)
-        tally.add(record.indices, along.losses_dot / divisor)
+        tally.add(record, along.losses_dot / divisor)
         tally.add_labels(record.indices, along, batch, 1 / divisor)
 
     return one_step

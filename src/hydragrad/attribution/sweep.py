@@ -59,12 +59,12 @@ def sweep(job: Job, *, gauss_newton: bool, memory: int) -> tuple[Tally, float]:
     kept = partial.load()
     if kept:
         cotangents = Cotangents(*(kept[name].to(job.run.device) for name in Cotangents._fields))
-        tally.values, tally.labels = kept["values"], kept["labels"]
+        tally.restore(kept)
         stop, drift = int(kept["stop"]), kept["drift"].item()
 
     def state() -> dict[str, Tensor]:
         numbers = {"stop": torch.tensor(stop), "drift": torch.tensor(drift, dtype=torch.float64)}
-        return cotangents._asdict() | {"values": tally.values, "labels": tally.labels} | numbers
+        return cotangents._asdict() | tally.state() | numbers
 
     with (
         job.run.replay() as replay,
@@ -74,7 +74,7 @@ def sweep(job: Job, *, gauss_newton: bool, memory: int) -> tuple[Tally, float]:
         for start, end in reversed(job.run.segments):
             if end > stop:
                 continue
-            before = tally.values.clone(), tally.labels.clone()
+            before = tally.state()
             swept = cotangents
             try:
                 moments = backwards(job, replay, job.run.checkpoint(start), end, memory)
@@ -82,7 +82,7 @@ def sweep(job: Job, *, gauss_newton: bool, memory: int) -> tuple[Tally, float]:
                     swept = reverse(moment, swept)
                     progress.advance()
             except KeyboardInterrupt:
-                tally.values, tally.labels = before
+                tally.restore(before)
                 partial.save(state(), now=True)
                 raise
             cotangents, stop, drift = swept, start, max(drift, replay.drift)
@@ -121,7 +121,7 @@ class ReverseStep:
             self._check_one_call = False
         product = self._products(point, g_bar, cotangents.r_bar)
         require_same_losses(product.along.losses, moment.losses, record.step)
-        self._tally.add(record.indices, product.along.losses_dot / point.divisor)
+        self._tally.add(record, product.along.losses_dot / point.divisor)
         self._tally.add_labels(record.indices, product.along, moment.batch, 1 / point.divisor)
         w_bar += product.w_bar
         if self._job.damping:

@@ -33,6 +33,9 @@ from hydragrad.studies.recipes import Start
 from hydragrad.training import Plan, train
 from hydragrad.trust import verify
 
+MOST_STRETCHES = 40
+"""Scores tell what each epoch added, or each of so many stretches of longer runs."""
+
 
 def record(experiment: Experiment, out: Path, *, resume: bool) -> Recording:
     """Train and record what the settings ask for, its labels kept beside it.
@@ -81,7 +84,16 @@ def score(
 ) -> Scores:
     """Attribute and keep the scores; `labels=None` takes label contributions where the loss allows them."""
     asked = experiment.query(query)
-    given = partial(attribute, run, asked, curvature=curvature, damping=damping, replays=replays, workers=workers)
+    given = partial(
+        attribute,
+        run,
+        asked,
+        curvature=curvature,
+        damping=damping,
+        stretches=min(experiment.settings.epochs, MOST_STRETCHES, len(run.steps)),
+        replays=replays,
+        workers=workers,
+    )
     try:
         scores = given(labels=labels is not False)
     except LossError:

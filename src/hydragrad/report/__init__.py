@@ -4,6 +4,7 @@ report       the public function
 content      run and scores to plain data
 listing      all scored samples, the most suspect first
 predictions  what the trained model says of samples
+over_time    what every epoch added
 explaining   which training samples moved which predictions, from both ends
 verdict      what to make of the evidence; facts about the run, charts, wording of numbers, names of labels
 rendering    a sample as picture, text or values; gallery of those shown; sheets of small pictures; packing of columns

@@ -15,6 +15,7 @@ from hydragrad.report.facts import run_facts
 from hydragrad.report.gallery import Gallery
 from hydragrad.report.labels import LabelNames, label_names, plain
 from hydragrad.report.listing import KNOWN, extremes, flipped
+from hydragrad.report.over_time import over_time
 from hydragrad.report.packing import Kind, Packed, packed
 from hydragrad.report.predictions import Predictions, predictions
 from hydragrad.report.verdict import Check, Verdict, read_checks, verdict
@@ -80,7 +81,7 @@ def read_content(
     told = _told(run, listed)
     named = _label_names(listed, told, explanations, classes)
     explained = None if explanations is None else _explained(explanations, named)
-    shown = [*listed["sample"].head(thumbnails).tolist(), *extremes(listed)]
+    shown = list(dict.fromkeys([*listed["sample"].head(thumbnails).tolist(), *extremes(listed)]))
     if explanations is not None and explained is not None:
         shown = list(dict.fromkeys([*shown, *explanations.named()]))
         explained |= _from_the_other_end(explanations, shown)
@@ -106,6 +107,7 @@ def read_content(
             "shown": galleries,
             **gallery.packed(),
             "explain": explained or {"how": how_to_explain},
+            "time": over_time(run, scores, position, listed, shown),
             "how_over_time": HOW_OVER_TIME,
             "curves": curves(epoch_logs(run.path)),
             "accuracies": [{"name": key, "value": value} for key, value in accuracies.items()],

@@ -35,6 +35,8 @@ class Scores:
         query_values: phi of the trained model, float64, (queries,).
         label_contributions: What each sample's contribution would be under every label, float64,
             (queries, samples, classes), or None.
+        over_time: What each of equal stretches of the run's steps added to a contribution, float32,
+            (queries, stretches, samples), or None. The stretches add up to `values`.
         evidence: How the scores were computed and what was measured about them.
         queries: What was asked, in the order of the rows; None for scores that were loaded from a file.
 
@@ -47,6 +49,7 @@ class Scores:
     query_values: Tensor
     evidence: Evidence
     label_contributions: Tensor | None = None
+    over_time: Tensor | None = None
     queries: tuple[Query, ...] | None = field(default=None, compare=False, repr=False)
 
     def with_evidence(self, evidence: Evidence) -> Self:
@@ -103,6 +106,8 @@ class Scores:
         tensors = {"values": self.values, "sample_ids": self.sample_ids, "query_values": self.query_values}
         if self.label_contributions is not None:
             tensors["label_contributions"] = self.label_contributions
+        if self.over_time is not None:
+            tensors["over_time"] = self.over_time
         metadata = {
             "meaning": MEANING,
             "query_names": json.dumps(self.query_names),

@@ -43,7 +43,7 @@ function heavy({ low, high, median: width }, wanted = 5) {
  * A figure in `box`. draw(plot) fills it, again after every change of width. alt: what a screen reader says of it.
  * table: {head, rows} of plain texts, folded away beneath it.
  */
-function chart(box, { height, alt, draw, table, left = 52, bottom = 40, top = 8, right = 12 }) {
+function chart(box, { height, alt, draw, table, left = 56, bottom = 40, top = 8, right = 12 }) {
   const picture = svg("svg", { role: "img", "aria-label": alt, height });
   const figure = element("figure", { class: "chart" }, picture);
   if (table) figure.append(folded(table));
@@ -107,22 +107,27 @@ function path(points) {
     .join("");
 }
 
+/** Room to the left of an axis for its ticks and its name. */
+function roomFor(scale, format = tick) {
+  return 28 + 6.6 * Math.max(...scale.ticks.map((value) => format(value).length));
+}
+
 /** Lines told apart by colour, dashes and their names in a legend. lines: [{name, y: [number or null]}]. */
-function lineChart(box, { x, lines, xName, yName, yTick, alt, height = 230, left, from, to, whole = true }) {
+function lineChart(box, { x, lines, xName, yName, yTick, alt, height = 230, from, to, whole = true }) {
   const values = lines.flatMap((line) => line.y.filter((value) => value !== null));
   const low = from ?? Math.min(...values);
   const high = to ?? Math.max(...values);
   const table = { head: [xName, ...lines.map((line) => line.name)], rows: x.map((value, n) => [tick(value), ...lines.map((line) => (line.y[n] === null ? "–" : (yTick ?? tick)(line.y[n])))]) };
+  const pad = (high - low) * 0.05;
+  const y = linear(from ?? low - pad, to ?? high + pad, { wanted: 4 });
   const figure = chart(box, {
     height,
     alt,
     table,
-    left,
+    left: roomFor(y, yTick),
     draw(plot) {
-      const pad = (high - low) * 0.05;
-      const scale = { x: linear(x[0], x[x.length - 1], { wanted: Math.max(2, plot.width / 70), whole }), y: linear(from ?? low - pad, to ?? high + pad, { wanted: 4 }) };
-      if (x.length === 1) scale.x = linear(x[0] - 0.5, x[0] + 0.5, { whole });
-      const { px, py } = axes(plot, scale.x, scale.y, { xName, yName, yTick });
+      const along = x.length === 1 ? linear(x[0] - 0.5, x[0] + 0.5, { whole }) : linear(x[0], x[x.length - 1], { wanted: Math.max(2, plot.width / 70), whole });
+      const { px, py } = axes(plot, along, y, { xName, yName, yTick });
       lines.forEach((line, n) => {
         const points = line.y.map((value, k) => [px(x[k]), value === null ? null : py(value)]);
         plot.picture.append(svg("path", { class: `line s${n % 6}`, d: path(points) }));
@@ -151,7 +156,7 @@ function scatterChart(box, { points, xName, yName, alt, table }) {
     height: 300,
     alt,
     table,
-    left: 62,
+    left: roomFor(linear(low - pad, high + pad)),
     draw(plot) {
       const side = linear(low - pad, high + pad, { wanted: Math.max(2, Math.min(5, plot.width / 80)) });
       const { px, py } = axes(plot, side, side, { xName, yName });

@@ -8,15 +8,15 @@ function showContributions() {
   const negative = finite.filter((value) => value < 0).length;
   const lost = values.length - finite.length;
   byId("contributions-lead").textContent =
-    `Contributions of ${counted(finite.length, "training sample")} to “${DATA.query}”: ${count(negative)} harm, ${count(finite.length - negative)} help or do nothing.` +
+    `Contributions of ${counted(finite.length, "training sample")} to “${DATA.query}”: ${count(negative)} harm, ${count(finite.length - negative)} help or do nothing. The numbers are a ${DATA.column}.` +
     (lost ? ` ${count(lost)} contributions are NaN or infinite and are left out.` : "");
   const body = byId("contributions-body");
   if (!finite.length) return;
   const extent = spread(finite);
   const scaleFor = (wanted) => heavy(extent, wanted);
   showAll(body, finite, extent, scaleFor);
-  showTime(body);
   if (TABLE.given) showClasses(body, scaleFor);
+  showTime(body);
 }
 
 function showAll(body, finite, { low, high }, scaleFor) {
@@ -32,7 +32,7 @@ function showAll(body, finite, { low, high }, scaleFor) {
       const x = scaleFor(plot.width / 70);
       const counts = groups.map(({ values }) => binned(values, x, BINS));
       const tallest = Math.max(...counts.flatMap((each) => Array.from(each)));
-      axes(plot, x, linear(0, tallest, { wanted: 4 }), { xName: DATA.column, yName: "samples" });
+      axes(plot, x, linear(0, tallest, { wanted: 4 }), { xName: "contribution", yName: "samples" });
       counts.forEach((each, n) => plot.picture.append(steppedArea(plot, each, tallest, groups[n].kind)));
       zeroLine(plot, x);
     },
@@ -124,7 +124,6 @@ function showTime(body) {
     lines: TIME.groups.map(({ name, mean }) => ({ name, y: mean })),
     xName: TIME.unit,
     yName: "mean contribution",
-    left: 70,
     alt: `Mean contribution by ${TIME.unit} of ${TIME.groups.map(({ name }) => name).join(", ")}.`,
   });
 }
@@ -137,14 +136,14 @@ function timeOf(id) {
   const values = TIME.values.slice(row * stretches, (row + 1) * stretches);
   const box = element("div", { class: "over-time" }, element("h4", { text: `Contribution by ${TIME.unit}` }));
   const table = { head: [TIME.unit, "contribution"], rows: Array.from(values, (value, n) => [tick(TIME.ends[n]), signed(value)]) };
+  const y = linear(Math.min(0, ...values), Math.max(0, ...values), { wanted: 3 });
   chart(box, {
     height: 110,
-    left: 58,
+    left: roomFor(y) - 18,
     bottom: 24,
     alt: `Contribution of sample ${id} by ${TIME.unit}: ${Array.from(values, signed).join(", ")}.`,
     table,
     draw(plot) {
-      const y = linear(Math.min(0, ...values), Math.max(0, ...values), { wanted: 3 });
       const x = linear(0, stretches, { wanted: 4 });
       const { px, py } = axes(plot, { ...x, ticks: [] }, y, { xName: "" });
       values.forEach((value, n) => {

@@ -28,7 +28,7 @@ function showExplain() {
   }
   body.append(
     element("p", { text: explainLead() }),
-    ...EXPLAIN.notes.map((note) => element("p", { class: "quiet", text: note })),
+    element("p", { class: "quiet", text: EXPLAIN.notes.join(" ") }),
     element(
       "div",
       { class: "tools", role: "group", "aria-label": "Choose" },
@@ -40,7 +40,7 @@ function showExplain() {
   testsList = new Listing(byId("tests"), {
     label: "Test samples",
     scroller: byId("tests-room"),
-    width: 200,
+    width: 158,
     height: HAS_VIEWS ? 84 : 68,
     card: (place) => [testView(place), element("span", { class: "text" }, ...testLines(place))].filter(Boolean),
     name: testName,
@@ -51,9 +51,9 @@ function showExplain() {
 
 function explainLead() {
   const { tests, misclassified } = EXPLAIN;
-  const many = misclassified ? `${counted(misclassified[0], "prediction")} of ${count(misclassified[1])} are wrong; ` : "";
-  const order = tests.predicted ? "wrong ones first, and the largest losses first" : "the largest losses first";
-  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}. Choose one to see the training samples that helped and harmed its prediction most, or a training sample to see which test samples it moved. A contribution is to the test sample's own loss: positive helped.`;
+  const many = misclassified ? `${count(misclassified[0])} of ${counted(misclassified[1], "prediction")} are wrong. ` : "";
+  const order = tests.predicted ? "wrong predictions first" : "the largest losses first";
+  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}: which training samples lowered (+) or raised (−) the sample’s own loss. Or choose a training sample, and see which test samples it moved.`;
 }
 
 function wrongOnly() {
