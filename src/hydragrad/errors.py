@@ -14,6 +14,7 @@
     ├── DiskFull             (OSError)           a write failed, or would fail, for lack of space
     ├── NotEnoughMemory      (MemoryError)       rows that would not fit into memory
     ├── PresentationError    (ValueError)        values that a figure or a report cannot show
+    ├── MarksInvalid         (ValueError)        marks of labels that do not fit the run
     ├── UnknownName          (ValueError)        a name that is not among the known ones
     └── DataError            (ValueError)        a data set that cannot be trained on
         ├── DataNotFound     (FileNotFoundError) a data file is missing
@@ -77,6 +78,10 @@ class NotEnoughMemory(HydragradError, MemoryError):
 
 class PresentationError(HydragradError, ValueError):
     """Values that a figure or a report cannot show."""
+
+
+class MarksInvalid(HydragradError, ValueError):
+    """A file of marked labels that can't be read or does not fit the run."""
 
 
 class UnknownName(HydragradError, ValueError):

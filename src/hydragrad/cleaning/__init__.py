@@ -3,6 +3,7 @@
 signals       what training itself says of each label
 suspects      samples ranked by what speaks against their labels, with suggested labels
 changed_sets  data sets without some samples, or relabelled
+marks         labels decided by hand, as the report saves them
 label_noise   labels flipped on purpose, kept with the run
 finding       how well a ranking finds known flips
 """
@@ -18,6 +19,8 @@ from hydragrad.cleaning.label_noise import flip_labels as flip_labels
 from hydragrad.cleaning.label_noise import load_labels as load_labels
 from hydragrad.cleaning.label_noise import save_labels as save_labels
 from hydragrad.cleaning.label_noise import swap_labels as swap_labels
+from hydragrad.cleaning.marks import Marks as Marks
+from hydragrad.cleaning.marks import read_marks as read_marks
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from hydragrad.cleaning import Labels, flip_labels, load_labels
+from hydragrad.cleaning import Labels, flip_labels, labels_of, load_labels
 from hydragrad.datasets import load
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import DataError, QueryError, RecordingMismatch, UnknownName
@@ -91,6 +91,14 @@ class Experiment:
                 f"{next(iter(known))}:42."
             )
         return sample_losses(known[name], [int(index)]) if colon else mean_loss(known[name], name=f"{name} loss")
+
+    def known_labels(self) -> frozenset[int]:
+        """The labels that a training sample may carry: the named ones, else those that occur.
+
+        Raises:
+            DataError: The training set has no integer labels.
+        """
+        return frozenset(range(len(self.classes)) if self.classes else labels_of(self.train_set).tolist())
 
     def data_set(self, name: str) -> Dataset[Any]:
         """A data set by name: train, or one of the held-out ones.

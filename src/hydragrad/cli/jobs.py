@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 
 from hydragrad.attribution import attribute
 from hydragrad.cleaning import (
+    Marks,
     area_under_roc,
     estimated_share,
     found_in_first,
@@ -206,14 +207,14 @@ class Cleaned:
     Attributes:
         suspects: Ranked, the most harmful first.
         changed: How many samples were removed or relabelled.
-        estimated: Whether their share was estimated.
+        how: What decided which ones.
         figures: Flat values for JSON.
         accuracies: Test accuracy by name, for the report.
     """
 
     suspects: pd.DataFrame
     changed: int
-    estimated: bool
+    how: str
     figures: dict[str, Any]
     accuracies: dict[str, float]
 
@@ -226,8 +227,9 @@ def clean(
     remove: float | None,
     relabel: bool,
     reference: bool,
+    marks: Marks | None = None,
 ) -> Cleaned:
-    """Rank suspects, remove or relabel the worst, retrain from a fresh initialisation, compare.
+    """Rank suspects, remove or relabel the worst, or those that were marked, retrain from a fresh start, compare.
 
     Raises:
         QueryError: A share outside (0, 1), or relabelling without suggested labels.
@@ -241,22 +243,31 @@ def clean(
             "--relabel needs suggested labels, which need plain cross-entropy of the model's one call. Use --remove."
         )
     worst = ranked.head(int(share * len(ranked)))
-    samples = worst["sample"].tolist()
-    if relabel:
+    samples = worst["sample"].tolist() if marks is None else list(marks.fixed)
+    if marks is not None:
+        cleaned = relabelled(experiment.train_set, samples, list(marks.fixed.values()))
+    elif relabel:
         cleaned = relabelled(experiment.train_set, samples, worst["suggested_label"].tolist())
     else:
         cleaned = without(experiment.train_set, samples)
     folder = run.path / "clean"
     noisy = experiment.test_accuracy(run.trained_model())
-    after = _retrained_accuracy(experiment, cleaned, folder / _name("relabelled" if relabel else "removed", samples))
+    what = "relabelled" if relabel else "removed" if marks is None else "by-hand"
+    name = _name(what, samples, [] if marks is None else list(marks.fixed.values()))
+    after = _retrained_accuracy(experiment, cleaned, folder / name)
     figures: dict[str, Any] = {
         "samples": len(ranked),
         "changed": len(samples),
-        "share": share,
-        "relabelled": relabel,
+        "share": len(samples) / len(ranked) if marks is not None else share,
+        "relabelled": relabel or marks is not None,
     }
     figures |= {"test_accuracy_noisy": noisy, "test_accuracy_cleaned": after}
-    accuracies = {"labels as given": noisy, "relabelled" if relabel else "cleaned": after}
+    accuracies = {"labels as given": noisy, {"removed": "cleaned", "by-hand": "fixed by hand"}.get(what, what): after}
+    if marks is not None:
+        figures["marked_fine"] = len(marks.fine)
+        if experiment.labels is not None:
+            truth = experiment.labels.true
+            figures["marks_right"] = sum(int(truth[i]) == label for i, label in marks.fixed.items()) / len(samples)
     if experiment.labels is not None:
         figures |= {
             "auc": area_under_roc(ranked),
@@ -267,13 +278,17 @@ def clean(
             figures["suggested_labels_right"] = float((ranked["suggested_label"] == ranked["true_label"]).mean())
         if reference:
             everyone = range(len(experiment.labels.true))
-            truth = relabelled(experiment.train_set, everyone, experiment.labels.true.tolist())
-            figures["test_accuracy_clean"] = _retrained_accuracy(experiment, truth, folder / "true-labels")
+            right = relabelled(experiment.train_set, everyone, experiment.labels.true.tolist())
+            figures["test_accuracy_clean"] = _retrained_accuracy(experiment, right, folder / "true-labels")
             accuracies["true labels"] = figures["test_accuracy_clean"]
     return Cleaned(
         suspects=ranked,
         changed=len(samples),
-        estimated=remove is None,
+        how="as marked"
+        if marks is not None
+        else "estimated from the suggested labels"
+        if remove is None
+        else "as asked",
         figures=figures,
         accuracies={name: value for name, value in accuracies.items() if value is not None},
     )
@@ -325,5 +340,7 @@ def _train(
     )
 
 
-def _name(what: str, samples: Sequence[int]) -> str:
-    return f"{what}-{len(samples)}-{hashlib.sha256(str(sorted(samples)).encode()).hexdigest()[:8]}"
+def _name(what: str, samples: Sequence[int], labels: Sequence[int] = ()) -> str:
+    """Another folder for other samples, and for other labels of the same samples."""
+    told = f"{sorted(samples)}{list(labels) or ''}"
+    return f"{what}-{len(samples)}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"

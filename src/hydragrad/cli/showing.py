@@ -50,15 +50,16 @@ def show_bound(found: ApproximationError) -> None:
 def show_cleaned(found: jobs.Cleaned) -> None:
     """Print what cleaning found."""
     figures = found.figures
-    how = "estimated from the suggested labels" if found.estimated else "as asked"
     action = "relabelled" if figures["relabelled"] else "removed"
-    rows = {action: f"{found.changed:,} of {figures['samples']:,} samples ({percent(figures['share'])}, {how})"}
+    rows = {action: f"{found.changed:,} of {figures['samples']:,} samples ({percent(figures['share'])}, {found.how})"}
     if "auc" in figures and figures["auc"] is not None:
         rows |= {
             "flipped labels ranked above others": f"AUC {figures['auc']:.3f}",
             "flips found in the first 10 % / 20 %": f"{percent(figures['found_in_first_10_percent'])} / "
             f"{percent(figures['found_in_first_20_percent'])}",
         }
+    if "marks_right" in figures:
+        rows["labels fixed by hand that are right"] = percent(figures["marks_right"])
     if "suggested_labels_right" in figures:
         rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
     rows |= {f"test accuracy, {name}": percent(value) for name, value in found.accuracies.items()}

@@ -1,9 +1,11 @@
 """`hydragrad clean`."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hydragrad.cleaning import read_marks
 from hydragrad.cli import jobs
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.experiment import open_run
@@ -16,6 +18,7 @@ from hydragrad.cli.forecast import (
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run
 from hydragrad.cli.reporting import write_report
 from hydragrad.cli.showing import show_cleaned
+from hydragrad.errors import QueryError
 from hydragrad.progress import quiet
 
 
@@ -25,6 +28,10 @@ def clean(
         float | None, typer.Option(help="Share of the training samples to remove (default: estimated).")
     ] = None,
     relabel: Annotated[bool, typer.Option("--relabel", help="Relabel suspects instead of removing them.")] = False,
+    labels: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Train with the labels marked as fixed in the report (its JSON file)."),
+    ] = None,
     curvature: CurvatureOption = "none",
     query: Annotated[str, typer.Option(help="Held-out data to help: validation or test.")] = "validation",
     reference: Annotated[
@@ -39,9 +46,13 @@ def clean(
     """Find harmful samples, remove or relabel them, retrain afresh, and compare test accuracies.
 
     Writes RUN/suspects.csv and RUN/report.html; with --relabel, RUN/suspects-relabelled.csv and
-    RUN/report-relabelled.html. Scores are computed if they are not there.
+    RUN/report-relabelled.html; with --labels, which takes the labels that a person fixed in the report,
+    RUN/suspects-by-hand.csv and RUN/report-by-hand.html. Scores are computed if they are not there.
     """
+    if labels is not None and (relabel or remove is not None):
+        raise QueryError("--labels says which labels to train with; leave out --remove and --relabel.")
     asked, opened = open_run(run, data_dir=data_dir)
+    marks = None if labels is None else read_marks(labels, opened, asked.known_labels())
     retrainings = 1 + (asked.labels is not None and reference)
     have = jobs.scores_path(run, query, curvature).exists()
     seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
@@ -52,8 +63,10 @@ def clean(
         return
     with quiet(silent):
         scores = jobs.kept_scores(asked, opened, query, curvature)
-        found = jobs.clean(asked, opened, scores, remove=remove, relabel=relabel, reference=reference)
-    ending = "-relabelled" if relabel else ""  # so that both ways of cleaning a run can be compared
+        found = jobs.clean(asked, opened, scores, remove=remove, relabel=relabel, reference=reference, marks=marks)
+    ending = (
+        "-relabelled" if relabel else "-by-hand" if marks else ""
+    )  # so that both ways of cleaning a run can be compared
     suspects_file, page = run / f"suspects{ending}.csv", run / f"report{ending}.html"
     jobs.with_names(found.suspects, asked.classes).to_csv(suspects_file, index=False)
     write_report(asked, opened, scores, page, suspects=found.suspects, accuracies=found.accuracies)

@@ -1,0 +1,52 @@
+"""`hydragrad clean --labels`: labels that a person fixed in the report are trained on."""
+
+import json
+
+import pytest
+
+from cli.test_app import hydragrad as hydragrad
+from cli.test_app import trained as trained
+from hydragrad.cleaning import load_labels
+from hydragrad.cli.experiment import open_run
+
+
+@pytest.fixture
+def marks(trained, tmp_path):
+    """A file as the report saves it: five flipped labels fixed, one right label fine."""
+    labels, run = load_labels(trained), open_run(trained, data_dir=None)[1]
+    wrong = labels.flipped.nonzero().flatten()[:5].tolist()
+    fine = int((~labels.flipped).nonzero()[0])
+    entries = [
+        {"sample": i, "mark": mark, "given_label": int(labels.given[i]), "label": int(labels.true[i])}
+        for i, mark in [*((i, "fixed") for i in wrong), (fine, "fine")]
+    ]
+    file = tmp_path / "marks.json"
+    file.write_text(
+        json.dumps({"format": "hydragrad marks", "version": 1, "run": run.digest, "samples": 120, "marks": entries})
+    )
+    return file
+
+
+def test_fixed_labels_are_trained_on(hydragrad, trained, marks, tmp_path):
+    words = ("clean", trained, "--labels", marks, "--no-reference", "--quiet", "--json", tmp_path / "figures.json")
+    code, out, err = hydragrad(*words)
+    assert code == 0, err
+    assert "5 of 120 samples" in out and "as marked" in out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["changed"], figures["marked_fine"], figures["marks_right"]) == (5, 1, 1.0)
+    assert 0 <= figures["test_accuracy_cleaned"] <= 1
+    assert (trained / "report-by-hand.html").exists() and (trained / "suspects-by-hand.csv").exists()
+    retrained = next((trained / "clean").glob("by-hand-5-*"))
+    before = (retrained / "steps.jsonl").stat().st_mtime_ns
+    hydragrad(*words)
+    assert (retrained / "steps.jsonl").stat().st_mtime_ns == before, "the same marks are not trained on twice"
+
+
+def test_mistakes_are_named(hydragrad, trained, marks):
+    code, _, err = hydragrad("clean", trained, "--labels", marks, "--relabel")
+    assert code == 1 and "leave out --remove and --relabel" in err
+    code, _, err = hydragrad("clean", trained, "--labels", "nowhere.json")
+    assert code == 1 and "There is no file nowhere.json" in err
+    marks.write_text(marks.read_text().replace('"run": "', '"run": "x'))
+    code, _, err = hydragrad("clean", trained, "--labels", marks)
+    assert code == 1 and "another run" in err and "Traceback" not in err
