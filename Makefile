@@ -16,7 +16,7 @@ DOCS  := $(VENV)/.ready-docs
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs bench clean
+.PHONY: help demo test check docs pictures bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -36,6 +36,9 @@ check: $(DEV) ## format, lint, types, layers
 
 docs: $(DOCS) ## the documentation; writes docs/_build/index.html
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q -b html docs docs/_build $(ARGS)
+
+pictures: $(DEV) ## make the pictures of the documentation again
+	$(ONE_THREAD) $(BIN)/python docs/pictures $(ARGS)
 
 bench: $(DEV) ## side-by-side timings
 	$(BIN)/python -m benchmarks $(ARGS)

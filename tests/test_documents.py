@@ -1,21 +1,64 @@
-"""Every Python block of the README and the guide runs."""
+"""Every block of the README and the guide runs, or says why not."""
 
+import inspect
 import re
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parent.parent
-BLOCKS = [
-    pytest.param(block, id=f"{path.stem}-{number}")
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-    for number, block in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), flags=re.DOTALL))
-]
+import hydragrad
+from documents import ROOT, blocks, parse, run_page
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+RUN = [page for page in PAGES if any(b.reason is None and b.language in ("python", "console") for b in blocks(page))]
+REFERENCE = "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "reference").glob("*.md")))
+LANGUAGES = {"python", "console", "text", "{toctree}", "{eval-rst}", "{image}"}
+PUBLIC = [name for name, value in vars(hydragrad).items() if name[0] != "_" and not inspect.ismodule(value)]
 
 
-@pytest.mark.parametrize("block", BLOCKS)
-def test_block_runs(block, tmp_path, monkeypatch):
+def named(pages):
+    return [pytest.param(page, id=page.stem) for page in pages]
+
+
+@pytest.mark.parametrize("page", named(RUN))
+def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
     torch.manual_seed(0)
-    exec(compile(block, "document", "exec"), {"__name__": "document"})
+    run_page(page, tmp_path)
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_what_is_not_run_would_be_understood(page):
+    for block in blocks(page):
+        for words in block.commands or plain_commands(block):
+            if words[0] == "hydragrad":
+                parse(words)
+            elif words[0] == "make":
+                target = words[1]
+                assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), flags=re.MULTILINE), target
+
+
+def plain_commands(block):
+    """Commands of blocks without prompts, as the page of results has them."""
+    lines = block.body.replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].split() for line in lines if line.startswith("hydragrad ")]
+
+
+@pytest.mark.parametrize("page", named(page for page in PAGES if page.stem != "results"))
+def test_every_block_says_what_it_is(page):
+    for block in blocks(page):
+        assert block.language in LANGUAGES, f"{page.name}:{block.line}: {block.language or 'no language'}"
+
+
+@pytest.mark.parametrize("page", named(PAGES))
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if not re.match(r"https?:|#", target):
+            file = (page.parent / target.split("#")[0]).resolve()
+            assert file.exists() or file.name == "commands.md", f"{page.name}: {target}"
+
+
+def test_the_reference_names_everything_public():
+    missing = [name for name in PUBLIC if not re.search(rf"auto\w+:: hydragrad\.{name}\n", REFERENCE)]
+    assert len(PUBLIC) > 15 and not missing, missing
