@@ -1,6 +1,8 @@
 """Bars are for terminals: nothing else ever sees a character of them."""
 
 import io
+import itertools
+import re
 
 import pytest
 from rich.console import Console
@@ -8,12 +10,26 @@ from rich.console import Console
 from hydragrad import progress
 
 
+class Screen(io.StringIO):
+    """What a terminal was sent."""
+
+    def isatty(self):
+        return True
+
+
+def on_a_screen(monkeypatch, **options):
+    """A terminal that remembers what is drawn on it."""
+    screen = Screen()
+    options = {"width": 100, "force_terminal": True} | options
+    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, **options))
+    return screen
+
+
 @pytest.fixture
 def terminal(monkeypatch):
-    """A terminal that remembers what is drawn on it."""
-    screen = io.StringIO()
-    monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, force_terminal=True, width=100))
-    return screen
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return on_a_screen(monkeypatch)
 
 
 def work():
@@ -26,8 +42,68 @@ def work():
 def test_a_terminal_sees_stage_count_and_note(terminal):
     work()
     assert "training" in terminal.getvalue()
-    assert "10/10" in terminal.getvalue()
-    assert "epoch 1: train_loss 0.5" in terminal.getvalue()
+    assert "10/10 steps" in terminal.getvalue()
+
+
+def test_the_note_stands_below_and_is_cut_at_the_edge(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    screen = on_a_screen(monkeypatch, width=40)
+    with progress.bar("training", 10) as shown:
+        shown.advance(3)
+        shown.note("epoch 1: train loss 0.5, validation loss 0.7")
+    lines = [line for line in re.split(r"[\r\n]+", without_codes(screen.getvalue())) if line.strip()]
+    assert any(line.startswith("training") and "3/10" in line for line in lines)
+    assert any(line.startswith("epoch 1: train loss 0.5") and line.rstrip().endswith("…") for line in lines)
+    assert max(map(len, lines)) <= 40
+
+
+def test_rate_and_time_left_are_told(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    now = itertools.count()
+    screen = on_a_screen(monkeypatch, get_time=lambda: float(next(now)))
+    with progress.bar("training", 10_000) as shown:
+        for _ in range(4):
+            shown.advance(1000)
+    assert re.search(r"\d/s|s each", screen.getvalue())
+    assert re.search(r"\d:\d\d left", screen.getvalue())
+
+
+@pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61, "1:01"), (3661, "1:01:01")])
+def test_clock(seconds, shown):
+    assert progress.clock(seconds) == shown
+
+
+def test_one_thing_to_count_needs_no_bar(terminal):
+    with progress.bar("asking", 1) as shown:
+        shown.advance()
+    assert terminal.getvalue() == ""
+
+
+def test_no_color_has_no_colours(monkeypatch):
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = on_a_screen(monkeypatch)
+    work()
+    assert "training" in screen.getvalue()
+    assert not re.search(r"\x1b\[[0-9;]*(3|4|9)[0-9]", screen.getvalue())
+
+
+def test_a_dumb_terminal_sees_nothing(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    screen = on_a_screen(monkeypatch)
+    work()
+    assert screen.getvalue() == ""
+
+
+def test_a_file_sees_nothing_even_where_colours_are_forced(monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    work()
+    assert capfd.readouterr() == ("", "")
+
+
+def without_codes(text):
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
 def test_what_is_no_terminal_sees_nothing(capfd):

@@ -23,6 +23,7 @@ def page() -> str:
     command = get_command(hydragrad)
     context = typer.Context(command, info_name="hydragrad")
     text = get_docs_for_click(obj=command, ctx=context, name="hydragrad")
+    text = re.sub(r"^Example: (.*)$", r"Example:\n\n```console\n$ \1\n```", text, flags=re.MULTILINE)
     # An abridged list with cut sentences: the headings that follow say the same.
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n?", "", text)
     return HEAD + re.sub(r"^#", "##", text, flags=re.MULTILINE)

@@ -153,7 +153,8 @@ def test_verification_goes_into_the_scores_and_is_not_made_twice(hydragrad, trai
     code, out, _ = hydragrad(*words)
     assert code == 0
     assert "Predicted changes" in out
-    assert "most harmful left out" in out
+    assert "the most harmful sample left out: predicted" in out
+    assert "the 12 most helpful samples left out: predicted" in out
     figures = json.loads((tmp_path / "verify.json").read_text())
     assert figures["groups_1"] == figures["groups_12"] == 3
     assert {"lds_12", "slope_12", "lds_low_12", "sign_agreement_12"} <= figures.keys()

@@ -6,7 +6,7 @@ import numpy as np
 
 from cli.test_app import hydragrad as hydragrad
 from cli.test_app import trained as trained
-from hydragrad.cli.explain import half_blocks
+from hydragrad.cli.explain import half_blocks, shades
 
 
 def test_a_prediction_is_explained_and_the_store_is_kept(hydragrad, trained, tmp_path):
@@ -14,7 +14,7 @@ def test_a_prediction_is_explained_and_the_store_is_kept(hydragrad, trained, tmp
         "explain", trained, "--test", 7, "--top", 3, "--projection", 64, "--json", tmp_path / "a"
     )
     assert code == 0, err
-    assert "helped most" in out and "harmed most" in out and "read the ranking" in out
+    assert "helped most" in out and "harmed most" in out and "read the ranking" in out and "contribution" in out
     figures = json.loads((tmp_path / "a").read_text())
     assert figures["sample"] == "test:7" and len(figures["most_helpful"]) == len(figures["most_harmful"]) == 3
     assert figures["helpful_contributions"][0] > 0 > figures["harmful_contributions"][0]
@@ -23,7 +23,9 @@ def test_a_prediction_is_explained_and_the_store_is_kept(hydragrad, trained, tmp
     code, out, _ = hydragrad("explain", trained, "--validation", 3, "--projection", 64)
     assert code == 0 and "building" not in out
     assert (trained / "store" / "rows.npy").stat().st_mtime_ns == written
-    code, _, err = hydragrad("explain", trained, "--test", 7)
+    code, out, _ = hydragrad("explain", trained, "--test", 7)  # with the store's own projection
+    assert code == 0 and "building" not in out
+    code, _, err = hydragrad("explain", trained, "--test", 7, "--projection", 32)
     assert code == 1 and "--projection 64" in err
 
 
@@ -39,3 +41,9 @@ def test_pictures_are_half_blocks():
     text = half_blocks(picture, width=4)
     assert text.plain == "▀▀▀▀\n▀▀▀▀"
     assert {str(span.style) for span in text.spans} == {"#ffffff on #ffffff", "#000000 on #000000"}
+
+
+def test_pictures_without_colour_are_shades():
+    picture = np.zeros((8, 8), dtype=np.uint8)
+    picture[:4] = 255
+    assert shades(picture, width=4).plain == "████\n    "

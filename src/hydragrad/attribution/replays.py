@@ -58,7 +58,7 @@ def over_replays(
         tally, drift = sweep(prepare(Reweighted(run, weights, memory=memory)), gauss_newton=gauss_newton, memory=memory)
         return tally.state() | {"drift": torch.tensor(drift, dtype=torch.float64)}
 
-    with bar("replays", replays, len(found)) as progress:
+    with bar("replaying without some samples", replays, len(found), unit="replays") as progress:
         for place, result in _each(work, waiting, workers):
             found[place] = result
             partials[place].save(result, now=True)

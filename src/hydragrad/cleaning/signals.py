@@ -55,7 +55,7 @@ def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: 
     logits, given = _logits(run, run.trained_model())
     ways = [] if points < 2 else _states(run, points - 1)
     mean, margin = torch.zeros_like(logits), torch.zeros(len(given), dtype=torch.float64)
-    with bar("evaluating checkpoints", len(ways)) as progress:
+    with bar("evaluating", len(ways), unit="checkpoints") as progress:
         for state in ways:
             then, _ = _logits(run, _at(run, state))
             mean += then.softmax(1)

@@ -23,8 +23,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Which training samples made this model what it is.\n\n"
-    "A first round: [bold]hydragrad demo[/bold]. On real data: [bold]train[/bold], then [bold]attribute[/bold], "
-    "[bold]clean[/bold] and [bold]report[/bold] on the run directory it wrote.",
+    "A first round: hydragrad demo. On real data: train, then attribute, clean and report on the run directory it "
+    "wrote. Every command says more and gives an example: hydragrad train --help.\n\n"
+    "Progress is shown on terminals only; --quiet turns it off, NO_COLOR=1 the colours.",
 )
 
 COMMANDS: tuple[Callable[..., None], ...] = (demo, train, attribute, verify, bound, clean, report, explain, info)

@@ -3,32 +3,72 @@
 import json
 import os
 import sys
+import textwrap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hydragrad.errors import HydragradError
 
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+UNBOUNDED = 10_000
+"""Columns of what is no terminal: nothing is wrapped in a file, so that lines can be searched."""
 
 
 def say(text: str) -> None:
-    """Print a line."""
-    console.print(text, markup=False)
+    """Print a line; a terminal breaks it between words, and never inside a path."""
+    _write(console, text)
+
+
+def complain(text: str) -> None:
+    """Print a line on standard error."""
+    _write(errors, text)
 
 
 def table(title: str, rows: Mapping[str, str]) -> None:
     """Print names and values."""
-    grid = Table(title=title, show_header=False, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    grid = _grid(show_header=False)
+    grid.add_column(no_wrap=True, style="dim")
+    grid.add_column(overflow="fold")
     for name, value in rows.items():
-        grid.add_row(name, value)
-    console.print(grid)
+        grid.add_row(name, Text(value))
+    _show(title, grid)
+
+
+def columns(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str] = ()) -> None:
+    """Print a table with headings: numbers to the right, the columns named in `left` to the left."""
+    grid = _grid(show_header=True)
+    for heading in headings:
+        grid.add_column(Text(heading), justify="left" if heading in left else "right", overflow="fold")
+    for row in rows:
+        grid.add_row(*(Text(each) for each in row))
+    _show(title, grid)
+
+
+def _grid(*, show_header: bool) -> Table:
+    return Table(show_header=show_header, header_style="dim", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+
+
+def _show(title: str, grid: Table) -> None:
+    console.print()
+    _write(console, title, style="bold")
+    to = console if console.is_terminal else Console(file=console.file, width=UNBOUNDED, highlight=False)
+    to.print(grid)
+
+
+def _write(to: Console, text: str, style: str | None = None) -> None:
+    if to.is_terminal:
+        keep = textwrap.TextWrapper(width=to.width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(keep.fill(line) for line in text.split("\n"))
+    to.print(text, markup=False, soft_wrap=True, style=style)
 
 
 def write_json(path: Path | None, values: Mapping[str, Any]) -> None:
@@ -55,16 +95,16 @@ def person_friendly() -> Iterator[None]:
 
     def show(message: Any, category: Any, *_rest: Any, **_more: Any) -> None:
         if not issubclass(category, DeprecationWarning | FutureWarning):
-            errors.print(f"warning: {message}", markup=False)
+            complain(f"warning: {message}")
 
     warnings.showwarning = show
     try:
         yield
     except HydragradError as error:
-        errors.print(f"error: {_message(error)}", markup=False)
+        complain(f"error: {_message(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
-        errors.print("interrupted: what was done so far is kept; give the same command to go on (train: --resume).")
+        complain("interrupted: what was done so far is kept; give the same command to go on (train: --resume).")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.columns import Columns
 from rich.style import Style
+from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hydragrad.cli.console import console, say, table
+from hydragrad.cli.console import columns, console, say, table
 from hydragrad.cli.experiment import Experiment
 from hydragrad.cli.forecast import announce, attribution_seconds
 from hydragrad.errors import RecordingMismatch
@@ -23,8 +23,13 @@ from hydragrad.scores import sample_losses
 from hydragrad.tracking import Store, TopContributions, hypergradients
 from hydragrad.tracking.store import FILE
 
+PROJECTION = 2048
+"""Columns kept of a training sample's row, where nothing else was asked for."""
+
 WIDTH = 16
-"""Columns of a picture in the terminal; each character shows two pixels, one above the other."""
+"""Columns of a picture in the terminal, at most; each character shows two pixels, one above the other."""
+NARROWEST, GAP = 10, 2
+SHADES = " ░▒▓█"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +55,14 @@ def explained(
     asked: Experiment, run: Recording, name: str, number: int, *, top: int, projection: int | None
 ) -> Explained:
     """Ask the run's store, which is built if it is not there.
+
+    Args:
+        asked: Data, loss and fresh starts.
+        run: The run.
+        name: Data set of the sample.
+        number: Which sample.
+        top: How many training samples on either side.
+        projection: Columns kept of a training sample's row, 0 for all; None for those of the store that is there.
 
     Raises:
         QueryError: No such sample.
@@ -86,17 +99,21 @@ def show_explained(asked: Experiment, found: Explained) -> None:
     if found.predicted is not None:
         rows["predicted"] = f"{_named(asked, found.predicted[0])} ({100 * found.predicted[1]:.1f} %)"
     table(figures["sample"], rows)
-    _picture(asked, [(found.dataset, found.number, "")])
-    for word, ids, values in (
-        ("helped most (their loss weight lowers this loss)", found.top.helpful_ids[0], found.top.helpful[0]),
-        ("harmed most (their loss weight raises this loss)", found.top.harmful_ids[0], found.top.harmful[0]),
+    if _has_pictures(asked):
+        _pictures(asked, [(found.dataset, found.number, "")])
+    for title, ids, values in (
+        ("helped most: leaving one out would raise this loss", found.top.helpful_ids[0], found.top.helpful[0]),
+        ("harmed most: leaving one out would lower this loss", found.top.harmful_ids[0], found.top.harmful[0]),
     ):
-        say(f"\n{word}:")
-        shown = [
-            (asked.train_set, i, f"{i}: {_label(asked, asked.train_set[i]) or ''} {value:+.3g}")
+        samples = [
+            (str(i), _label(asked, asked.train_set[i]) or "", f"{value:+.3g}")
             for i, value in zip(ids.tolist(), values.tolist(), strict=True)
         ]
-        _picture(asked, shown)
+        if _has_pictures(asked):
+            say(f"\n{title}")
+            _pictures(asked, [(asked.train_set, int(i), f"{i}: {label}\n{value}") for i, label, value in samples])
+        else:
+            columns(title, ("sample", "label", "contribution"), samples)
     say("\nContributions without curvature (HYDRA): read the ranking, not the scale.")
 
 
@@ -105,12 +122,14 @@ def _store(asked: Experiment, run: Recording, projection: int | None) -> Store:
     if (folder / FILE).exists():
         store = Store.open(folder, run.model, run.loss)
         kept = store.facts.projection and store.facts.projection["dims"]
-        if store.facts.steps == len(run.steps) and kept == projection:
+        if store.facts.steps == len(run.steps) and projection in (None, kept or 0):
             return store
         raise RecordingMismatch(
             f"{folder} was built with --projection {kept or 0} after {store.facts.steps:,} steps; asked were "
-            f"--projection {projection or 0} and {len(run.steps):,} steps. Ask with that projection, or delete it."
+            f"--projection {kept or 0 if projection is None else projection} and {len(run.steps):,} steps. Ask with "
+            f"that projection, or delete it."
         )
+    projection = PROJECTION if projection is None else projection or None
     announce("building the store", attribution_seconds(run, "none"), _bytes(asked, run, projection), always=False)
     say(f"building {folder}, once")
     return hypergradients(run, projection=projection, store=folder)
@@ -142,28 +161,49 @@ def _named(asked: Experiment, label: int) -> str:
     return asked.classes[label] if asked.classes and label < len(asked.classes) else str(label)
 
 
-def _picture(asked: Experiment, samples: list[tuple[Dataset[Any], int, str]]) -> None:
-    """Pictures side by side with their captions; captions alone where there are no pictures."""
-    parts = []
-    for dataset, number, caption in samples:
-        text = Text(caption)
-        if asked.shown is not None and console.is_terminal:
-            text = Text.assemble(half_blocks(asked.shown(dataset[number][0])), "\n", caption)
-        parts.append(text)
-    if any(part.plain for part in parts):
-        console.print(Columns(parts, padding=(0, 2)))
+def _has_pictures(asked: Experiment) -> bool:
+    return asked.shown is not None and console.is_terminal
+
+
+def _pictures(asked: Experiment, samples: list[tuple[Dataset[Any], int, str]]) -> None:
+    """Pictures side by side with their captions below, as many in a row as the terminal is wide."""
+    assert asked.shown is not None
+    width = max(NARROWEST, min(WIDTH, console.width // len(samples) - GAP))
+    draw = half_blocks if console.color_system is not None and not console.no_color else shades
+    row = max(1, console.width // (width + GAP))
+    for start in range(0, len(samples), row):
+        grid = Table.grid(padding=(0, GAP, 0, 0))
+        parts = [
+            Text.assemble(draw(asked.shown(dataset[number][0]), width), f"\n{caption}")
+            for dataset, number, caption in samples[start : start + row]
+        ]
+        grid.add_row(*parts)
+        console.print(grid)
 
 
 def half_blocks(picture: NDArray[np.uint8], width: int = WIDTH) -> Text:
     """A picture, (height, width) or (height, width, 3), as coloured half blocks."""
-    height = 2 * max(1, round(width * picture.shape[0] / picture.shape[1] / 2))
-    pixels = np.asarray(Image.fromarray(picture).convert("RGB").resize((width, height), Image.Resampling.BOX))
+    pixels = _resized(picture, width, 2)
     text = Text()
-    for row in range(0, height, 2):
+    for row in range(0, len(pixels), 2):
         for upper, lower in zip(pixels[row], pixels[row + 1], strict=True):
             text.append("▀", Style(color=_colour(upper), bgcolor=_colour(lower)))
-        text.append("\n" if row + 2 < height else "")
+        text.append("\n" if row + 2 < len(pixels) else "")
     return text
+
+
+def shades(picture: NDArray[np.uint8], width: int = WIDTH) -> Text:
+    """A picture, (height, width) or (height, width, 3), in five shades, for terminals without colour."""
+    grey = _resized(picture, width, 1).mean(2)
+    levels = (grey / 256 * len(SHADES)).astype(int)
+    return Text("\n".join("".join(SHADES[level] for level in row) for row in levels))
+
+
+def _resized(picture: NDArray[np.uint8], width: int, pixels_a_line: int) -> NDArray[np.uint8]:
+    """Pixels (height, width, 3); a character is about twice as high as wide."""
+    lines = max(1, round(width * picture.shape[0] / picture.shape[1] / 2))
+    image = Image.fromarray(picture).convert("RGB")
+    return np.asarray(image.resize((width, lines * pixels_a_line), Image.Resampling.BOX))
 
 
 def _colour(pixel: NDArray[np.uint8]) -> str:

@@ -74,8 +74,10 @@ def model_bytes(run: Recording) -> int:
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them."""
+    if seconds < 0.5:
+        return "less than a second"
     if seconds < 90:
-        return f"{seconds:.0f} seconds"
+        return "1 second" if round(seconds) == 1 else f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 

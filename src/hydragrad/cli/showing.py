@@ -1,9 +1,7 @@
 """What the commands found, as a person reads it."""
 
-from rich.table import Table
-
 from hydragrad.cli import jobs
-from hydragrad.cli.console import console, number, percent, say, table
+from hydragrad.cli.console import columns, number, percent, say, table
 from hydragrad.trust import ApproximationError
 
 
@@ -23,16 +21,15 @@ def show_verified(found: jobs.Verified) -> None:
         else:
             words = ("most harmful", "most helpful")
             for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
-                say(f"the {check['size']:,} {word} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
+                which = f"{word} sample" if check["size"] == 1 else f"{check['size']:,} {word} samples"
+                say(f"the {which} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
 
 
 def show_bound(found: ApproximationError) -> None:
     """Print the error over time and what it means."""
-    grid = Table(title="hypergradients without curvature against exact ones", title_justify="left", box=None)
-    for heading in ("step", "error", "of exact", "Spearman", "wrong sign", "sum |κ| |H ∇|", "L M sum |κ|"):
-        grid.add_column(heading, justify="right")
-    for point in found.points:
-        grid.add_row(
+    headings = ("step", "error", "relative", "Spearman", "wrong sign", "Σ|κ||H∇|", "L M Σ|κ|")
+    rows = [
+        (
             f"{point.step:,}",
             number(point.error),
             number(point.relative_error),
@@ -41,7 +38,9 @@ def show_bound(found: ApproximationError) -> None:
             number(point.measured_bound),
             number(point.bound),
         )
-    console.print(grid)
+        for point in found.points
+    ]
+    columns("hypergradients without curvature against exact ones", headings, rows)
     last = found.points[-1]
     say(f"sampled: L = {number(last.largest_eigenvalue)} (Hessian), M = {number(last.largest_hypergradient)}")
     say(found.sentence)

@@ -89,7 +89,7 @@ def tracin(run: Recording, held_out: TensorDataset, *, points: int = 10) -> Tens
     starts = [start for start, _ in run.segments]
     chosen = sorted({starts[int(place)] for place in np.linspace(0, len(starts) - 1, points)})
     total = torch.zeros(run.manifest.data["length"], dtype=torch.float64)
-    with bar("TracIn", len(chosen)) as progress:
+    with bar("TracIn", len(chosen), unit="checkpoints") as progress:
         for step in chosen:
             checkpoint, model = run.checkpoint(step), run.trained_model().requires_grad_(True)
             for name, value in model.named_parameters():

@@ -124,7 +124,7 @@ def reproduce_figure1(
     waiting = [job for job in jobs if (job[0].model, job[1], job[2]) not in known]
     log = AppendOnlyLines(out / ROWS_FILE, keep=len(done))
     try:
-        with preserved(), threads(1), bar("timing steps", len(jobs), len(jobs) - len(waiting)) as progress:
+        with preserved(), threads(1), bar("timing", len(jobs), len(jobs) - len(waiting), unit="cases") as progress:
             for case, kind, count in waiting:
                 progress.note(f"{case.model}, {kind}" + (f", {count:,} tracked" if count else ""))
                 done.append(_timing(case, kind, count))

@@ -114,7 +114,7 @@ class Answerer:
         path.parent.mkdir(parents=True, exist_ok=True)
         matrix = np.lib.format.open_memmap(path, mode="w+", dtype=kind, shape=(total, count))
         done = 0
-        with bar("all pairs", total) as progress:
+        with bar("all pairs", total, unit="queries") as progress:
             for asked, _, gradients in self._gradients(queries, memory):
                 start = 0
                 for product in self._products(gradients, block, count, memory):
@@ -132,7 +132,7 @@ class Answerer:
         """The k largest and smallest of every query, without the whole matrix."""
         names, values = [], []
         found: list[tuple[Tensor, Tensor]] = []
-        with bar("asking", sum(len(query.names()) for query in queries)) as progress:
+        with bar("asking", sum(len(query.names()) for query in queries), unit="queries") as progress:
             for asked, phi, gradients in self._gradients(queries, memory):
                 names += asked
                 values += phi

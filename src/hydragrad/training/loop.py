@@ -241,5 +241,7 @@ def _metric(plan: Plan, log: dict[str, float]) -> float:
 
 
 def _show(progress: Bar, epoch: int, log: dict[str, float]) -> None:
-    entries = ", ".join(f"{name} {value:.4g}" for name, value in log.items() if name != "lr")
-    progress.note(f"epoch {epoch + 1}: {entries}")
+    shares = {name: f"{100 * value:.1f} %" for name, value in log.items() if name.endswith("accuracy")}
+    entries = {name: f"{value:.4g}" for name, value in log.items() if name != "lr"} | shares
+    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entries.items())
+    progress.note(f"epoch {epoch + 1}: {said}")

@@ -58,7 +58,11 @@ def retrain(run: Recording, changes: Sequence[Change], *, workers: int, keep: bo
     kept = [_kept(file) if keep else None for file in files]
     waiting = [number for number, state in enumerate(kept) if state is None]
     steps = len(run.steps)
-    with bar("retraining", len(changes) * steps, (len(changes) - len(waiting)) * steps) as progress:
+    with bar(
+        f"retraining {len(changes)} times" if len(changes) > 1 else "retraining",
+        len(changes) * steps,
+        (len(changes) - len(waiting)) * steps,
+    ) as progress:
         for number, state in enumerate(kept):
             if state is not None:
                 yield number, state

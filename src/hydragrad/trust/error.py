@@ -85,7 +85,7 @@ class ApproximationError:
         last = self.points[-1]
         return (
             f"Without curvature, contributions of {len(self.samples)} samples to {self.query!r} differ from the exact "
-            f"ones by {last.relative_contribution_error:.2g} of their size, rank them with Spearman "
+            f"ones by {last.relative_contribution_error:.2g} times their size, rank them with Spearman "
             f"{last.spearman:.2f}, and have the wrong sign for {last.sign_disagreements:.0%}.".replace("%", " %")
         )
 
@@ -135,7 +135,7 @@ def approximation_error(
     times = sorted({round(total * (k + 1) / points) for k in range(points)} - {0})
     spectral = {times[round(k)] for k in np.linspace(0, len(times) - 1, min(eigenvalues, len(times)))}
     found: list[ErrorAt] = []
-    with run.replay() as replay, bar("exact and approximate hypergradients", total) as progress:
+    with run.replay() as replay, bar("exact and approximate", total) as progress:
         replay.trajectory.restore(run.initial)
         pair = _Pair(run, replay, chosen)
         for record in run.steps:

@@ -44,6 +44,8 @@ def attribute(
 
     A contribution is what the loss would rise by, to first order, had the sample not been trained on: positive
     helps. Interrupted, the same command goes on where it stopped.
+
+    Example: hydragrad attribute runs/m --query validation --query test:42
     """
     asked, opened = open_run(run, data_dir=data_dir)
     seconds = attribution_seconds(opened, curvature) * len(query) * max(1, replays / workers)

@@ -34,6 +34,8 @@ def bound(
 
     Follows exact and approximate hypergradients of some samples side by side. The bound is the paper's Theorem 1, for
     mini-batches, momentum and any schedule; it is loose, so the measured error stands beside it.
+
+    Example: hydragrad bound runs/m --samples 8
     """
     asked, opened = open_run(run, data_dir=data_dir)
     chosen = asked.query(query)

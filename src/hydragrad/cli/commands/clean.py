@@ -48,6 +48,8 @@ def clean(
     Writes RUN/suspects.csv and RUN/report.html; with --relabel, RUN/suspects-relabelled.csv and
     RUN/report-relabelled.html; with --labels, which takes the labels that a person fixed in the report,
     RUN/suspects-by-hand.csv and RUN/report-by-hand.html. Scores are computed if they are not there.
+
+    Example: hydragrad clean runs/m --remove 0.1
     """
     if labels is not None and (relabel or remove is not None):
         raise QueryError("--labels says which labels to train with; leave out --remove and --relabel.")

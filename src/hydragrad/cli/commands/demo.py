@@ -20,6 +20,8 @@ def demo(
 
     Flips 40 % of the labels of 1,000 images of digits, trains LeNet-5, finds the flipped ones by their
     contributions, cleans, retrains, and checks predictions by really retraining without groups of samples.
+
+    Example: hydragrad demo --out runs/demo
     """
     with quiet(silent):
         write_json(json, run_demo(out))

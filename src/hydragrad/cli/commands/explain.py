@@ -6,7 +6,7 @@ import typer
 
 from hydragrad.cli.console import write_json
 from hydragrad.cli.experiment import open_run
-from hydragrad.cli.explain import explained, show_explained
+from hydragrad.cli.explain import PROJECTION, explained, show_explained
 from hydragrad.cli.options import DataDir, Json, Quiet, Run
 from hydragrad.errors import QueryError
 from hydragrad.progress import quiet
@@ -18,8 +18,13 @@ def explain(
     validation: Annotated[int | None, typer.Option(help="The same of the validation set.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many samples to show on either side.")] = 5,
     projection: Annotated[
-        int, typer.Option(min=0, help="Columns kept of every training sample's row; 0 keeps them all (large!).")
-    ] = 2048,
+        int | None,
+        typer.Option(
+            min=0,
+            help=f"Columns kept of every training sample's row; 0 keeps them all, which is large. (Default: those of "
+            f"the store that is there, or {PROJECTION:,}.)",
+        ),
+    ] = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
@@ -29,6 +34,8 @@ def explain(
     The first time, the rows of all training samples are computed by one replay and kept in RUN/store (interrupted,
     the same command goes on); after that any sample is explained at once. Contributions are to the sample's loss,
     without curvature: positive helps; read the ranking, not the scale.
+
+    Example: hydragrad explain runs/m --test 42
     """
     if (test is None) == (validation is None):
         raise QueryError("Say which prediction: --test NUMBER, or --validation NUMBER.")
@@ -36,6 +43,6 @@ def explain(
     assert number is not None
     asked, opened = open_run(run, data_dir=data_dir)
     with quiet(silent):
-        found = explained(asked, opened, name, number, top=top, projection=projection or None)
+        found = explained(asked, opened, name, number, top=top, projection=projection)
     show_explained(asked, found)
     write_json(json, found.figures)

@@ -5,13 +5,16 @@ from typing import Any
 import torch
 
 from hydragrad.cli.console import table, write_json
-from hydragrad.cli.options import Json, Run
+from hydragrad.cli.options import Json, Quiet, Run
 from hydragrad.recording.manifest import read_manifest
 from hydragrad.training import epoch_logs
 
 
-def info(run: Run, json: Json = None) -> None:
-    """Tell what a run directory holds; needs neither data nor model."""
+def info(run: Run, json: Json = None, silent: Quiet = False) -> None:
+    """Tell what a run directory holds; needs neither data nor model.
+
+    Example: hydragrad info runs/m
+    """
     manifest = read_manifest(run)
     logs = epoch_logs(run)
     parameters = sum(torch.Size(shape).numel() for shape, _ in manifest.model["parameters"].values())
@@ -32,7 +35,9 @@ def info(run: Run, json: Json = None) -> None:
         "schema": manifest.schema,
     }
     rows = {name: f"{value:,}" if isinstance(value, int) else str(value) for name, value in figures.items()}
-    rows |= {"bytes": f"{size / 2**20:.1f} MiB", "scores": ", ".join(scores) or "none yet"}
+    rows["size"] = f"{size / 2**20:.1f} MiB"
+    del rows["bytes"]
+    rows |= {"scores": ", ".join(scores) or "none yet"}
     rows |= {f"asked: {name}": str(value) for name, value in about.items() if value is not None}
     rows |= {f"machine: {name}": str(value) for name, value in manifest.machine.items()}
     if logs:

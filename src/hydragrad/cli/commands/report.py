@@ -26,6 +26,8 @@ def report(
 
     Predictions are explained in it where RUN/store is there (hydragrad explain RUN --test 0 makes it), or scores of
     single test samples (hydragrad attribute RUN --query test:42).
+
+    Example: hydragrad report runs/m --query validation --curvature none
     """
     asked, opened = open_run(run, data_dir=data_dir)
     with quiet(silent):

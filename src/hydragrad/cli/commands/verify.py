@@ -39,6 +39,8 @@ def verify(
     Leaves out random groups and the most harmful and most helpful ones, writes a picture of each size into
     RUN/verify/, and keeps what was measured with the scores, so that reports show it. Retrainings are kept in
     RUN/retrained: interrupted, or for another curvature, the same command goes on with them.
+
+    Example: hydragrad verify runs/m --groups 10 --size 1,0.1
     """
     sizes = jobs.parse_sizes(size)
     asked, opened = open_run(run, data_dir=data_dir)

@@ -6,9 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 from matplotlib.figure import Figure
-from rich.table import Table
 
-from hydragrad.cli.console import console, say, write_json
+from hydragrad.cli.console import columns, percent, say, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import UnknownName
@@ -38,21 +37,23 @@ def table1(
 ) -> None:
     """Training samples that harm and help the mean test loss most, after training on clean labels.
 
-    Writes OUT/table1.png. The same run serves table2. Example: hydragrad reproduce table1 --train-size 5000 --epochs 5
+    Writes OUT/table1.png. The same run serves table2.
+
+    Example: hydragrad reproduce table1 --train-size 5000 --epochs 5
     """
     found = _found(out, data, data_dir, train_size, epochs, curvature, top, 1, seed, silent)
-    grid = Table(title="contribution to the mean test loss (positive helps)", title_justify="left", box=None)
-    for heading in ("train sample", "label", "predicted", "confidence", "contribution"):
-        grid.add_column(heading, justify="right")
-    for each in (*found.harmful, *found.helpful):
-        grid.add_row(
+    rows = [
+        (
             str(each.sample),
             found.splits.classes[each.label],
             found.splits.classes[each.predicted],
-            f"{100 * each.confidence:.1f} %",
+            percent(each.confidence),
             f"{each.contribution:+.2e}",
         )
-    console.print(grid)
+        for each in (*found.harmful, *found.helpful)
+    ]
+    headings = ("train sample", "label", "predicted", "confidence", "contribution")
+    columns("contribution to the mean test loss (positive helps)", headings, rows)
     say(f"mean of all training samples: {found.mean:+.1e}; test accuracy {100 * found.test_accuracy:.2f} %")
     _keep(found.table1(), out / "table1.png")
     figures = {f"{kind}_{n}": one.contribution for kind, n, one in _numbered(found)}
@@ -74,25 +75,27 @@ def table2(
 ) -> None:
     """The single test samples that the training samples of table1 harm and help most.
 
-    Writes OUT/table2.png. Example: hydragrad reproduce table2 --train-size 5000 --epochs 5
+    Writes OUT/table2.png.
+
+    Example: hydragrad reproduce table2 --train-size 5000 --epochs 5
     """
     found = _found(out, data, data_dir, train_size, epochs, curvature, top, moved, seed, silent)
-    grid = Table(title="contribution to single test losses (positive helps)", title_justify="left", box=None)
-    for heading in ("train sample", "label", "test sample", "label", "predicted", "confidence", "contribution"):
-        grid.add_column(heading, justify="right")
     names = found.splits.classes
-    for each in (*found.harmful, *found.helpful):
-        for one in (*each.harmed, *each.helped):
-            grid.add_row(
-                str(each.sample),
-                names[each.label],
-                str(one.sample),
-                names[one.label],
-                names[one.predicted],
-                f"{100 * one.confidence:.1f} %",
-                f"{one.contribution:+.3g}",
-            )
-    console.print(grid)
+    rows = [
+        (
+            str(each.sample),
+            names[each.label],
+            str(one.sample),
+            names[one.label],
+            names[one.predicted],
+            percent(one.confidence),
+            f"{one.contribution:+.3g}",
+        )
+        for each in (*found.harmful, *found.helpful)
+        for one in (*each.harmed, *each.helped)
+    ]
+    headings = ("train sample", "label", "test sample", "label", "predicted", "confidence", "contribution")
+    columns("contribution to single test losses (positive helps)", headings, rows)
     _keep(found.table2(), out / "table2.png")
     worst = {f"{kind}_{n}_harmed": one.harmed[0].contribution for kind, n, one in _numbered(found)}
     best = {f"{kind}_{n}_helped": one.helped[0].contribution for kind, n, one in _numbered(found)}

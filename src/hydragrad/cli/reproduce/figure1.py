@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from hydragrad.cli.console import console, say, write_json
+from hydragrad.cli.console import columns, say, write_json
 from hydragrad.cli.options import Json, Quiet
 from hydragrad.errors import UnknownName
 from hydragrad.models import MODELS
@@ -25,6 +24,8 @@ def figure1(
     """Time of a training step against the number of tracked samples: ours, and all rows at every step.
 
     Takes some minutes on one core; interrupted, the same command goes on after the last measurement.
+
+    Example: hydragrad reproduce figure1 --models lenet5 --counts 400,2000
     """
     asked = [name.strip() for name in models.split(",")]
     unknown = [name for name in asked if name not in MODELS]
@@ -40,22 +41,21 @@ def figure1(
             out, models=asked, counts=[int(each) for each in numbers], memory=round(memory * 2**30)
         )
     base = {row.model: row.seconds for row in found.timings if row.kind == "plain"}
-    grid = Table(title="seconds of a training step, every sample of its batch tracked", title_justify="left", box=None)
-    for heading in ("model", "batch", "tracked", "how", "columns", "step", "x plain", "a sample and parameter"):
-        grid.add_column(heading, justify="left" if heading in ("model", "how") else "right")
-    for row in found.timings:
-        each = "" if row.per_sample_and_parameter is None else f"{row.per_sample_and_parameter:.1e}"
-        grid.add_row(
+    rows = [
+        (
             row.model,
             str(row.batch_size),
             f"{row.tracked:,}" if row.tracked else "",
             row.kind,
             f"{row.columns:,}" if row.columns else "",
-            f"{row.seconds:.3g}",
+            f"{row.seconds:.3g} s",
             f"{row.seconds / base[row.model]:.1f}",
-            each,
+            "" if row.per_sample_and_parameter is None else f"{row.per_sample_and_parameter:.1e} s",
         )
-    console.print(grid)
+        for row in found.timings
+    ]
+    headings = ("model", "batch", "tracked", "how", "columns", "step", "x plain", "sample & parameter")
+    columns("a training step, every sample of its batch tracked", headings, rows, left=["model", "how"])
     for model, count in found.left_out:
         say(f"left out: {model}, {count:,} tracked, eager: its rows and velocities take more than {memory:g} GiB")
     say(f"picture: {found.picture}")

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from hydragrad.cli.console import console, write_json
+from hydragrad.cli.console import columns, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet, named_among
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import UnknownName
@@ -39,6 +38,8 @@ def table4(
 
     A seed of the paper's setting takes about twenty trainings. Interrupted, the same command goes on after the last
     single training.
+
+    Example: hydragrad reproduce table4 --data mnist --train-size 10000 --seeds 1
     """
     asked = named_among(methods, METHODS, "--methods")
     after = named_among(filtering, METHODS, "--filtering")
@@ -58,10 +59,6 @@ def table4(
                 model=model,
             )
             rows += reproduce_table4(out, setting, data_dir=data_dir, methods=asked, filtering=after, workers=workers)
-    grid = Table(title=f"{data}, noise {noise}, {seeds} seeds", title_justify="left", box=None)
-    for heading in summary([]).columns:
-        grid.add_column(heading, justify="left" if heading == "method" else "right", no_wrap=True)
-    for line in summary(rows).itertuples(index=False):
-        grid.add_row(*line)
-    console.print(grid)
+    title = f"{data}, noise {noise}, {seeds} seed{'s' if seeds > 1 else ''}"
+    columns(title, list(summary([]).columns), summary(rows).itertuples(index=False), left=["method"])
     write_json(json, {f"{row.setting} {row.method} {row.action}": row.accuracy or row.auc for row in rows})

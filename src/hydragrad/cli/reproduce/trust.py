@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from hydragrad.cli.console import console, number, write_json
+from hydragrad.cli.console import columns, number, percent, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import UnknownName
@@ -30,6 +29,8 @@ def trust(
     """Predicted against actual removals on five kinds of network, and how smooth each run is.
 
     Interrupted, the same command goes on; retrainings are kept.
+
+    Example: hydragrad reproduce trust --networks mlp,lenet5 --workers 2
     """
     asked = [name.strip() for name in networks.split(",")]
     unknown = [name for name in asked if name not in NETWORKS]
@@ -50,34 +51,27 @@ def trust(
             share=share,
             workers=workers,
         )
-    grid = Table(
-        title=f"{groups} random groups of {share:.0%} left out".replace("%", " %"), title_justify="left", box=None
+    runs = {row.network: row for row in rows}
+    columns(
+        "the runs",
+        ("network", "test accuracy", "cosine of smoothness", "growth of rounding"),
+        [(n, percent(row.test_accuracy), number(row.cosine), number(row.rounding_growth)) for n, row in runs.items()],
+        left=["network"],
     )
-    for heading in (
-        "network",
-        "accuracy",
-        "estimator",
-        "LDS mean loss",
-        "90 %",
-        "LDS single",
-        "slope",
-        "cosine",
-        "rounding",
-    ):
-        grid.add_column(
-            heading, justify="left" if heading in ("network", "estimator") else "right", no_wrap=heading == "estimator"
-        )
-    for row in rows:
-        grid.add_row(
-            row.network,
-            f"{row.test_accuracy:.3f}",
-            row.estimator,
-            number(row.lds_mean_loss),
-            f"{number(row.low)} to {number(row.high)}",
-            number(row.lds_single),
-            number(row.slope),
-            number(row.cosine),
-            number(row.rounding_growth),
-        )
-    console.print(grid)
+    columns(
+        f"{groups} random groups of {share:.0%} left out".replace("%", " %"),
+        ("network", "estimator", "LDS mean loss", "90 %", "LDS single", "slope"),
+        [
+            (
+                row.network,
+                row.estimator,
+                number(row.lds_mean_loss),
+                f"{number(row.low)} to {number(row.high)}",
+                number(row.lds_single),
+                number(row.slope),
+            )
+            for row in rows
+        ],
+        left=["network", "estimator"],
+    )
     write_json(json, {f"{row.network} {row.estimator} lds": row.lds_mean_loss for row in rows})
