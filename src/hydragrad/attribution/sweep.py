@@ -19,6 +19,8 @@ from hydragrad.derivatives import (
     CurvatureProducts,
     LossModule,
     Point,
+    Products,
+    fastest_products,
     require_one_call,
     use_explicit_batch_norm,
 )
@@ -97,7 +99,8 @@ class ReverseStep:
     def __init__(self, job: Job, replay: Replay, tally: Tally, *, gauss_newton: bool) -> None:
         self._job, self._replay, self._tally = job, replay, tally
         self._problem = LossModule(job.run.model, job.run.loss, use_explicit_batch_norm)
-        self._products = CurvatureProducts(
+        self._products: Products | None = None
+        self._single = CurvatureProducts(
             self._problem,
             job.weights,
             job.statistics,
@@ -119,16 +122,22 @@ class ReverseStep:
         if self._check_one_call:
             require_one_call(self._problem, moment.parameters, point)
             self._check_one_call = False
+        if self._products is None:
+            self._products = fastest_products(self._single, point, g_bar, cotangents.r_bar)
         product = self._products(point, g_bar, cotangents.r_bar)
         require_same_losses(product.along.losses, moment.losses, record.step)
         self._tally.add(record, product.along.losses_dot / point.divisor)
         self._tally.add_labels(record.indices, product.along, moment.batch, 1 / point.divisor)
-        w_bar += product.w_bar
+        w_bar = product.w_bar.add_(w_bar)
         if self._job.damping:
-            w_bar += self._job.damping * g_bar
+            w_bar.add_(g_bar, alpha=self._job.damping)
         return Cotangents(w_bar, b_bar, product.r_bar)
 
     def _transpose(self, step: int, cotangents: Cotangents) -> tuple[Tensor, Tensor, Tensor]:
+        if len(self._job.lanes) == 1 and (options := self._job.lanes[0].options[step]) is not None:
+            state = SGDCotangent(cotangents.w_bar, cotangents.b_bar)
+            g_bar, state = transpose_step(state, options, first=self._job.lanes[0].first[step])
+            return g_bar, *state
         g_bar = torch.zeros_like(cotangents.w_bar)
         w_bar, b_bar = cotangents.w_bar.clone(), cotangents.b_bar.clone()
         for lane, span in zip(self._job.lanes, self._spans, strict=True):

@@ -4,6 +4,7 @@ loss_module    model and per-sample loss as one function of parameters and buffe
 directional    directional derivatives of all per-sample losses by forward mode (any model)
 layer_dots     the same out of the replay's own backward pass (known layers, samples not coupled)
 curvature      exact and Gauss-Newton products with the directional derivatives of one evaluation
+vectorised     the same products of many cotangents in one pass
 layer_gradients   per-sample gradients out of somebody else's backward pass (known layers, samples not coupled)
 sample_gradients  the same by one backward pass a sample, inside its batch (any model)
 projection     random projections of per-sample gradients
@@ -40,3 +41,6 @@ from hydragrad.derivatives.padding import shared_padding as shared_padding
 from hydragrad.derivatives.projection import Projector as Projector
 from hydragrad.derivatives.sample_gradients import sample_gradients as sample_gradients
 from hydragrad.derivatives.supported import require_differentiable as require_differentiable
+from hydragrad.derivatives.vectorised import Products as Products
+from hydragrad.derivatives.vectorised import VectorisedProducts as VectorisedProducts
+from hydragrad.derivatives.vectorised import fastest_products as fastest_products

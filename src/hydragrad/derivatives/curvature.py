@@ -95,11 +95,12 @@ class CurvatureProducts:
         gauss_newton: bool,
         with_output: bool = False,
     ) -> None:
-        self._problem = problem
-        self._weights = weights
-        self._statistics = statistics
+        self.problem = problem
+        self.weights = weights
+        self.statistics = statistics
+        self.gauss_newton = gauss_newton
         self._product = self._gauss_newton if gauss_newton else self._hessian
-        self._with_output = with_output
+        self.with_output = with_output
 
     def __call__(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> CurvatureStep:
         """Evaluate for every row of `g_bar` (Q, parameters) and `r_bar` (Q, statistics)."""
@@ -117,11 +118,11 @@ class CurvatureProducts:
     def _hessian(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> _OneProduct:
         weights, statistics = self._leaves(point)
         with differentiable_kernels(), forward_mode.dual_level():
-            duals = dual_parameters(self._weights, point.parameters | weights, g_bar)
-            with stopped_gradients(), capture_output(self._problem, required=self._with_output) as captured:
-                losses, after = self._problem.at(duals, point.buffers | statistics, point.batch)
+            duals = dual_parameters(self.weights, point.parameters | weights, g_bar)
+            with stopped_gradients(), capture_output(self.problem, required=self.with_output) as captured:
+                losses, after = self.problem.at(duals, point.buffers | statistics, point.batch)
             objective = point.total(losses) / point.divisor
-            for name, cotangent in self._statistics.views(r_bar).items():
+            for name, cotangent in self.statistics.views(r_bar).items():
                 # (0 + r_bar e) times the new statistics adds r_bar's pull-back to the gradient's tangent only.
                 objective = (
                     objective + (forward_mode.make_dual(torch.zeros_like(cotangent), cotangent) * after[name]).sum()
@@ -129,20 +130,20 @@ class CurvatureProducts:
             leaves = [*weights.values(), *statistics.values()]
             gradients = torch.autograd.grad(objective, leaves, allow_unused=True)
             tangents = [None if gradient is None else unpack(gradient)[1] for gradient in gradients]
-            outputs = unpack(captured.tensor) if self._with_output else (None, None)
+            outputs = unpack(captured.tensor) if self.with_output else (None, None)
             return _OneProduct.detached(*unpack(losses), *outputs, *self._gather(tangents, g_bar, r_bar))
 
     def _gauss_newton(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> _OneProduct:
         weights, statistics = self._leaves(point)
         with differentiable_kernels():
             with forward_mode.dual_level():
-                duals = dual_parameters(self._weights, point.parameters | weights, g_bar)
-                with stopped_gradients(), capture_output(self._problem, required=True) as captured:
-                    _, after = self._problem.at(duals, point.buffers | statistics, point.batch)
+                duals = dual_parameters(self.weights, point.parameters | weights, g_bar)
+                with stopped_gradients(), capture_output(self.problem, required=True) as captured:
+                    _, after = self.problem.at(duals, point.buffers | statistics, point.batch)
                 output, output_dot = unpack(captured.tensor)
-                after = {name: unpack(after[name])[0] for name in self._statistics.names}
+                after = {name: unpack(after[name])[0] for name in self.statistics.names}
             losses, losses_dot, curved = self._through_loss(point, output, output_dot)
-            pulled = {name: r for name, r in self._statistics.views(r_bar).items() if after[name].requires_grad}
+            pulled = {name: r for name, r in self.statistics.views(r_bar).items() if after[name].requires_grad}
             gradients = torch.autograd.grad(
                 [output, *(after[name] for name in pulled)],
                 [*weights.values(), *statistics.values()],
@@ -156,19 +157,19 @@ class CurvatureProducts:
         with forward_mode.dual_level():
             leaf = output.detach().requires_grad_()
             dual = forward_mode.make_dual(leaf, output_dot.detach())
-            losses = losses_of_output(self._problem, point.batch, dual)
+            losses = losses_of_output(self.problem, point.batch, dual)
             (gradient,) = torch.autograd.grad(point.total(losses), leaf)
             return *unpack(losses), unpack(gradient)[1]
 
     def _leaves(self, point: Point) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        weights = {name: point.parameters[name].detach().requires_grad_() for name in self._weights.names}
-        statistics = {name: point.buffers[name].detach().clone().requires_grad_() for name in self._statistics.names}
+        weights = {name: point.parameters[name].detach().requires_grad_() for name in self.weights.names}
+        statistics = {name: point.buffers[name].detach().clone().requires_grad_() for name in self.statistics.names}
         return weights, statistics
 
     def _gather(self, tangents: Sequence[Tensor | None], g_bar: Tensor, r_bar: Tensor) -> tuple[Tensor, Tensor]:
-        split = len(self._weights.names)
-        w = self._weights.flatten(dict(zip(self._weights.names, tangents[:split], strict=True)), g_bar)
-        r = self._statistics.flatten(dict(zip(self._statistics.names, tangents[split:], strict=True)), r_bar)
+        split = len(self.weights.names)
+        w = self.weights.flatten(dict(zip(self.weights.names, tangents[:split], strict=True)), g_bar)
+        r = self.statistics.flatten(dict(zip(self.statistics.names, tangents[split:], strict=True)), r_bar)
         return w, r
 
 

@@ -96,12 +96,12 @@ def transpose_step(
     if options.momentum == 0:
         g_bar = delta
     else:
-        if options.nesterov:
-            b_bar = b_bar + options.momentum * delta
-        else:
-            b_bar = b_bar + delta
-        g_bar = b_bar if first else (1 - options.dampening) * b_bar
+        # Factors of one are left out: a pass over all parameters costs what a product with the curvature does.
+        b_bar = b_bar + (options.momentum * delta if options.nesterov else delta)
+        g_bar = b_bar if first or options.dampening == 0 else (1 - options.dampening) * b_bar
         if options.nesterov:
             g_bar = g_bar + delta
         b_bar = 0.0 * b_bar if first else options.momentum * b_bar
-    return options.loss_sign * g_bar, SGDCotangent(w_bar + options.weight_decay * g_bar, b_bar)
+    if options.weight_decay != 0:
+        w_bar = w_bar + options.weight_decay * g_bar
+    return g_bar if options.loss_sign == 1 else -g_bar, SGDCotangent(w_bar, b_bar)
