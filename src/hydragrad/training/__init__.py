@@ -5,6 +5,7 @@ loop          the plain loop
 augmentation  seeded random augmentation
 probe         labels out of range, found before the first step
 measuring     losses, logits, mean loss and accuracy of a model on data
+together      many small networks trained at once
 retraining    a recorded run once more, with other weights or labels of some samples
 """
 
@@ -14,6 +15,8 @@ from hydragrad.training.augmentation import random_flip as random_flip
 from hydragrad.training.loop import Plan as Plan
 from hydragrad.training.loop import fit as fit
 from hydragrad.training.measuring import mean_loss_and_accuracy as mean_loss_and_accuracy
+from hydragrad.training.together import outputs_together as outputs_together
+from hydragrad.training.together import train_together as train_together
 from hydragrad.training.train import epoch_logs as epoch_logs
 from hydragrad.training.train import forecast_bytes as forecast_bytes
 from hydragrad.training.train import train as train
