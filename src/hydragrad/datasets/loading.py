@@ -69,24 +69,43 @@ def load(
         DataNotFound: The files are not in the folder, or cannot be downloaded.
         ChecksumMismatch: A file is not the published one.
     """
-    if name not in DATASETS:
-        raise UnknownName(f"There is no data set named {name!r}; choose one of: {', '.join(DATASETS)}.")
-    source = DATASETS[name]
+    source = _source(name)
     if train_size is not None and not 1 <= train_size <= source.train:
         raise DataError(f"train_size of {name} is between 1 and {source.train:,}; got {train_size:,}.")
-    published = source.read(data_folder(data_dir))
+    given = published(name, data_dir=data_dir)
     train, validation = _divided(source, seed)
     kept = train[:train_size]
     return Splits(
         name=name,
-        train=_part(published, published.train_images[kept], published.train_labels[kept]),
-        validation=_part(published, published.train_images[validation], published.train_labels[validation]),
-        test=_part(published, published.test_images, published.test_labels),
+        train=_part(given, given.train_images[kept], given.train_labels[kept]),
+        validation=_part(given, given.train_images[validation], given.train_labels[validation]),
+        test=_part(given, given.test_images, given.test_labels),
         positions=torch.from_numpy(kept),
-        classes=published.classes,
-        mean=published.mean,
-        std=published.std,
+        classes=given.classes,
+        mean=given.mean,
+        std=given.std,
     )
+
+
+def published(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Published:
+    """A data set as its authors published it: integer pixels in their order, for protocols that divide it themselves.
+
+    Args:
+        name: A key of `DATASETS`.
+        data_dir: As in `load`.
+
+    Raises:
+        UnknownName: No data set has this name.
+        DataNotFound: The files are not in the folder, or cannot be downloaded.
+        ChecksumMismatch: A file is not the published one.
+    """
+    return _source(name).read(data_folder(data_dir))
+
+
+def _source(name: str) -> Source:
+    if name not in DATASETS:
+        raise UnknownName(f"There is no data set named {name!r}; choose one of: {', '.join(DATASETS)}.")
+    return DATASETS[name]
 
 
 def _divided(source: Source, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -1,0 +1,44 @@
+"""Rows and arrays of a study in files: what is there is not measured again."""
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydragrad.recording.files import AppendOnlyLines, read_lines
+
+Row = TypeVar("Row")
+
+
+def kept_rows(kind: type[Row], file: Path) -> list[Row]:
+    """The rows that an earlier call has written."""
+    if not file.exists():
+        return []
+    lines = read_lines(file, "rows")
+    return [kind(**{name: value for name, value in line.items() if name != "crc32"}) for line in lines]
+
+
+def append_rows(file: Path, rows: Iterable[Any]) -> None:
+    """Write rows (dataclasses) after those that are there, in one go; a torn last line is dropped."""
+    log = AppendOnlyLines(file, keep=len(read_lines(file, "rows")) if file.exists() else 0)
+    for row in rows:
+        log.append(asdict(row))
+    log.sync()
+    log.close()
+
+
+def kept_array(file: Path, measure: Callable[[], NDArray[np.float64]]) -> NDArray[np.float64]:
+    """The array in a file, or the measured one, written so that a kill leaves a whole file or none."""
+    if file.exists():
+        found: NDArray[np.float64] = np.load(file)
+        return found
+    values = measure()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished.npy")
+    np.save(unfinished, values)
+    os.replace(unfinished, file)
+    return values
