@@ -23,7 +23,7 @@ function showAll(body, finite, { low, high }, scaleFor) {
   const groups = TABLE.flipped
     ? [["right labels", "s0", 0], ["wrong labels", "s1", 1]].map(([name, kind, flag]) => ({ name, kind, values: TABLE.contribution.filter((_, row) => TABLE.flipped[row] === flag) }))
     : [{ name: "all samples", kind: "s0", values: finite }];
-  const section = element("section", { "aria-labelledby": "all-title" }, element("h3", { id: "all-title", text: "All samples" }));
+  const section = element("section", { "aria-labelledby": "all-title" }, element("h2", { id: "all-title", text: "All samples" }));
   body.append(section);
   const figure = chart(section, {
     height: 240,
@@ -52,7 +52,7 @@ function showClasses(body, scaleFor) {
   TABLE.given.forEach((code, row) => code !== NO_LABEL && Number.isFinite(TABLE.contribution[row]) && rows[code].push(row));
   const shown = rows.map((members, code) => ({ code, members })).filter(({ members }) => members.length);
   shown.forEach(({ members }) => members.sort((a, b) => TABLE.contribution[a] - TABLE.contribution[b]));
-  const section = element("section", { "aria-labelledby": "classes-title" }, element("h3", { id: "classes-title", text: "By given label" }), element("p", { class: "quiet", text: "Each with its most harmful and most helpful samples; the ticks under a curve mark where they lie." }));
+  const section = element("section", { "aria-labelledby": "classes-title" }, element("h2", { id: "classes-title", text: "By given label" }), element("p", { class: "quiet", text: "Each with its most harmful and most helpful samples; the ticks under a curve mark where they lie." }));
   const list = element("ul", { class: "classes" });
   section.append(list);
   body.append(section);
@@ -90,7 +90,7 @@ function classRow(code, members, scaleFor) {
   return element(
     "li",
     { class: "class" },
-    element("h4", {}, name, element("span", { class: "quiet", text: ` ${counted(values.length, "sample")}, ${percent(negative / values.length, 0)} harm` })),
+    element("h3", {}, name, element("span", { class: "quiet", text: ` ${counted(values.length, "sample")}, ${percent(negative / values.length, 0)} harm` })),
     ends("most harmful", harm),
     middle,
     ends("most helpful", help),
@@ -112,7 +112,7 @@ function ends(title, rows) {
 const TIME = DATA.time ? { ...DATA.time, rowOf: new Map(Array.from(unpacked(DATA.time.ids), (id, row) => [id, row])), values: unpacked(DATA.time.values) } : null;
 
 function showTime(body) {
-  const section = element("section", { "aria-labelledby": "time-title" }, element("h3", { id: "time-title", text: "Over training time" }));
+  const section = element("section", { "aria-labelledby": "time-title" }, element("h2", { id: "time-title", text: "Over training time" }));
   body.append(section);
   if (!TIME) {
     section.append(element("p", { class: "verdict", text: DATA.how_over_time }));
@@ -134,7 +134,7 @@ function timeOf(id) {
   if (row === undefined) return null;
   const stretches = TIME.ends.length;
   const values = TIME.values.slice(row * stretches, (row + 1) * stretches);
-  const box = element("div", { class: "over-time" }, element("h4", { text: `Contribution by ${TIME.unit}` }));
+  const box = element("div", { class: "over-time" }, element("h3", { text: `Contribution by ${TIME.unit}` }));
   const table = { head: [TIME.unit, "contribution"], rows: Array.from(values, (value, n) => [tick(TIME.ends[n]), signed(value)]) };
   const y = linear(Math.min(0, ...values), Math.max(0, ...values), { wanted: 3 });
   chart(box, {

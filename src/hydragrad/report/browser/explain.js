@@ -118,7 +118,7 @@ function explainTest(place, opened = false) {
   ];
   const largest = Math.max(...sides.flatMap(([, , values]) => Array.from(values, Math.abs)));
   byId("explained").replaceChildren(
-    element("div", { class: "subject" }, testView(place, true) ?? "", element("div", {}, element("h3", { text: `Test sample ${test}` }), element("p", { text: testFacts(place) }))),
+    element("div", { class: "subject" }, testView(place, true) ?? "", element("div", {}, element("h2", { text: `Test sample ${test}` }), element("p", { text: testFacts(place) }))),
     ...sides.map(([title, ids, values, kept]) =>
       movers(
         title,
@@ -144,7 +144,7 @@ function testFacts(place) {
 
 function movers(title, items, card, none) {
   const list = items.length ? element("ul", { class: "movers" }, ...items.map((item) => element("li", {}, card(item)))) : element("p", { class: "quiet", text: none });
-  return element("section", { "aria-label": title }, element("h4", { text: title }), list);
+  return element("section", { "aria-label": title }, element("h3", { text: title }), list);
 }
 
 function trainCard(id, value, largest) {
@@ -183,7 +183,7 @@ function explainTraining(id) {
   const row = ROW_OF.get(id);
   const facts = row === undefined ? null : element("p", {}, labelPair(row) ?? "", ` contribution to ${DATA.query}: ${signed(TABLE.contribution[row])}. `, truthOf(row) ?? "");
   box.replaceChildren(
-    element("div", { class: "subject" }, sampleView("train", id, `Sample ${id}`, true) ?? "", element("div", {}, element("h3", { text: `Training sample ${id}` }), facts, row === undefined ? null : element("a", { href: `#suspects/${id}`, text: "Look at its label" }))),
+    element("div", { class: "subject" }, sampleView("train", id, `Sample ${id}`, true) ?? "", element("div", {}, element("h2", { text: `Training sample ${id}` }), facts, row === undefined ? null : element("a", { href: `#suspects/${id}`, text: "Look at its label" }))),
     ...sides.map(([title, places, values, kept]) =>
       movers(
         title,

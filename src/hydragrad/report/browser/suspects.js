@@ -159,7 +159,7 @@ function showDetail(row, opened) {
   ].filter(([, value]) => value !== null);
   const list = facts.map(([name, value, note]) => element("div", {}, element("dt", { text: name }), element("dd", {}, element("span", { text: value }), note ? element("span", { class: "quiet", text: ` ${note}` }) : null)));
   panel.replaceChildren(
-    element("div", { class: "head" }, element("h3", { text: `Sample ${id}` }), element("button", { type: "button", class: "plain close", "aria-label": "Close", text: "✕", onclick: closeDetail })),
+    element("div", { class: "head" }, element("h2", { text: `Sample ${id}` }), element("button", { type: "button", class: "plain close", "aria-label": "Close", text: "✕", onclick: closeDetail })),
     element("div", { class: "close-up" }, sampleView("train", id, `Sample ${id}`, true) ?? ""),
     element("dl", {}, ...list),
     markButtons(row),
