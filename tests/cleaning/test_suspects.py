@@ -12,7 +12,7 @@ from hydragrad.errors import DataError
 
 def test_flipped_labels_come_first_with_the_true_label_suggested(noisy_run):
     run, labels, scores = noisy_run
-    ranked = hg.suspects(run, scores)
+    ranked = hg.suspects(run, scores, signals=None)
     assert list(ranked) == [
         "sample",
         "given_label",
@@ -32,10 +32,21 @@ def test_flipped_labels_come_first_with_the_true_label_suggested(noisy_run):
     assert estimated_share(ranked) == pytest.approx(flips / 80)
 
 
+def test_what_training_says_stands_beside_the_contribution(noisy_run):
+    run, labels, scores = noisy_run
+    ranked = hg.suspects(run, scores)
+    assert list(ranked)[2:7] == ["suggested_label", "suspicion", "contribution", "loss", "margin"]
+    assert ranked["suspicion"].is_monotonic_decreasing
+    assert (ranked["suggested_label"] == ranked["true_label"]).all()
+    assert estimated_share(ranked) == pytest.approx(float(labels.flipped.float().mean()))
+    by_sample = ranked.set_index("sample").sort_index()
+    assert by_sample["contribution"].tolist() == scores.row().tolist()
+
+
 def test_a_subset_of_samples_and_no_suggestions(noisy_run):
     run, _, _ = noisy_run
     query = hg.mean_loss(run.train_set)
-    ranked = hg.suspects(run, hg.attribute(run, query, samples=[5, 3, 8]))
+    ranked = hg.suspects(run, hg.attribute(run, query, samples=[5, 3, 8]), signals=None)
     assert sorted(ranked["sample"]) == [3, 5, 8]
     assert "suggested_label" not in ranked
     assert estimated_share(ranked) == pytest.approx(float((ranked["contribution"] < 0).mean()))

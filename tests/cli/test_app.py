@@ -63,7 +63,7 @@ def test_the_main_job(hydragrad, trained, tmp_path):
         assert 0 <= figures[name] <= 1, name
     assert figures["changed"] == 36
     suspects = pd.read_csv(trained / "suspects.csv")
-    assert suspects["contribution"].is_monotonic_increasing
+    assert suspects["suspicion"].is_monotonic_decreasing
     assert suspects["flipped"].sum() == pytest.approx(0.3 * 120, abs=10)
     assert "<html" in (trained / "report.html").read_text()
 

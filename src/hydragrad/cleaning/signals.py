@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from sklearn.model_selection import KFold
 from torch import Tensor, nn
 
 from hydragrad.errors import LossError, QueryError
 from hydragrad.progress import bar
 from hydragrad.recording import Recording
+from hydragrad.recording.files import save_file
 from hydragrad.training.measuring import evaluated
 from hydragrad.training.retraining import Change, retrain
 
@@ -35,9 +39,13 @@ class Signals:
     margin: Tensor
     out_of_fold: Tensor | None = None
 
+    def of(self, samples: Tensor) -> "Signals":
+        """Those of some samples, in their order."""
+        return Signals(**{name: each[samples] for name, each in vars(self).items() if each is not None})
+
 
 def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: int = 0, workers: int = 1) -> Signals:
-    """Measure them.
+    """Measure them, and keep them in RUN/signals for the next time.
 
     Args:
         run: A completed run of a classifier.
@@ -52,6 +60,25 @@ def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: 
 
     Cost: `points` evaluations of the training set, and `folds` trainings, which are kept in RUN/retrained.
     """
+    file = run.path / "signals" / f"step{len(run.steps)}-points{points}-folds{folds}-seed{seed}.safetensors"
+    kept = _load(file)
+    if kept is None:
+        kept = _measure(run, points, folds, seed, workers)
+        file.parent.mkdir(exist_ok=True)
+        save_file({name: value for name, value in vars(kept).items() if value is not None}, file, {})
+    return kept
+
+
+def _load(file: Path) -> Signals | None:
+    if not file.exists():
+        return None
+    try:
+        return Signals(**load_file(file))
+    except (SafetensorError, OSError, TypeError):
+        return None  # Cut off by a power loss: measured again.
+
+
+def _measure(run: Recording, points: int, folds: int, seed: int, workers: int) -> Signals:
     logits, given = _logits(run, run.trained_model())
     ways = [] if points < 2 else _states(run, points - 1)
     mean, margin = torch.zeros_like(logits), torch.zeros(len(given), dtype=torch.float64)

@@ -1,17 +1,25 @@
 """Who is suspect: training samples ranked by what speaks against their labels, with the labels suggested instead."""
 
+from typing import Literal
+
 import pandas as pd
 from torch import Tensor
 
 from hydragrad.cleaning.changed_sets import labels_of
 from hydragrad.cleaning.label_noise import load_labels
-from hydragrad.cleaning.signals import Signals
+from hydragrad.cleaning.signals import Signals, training_signals
+from hydragrad.cleaning.suspicion import suspicion
+from hydragrad.errors import LossError
 from hydragrad.recording import Recording
 from hydragrad.scores import Scores
 
 
 def suspects(
-    run: Recording, scores: Scores, *, query: str | int | None = None, signals: Signals | None = None
+    run: Recording,
+    scores: Scores,
+    *,
+    query: str | int | None = None,
+    signals: Signals | Literal["auto"] | None = "auto",
 ) -> pd.DataFrame:
     """Rank training samples from the most to the least suspect.
 
@@ -19,12 +27,13 @@ def suspects(
         run: The recorded run.
         scores: Contributions to a loss on held-out data whose labels are right.
         query: Which query, if the scores answer several.
-        signals: What training itself says of the labels (`training_signals`). Without them the ranking is by
-            contribution alone.
+        signals: What training itself says of the labels. "auto" measures it where the model is a classifier
+            (`training_signals`, kept with the run) and does without elsewhere; None ranks by contribution alone.
 
     Returns:
-        One row a scored sample, the most suspect first: `sample`, `given_label`, `suggested_label` (only of scores
-        asked for with labels=True, or with signals), `suspicion` (higher is more suspect; only the order has a
+        One row a scored sample, the most suspect first: `sample`, `given_label`, `suggested_label` (the likeliest over
+        training; without signals the one under which it would help most, of scores asked for with labels=True),
+        `suspicion` (higher is more suspect; only the order has a
         meaning), `contribution` (negative harms; unit of the query), with signals `loss` (of the trained model,
         nats), `margin` (of the given label's logit, mean over training) and, where folds were trained, `confidence`
         (probability of the given label by models that never saw the sample), and, where noise was planted,
@@ -32,18 +41,23 @@ def suspects(
 
     Raises:
         DataError: The training set has no integer labels.
+
+    Cost: with "auto", the first time, ten evaluations of the training set.
     """
     ids = scores.sample_ids
     given = labels_of(run.train_set)[ids]
     contributions = scores.row(query)
+    if signals == "auto":
+        signals = _measured(run)
+    own = None if signals is None else signals.of(ids)
     frame = pd.DataFrame({"sample": ids.numpy(), "given_label": given.numpy()})
-    suggested = _suggested(scores, query, signals)
+    suggested = _suggested(scores, query, own)
     if suggested is not None:
         frame["suggested_label"] = suggested.numpy()
-    frame["suspicion"] = (-contributions if signals is None else suspicion(signals)[ids]).numpy()
+    frame["suspicion"] = (-contributions if own is None else suspicion(own, contributions)).numpy()
     frame["contribution"] = contributions.numpy()
-    for name, column in _columns(signals).items():
-        frame[name] = column[ids].numpy()
+    for name, column in _columns(own).items():
+        frame[name] = column.numpy()
     kept = load_labels(run.path)
     if kept is not None:
         frame["true_label"] = kept.true[ids].numpy()
@@ -51,27 +65,29 @@ def suspects(
     return frame.sort_values("suspicion", kind="stable", ascending=False, ignore_index=True)
 
 
-def suspicion(signals: Signals) -> Tensor:
-    """One number a sample from all that training says of its label, float64 (samples,)."""
-    chosen = signals.over_training if signals.out_of_fold is None else signals.out_of_fold
-    return -chosen.gather(1, signals.given[:, None])[:, 0]
-
-
 def estimated_share(suspected: pd.DataFrame) -> float:
-    """Estimate the share of wrong labels: samples that harm, and for which another label is suggested.
+    """Estimate the share of wrong labels: samples for which another label is suggested.
 
-    Without suggested labels it is the share of samples that harm.
+    From contributions alone (no `margin` in the frame) they must harm as well; without suggested labels it is the share
+    of samples that harm.
     """
-    wrong = suspected["contribution"] < 0
-    if "suggested_label" in suspected:
-        wrong &= suspected["suggested_label"] != suspected["given_label"]
-    return float(wrong.mean())
+    harm = suspected["contribution"] < 0
+    if "suggested_label" not in suspected:
+        return float(harm.mean())
+    other = suspected["suggested_label"] != suspected["given_label"]
+    return float((other if "margin" in suspected else other & harm).mean())
+
+
+def _measured(run: Recording) -> Signals | None:
+    try:
+        return training_signals(run)
+    except LossError:
+        return None
 
 
 def _suggested(scores: Scores, query: str | int | None, signals: Signals | None) -> Tensor | None:
     if signals is not None:
-        chosen = signals.over_training if signals.out_of_fold is None else signals.out_of_fold
-        return chosen[scores.sample_ids].argmax(1)
+        return signals.over_training.argmax(1)
     return None if scores.label_contributions is None else scores.suggested_labels(query)
 
 

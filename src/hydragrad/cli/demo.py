@@ -44,13 +44,19 @@ def run_demo(out: Path) -> dict[str, Any]:
         "held-out images whose labels are right."
     )
     scores = jobs.score(asked, run, "validation", "none")
+    say(
+        "A label is suspect if the network leaned to another one for most of the training, and the more so if the "
+        "sample harms. Trained again without the suspects, with their labels replaced, and with the true labels:"
+    )
     found = jobs.clean(asked, run, scores, remove=None, relabel=False, reference=True)
-    ranked, figures = found.suspects, found.figures
+    replaced = jobs.clean(asked, run, scores, remove=None, relabel=True, reference=False)
+    ranked, figures, accuracies = found.suspects, found.figures, found.accuracies | replaced.accuracies
+    figures["test_accuracy_relabelled"] = replaced.figures["test_accuracy_cleaned"]
     _show_suspects(ranked)
     table(
         "How many of the wrong labels are found?",
         {
-            "a wrong label ranks as more harmful than a right one in": f"{percent(figures['auc'])} of all pairs (AUC)",
+            "a wrong label ranks as more suspect than a right one in": f"{percent(figures['auc'])} of all pairs (AUC)",
             "wrong labels among the first 10 % inspected": percent(figures["found_in_first_10_percent"])
             + " of all wrong ones (at most 25 %)",
             "wrong labels among the first 20 % inspected": percent(figures["found_in_first_20_percent"])
@@ -59,8 +65,9 @@ def run_demo(out: Path) -> dict[str, Any]:
         },
     )
     table(
-        f"Does it help to train again without the {found.changed} most suspect samples (their number is estimated)?",
-        {f"test accuracy, {name}": percent(value) for name, value in found.accuracies.items()},
+        f"Does it help to train again without the {found.changed} most suspect samples (their number is estimated), "
+        f"or with {replaced.changed} labels replaced?",
+        {f"test accuracy, {name}": percent(value) for name, value in accuracies.items()},
     )
     check = _check(asked, run, ranked)
     _show_check(check)
@@ -70,7 +77,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         scores,
         out / "report.html",
         suspects=ranked,
-        accuracies=found.accuracies,
+        accuracies=accuracies,
         checks=[check],
         title="hydragrad demo: digits with 40 % wrong labels",
     )
@@ -103,7 +110,7 @@ def _show_suspects(ranked: Any) -> None:
         + ("" if row.flipped else "  (its label was right)")
         for row in ranked.head(SUSPECTS_SHOWN).itertuples()
     }
-    table("The most harmful samples", rows)
+    table("The most suspect samples", rows)
 
 
 def _check(asked: Any, run: Any, ranked: Any) -> dict[str, Any]:
@@ -111,7 +118,7 @@ def _check(asked: Any, run: Any, ranked: Any) -> dict[str, Any]:
     query = asked.query("validation")
     scores = attribute(run, query, curvature="ggn")
     generator = torch.Generator().manual_seed(0)
-    worst = ranked["sample"].tolist()
+    worst = ranked.sort_values("contribution")["sample"].tolist()
     groups = [worst[:size] for size in HARMFUL] + [worst[-size:] for size in HELPFUL]
     groups += [torch.randperm(len(worst), generator=generator)[:50].tolist() for _ in range(RANDOM_GROUPS)]
     actual = counterfactual(run, groups, query)

@@ -205,7 +205,7 @@ class Cleaned:
     """What cleaning found and did.
 
     Attributes:
-        suspects: Ranked, the most harmful first.
+        suspects: Ranked, the most suspect first.
         changed: How many samples were removed or relabelled.
         how: What decided which ones.
         figures: Flat values for JSON.
@@ -243,6 +243,8 @@ def clean(
             "--relabel needs suggested labels, which need plain cross-entropy of the model's one call. Use --remove."
         )
     worst = ranked.head(int(share * len(ranked)))
+    if relabel and remove is None:
+        worst = ranked[ranked["suggested_label"] != ranked["given_label"]]
     samples = worst["sample"].tolist() if marks is None else list(marks.fixed)
     if marks is not None:
         cleaned = relabelled(experiment.train_set, samples, list(marks.fixed.values()))

@@ -262,7 +262,7 @@ def _confident_learning(case: Case) -> Ranking:
 
 
 def _default(case: Case) -> Ranking:
-    frame = suspects(case.run, case.scores("validation", "none"), signals=case.signals).sort_values("sample")
+    frame = suspects(case.run, case.scores("validation", "none")).sort_values("sample")
     return Ranking(
         suspicion=torch.from_numpy(frame["suspicion"].to_numpy(copy=True)),
         suspects=torch.from_numpy((frame["suggested_label"] != frame["given_label"]).to_numpy(copy=True)),

@@ -1,0 +1,79 @@
+"""Signals of training: probabilities at the end, on the way and out of fold; what speaks against a label."""
+
+import pytest
+import torch
+
+import hydragrad as hg
+from hydragrad.cleaning import training_signals
+from hydragrad.cleaning.suspicion import against, normal_scores, suspicion
+from hydragrad.errors import QueryError
+
+
+def logits_at(run, checkpoint):
+    with torch.no_grad():
+        return torch.nn.functional.linear(
+            run.train_set.tensors[0], checkpoint.parameters["weight"], checkpoint.parameters["bias"]
+        ).double()
+
+
+def test_the_way_is_the_mean_over_checkpoints_and_the_end(noisy_run):
+    run, labels, _ = noisy_run
+    found = training_signals(run, points=3)
+    starts = [start for start, _ in run.segments if start > 0]
+    states = [run.checkpoint(starts[0]), run.checkpoint(starts[-1]), run.final]
+    logits = torch.stack([logits_at(run, state) for state in states])
+    assert torch.equal(found.given, labels.given)
+    torch.testing.assert_close(found.at_end, logits[-1].softmax(1))
+    torch.testing.assert_close(found.over_training, logits.softmax(2).mean(0))
+    sign = 2.0 * labels.given - 1
+    torch.testing.assert_close(found.margin, (sign * (logits[..., 1] - logits[..., 0])).mean(0))
+    assert found.out_of_fold is None
+
+
+def test_out_of_fold_is_by_runs_without_the_sample(noisy_run):
+    run, labels, _ = noisy_run
+    found = training_signals(run, points=1, folds=2)
+    wrong = labels.flipped
+    given = found.out_of_fold.gather(1, labels.given[:, None])[:, 0]
+    assert given[wrong].max() < 0.5 < given[~wrong].min()  # separated clouds: who never saw the label denies it
+    assert not torch.allclose(found.out_of_fold, found.at_end, atol=1e-4)
+    torch.testing.assert_close(found.out_of_fold.sum(1), torch.ones(80, dtype=torch.float64))
+
+
+def test_signals_are_kept_and_measured_again_where_the_file_is_cut_off(noisy_run, monkeypatch):
+    run, _, _ = noisy_run
+    first = training_signals(run, points=2)
+    (file,) = (run.path / "signals").glob("*points2-folds0*")
+    kept = file.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr("hydragrad.cleaning.signals._measure", lambda *_: pytest.fail("measured twice"))
+        assert torch.equal(training_signals(run, points=2).over_training, first.over_training)
+    file.write_bytes(kept[: len(kept) // 2])
+    assert torch.equal(training_signals(run, points=2).over_training, first.over_training)
+    assert file.read_bytes() == kept
+
+
+def test_a_single_fold_is_refused(noisy_run):
+    with pytest.raises(QueryError, match="need 2 folds"):
+        training_signals(noisy_run[0], folds=1)
+
+
+def test_what_speaks_against_a_label():
+    probabilities = torch.tensor([[0.2, 0.7, 0.1], [0.2, 0.7, 0.1]])
+    torch.testing.assert_close(against(probabilities, torch.tensor([0, 1])), torch.tensor([0.5, -0.5]))
+
+
+def test_normal_scores_know_ranks_only():
+    scores = normal_scores(torch.tensor([3.0, -1e9, 4.0]))
+    torch.testing.assert_close(scores, torch.tensor([0.0, -0.9674, 0.9674], dtype=torch.float64), atol=1e-4, rtol=0)
+
+
+def test_suspicion_adds_what_contributions_say(noisy_run):
+    run, labels, scores = noisy_run
+    signals = training_signals(run)
+    alone = suspicion(signals, torch.zeros(80))
+    both = suspicion(signals, scores.row())
+    torch.testing.assert_close(both - alone, 0.1 * normal_scores(-scores.row()))
+    ranked = hg.suspects(run, scores)
+    assert ranked["suspicion"].tolist() == both.sort(descending=True).values.tolist()
+    assert ranked["flipped"].head(int(labels.flipped.sum())).all()
