@@ -2,6 +2,7 @@
 
 from hydragrad.studies.extremes import Extreme, Extremes, reproduce_extremes
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
+from hydragrad.studies.label_errors import LabelErrors, reproduce_label_errors
 from hydragrad.studies.table4 import METHODS, Setting, reproduce_table4
 from hydragrad.studies.trust import NETWORKS, reproduce_trust
 
@@ -11,9 +12,11 @@ __all__ = [
     "Extreme",
     "Extremes",
     "Figure1",
+    "LabelErrors",
     "Setting",
     "reproduce_extremes",
     "reproduce_figure1",
+    "reproduce_label_errors",
     "reproduce_table4",
     "reproduce_trust",
 ]

@@ -1,0 +1,30 @@
+"""Checked test labels: the published counts, and what is not the published file is refused."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hydragrad.datasets import checked_labels
+from hydragrad.errors import ChecksumMismatch, DataNotFound, UnknownName
+
+
+@pytest.mark.parametrize(("data", "asked", "wrong"), [("mnist", 100, 15), ("cifar10", 275, 54)])
+def test_the_published_counts(data, asked, wrong):
+    folder = os.environ.get("HYDRAGRAD_DATA")
+    if not folder or not (Path(folder) / "label-errors").is_dir():
+        pytest.skip("HYDRAGRAD_DATA names no folder with label-errors")
+    found = checked_labels(data)
+    assert len(found) == asked
+    assert sum(each.wrong for each in found) == wrong
+    assert all(0 <= each.sample < 10_000 and 0 <= each.label < 10 for each in found)
+
+
+def test_what_is_not_there_or_not_the_file_is_refused(tmp_path):
+    with pytest.raises(UnknownName, match="mnist, cifar10"):
+        checked_labels("digits")
+    with pytest.raises(DataNotFound, match="mnist_mturk.json"):
+        checked_labels("mnist", data_dir=tmp_path)
+    (tmp_path / "mnist_mturk.json").write_text("[]")
+    with pytest.raises(ChecksumMismatch, match="not the published file"):
+        checked_labels("mnist", data_dir=tmp_path)
