@@ -1,8 +1,5 @@
 """Checked test labels: the published counts, and what is not the published file is refused."""
 
-import os
-from pathlib import Path
-
 import pytest
 
 from hydragrad.datasets import checked_labels
@@ -10,11 +7,8 @@ from hydragrad.errors import ChecksumMismatch, DataNotFound, UnknownName
 
 
 @pytest.mark.parametrize(("data", "asked", "wrong"), [("mnist", 100, 15), ("cifar10", 275, 54)])
-def test_the_published_counts(data, asked, wrong):
-    folder = os.environ.get("HYDRAGRAD_DATA")
-    if not folder or not (Path(folder) / "label-errors").is_dir():
-        pytest.skip("HYDRAGRAD_DATA names no folder with label-errors")
-    found = checked_labels(data)
+def test_the_published_counts(data_dir, data, asked, wrong):
+    found = checked_labels(data, data_dir=data_dir)
     assert len(found) == asked
     assert sum(each.wrong for each in found) == wrong
     assert all(0 <= each.sample < 10_000 and 0 <= each.label < 10 for each in found)
