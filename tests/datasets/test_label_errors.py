@@ -17,7 +17,7 @@ def test_the_published_counts(data_dir, data, asked, wrong):
 def test_what_is_not_there_or_not_the_file_is_refused(tmp_path):
     with pytest.raises(UnknownName, match="mnist, cifar10"):
         checked_labels("digits")
-    with pytest.raises(DataNotFound, match="mnist_mturk.json"):
+    with pytest.raises(DataNotFound, match=r"mnist_mturk\.json"):
         checked_labels("mnist", data_dir=tmp_path)
     (tmp_path / "mnist_mturk.json").write_text("[]")
     with pytest.raises(ChecksumMismatch, match="not the published file"):
