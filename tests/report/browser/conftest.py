@@ -37,6 +37,7 @@ SWITCHES = (
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright")
     named = os.environ.get("HYDRAGRAD_BROWSER") or next(filter(None, map(shutil.which, BROWSERS)), None)
     if named is None:
         pytest.skip(f"no browser: install chromium, or let HYDRAGRAD_BROWSER name one (looked for {BROWSERS})")
