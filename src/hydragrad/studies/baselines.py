@@ -105,8 +105,9 @@ def _along(run: Recording, at: Checkpoint, direction: Tensor) -> Tensor:
     """Derivative of every training sample's loss along a direction, float64 (samples,)."""
     problem = LossModule(run.model, run.loss)
     problem.eval()
-    layout = Layout({name: value.shape for name, value in at.parameters.items()})
-    parameters = {name: value.to(run.device) for name, value in at.parameters.items()}
+    # A checkpoint's parameters come in the file's order; the direction is in the model's.
+    parameters = {name: at.parameters[name].to(run.device) for name, _ in run.model.named_parameters()}
+    layout = Layout({name: value.shape for name, value in parameters.items()})
     buffers = {name: value.to(run.device) for name, value in at.buffers.items()}
     length, parts = run.manifest.data["length"], []
     for start in range(0, length, CHUNK):
