@@ -16,12 +16,12 @@ def make(pictures: Path, runs: Path) -> list[Path]:
     asked = experiment(SETTINGS, data_dir=None, run=runs if runs.exists() else None)
     run = jobs.record(asked, runs, resume=True)
     ranked = suspects(run, jobs.kept_scores(asked, run, "validation", "none"))
-    assert asked.picture is not None
+    assert asked.render is not None
     worst = ranked.head(SHOWN)
     captions = [f"sample {row.sample}\n{row.given_label} → {row.suggested_label}" for row in worst.itertuples()]
     inspected, found = finding_curve(ranked)
     drawn = {
-        "suspects.png": picture_grid([asked.picture(i) for i in worst["sample"]], captions, COLUMNS),
+        "suspects.png": picture_grid([asked.render(asked.train_set[i]) for i in worst["sample"]], captions, COLUMNS),
         "contributions.png": contribution_histogram(
             ranked["contribution"], marked=ranked["flipped"], marked_name="wrong labels", query="validation loss"
         ),

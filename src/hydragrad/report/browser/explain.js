@@ -94,7 +94,7 @@ function testLines(place) {
   if (!predicted) return [number, loss ? element("span", { class: "quiet", text: `loss ${tick(loss[place])}` }) : null].filter(Boolean);
   const right = given[place] === predicted[place];
   return [
-    element("span", { class: "labels" }, element("span", { class: right ? "given" : "given wrong", text: `${right ? "✓" : "✗"} ${labelName(predicted[place])}` }), element("span", { class: "quiet", text: ` ${sure(chance[place])}` })),
+    element("span", { class: "labels" }, element("span", { class: right ? "given" : "given wrong", text: `${right ? "✓" : "✗"} ${labelName(predicted[place])}` }), element("span", { class: "chance", text: ` ${sure(chance[place])}` })),
     right ? null : element("span", { text: `truly ${labelName(given[place])}` }),
     number,
   ].filter(Boolean);

@@ -23,7 +23,7 @@ function showSuspects() {
   suspectsList = new Listing(byId("cards"), {
     label: "Samples",
     width: HAS_VIEWS ? 212 : 180,
-    height: HAS_VIEWS ? 108 : 84,
+    height: HAS_VIEWS ? 96 : 84,
     card: suspectCard,
     name: suspectName,
     chosen: (row, opened) => showDetail(row, opened),

@@ -1,0 +1,75 @@
+"""The report in a browser: the demo's, and that of MNIST with a tenth of the labels wrong, 50,000 samples.
+
+Needs a browser (chromium, or what HYDRAGRAD_BROWSER names) and the files of MNIST (HYDRAGRAD_DATA, else downloaded).
+"""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import sync_playwright
+
+from hydragrad.cli import jobs
+from hydragrad.cli.demo import run_demo
+from hydragrad.cli.experiment import Settings, experiment
+from hydragrad.cli.reporting import write_report
+from hydragrad.tracking import hypergradients
+from hydragrad.tracking.store import FILE
+
+SETTINGS = Settings(data="mnist", model="lenet5", noise=0.1, epochs=2)
+DESKTOP = {"viewport": {"width": 1280, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True, "has_touch": True}
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+
+SHOTS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "demo-report.png": ("demo", "overview", DESKTOP),
+    "report-suspects.png": ("mnist", "suspects", DESKTOP),
+    "report-explain.png": ("mnist", "explain", DESKTOP),
+    "report-training-sample.png": ("mnist", "explain/train/WORST", DESKTOP),
+    "report-contributions.png": ("mnist", "contributions", DESKTOP | {"color_scheme": "dark"}),
+    "report-phone.png": ("mnist", "suspects/WORST", PHONE),
+}
+"""Picture: which report, which view, how it is looked at. WORST is the first suspect."""
+
+
+def make(pictures: Path, runs: Path) -> list[Path]:
+    """Train, attribute, write the reports, and look at them."""
+    browser = os.environ.get("HYDRAGRAD_BROWSER") or shutil.which("chromium")
+    if browser is None:
+        sys.exit("The report's pictures need a browser: install chromium, or let HYDRAGRAD_BROWSER name one.")
+    pages = {"demo": _demo(runs / "demo"), "mnist": _mnist(runs / "mnist")}
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=browser, args=SWITCHES)
+        for name, (report, view, look) in SHOTS.items():
+            page = opened.new_context(**look).new_page()
+            page.goto(pages[report].as_uri())
+            worst = page.locator("#cards [role=option]").first
+            page.evaluate("view => { location.hash = view }", "suspects")
+            number = worst.get_attribute("aria-label").split(",")[0].removeprefix("Sample ")
+            page.evaluate("view => { location.hash = view }", view.replace("WORST", number))
+            page.wait_for_timeout(500)  # until sheets of pictures are decoded
+            page.screenshot(path=pictures / name)
+        opened.close()
+    return [pictures / name for name in SHOTS]
+
+
+def _demo(out: Path) -> Path:
+    page = out / "report.html"
+    if not page.exists():
+        run_demo(out)
+    return page.absolute()
+
+
+def _mnist(out: Path) -> Path:
+    asked = experiment(SETTINGS, data_dir=_data(), run=out if out.exists() else None)
+    run = jobs.record(asked, out, resume=True)
+    scores = jobs.kept_scores(asked, run, "validation", "none")
+    if not (out / "store" / FILE).exists():
+        hypergradients(run, projection=2048, store=out / "store")
+    return write_report(asked, run, scores, out / "report.html").absolute()
+
+
+def _data() -> Path | None:
+    return Path(os.environ["HYDRAGRAD_DATA"]) if "HYDRAGRAD_DATA" in os.environ else None
