@@ -50,17 +50,16 @@ def run_demo(out: Path) -> dict[str, Any]:
     )
     found = jobs.clean(asked, run, scores, remove=None, relabel=False, reference=True)
     replaced = jobs.clean(asked, run, scores, remove=None, relabel=True, reference=False)
-    ranked, figures, accuracies = found.suspects, found.figures, found.accuracies | replaced.accuracies
+    ranked, figures = found.suspects, found.figures
+    accuracies = dict(sorted((found.accuracies | replaced.accuracies).items(), key=lambda each: each[1]))
     figures["test_accuracy_relabelled"] = replaced.figures["test_accuracy_cleaned"]
     _show_suspects(ranked)
     table(
         "How many of the wrong labels are found?",
         {
             "a wrong label ranks as more suspect than a right one in": f"{percent(figures['auc'])} of all pairs (AUC)",
-            "wrong labels among the first 10 % inspected": percent(figures["found_in_first_10_percent"])
-            + " of all wrong ones (at most 25 %)",
-            "wrong labels among the first 20 % inspected": percent(figures["found_in_first_20_percent"])
-            + " of all wrong ones (at most 50 %)",
+            "wrong labels among the first 10 % inspected": _found(figures, ranked, 10),
+            "wrong labels among the first 20 % inspected": _found(figures, ranked, 20),
             "suggested labels that are right": f"{percent(figures['suggested_labels_right'])} of all samples",
         },
     )
@@ -102,6 +101,11 @@ def _make_room(out: Path) -> None:
     if (ours.get("data"), ours.get("noise")) != (SETTINGS.data, SETTINGS.noise):
         raise RunExists(f"{out} holds a run that is no demo. Choose another --out, or delete it.")
     shutil.rmtree(out)
+
+
+def _found(figures: dict[str, Any], ranked: Any, share: int) -> str:
+    best = share / 100 / float(ranked["flipped"].mean())
+    return f"{percent(figures[f'found_in_first_{share}_percent'])} of all wrong ones (at most {percent(best)})"
 
 
 def _show_suspects(ranked: Any) -> None:

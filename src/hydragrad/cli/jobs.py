@@ -264,7 +264,8 @@ def clean(
         "relabelled": relabel or marks is not None,
     }
     figures |= {"test_accuracy_noisy": noisy, "test_accuracy_cleaned": after}
-    accuracies = {"labels as given": noisy, {"removed": "cleaned", "by-hand": "fixed by hand"}.get(what, what): after}
+    done = {"removed": "suspects removed", "relabelled": "suspects relabelled", "by-hand": "labels fixed by hand"}
+    accuracies = {"labels as given": noisy, done[what]: after}
     if marks is not None:
         figures["marked_fine"] = len(marks.fine)
         if experiment.labels is not None:
