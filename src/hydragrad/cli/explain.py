@@ -174,7 +174,7 @@ def _pictures(asked: Experiment, samples: list[tuple[Dataset[Any], int, str]]) -
     for start in range(0, len(samples), row):
         grid = Table.grid(padding=(0, GAP, 0, 0))
         parts = [
-            Text.assemble(draw(asked.shown(dataset[number][0]), width), f"\n{caption}")
+            Text.assemble(draw(asked.shown(dataset[number][0]), width), f"\n{caption}" if caption else "")
             for dataset, number, caption in samples[start : start + row]
         ]
         grid.add_row(*parts)

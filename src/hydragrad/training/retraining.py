@@ -85,7 +85,8 @@ class _Retraining:
 
     def __call__(self, change: Change) -> State:
         run = self._run
-        weights = torch.ones(run.manifest.data["length"], device=run.device)
+        like = next(iter(run.initial.parameters.values()))  # a weight near 1 needs the digits of the run
+        weights = torch.ones(run.manifest.data["length"], dtype=like.dtype, device=run.device)
         for sample, weight in change.weights.items():
             weights[sample] = weight
         labels = torch.full((len(weights),), -1, dtype=torch.int64)
