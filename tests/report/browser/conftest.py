@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
+from hydragrad.cleaning import suspects
 from hydragrad.recording import Recording
 from hydragrad.report import report
 from hydragrad.scores import Evidence, Scores, sample_losses
@@ -148,6 +149,7 @@ def path(run: Recording, scores: Scores, explaining: Scores, tmp_path_factory: p
         run,
         scores,
         tmp_path_factory.mktemp("report") / "report.html",
+        suspects=suspects(run, scores, signals=None),
         explain=explaining,
         classes=NAMES,
         accuracies={"labels as given": 0.71, "cleaned": 0.84},
@@ -164,10 +166,12 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
     folder = tmp_path_factory.mktemp("large")
     run = trained(folder / "run", data, epochs=1, batch_size=10_000)
     noise = np.random.default_rng(0)
+    scores = made_up(count, epochs=20)
     page = report(
         run,
-        made_up(count, epochs=20),
+        scores,
         folder / "report.html",
+        suspects=suspects(run, scores, signals=None),
         explain=of_samples(count, TensorDataset(x[:300], data.tensors[1][:300])),
         render=lambda item: noise.integers(256, size=(32, 32, 3), dtype=np.uint8),
     )

@@ -7,9 +7,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
-from hydragrad.cleaning import read_marks
+from hydragrad.attribution import attribute
+from hydragrad.cleaning import read_marks, suspects
 from hydragrad.report import report
+from hydragrad.scores import mean_loss
+from hydragrad.training import train
 
 VIEWS = ("overview", "suspects", "explain", "contributions")
 PHONE = {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True}
@@ -183,9 +187,7 @@ def test_everything_by_keyboard(opened, path):
         "what has focus is in sight"
     )
     page.keyboard.press("1")
-    assert (
-        "fixed" in page.locator("#cards [aria-posinset='90']").inner_text() or page.locator("#tally").inner_text() != ""
-    )
+    assert page.locator("#tally").inner_text().startswith("1 marked"), "a digit gives the label of that place"
     page.keyboard.press("Home")
     assert page.evaluate("document.activeElement.ariaPosInSet") == "1"
     page.keyboard.press("PageDown")
@@ -250,6 +252,7 @@ def test_hostile_text_is_shown_and_inert(opened, run, scores, explaining, tmp_pa
             run,
             replace(scores, query_names=(evil,)),
             tmp_path / "evil.html",
+            suspects=suspects(run, scores, signals=None),
             explain=explaining,
             classes=[evil, '" onfocus="window.hacked=1', "javascript:window.hacked=1"],
             render=lambda item: evil,
@@ -272,10 +275,8 @@ def test_hostile_text_is_shown_and_inert(opened, run, scores, explaining, tmp_pa
 
 def test_without_pictures_labels_or_explanations(opened, tmp_path):
     """A regression on rows of numbers: no labels to fix, no classes, nothing to explain by."""
-    from hydragrad.training import train
-
     x = torch.randn(20, 4, generator=torch.Generator().manual_seed(0))
-    data, model = torch.utils.data.TensorDataset(x, x[:, :1]), torch.nn.Linear(4, 1)
+    data, model = TensorDataset(x, x[:, :1]), torch.nn.Linear(4, 1)
     run = train(
         model,
         lambda m, b: ((m(b[0]) - b[1]) ** 2).mean(1),
@@ -285,9 +286,6 @@ def test_without_pictures_labels_or_explanations(opened, tmp_path):
         batch_size=10,
         out=tmp_path / "run",
     )
-    from hydragrad.attribution import attribute
-    from hydragrad.scores import mean_loss
-
     scores = attribute(run, mean_loss(data, "loss"))
     page = opened(
         report(run, scores, tmp_path / "rows.html", columns=["age", "height", "weight", "pulse"]), "#suspects"
