@@ -3,7 +3,7 @@
 Record      train, Recorder, indexed, augmented
 Replay      Recording
 Ask         mean_loss, sample_losses, query
-Attribute   attribute, Scores
+Attribute   attribute, ensemble, Scores
 Track       Tracker, hypergradients, Store
 Check       counterfactual, verify, smoothness, approximation_error
 Clean       suspects
@@ -29,6 +29,7 @@ from hydragrad.scores import sample_losses as sample_losses
 
 # Attribute
 from hydragrad.attribution import attribute as attribute
+from hydragrad.attribution import ensemble as ensemble
 from hydragrad.scores import Scores as Scores
 
 # Track

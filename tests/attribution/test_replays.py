@@ -65,12 +65,7 @@ def test_a_replays_contributions_are_the_derivative_there(run, held_out):
 def test_several_are_averaged_and_workers_change_nothing(run, held_out, curvature):
     queries = [hg.mean_loss(held_out), hg.sample_losses(held_out, [1, 2])]
     both = hg.attribute(run, queries, curvature=curvature, replays=2, labels=True)
-    each = []
-    for number in range(2):
-        with pytest.MonkeyPatch.context() as patch:
-            real = replays.kept_weights
-            patch.setattr(replays, "kept_weights", lambda n, s, _, number=number, real=real: real(n, s, number))
-            each.append(hg.attribute(run, queries, curvature=curvature, replays=1, labels=True))
+    each = [hg.attribute(run, queries, curvature=curvature, replays=[number], labels=True) for number in range(2)]
     assert torch.allclose(both.values, (each[0].values + each[1].values) / 2, rtol=1e-12)
     assert torch.allclose(both.label_contributions, (each[0].label_contributions + each[1].label_contributions) / 2)
     assert (each[0].values != each[1].values).any()
@@ -105,6 +100,6 @@ def test_it_refuses_what_makes_no_sense(run, held_out):
     query = hg.mean_loss(held_out)
     with pytest.raises(QueryError, match="with curvature"):
         hg.attribute(run, query, replays=2)
-    for options in ({"replays": -1}, {"replays": 2, "drop": 0.0}, {"replays": 2, "drop": 1.0}):
+    for options in ({"replays": -1}, {"replays": [0, -2]}, {"replays": 2, "drop": 0.0}, {"replays": 2, "drop": 1.0}):
         with pytest.raises(QueryError, match="between 0 and 1"):
             hg.attribute(run, query, curvature="ggn", **options)

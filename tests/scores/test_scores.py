@@ -30,6 +30,7 @@ def scores(*, labels: bool = True, queries: int = 2) -> hg.Scores:
         sample_ids=torch.tensor([10, 4, 7, 0]),
         query_names=("held out", "loss of sample 3")[:queries],
         query_values=torch.tensor([0.7, 1.25], dtype=torch.float64)[:queries],
+        standard_errors=values.abs() / 10 if labels else None,
         label_contributions=torch.randn(queries, 4, 3, generator=generator, dtype=torch.float64) if labels else None,
         evidence=EVIDENCE,
     )
@@ -40,7 +41,7 @@ def test_saved_and_loaded_they_are_the_same(labels, tmp_path):
     saved = scores(labels=labels)
     saved.save(tmp_path / "new" / "folder" / "scores.safetensors")
     loaded = hg.Scores.load(tmp_path / "new" / "folder" / "scores.safetensors")
-    for name in ("values", "sample_ids", "query_values", "label_contributions"):
+    for name in ("values", "sample_ids", "query_values", "standard_errors", "label_contributions"):
         before, after = getattr(saved, name), getattr(loaded, name)
         assert (before is None and after is None) or (torch.equal(before, after) and before.dtype == after.dtype)
     assert loaded.query_names == saved.query_names
@@ -141,7 +142,10 @@ def test_suggested_labels():
 def test_the_frame_says_sign_and_unit():
     frame = scores().to_frame()
     assert frame.columns.name == MEANING == "contribution (positive helps; unit of the query)"
-    assert list(frame.columns) == ["held out", "loss of sample 3"]
+    both = [name + more for name in ("held out", "loss of sample 3") for more in ("", " (standard error)")]
+    assert list(frame.columns) == both
+    assert frame.loc[7, "loss of sample 3 (standard error)"] == 0.4
+    assert list(scores(labels=False).to_frame().columns) == ["held out", "loss of sample 3"]
     assert frame.index.name == "sample" and frame.index.tolist() == [10, 4, 7, 0]
     assert frame.loc[7, "loss of sample 3"] == -4.0
     assert MEANING in frame.to_string()

@@ -44,7 +44,7 @@ def attribute(
     samples: Sequence[int] | Tensor | None = None,
     labels: bool = False,
     stretches: int = 0,
-    replays: int = 0,
+    replays: int | Sequence[int] = 0,
     drop: float = 0.1,
     workers: int = 1,
     route: Literal["auto", "hooks", "jvp"] = "auto",
@@ -64,7 +64,8 @@ def attribute(
         damping: Added to the curvature, times the identity.
         samples: Training samples to score; all if None.
         replays: Average over so many replays that each leave out their own random share of the samples, in place of
-            the run itself: for runs with kinks. Takes that many trainings and sweeps.
+            the run itself: for runs with kinks. Takes that many trainings and sweeps. Or the numbers of the replays,
+            as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3.
         drop: That share.
         workers: Processes that replay at the same time.
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
@@ -95,7 +96,9 @@ def attribute(
         raise QueryError("damping is added to the curvature; with curvature='none' there is none. Leave it out.")
     if replays and curvature == "none":
         raise QueryError("replays= averages sweeps with curvature: choose 'hessian' or 'ggn', or leave it out.")
-    if replays < 0 or not 0 < drop < 1:
+    numbers = list(range(replays)) if isinstance(replays, int) else list(replays)
+    negative = replays < 0 if isinstance(replays, int) else any(each < 0 for each in numbers)
+    if negative or not 0 < drop < 1:
         raise QueryError(f"replays must not be negative and drop a share between 0 and 1; {replays} and {drop} came.")
     if not 0 <= stretches <= len(run.steps):
         raise QueryError(f"stretches must be 0 to {len(run.steps):,}, the number of steps; {stretches} came.")
@@ -109,12 +112,12 @@ def attribute(
     for rows in _chunks(run, prepare(run, []), queries, memory):
         values += [row.value for row in rows]
         names += [row.name for row in rows]
-        if replays:
+        if numbers:
             asked = _Asked(prepare, queries, len(values) - len(rows), len(rows))
             averaged = over_replays(
                 prepare(run, rows),
                 asked,
-                replays=replays,
+                replays=numbers,
                 share=drop,
                 gauss_newton=curvature == "ggn",
                 memory=memory,
@@ -130,7 +133,7 @@ def attribute(
         query_values=torch.tensor(values, dtype=torch.float64),
         label_contributions=-torch.cat([tally.labels for tally, _, _ in parts]) if labels else None,
         over_time=-torch.cat([tally.over_time for tally, _, _ in parts]).float() if stretches else None,
-        evidence=_evidence(run, curvature, damping, parts, replays=replays, drop=drop),
+        evidence=_evidence(run, curvature, damping, parts, replays=len(numbers), drop=drop),
         queries=tuple(queries),
     )
 

@@ -30,35 +30,35 @@ def over_replays(
     job: Job,
     prepare: Callable[[Recording], Job],
     *,
-    replays: int,
+    replays: Sequence[int],
     share: float,
     gauss_newton: bool,
     memory: int,
     workers: int,
 ) -> tuple[Tally, float]:
-    """Average the sweeps of `replays` runs; finished ones are kept until all are done.
+    """Average the sweeps of several runs; finished ones are kept until all are done.
 
     Args:
         job: What is asked, of the run itself.
         prepare: Asks the same of another run.
-        replays: How many.
+        replays: Their numbers: which samples a replay leaves out follows from its number alone.
         share: Of the samples, left out by each.
         gauss_newton: J' H_out J in place of the Hessian.
         memory: Bytes for replayed states, and for checkpoints.
         workers: Processes.
     """
     method = "ggn" if gauss_newton else "hessian"
-    partials = [Partial(job, f"{method} replay {number} without {share}") for number in range(replays)]
-    found = {number: kept for number, partial in enumerate(partials) if (kept := partial.load())}
-    waiting = [number for number in range(replays) if number not in found]
+    partials = [Partial(job, f"{method} replay {number} without {share}") for number in replays]
+    found = {place: kept for place, partial in enumerate(partials) if (kept := partial.load())}
+    waiting = [place for place in range(len(replays)) if place not in found]
     run = job.run
 
-    def work(number: int) -> dict[str, Tensor]:
-        weights = kept_weights(run.manifest.data["length"], share, number)
+    def work(place: int) -> dict[str, Tensor]:
+        weights = kept_weights(run.manifest.data["length"], share, replays[place])
         tally, drift = sweep(prepare(Reweighted(run, weights, memory=memory)), gauss_newton=gauss_newton, memory=memory)
         return tally.state() | {"drift": torch.tensor(drift, dtype=torch.float64)}
 
-    with bar("replaying without some samples", replays, len(found), unit="replays") as progress:
+    with bar("replaying without some samples", len(replays), len(found), unit="replays") as progress:
         for place, result in _each(work, waiting, workers):
             found[place] = result
             partials[place].save(result, now=True)
@@ -66,12 +66,14 @@ def over_replays(
     for partial in partials:
         partial.remove()
     tally = Tally(job)
-    tally.restore({name: torch.stack([each[name] for each in found.values()]).mean(0) for name in tally.state()})
-    return tally, max(each["drift"].item() for each in found.values())
+    # In the order of the replays, not in that in which workers finished, so that sums round alike.
+    results = [found[place] for place in range(len(replays))]
+    tally.restore({name: torch.stack([each[name] for each in results]).mean(0) for name in tally.state()})
+    return tally, max(each["drift"].item() for each in results)
 
 
 def _each(
-    work: Callable[[int], dict[str, Tensor]], numbers: Sequence[int], workers: int
+    work: Callable[[int], dict[str, Tensor]], places: Sequence[int], workers: int
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    for place, result in run_jobs(work, numbers, workers=workers):
-        yield numbers[place], result
+    for at, result in run_jobs(work, places, workers=workers):
+        yield places[at], result

@@ -33,8 +33,8 @@ def suspects(
     Returns:
         One row a scored sample, the most suspect first: `sample`, `given_label`, `suggested_label` (the likeliest over
         training; without signals the one under which it would help most, of scores asked for with labels=True),
-        `suspicion` (higher is more suspect; only the order has a
-        meaning), `contribution` (negative harms; unit of the query), with signals `loss` (of the trained model,
+        `suspicion` (higher is more suspect; only the order has a meaning), `contribution` (negative harms; unit of
+        the query), `standard_error` (of scores over independent runs), with signals `loss` (of the trained model,
         nats), `margin` (of the given label's logit, mean over training) and, where folds were trained, `confidence`
         (probability of the given label by models that never saw the sample), and, where noise was planted,
         `true_label` and `flipped`.
@@ -56,6 +56,9 @@ def suspects(
         frame["suggested_label"] = suggested.numpy()
     frame["suspicion"] = (-contributions if own is None else suspicion(own, contributions)).numpy()
     frame["contribution"] = contributions.numpy()
+    errors = scores.standard_errors_of(query)
+    if errors is not None:
+        frame["standard_error"] = errors.numpy()
     for name, column in _columns(own).items():
         frame[name] = column.numpy()
     kept = load_labels(run.path)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from torch import nn
 from torch.utils.data import Dataset
 
 from hydragrad.attribution import attribute
@@ -24,14 +23,15 @@ from hydragrad.cleaning import (
     without,
 )
 from hydragrad.cli.console import say
-from hydragrad.cli.experiment import Experiment, settings_entry
-from hydragrad.errors import DataError, LossError, QueryError, RunDamaged, RunExists
+from hydragrad.cli.ensembles import runs_of, score_seeds
+from hydragrad.cli.experiment import Experiment
+from hydragrad.cli.training import train_into
+from hydragrad.errors import LossError, QueryError, RunDamaged, RunExists
 from hydragrad.figures import predicted_against_actual
 from hydragrad.recording import Recording
 from hydragrad.recording.manifest import FILE as MANIFEST
 from hydragrad.scores import Curvature, Scores
-from hydragrad.studies.recipes import Start
-from hydragrad.training import Plan, train
+from hydragrad.training import Plan
 from hydragrad.trust import verify
 
 MOST_STRETCHES = 40
@@ -49,7 +49,7 @@ def record(experiment: Experiment, out: Path, *, resume: bool) -> Recording:
     if experiment.labels is not None and not (out / MANIFEST).exists():
         save_labels(out, experiment.labels)
     start = experiment.start(experiment.settings.seed)
-    return _train(experiment, start, experiment.train_set, out, experiment.settings.seed, resume=resume)
+    return train_into(experiment, start, experiment.train_set, out, experiment.settings.seed, resume=resume)
 
 
 def plan_of(experiment: Experiment) -> Plan:
@@ -66,9 +66,10 @@ def checkpoints_every(experiment: Experiment) -> int:
     return math.ceil(math.sqrt(plan_of(experiment).steps(len(experiment.train_set))))  # type: ignore[arg-type]
 
 
-def scores_path(run: Path, query: str, curvature: str, damping: float = 0.0, replays: int = 0) -> Path:
+def scores_path(run: Path, query: str, curvature: str, damping: float = 0.0, replays: int = 0, seeds: int = 1) -> Path:
     """Where the scores of a query are kept."""
     how = curvature + (f"-damping{damping:g}" if damping else "") + (f"-replays{replays}" if replays else "")
+    how += f"-seeds{seeds}" if seeds > 1 else ""
     return run / "scores" / f"{query}-{how}.safetensors"
 
 
@@ -81,9 +82,25 @@ def score(
     damping: float = 0.0,
     labels: bool | None = None,
     replays: int = 0,
+    seeds: int = 1,
     workers: int = 1,
 ) -> Scores:
     """Attribute and keep the scores; `labels=None` takes label contributions where the loss allows them."""
+    path = scores_path(run.path, query, curvature, damping, replays, seeds)
+    if seeds > 1:
+        together = score_seeds(
+            experiment,
+            run,
+            query,
+            curvature,
+            seeds=seeds,
+            damping=damping,
+            labels=labels,
+            replays=replays,
+            workers=workers,
+        )
+        together.save(path)
+        return together
     asked = experiment.query(query)
     given = partial(
         attribute,
@@ -101,7 +118,7 @@ def score(
         if labels:
             raise
         scores = given()
-    scores.save(scores_path(run.path, query, curvature, damping, replays))
+    scores.save(path)
     return scores
 
 
@@ -113,10 +130,11 @@ def kept_scores(
     *,
     damping: float = 0.0,
     replays: int = 0,
+    seeds: int = 1,
     workers: int = 1,
 ) -> Scores:
     """The scores kept with the run, or computed now."""
-    path = scores_path(run.path, query, curvature, damping, replays)
+    path = scores_path(run.path, query, curvature, damping, replays, seeds)
     if path.exists():
         try:
             scores = Scores.load(path)
@@ -125,7 +143,7 @@ def kept_scores(
         if scores is not None and scores.evidence.steps == len(run.steps):
             say(f"scores: {path}")
             return scores
-    return score(experiment, run, query, curvature, damping=damping, replays=replays, workers=workers)
+    return score(experiment, run, query, curvature, damping=damping, replays=replays, seeds=seeds, workers=workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,12 +193,16 @@ def verify_scores(
     workers: int,
     damping: float = 0.0,
     replays: int = 0,
+    seeds: int = 1,
 ) -> Verified:
     """Verify scores, computed if absent; keep them with what was measured, and draw it."""
-    scores = kept_scores(experiment, run, query, curvature, damping=damping, replays=replays, workers=workers)
+    scores = kept_scores(
+        experiment, run, query, curvature, damping=damping, replays=replays, seeds=seeds, workers=workers
+    )
     asked = experiment.query(query)
-    evidence = verify(run, scores, groups=groups, size=sizes, seed=seed, queries=asked, workers=workers)
-    path = scores_path(run.path, query, curvature, damping, replays)
+    runs = [run] if seeds == 1 else runs_of(experiment, run, seeds)
+    evidence = verify(runs, scores, groups=groups, size=sizes, seed=seed, queries=asked, workers=workers)
+    path = scores_path(run.path, query, curvature, damping, replays, seeds)
     scores.with_evidence(evidence).save(path)
     earlier = {id(check) for check in scores.evidence.checks}
     checks = tuple(check for check in evidence.checks if id(check) not in earlier)
@@ -310,37 +332,8 @@ def with_names(ranked: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFr
 def _retrained_accuracy(experiment: Experiment, train_set: Dataset[Any], out: Path) -> float | None:
     """Test accuracy after training anew; the retraining is recorded, so it resumes, and is not made twice."""
     seed = experiment.settings.seed + 1
-    run = _train(experiment, experiment.start(seed), train_set, out, seed, resume=True)
+    run = train_into(experiment, experiment.start(seed), train_set, out, seed, resume=True)
     return experiment.test_accuracy(run.trained_model())
-
-
-def _train(
-    experiment: Experiment,
-    start: Start,
-    train_set: Dataset[Any],
-    out: Path,
-    seed: int,
-    *,
-    resume: bool,
-) -> Recording:
-    if len(train_set) == 0:  # type: ignore[arg-type]
-        raise DataError("Nothing is left to train on.")
-    model: nn.Module = start.model
-    return train(
-        model,
-        experiment.loss,
-        train_set,
-        start.optimizer,
-        epochs=experiment.settings.epochs,
-        batch_size=experiment.settings.batch_size,
-        out=out,
-        scheduler=start.scheduler,
-        scheduler_metric=start.scheduler_metric,
-        monitor=experiment.monitor,
-        seed=seed,
-        about=settings_entry(experiment.settings),
-        resume=resume,
-    )
 
 
 def _name(what: str, samples: Sequence[int], labels: Sequence[int] = ()) -> str:

@@ -15,6 +15,14 @@ DataDir = Annotated[
 Json = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Also write the figures as JSON.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bars.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only forecast time, memory and disk.")]
+Seeds = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Mean over so many independent runs, with standard errors: this one, and others with the seeds that "
+        "follow, trained in RUN/seeds.",
+    ),
+]
 CurvatureOption = Annotated[
     Literal["none", "hessian", "ggn"],
     typer.Option(

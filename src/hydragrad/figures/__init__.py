@@ -6,6 +6,7 @@ Cleaning       found_curve, accuracy_bars
 Checks         predicted_against_actual, agreement
 Costs          growth
 Approximation  error_over_time
+Intervals      settling_curves
 Pictures       thumbnail, picture_grid
 Embedding      to_svg, for_dark_pages, to_png, data_uri
 """
@@ -25,3 +26,4 @@ from hydragrad.figures.finding import found_curve as found_curve
 from hydragrad.figures.growth import growth as growth
 from hydragrad.figures.pictures import picture_grid as picture_grid
 from hydragrad.figures.pictures import thumbnail as thumbnail
+from hydragrad.figures.settling import settling_curves as settling_curves

@@ -14,6 +14,7 @@ class Evidence:
         curvature: none (HYDRA: the curvature of the loss is dropped), hessian (exact), ggn (Gauss-Newton).
         damping: Added to the curvature, times the identity.
         replays: Runs with some samples left out that were averaged over; 0 means the run itself.
+        seeds: Independent runs that the scores are means over.
         route: How the directional derivatives were taken: hooks, jvp, or sweep.
         steps: Steps of the run that were differentiated.
         completed: Whether the run had ended.
@@ -26,6 +27,7 @@ class Evidence:
     curvature: Curvature
     damping: float = 0.0
     replays: int = 0
+    seeds: int = 1
     route: str = "sweep"
     steps: int = 0
     completed: bool = True

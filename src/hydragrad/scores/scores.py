@@ -33,6 +33,7 @@ class Scores:
         sample_ids: Which training samples, int64, (samples,).
         query_names: One name a row.
         query_values: phi of the trained model, float64, (queries,).
+        standard_errors: Of the values, where they are means over independent runs, float64 (queries, samples), or None.
         label_contributions: What each sample's contribution would be under every label, float64,
             (queries, samples, classes), or None.
         over_time: What each of equal stretches of the run's steps added to a contribution, float32,
@@ -48,6 +49,7 @@ class Scores:
     query_names: tuple[str, ...]
     query_values: Tensor
     evidence: Evidence
+    standard_errors: Tensor | None = None
     label_contributions: Tensor | None = None
     over_time: Tensor | None = None
     queries: tuple[Query, ...] | None = field(default=None, compare=False, repr=False)
@@ -86,6 +88,15 @@ class Scores:
         """
         return self.values[self._position(query)]
 
+    def standard_errors_of(self, query: str | int | None = None) -> Tensor | None:
+        """Standard errors of the contributions to one query, (samples,), or None.
+
+        Raises:
+            QueryError: An unknown query, or none given where there are several.
+        """
+        position = self._position(query)
+        return None if self.standard_errors is None else self.standard_errors[position]
+
     def suggested_labels(self, query: str | int | None = None) -> Tensor:
         """The label under which each sample would help most, int64, (samples,).
 
@@ -97,17 +108,28 @@ class Scores:
         return self.label_contributions[self._position(query)].argmax(-1)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a training sample, one column a query; positive helps, unit of the query."""
+        """One row a training sample, one column a query; positive helps, unit of the query.
+
+        Where there are standard errors, each query has a second column, "<query> (standard error)".
+        """
         frame = pd.DataFrame(self.values.T.numpy(), columns=pd.Index(self.query_names, name=MEANING))
+        if self.standard_errors is not None:
+            names = [f"{name} (standard error)" for name in self.query_names]
+            errors = pd.DataFrame(self.standard_errors.T.numpy(), columns=pd.Index(names, name=MEANING))
+            # Beside one another, query by query.
+            order = [place for row in range(len(names)) for place in (row, len(names) + row)]
+            frame = pd.concat([frame, errors], axis=1).iloc[:, order]
         return frame.set_index(pd.Index(self.sample_ids.numpy(), name="sample"))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with everything."""
         tensors = {"values": self.values, "sample_ids": self.sample_ids, "query_values": self.query_values}
-        if self.label_contributions is not None:
-            tensors["label_contributions"] = self.label_contributions
-        if self.over_time is not None:
-            tensors["over_time"] = self.over_time
+        optional = {
+            "standard_errors": self.standard_errors,
+            "label_contributions": self.label_contributions,
+            "over_time": self.over_time,
+        }
+        tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
         metadata = {
             "meaning": MEANING,
             "query_names": json.dumps(self.query_names),

@@ -1,8 +1,10 @@
 """The paper's tables and figures, and the truth behind the numbers: one flat, resumable file each."""
 
+from hydragrad.studies.estimators import reproduce_estimators
 from hydragrad.studies.extremes import Extreme, Extremes, reproduce_extremes
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
 from hydragrad.studies.label_errors import LabelErrors, reproduce_label_errors
+from hydragrad.studies.settling import reproduce_settling
 from hydragrad.studies.table4 import METHODS, Setting, reproduce_table4
 from hydragrad.studies.trust import NETWORKS, reproduce_trust
 
@@ -15,8 +17,10 @@ __all__ = [
     "LabelErrors",
     "Setting",
     "reproduce_extremes",
+    "reproduce_estimators",
     "reproduce_figure1",
     "reproduce_label_errors",
+    "reproduce_settling",
     "reproduce_table4",
     "reproduce_trust",
 ]

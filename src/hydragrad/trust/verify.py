@@ -34,7 +34,7 @@ class _Groups:
 
 
 def verify(
-    run: Recording,
+    run: Recording | Sequence[Recording],
     scores: Scores,
     *,
     groups: int | Sequence[Sequence[int]] = 20,
@@ -47,7 +47,8 @@ def verify(
     """Really retrain without groups of samples and compare with what the scores predicted.
 
     Args:
-        run: The completed run that the scores were computed from.
+        run: The completed run that the scores were computed from. Of an ensemble its runs: what happened is then the
+            mean over them.
         scores: What is to be verified.
         groups: How many random groups of every size, or the groups themselves.
         size: Samples of a group: a number, or a share of the scored samples as a float below 1; several sizes are
@@ -68,15 +69,18 @@ def verify(
         QueryError: Scores of another run or without their queries; ids out of range; an interrupted run.
         DataError: Groups as large as the data.
 
-    Cost: one training a group; retrainings are kept in RUN/retrained and not made twice.
+    Cost: one training a group and run; retrainings are kept in RUN/retrained and not made twice.
 
     Source: Park et al. 2023 (LDS); Bae et al. 2024 and Ilyas and Engstrom 2025 (a fixed trajectory).
     """
     asked = _queries(scores, queries)
-    plan = _plan(run, scores, groups, size, seed, extremes)
+    runs = [run] if isinstance(run, Recording) else list(run)
+    if not runs:
+        raise QueryError("verify needs the run that the scores come from, or all runs of an ensemble; none came.")
+    plan = _plan(runs[0], scores, groups, size, seed, extremes)
     everything = [group for kind in plan for group in kind.groups]
-    found = counterfactual(run, everything, asked, workers=workers)
-    actual = found.values.numpy()
+    found = [counterfactual(each, everything, asked, workers=workers).values for each in runs]
+    actual = torch.stack(found).mean(0).numpy()
     predicted = torch.stack([scores.total(group) for group in everything], 1).numpy()
     checks: list[dict[str, Any]] = []
     at = 0

@@ -7,13 +7,16 @@ import typer
 
 from hydragrad.cli import jobs
 from hydragrad.cli.console import say, table, write_json
+from hydragrad.cli.ensembles import with_errors
 from hydragrad.cli.experiment import open_run
 from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
     duration,
+    training_disk,
+    training_seconds,
 )
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
 from hydragrad.progress import quiet
 from hydragrad.scores import MEANING
 
@@ -35,6 +38,7 @@ def attribute(
         bool | None,
         typer.Option("--labels/--no-labels", help="Contributions of every label (default: where possible)."),
     ] = None,
+    seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
@@ -48,24 +52,36 @@ def attribute(
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
     asked, opened = open_run(run, data_dir=data_dir)
-    seconds = attribution_seconds(opened, curvature) * len(query) * max(1, replays / workers)
-    announce("attribution", seconds, 0, always=dry_run)
+    at_once = workers if max(replays, seeds) > 1 else 1
+    seconds = attribution_seconds(opened, curvature) * len(query) * seeds * max(1, replays) / at_once
+    plan = jobs.plan_of(asked)
+    seconds += training_seconds(asked, plan) * (seeds - 1) / at_once
+    disk = (seeds - 1) * training_disk(asked, plan, jobs.checkpoints_every(asked))
+    announce("attribution", seconds, disk, always=dry_run)
     if dry_run:
         return
-    figures: dict[str, Any] = {"run": str(run), "curvature": curvature}
+    figures: dict[str, Any] = {"run": str(run), "curvature": curvature, "seeds": seeds}
     for text in query:
         begin = time.monotonic()
         with quiet(silent):
             scores = jobs.score(
-                asked, opened, text, curvature, damping=damping, labels=labels, replays=replays, workers=workers
+                asked,
+                opened,
+                text,
+                curvature,
+                damping=damping,
+                labels=labels,
+                replays=replays,
+                seeds=seeds,
+                workers=workers,
             )
-        path = jobs.scores_path(run, text, curvature, damping, replays)
+        path = jobs.scores_path(run, text, curvature, damping, replays, seeds)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
         rows = {
             name: f"{scores.query_values[0]:.4f}",
-            "most harmful samples": ", ".join(map(str, harmful)),
-            "most helpful samples": ", ".join(map(str, helpful)),
+            "most harmful samples": with_errors(scores, harmful),
+            "most helpful samples": with_errors(scores, helpful),
             "replay": "equal to the bit"
             if scores.evidence.replay_exact
             else f"drifted by {scores.evidence.replay_drift:.1e}",

@@ -15,7 +15,7 @@ from hydragrad.cli.forecast import (
     training_disk,
     training_seconds,
 )
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
 from hydragrad.cli.reporting import write_report
 from hydragrad.cli.showing import show_cleaned
 from hydragrad.errors import QueryError
@@ -38,6 +38,7 @@ def clean(
         bool,
         typer.Option("--reference/--no-reference", help="Where noise was planted, also train on true labels."),
     ] = True,
+    seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
@@ -56,15 +57,17 @@ def clean(
     asked, opened = open_run(run, data_dir=data_dir)
     marks = None if labels is None else read_marks(labels, opened, asked.known_labels())
     retrainings = 1 + (asked.labels is not None and reference)
-    have = jobs.scores_path(run, query, curvature).exists()
+    have = jobs.scores_path(run, query, curvature, seeds=seeds).exists()
     seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
-    seconds += 0 if have else attribution_seconds(opened, curvature)
+    if not have:
+        seconds += attribution_seconds(opened, curvature) * seeds
+        seconds += training_seconds(asked, jobs.plan_of(asked)) * (seeds - 1)
     disk = retrainings * training_disk(asked, jobs.plan_of(asked), jobs.checkpoints_every(asked))
     announce("cleaning", seconds, disk, always=dry_run)
     if dry_run:
         return
     with quiet(silent):
-        scores = jobs.kept_scores(asked, opened, query, curvature)
+        scores = jobs.kept_scores(asked, opened, query, curvature, seeds=seeds)
         found = jobs.clean(asked, opened, scores, remove=remove, relabel=relabel, reference=reference, marks=marks)
     ending = (
         "-relabelled" if relabel else "-by-hand" if marks else ""

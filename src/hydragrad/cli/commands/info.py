@@ -18,7 +18,8 @@ def info(run: Run, json: Json = None, silent: Quiet = False) -> None:
     manifest = read_manifest(run)
     logs = epoch_logs(run)
     parameters = sum(torch.Size(shape).numel() for shape, _ in manifest.model["parameters"].values())
-    files = [file for file in run.rglob("*") if file.is_file() and run / "clean" not in file.parents]
+    others = {run / "clean", run / "seeds"}  # runs of their own
+    files = [file for file in run.rglob("*") if file.is_file() and others.isdisjoint(file.parents)]
     size = sum(file.stat().st_size for file in files)
     scores = sorted(file.stem for file in (run / "scores").glob("*.safetensors") if "partial" not in file.name)
     about = manifest.about.get("settings", manifest.about)

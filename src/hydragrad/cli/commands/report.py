@@ -8,7 +8,7 @@ import typer
 from hydragrad.cli import jobs
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.experiment import open_run
-from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run
+from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run, Seeds
 from hydragrad.cli.reporting import write_report
 from hydragrad.progress import quiet
 
@@ -18,6 +18,7 @@ def report(
     query: Annotated[str, typer.Option(help="Which scores: validation, test, or as in test:42.")] = "validation",
     curvature: CurvatureOption = "none",
     out: Annotated[Path | None, typer.Option(help="File to write (RUN/report.html where not given).")] = None,
+    seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
@@ -31,7 +32,7 @@ def report(
     """
     asked, opened = open_run(run, data_dir=data_dir)
     with quiet(silent):
-        scores = jobs.kept_scores(asked, opened, query, curvature)
+        scores = jobs.kept_scores(asked, opened, query, curvature, seeds=seeds)
         page = write_report(asked, opened, scores, out or run / "report.html")
     say(f"report: {page}")
     write_json(json, {"report": str(page)})

@@ -12,7 +12,7 @@ from hydragrad.cli.forecast import (
     attribution_seconds,
     model_bytes,
 )
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
 from hydragrad.cli.showing import show_verified
 from hydragrad.progress import quiet
 
@@ -29,6 +29,7 @@ def verify(
     ] = "1,0.01,0.1",
     seed: Annotated[int, typer.Option(help="Of the random groups.")] = 0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
@@ -44,7 +45,7 @@ def verify(
     """
     sizes = jobs.parse_sizes(size)
     asked, opened = open_run(run, data_dir=data_dir)
-    trainings = len(sizes) * (groups + 2)
+    trainings = len(sizes) * (groups + 2) * seeds
     seconds = attribution_seconds(opened, "none") / 2 * trainings / workers + attribution_seconds(opened, curvature)
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
     if dry_run:
@@ -61,6 +62,7 @@ def verify(
             workers=workers,
             damping=damping,
             replays=replays,
+            seeds=seeds,
         )
     show_verified(found)
     say(f"written: {found.path}; next: hydragrad report {run}")

@@ -2,12 +2,14 @@
 
 import typer
 
+from hydragrad.cli.reproduce.estimators import estimators
 from hydragrad.cli.reproduce.extremes import table1, table2
 from hydragrad.cli.reproduce.figure1 import figure1
 from hydragrad.cli.reproduce.label_errors import label_errors
+from hydragrad.cli.reproduce.settling import settling
 from hydragrad.cli.reproduce.table4 import table4
 from hydragrad.cli.reproduce.trust import trust
 
 reproduce = typer.Typer(no_args_is_help=True, help="The paper's tables and figures, measured again.")
-for study in (figure1, table1, table2, table4, label_errors, trust):
+for study in (figure1, table1, table2, table4, label_errors, trust, estimators, settling):
     reproduce.command()(study)
