@@ -52,14 +52,26 @@ LAYERS = {
     "layer norm over positions": (lambda: scaled(nn.LayerNorm(5, eps=0.1)), real(3, 5)),
     "layer norm of planes": (lambda: scaled(nn.LayerNorm((3, 5))), real(2, 3, 5)),
     "layer norm without bias": (lambda: scaled(nn.LayerNorm(5, bias=False)), real(3, 5)),
+    "batch norm in eval mode": (lambda: evaluating(nn.BatchNorm1d(5)), real(5)),
+    "batch norm over positions": (lambda: evaluating(nn.BatchNorm1d(5, eps=0.1)), real(5, 3)),
+    "batch norm of images": (lambda: evaluating(nn.BatchNorm2d(3)), real(3, 4, 2)),
+    "batch norm of volumes": (lambda: evaluating(nn.BatchNorm3d(2)), real(2, 3, 4, 2)),
 }
 
 
-def scaled(layer: nn.LayerNorm) -> nn.LayerNorm:
+def scaled(layer: nn.Module) -> nn.Module:
     """Away from its initial ones and zeros."""
     for parameter in layer.parameters():
         nn.init.normal_(parameter)
     return layer
+
+
+def evaluating(layer: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> nn.Module:
+    """Normalises by statistics of its own."""
+    assert layer.running_mean is not None and layer.running_var is not None
+    layer.running_mean += 0.3
+    layer.running_var *= 1.7
+    return scaled(layer).eval()
 
 
 class PerSample(nn.Module):

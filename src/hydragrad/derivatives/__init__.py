@@ -7,6 +7,7 @@ curvature      exact and Gauss-Newton products with the directional derivatives 
 vectorised     the same products of many cotangents in one pass
 layer_gradients   per-sample gradients out of somebody else's backward pass (known layers, samples not coupled)
 sample_gradients  the same by one backward pass a sample, inside its batch (any model)
+frozen_gradients  the same with the batch's statistics as constants, by one pass of our own
 projection     random projections of per-sample gradients
 labels         derivatives under every possible label
 normalization  BatchNorm as a differentiable formula
@@ -23,6 +24,7 @@ from hydragrad.derivatives.curvature import require_one_call as require_one_call
 from hydragrad.derivatives.directional import Directional as Directional
 from hydragrad.derivatives.directional import directional_derivatives as directional_derivatives
 from hydragrad.derivatives.directional import works_at_once as works_at_once
+from hydragrad.derivatives.frozen_gradients import FrozenGradients as FrozenGradients
 from hydragrad.derivatives.labels import label_derivatives as label_derivatives
 from hydragrad.derivatives.labels import require_cross_entropy as require_cross_entropy
 from hydragrad.derivatives.labels import tensor_leaves as tensor_leaves
@@ -35,6 +37,9 @@ from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule
 from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
 from hydragrad.derivatives.loss_module import check_losses as check_losses
+from hydragrad.derivatives.normalization import BatchStatistics as BatchStatistics
+from hydragrad.derivatives.normalization import batch_coupled as batch_coupled
+from hydragrad.derivatives.normalization import normalises_batches as normalises_batches
 from hydragrad.derivatives.normalization import running_statistics as running_statistics
 from hydragrad.derivatives.normalization import use_explicit_batch_norm as use_explicit_batch_norm
 from hydragrad.derivatives.padding import shared_padding as shared_padding

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hydragrad.derivatives.normalization import batch_coupled
+from hydragrad.derivatives.normalization import batch_coupled, standardised
 
 
 class HooksInapplicable(Exception):
@@ -69,6 +69,16 @@ def layer_norm_bias(layer: Any, x: Tensor, delta: Tensor, direction: Tensor) -> 
     return direction.flatten(1) @ delta.reshape(len(x), -1, direction[0].numel()).sum(1).T
 
 
+def batch_norm_weight(layer: Any, x: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
+    """<G, gradient> of the scale of a BatchNorm in eval mode; direction (q, channels)."""
+    return direction @ (standardised(layer, x) * delta).reshape(*delta.shape[:2], -1).sum(2).T
+
+
+def batch_norm_bias(layer: Any, x: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
+    """<G, gradient> of its shift; direction (q, channels)."""
+    return direction @ delta.reshape(*delta.shape[:2], -1).sum(2).T
+
+
 Rule = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 RULES: dict[type[nn.Module], dict[str, Rule]] = {
     nn.Linear: {"weight": linear_weight, "bias": channel_last_bias},
@@ -77,6 +87,9 @@ RULES: dict[type[nn.Module], dict[str, Rule]] = {
     nn.Conv3d: {"weight": conv_weight, "bias": conv_bias},
     nn.Embedding: {"weight": embedding_weight},
     nn.LayerNorm: {"weight": layer_norm_weight, "bias": layer_norm_bias},
+    nn.BatchNorm1d: {"weight": batch_norm_weight, "bias": batch_norm_bias},
+    nn.BatchNorm2d: {"weight": batch_norm_weight, "bias": batch_norm_bias},
+    nn.BatchNorm3d: {"weight": batch_norm_weight, "bias": batch_norm_bias},
 }
 """One rule a parameter of a layer type. Exact types only: a subclass may compute something else."""
 

@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn import grad as conv_gradients
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
 from hydragrad.derivatives.layer_dots import HooksInapplicable, why_not_hooks
 from hydragrad.derivatives.layout import Layout
+from hydragrad.derivatives.normalization import standardised
 from hydragrad.derivatives.projection import Projector
 
 
@@ -40,6 +42,10 @@ def conv_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
     if isinstance(layer, nn.Conv2d) and layer.groups == 1:
         if x.shape[2:] == layer.kernel_size and delta[0, 0].numel() == 1 and not any(padding):
             return _outer(delta.view(count, 1, -1), x.reshape(count, 1, -1)).view(count, *layer.weight.shape)
+        if set(layer.kernel_size) == set(layer.stride) == {1} and not any(padding):
+            return (delta.flatten(2) @ x.flatten(2).transpose(1, 2)).view(count, *layer.weight.shape)
+        if _narrows(layer, padding):
+            return _by_patches_of_delta(layer, x, delta, padding)
         patches = F.unfold(x, layer.kernel_size, layer.dilation, padding, layer.stride)
         return (delta.flatten(2) @ patches.transpose(1, 2)).view(count, *layer.weight.shape)
     # Samples as groups of one large convolution.
@@ -49,6 +55,22 @@ def conv_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
     x, delta = x.reshape(1, -1, *x.shape[2:]), delta.reshape(1, -1, *delta.shape[2:])
     stacked = rule(x, shape, delta, layer.stride, padding, layer.dilation, layer.groups * count)
     return stacked.view(count, *layer.weight.shape)
+
+
+def _narrows(layer: nn.Conv2d, padding: Sequence[int]) -> bool:
+    """Whether delta has the smaller patches, and x is their correlation with it."""
+    reach = [step * (size - 1) for step, size in zip(layer.dilation, layer.kernel_size, strict=True)]
+    fits = all(before <= most for before, most in zip(padding, reach, strict=True))
+    return layer.out_channels < layer.in_channels and set(layer.stride) == {1} and fits
+
+
+def _by_patches_of_delta(layer: nn.Conv2d, x: Tensor, delta: Tensor, padding: Sequence[int]) -> Tensor:
+    """The sum over z of x_z delta_{z-k+padding}, which is the sum over s of delta_s x_{s+k-padding}."""
+    sizes, steps = layer.kernel_size, layer.dilation
+    rest = [step * (size - 1) - before for step, size, before in zip(steps, sizes, padding, strict=True)]
+    patches = F.unfold(delta, sizes, steps, tuple(rest))
+    flipped = (patches @ x.flatten(2).transpose(1, 2)).view(len(x), layer.out_channels, *sizes, layer.in_channels)
+    return flipped.flip(2, 3).movedim(4, 2)
 
 
 def conv_bias(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
@@ -76,6 +98,16 @@ def layer_norm_bias(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
     return delta.reshape(len(x), -1, *layer.normalized_shape).sum(1)
 
 
+def batch_norm_weight(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, channels); `x` is standardised."""
+    return (x * delta).reshape(*x.shape[:2], -1).sum(2)
+
+
+def batch_norm_bias(layer: Any, x: Tensor, delta: Tensor) -> Tensor:
+    """(n, channels)."""
+    return delta.reshape(*delta.shape[:2], -1).sum(2)
+
+
 Rule = Callable[[Any, Tensor, Tensor], Tensor]
 RULES: dict[type[nn.Module], dict[str, Rule]] = {
     nn.Linear: {"weight": linear_weight, "bias": channel_last_bias},
@@ -84,6 +116,9 @@ RULES: dict[type[nn.Module], dict[str, Rule]] = {
     nn.Conv3d: {"weight": conv_weight, "bias": conv_bias},
     nn.Embedding: {"weight": embedding_weight},
     nn.LayerNorm: {"weight": layer_norm_weight, "bias": layer_norm_bias},
+    nn.BatchNorm1d: {"weight": batch_norm_weight, "bias": batch_norm_bias},
+    nn.BatchNorm2d: {"weight": batch_norm_weight, "bias": batch_norm_bias},
+    nn.BatchNorm3d: {"weight": batch_norm_weight, "bias": batch_norm_bias},
 }
 """One rule a parameter of the layer types that `layer_dots` knows."""
 
@@ -95,17 +130,22 @@ class LayerGradients:
         model: Is hooked; forwards outside `begin` ... `rows`, and those of copies, are passed over.
         layout: The parameters to differentiate by.
         projector: Projects each parameter's gradients as they are made.
+        anchored: For a pass of our own whose parameters do not require gradients: the graph then starts at the first
+            layer's output, and the backward pass computes nothing that is thrown away.
 
     Raises:
         HooksInapplicable: A layer without a rule, or one that couples the samples.
     """
 
-    def __init__(self, model: nn.Module, layout: Layout, projector: Projector | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, layout: Layout, projector: Projector | None = None, *, anchored: bool = False
+    ) -> None:
         reason = why_not_hooks(model)
         if reason is not None:
             raise HooksInapplicable(reason)
         self._layout, self._projector = layout, projector
         self._like = next(model.parameters()).detach()
+        self._anchor = self._like.new_zeros((), requires_grad=True) if anchored else None
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._rules: dict[nn.Module, list[tuple[str, nn.Parameter, Rule]]] = {}
         self._caught: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
@@ -133,10 +173,11 @@ class LayerGradients:
         Raises:
             HooksInapplicable: A layer did not see one row a sample.
         """
-        caught, self._caught, self._size = self._caught, {}, None
+        caught, size, self._caught, self._size = self._caught, self._size, {}, None
         if self._problem is not None:
             raise HooksInapplicable(self._problem)
-        chosen = torch.as_tensor(positions, device=self._like.device, dtype=torch.int64)
+        everything = list(positions) == list(range(size or 0))
+        chosen = slice(None) if everything else torch.as_tensor(positions, device=self._like.device, dtype=torch.int64)
         if self._projector is None:
             out = self._like.new_zeros(len(positions), self._layout.size)
         else:
@@ -144,6 +185,8 @@ class LayerGradients:
         with torch.no_grad():
             for module, calls in caught.items() if positions else ():
                 for x, delta in calls:
+                    if isinstance(module, _BatchNorm):
+                        x = standardised(module, x)  # by statistics of the whole batch
                     self._add(out, module, x[chosen], delta[chosen])
         return out
 
@@ -163,15 +206,20 @@ class LayerGradients:
             else:
                 self._projector.add(out, name, rule(module, x, delta))
 
-    def _hook(self, module: nn.Module) -> Callable[..., None]:
-        def caught(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if layer is not module or self._size is None or not output.requires_grad:
-                return
+    def _hook(self, module: nn.Module) -> Callable[..., Tensor | None]:
+        def caught(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
+            if layer is not module or self._size is None:
+                return None
+            anchor = self._anchor if not output.requires_grad and torch.is_grad_enabled() else None
+            if anchor is None and not output.requires_grad:
+                return None
             if len(inputs) != 1 or any(len(value) != self._size for value in (inputs[0], output)):
                 self._problem = f"{type(layer).__name__} does not see one row a sample"
-                return
+                return None
             x, calls = inputs[0].detach(), self._caught[module]
+            output = output if anchor is None else output + anchor
             output.register_hook(lambda delta: calls.append((x, delta.detach())))
+            return output if anchor is not None else None
 
         return caught
 

@@ -1,17 +1,23 @@
-"""BatchNorm as an explicit, differentiable formula, running statistics included.
+"""BatchNorm as derivatives need it: as an explicit formula, or with the batch's statistics as constants.
 
 torch's native kernel neither differentiates with respect to the running statistics nor carries a derivative
-into their update. During a curvature sweep the private copy of the model uses this formula instead; the
-trajectory itself is always replayed with the user's own kernels.
+into their update. During a curvature sweep the private copy of the model uses an explicit formula instead; the
+trajectory itself is always replayed with the user's own kernels. With frozen statistics the samples of a batch are
+not coupled: each has the same outputs as in training, and a gradient of its own.
 
 Source: Ioffe and Szegedy 2015, algorithm 1; update rule of torch.nn.BatchNorm (unbiased running variance).
 """
 
 from types import MethodType
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+BatchStatistics = Literal["exact", "frozen"]
+"""Whether a sample's gradient follows the batch's statistics, or takes them as constants."""
 
 
 def use_explicit_batch_norm(model: nn.Module) -> None:
@@ -19,6 +25,13 @@ def use_explicit_batch_norm(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.forward = MethodType(_explicit_forward, module)  # type: ignore[method-assign]
+
+
+def use_frozen_statistics(model: nn.Module) -> None:
+    """Have every BatchNorm layer of `model` take its batch's statistics as constants, in place."""
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.forward = MethodType(_frozen_forward, module)  # type: ignore[method-assign]
 
 
 def running_statistics(model: nn.Module) -> set[str]:
@@ -30,15 +43,29 @@ def running_statistics(model: nn.Module) -> set[str]:
     return names & {name for name, _ in model.named_buffers()}
 
 
+def normalises_batches(model: nn.Module) -> bool:
+    """True where the model has BatchNorm layers, whatever their mode now."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
 def batch_coupled(model: nn.Module) -> bool:
-    """True where a BatchNorm layer in training mode couples the samples of a batch."""
-    return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())
+    """True where a BatchNorm layer that normalises by its batch couples the samples."""
+    return any(
+        isinstance(module, _BatchNorm)
+        and _uses_batch(module)
+        and getattr(module.forward, "__func__", None) is not _frozen_forward
+        for module in model.modules()
+    )
+
+
+def standardised(layer: _BatchNorm, input: Tensor) -> Tensor:
+    """What the layer multiplies by its weight; `input` is the whole batch."""
+    return F.batch_norm(input, *_statistics(layer, input), training=False, eps=layer.eps)
 
 
 def _explicit_forward(layer: _BatchNorm, input: Tensor) -> Tensor:
-    uses_batch = layer.training or layer.running_mean is None or layer.running_var is None
     over = [0, *range(2, input.dim())]
-    if uses_batch:
+    if _uses_batch(layer):
         mean = input.mean(over)
         variance = (input - _per_channel(mean, input)).square().mean(over)
         if layer.training and layer.track_running_stats:
@@ -51,6 +78,25 @@ def _explicit_forward(layer: _BatchNorm, input: Tensor) -> Tensor:
         scale = scale * layer.weight
     output = (input - _per_channel(mean, input)) * _per_channel(scale, input)
     return output if layer.bias is None else output + _per_channel(layer.bias, input)
+
+
+def _frozen_forward(layer: _BatchNorm, input: Tensor) -> Tensor:
+    return F.batch_norm(input, *_statistics(layer, input), layer.weight, layer.bias, training=False, eps=layer.eps)
+
+
+def _uses_batch(layer: _BatchNorm) -> bool:
+    return layer.training or layer.running_mean is None or layer.running_var is None
+
+
+def _statistics(layer: _BatchNorm, input: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and variance that the layer normalises by, as constants."""
+    if not _uses_batch(layer):
+        assert layer.running_mean is not None and layer.running_var is not None
+        return layer.running_mean, layer.running_var
+    with torch.no_grad():
+        # Three times as quick as torch.var_mean, whose reduction over the batch is slow on the CPU.
+        mean, variance = torch.batch_norm_update_stats(input, None, None, 0.0)
+    return mean, variance
 
 
 def _update_running(layer: _BatchNorm, mean: Tensor, variance: Tensor, count: int) -> None:

@@ -4,7 +4,7 @@ The loss of a sample is differentiated inside its batch, so that whatever couple
 inside as it was in training. A batch of one sample would be another function.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ def sample_gradients(
     positions: Sequence[int],
     *,
     projector: Projector | None = None,
+    frozen: Collection[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Differentiate the losses of some samples of a batch.
 
@@ -38,6 +39,7 @@ def sample_gradients(
         batch: The batch.
         positions: Which of its samples.
         projector: Projects the gradients, AT_ONCE full ones at a time.
+        frozen: Parameters whose gradients are zero, since they are not trained.
 
     Returns:
         Losses (batch,), and gradients (positions, columns).
@@ -46,7 +48,7 @@ def sample_gradients(
     """
     width = layout.size if projector is None else projector.width
     with torch.enable_grad(), differentiable_kernels():
-        weights = {name: parameters[name].detach().requires_grad_() for name in layout.names}
+        weights = {name: parameters[name].detach().requires_grad_() for name in layout.names if name not in frozen}
         losses, _ = problem.at(parameters | weights, buffers, batch)
         parts = [losses.new_zeros(0, width)]
         for start in range(0, len(positions), AT_ONCE):
@@ -54,7 +56,10 @@ def sample_gradients(
             gradients = _pulled_back(losses, list(weights.values()), chunk)
             named = dict(zip(weights, gradients, strict=True))
             if projector is None:
-                parts.append(torch.cat([each.reshape(len(chunk), -1) for each in gradients], 1))
+                row = losses.new_zeros(len(chunk), layout.size)
+                for name, gradient in named.items():
+                    row[:, layout.spans[name]] = gradient.reshape(len(chunk), -1)
+                parts.append(row)
             else:
                 parts.append(projector.rows(named))
     return losses.detach(), torch.cat([part.to(parts[-1]) for part in parts])

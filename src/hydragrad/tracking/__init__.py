@@ -4,6 +4,7 @@ hypergradients  the store of a recorded run, by replay
 tracker         Tracker: the same online, while the user trains
 store           Store: rows, the trained model, contributions
 asking          gradients of queries against rows, in blocks
+options         choices that both share
 gradients       per-sample gradients of a step that somebody else makes
 exact           exact tangents, curvature included
 recurrence      how a row takes in a gradient, lazily or by known coefficients

@@ -22,7 +22,7 @@ from hydragrad.tracking.columns import Columns
 from hydragrad.tracking.growing import GrowingRows
 from hydragrad.tracking.lanes import GrowingLanes
 from hydragrad.tracking.recurrence import Lazy
-from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts
+from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts, known_facts
 from hydragrad.tracking.table import NUMPY_TYPES, Table, require_disk, to_numpy
 
 GROWING, LOG = "growing.json", "steps.jsonl"
@@ -122,21 +122,31 @@ def read_growing(folder: Path) -> tuple[StoreFacts, Tensor]:
         RunDamaged: The file is damaged.
     """
     try:
-        facts = StoreFacts(**json.loads((folder / GROWING).read_text()))
+        facts = known_facts(folder, json.loads((folder / GROWING).read_text()))
         return facts, torch.from_numpy(np.load(folder / "samples.npy", allow_pickle=False))
+    except RecordingMismatch:
+        raise
     except (OSError, ValueError, TypeError) as error:
         raise RunDamaged(
             f"{folder / GROWING} can't be read ({error}). Delete the folder and build it again."
         ) from error
 
 
-def require_same_store(folder: Path, facts: StoreFacts, sample_ids: Tensor) -> None:
+def require_same_store(folder: Path, facts: StoreFacts, sample_ids: Tensor, store: Store | None = None) -> None:
     """Refuse to go on with another store than was begun.
+
+    Args:
+        folder: Where it lies.
+        facts: What the store is to hold.
+        sample_ids: The samples to track.
+        store: The store, where it is finished.
 
     Raises:
         RecordingMismatch: Names what differs.
     """
-    begun, samples = read_growing(folder)
+    begun, samples = read_growing(folder) if store is None else (store.facts, store.sample_ids)
+    if store is not None:
+        facts = replace(facts, steps=begun.steps, completed=begun.completed)
     given, kept = asdict(facts), asdict(begun)
     differing = sorted(name for name in given if json.dumps(given[name]) != json.dumps(kept[name]))
     if not torch.equal(samples, sample_ids):

@@ -8,17 +8,20 @@ from torch import Tensor, nn
 
 from hydragrad.derivatives import (
     Batch,
+    BatchStatistics,
+    FrozenGradients,
     HooksInapplicable,
     LayerGradients,
     Layout,
     LossModule,
     PerSampleLoss,
     Projector,
+    normalises_batches,
     sample_gradients,
 )
 from hydragrad.errors import Unsupported
 
-Route = Literal["layers", "vjp"]
+Route = Literal["layers", "vjp", "frozen"]
 
 
 class StepGradients:
@@ -26,18 +29,30 @@ class StepGradients:
 
     Where samples are not coupled and every layer has a rule, they are made of what the step's own forward and
     backward pass shows ("layers"); everywhere else by one backward pass a sample ("vjp"). Which, is decided at the
-    first step: both are computed and compared.
+    first step: both are computed and compared. With frozen statistics, a BatchNorm's batch is no coupling, and one
+    more forward and backward pass has the gradients of all ("frozen").
 
     Args:
         model: The model that is trained.
         loss: Per-sample loss.
         layout: The parameters to differentiate by.
         projector: Projects the gradients.
+        batch_statistics: Whether gradients follow the statistics of a BatchNorm's batch.
     """
 
-    def __init__(self, model: nn.Module, loss: PerSampleLoss, layout: Layout, projector: Projector | None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: PerSampleLoss,
+        layout: Layout,
+        projector: Projector | None,
+        batch_statistics: BatchStatistics = "exact",
+    ) -> None:
         self._model, self._loss, self._layout, self._projector = model, loss, layout, projector
+        self._frozen: FrozenGradients | None = None
         self.route: Route | None = None
+        if batch_statistics == "frozen" and normalises_batches(model):
+            self.route, self._frozen = "frozen", FrozenGradients(model, loss, layout, projector)
         self._layers: LayerGradients | None = None
         self._problem: LossModule | None = None
         self._expected: Tensor | None = None
@@ -55,7 +70,9 @@ class StepGradients:
         self._positions, self._expected = positions, None
         if self.route is None:
             self._try_layers()
-        if self.route != "layers" and positions:
+        if self._frozen is not None and positions:
+            self._expected = self._frozen(self._model, batch(), positions) / divisor
+        elif self.route != "layers" and positions:
             self._expected = self._by_vjp(batch(), positions) / divisor
         if self._layers is not None:
             self._layers.begin(size)
@@ -109,6 +126,13 @@ class StepGradients:
         parameters = {name: value.detach() for name, value in self._model.named_parameters()}
         buffers = {name: value.detach() for name, value in self._model.named_buffers()}
         _, rows = sample_gradients(
-            self._problem, self._layout, parameters, buffers, batch, positions, projector=self._projector
+            self._problem,
+            self._layout,
+            parameters,
+            buffers,
+            batch,
+            positions,
+            projector=self._projector,
+            frozen=[name for name, value in self._model.named_parameters() if not value.requires_grad],
         )
         return rows

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragrad.derivatives import Layout, running_statistics
-from hydragrad.errors import QueryError
+from hydragrad.derivatives import BatchStatistics, Layout
 from hydragrad.progress import Bar, bar
 from hydragrad.recording import Recording, Replay, StepRecord
 from hydragrad.recording.history import run_lanes
@@ -29,6 +28,7 @@ from hydragrad.tracking.exact import ExactTangents
 from hydragrad.tracking.gradients import StepGradients
 from hydragrad.tracking.growing import GrowingRows
 from hydragrad.tracking.lanes import GrowingLanes
+from hydragrad.tracking.options import notes, require_sound
 from hydragrad.tracking.recurrence import Lazy, Planned, Recurrence
 from hydragrad.tracking.store import DTYPES, Store, StoreFacts
 from hydragrad.tracking.table import Table
@@ -42,6 +42,7 @@ def hypergradients(
     projection: int | None = None,
     store: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    batch_statistics: BatchStatistics = "exact",
     projection_seed: int = 0,
 ) -> Store:
     """Rows dw_T/dalpha_i of training samples, for any query thought of later.
@@ -55,10 +56,13 @@ def hypergradients(
             1/sqrt(projection), relative to the norms of row and query gradient.
         store: Folder to keep the rows in; in memory if None. An interrupted one goes on when called again.
         dtype: float64, float32 or bfloat16; the run's if None.
+        batch_statistics: "exact" differentiates through the statistics of BatchNorm's batches, at one backward pass
+            a sample and step; "frozen" takes them as constants, at about a training step for the whole batch. The
+            store says so.
         projection_seed: Seed of the projection.
 
     Raises:
-        QueryError: Samples that do not exist; projection with "hessian".
+        QueryError: Samples that do not exist; projection or frozen statistics with "hessian".
         DiskFull: The store would not fit, before any work.
         RunExists: `store` holds a finished store.
         RecordingMismatch: `store` holds an unfinished store of something else.
@@ -67,12 +71,9 @@ def hypergradients(
 
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
-    if curvature not in ("none", "hessian"):
-        raise QueryError(f"curvature must be 'none' or 'hessian' here; {curvature!r} came.")
-    if projection is not None and curvature == "hessian":
-        raise QueryError("Exact tangents need whole rows while they grow: leave projection out with 'hessian'.")
+    require_sound(curvature, projection, batch_statistics)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
-    building = _Building(run, sample_ids, curvature, projection, store, dtype, projection_seed)
+    building = _Building(run, sample_ids, curvature, projection, store, dtype, projection_seed, batch_statistics)
     if curvature == "hessian":
         building.sweep_exact()
     else:
@@ -90,6 +91,7 @@ class _Building:
         store: str | Path | None,
         dtype: torch.dtype | None,
         seed: int,
+        batch_statistics: BatchStatistics,
     ) -> None:
         self._run, self._sample_ids = run, sample_ids
         lanes = run_lanes(run)
@@ -109,9 +111,10 @@ class _Building:
             dtype=str(kind).removeprefix("torch."),
             projection=None if projection is None else {"dims": projection, "seed": seed},
             curvature=curvature,
+            batch_statistics=batch_statistics,
             steps=len(run.steps),
             completed=run.completed,
-            notes=_notes(run, curvature),
+            notes=notes(run.model, curvature, batch_statistics),
         )
         columns = Columns(self._weights, self._projector)
         recurrence: Recurrence
@@ -131,7 +134,9 @@ class _Building:
     def sum_segments(self) -> None:
         """Replay and add every step's gradients."""
         with self._run.replay() as replay, self._bar() as progress:
-            gradients = StepGradients(replay.trajectory.model, self._run.loss, self._weights, self._projector)
+            gradients = StepGradients(
+                replay.trajectory.model, self._run.loss, self._weights, self._projector, self._facts.batch_statistics
+            )
             try:
                 for start, stop in self._run.segments:
                     if stop <= self._growing.table.steps:
@@ -232,9 +237,3 @@ class _Building:
             room=len(self._sample_ids) if exact else max(256, max(len(r.indices) for r in self._run.steps)),
             state={},
         )
-
-
-def _notes(run: Recording, curvature: str) -> list[str]:
-    if curvature == "none" and running_statistics(run.model):
-        return ["Running statistics of BatchNorm were treated as constants."]
-    return []

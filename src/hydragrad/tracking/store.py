@@ -12,9 +12,9 @@ A store on disk is a folder that NumPy alone can read:
 import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, Self, cast, get_args
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hydragrad.derivatives import Layout, PerSampleLoss, Projector
+from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, Projector
 from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExists, RunNotFound
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import replace_file, save_file
@@ -50,6 +50,8 @@ class StoreFacts:
         dtype: Number format of the rows.
         projection: Dimensions and seed of the random projection, or None.
         curvature: What of the loss's curvature the rows hold.
+        batch_statistics: Whether they follow the statistics of a BatchNorm's batch ("exact") or take them as
+            constants ("frozen").
         steps: Steps of training that they take into account.
         completed: Whether training had ended.
         warm: Parameters whose momentum buffer was there before the first step.
@@ -64,6 +66,7 @@ class StoreFacts:
     dtype: str
     projection: dict[str, int] | None = None
     curvature: Curvature = "none"
+    batch_statistics: BatchStatistics = "exact"
     steps: int
     completed: bool
     warm: list[str] = field(default_factory=list)
@@ -228,7 +231,10 @@ class Store:
                 "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it."
             )
         if self.facts.projection:
-            notes.append(f"Rows were projected to {self.rows.shape[1]:,} dimensions: contributions carry its noise.")
+            notes.append(
+                f"Rows were projected to {self.rows.shape[1]:,} dimensions: contributions are estimates that carry its "
+                f"noise."
+            )
         if not self.facts.completed:
             notes.append(f"Training was interrupted; this is its state after step {self.facts.steps:,}.")
         return Evidence(
@@ -279,4 +285,18 @@ def read_facts(folder: Path) -> StoreFacts:
         raise RecordingMismatch(f"{folder} is a store of schema {schema}; this version reads {SCHEMA}. Build it again.")
     if checksum != zlib.crc32(json.dumps(body, sort_keys=True).encode()):
         raise RunDamaged(f"{file} does not have the checksum it was written with. Build the store again.")
+    return known_facts(folder, body)
+
+
+def known_facts(folder: Path, body: dict[str, Any]) -> StoreFacts:
+    """Take facts as they lie.
+
+    Raises:
+        RecordingMismatch: They say something that this version does not know.
+    """
+    named = {each.name for each in fields(StoreFacts)}
+    statistics = body.get("batch_statistics", "exact")
+    if not set(body) <= named or statistics not in get_args(BatchStatistics):
+        what = sorted(set(body) - named) or f"batch_statistics={statistics!r}"
+        raise RecordingMismatch(f"{folder} holds a store with {what}, unknown to this version. Build it again.")
     return StoreFacts(**body)

@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import Batch, Layout, PerSampleLoss, require_differentiable, running_statistics
-from hydragrad.errors import NonFinite, QueryError, ReplayMismatch, StepError, Unsupported
+from hydragrad.derivatives import (
+    Batch,
+    BatchStatistics,
+    Layout,
+    PerSampleLoss,
+    require_differentiable,
+    running_statistics,
+)
+from hydragrad.errors import NonFinite, ReplayMismatch, StepError, Unsupported
 from hydragrad.randomness import BATCH, preserved, seeded, step_seed, stream_seed
 from hydragrad.recording import Indices, StepHandle, StepRecord, fetch, require_map_style
 from hydragrad.recording.checkpoints import Checkpoint, snapshot
@@ -45,6 +52,7 @@ from hydragrad.tracking.exact import ExactTangents, Tangents
 from hydragrad.tracking.gradients import StepGradients
 from hydragrad.tracking.growing import GrowingRows
 from hydragrad.tracking.lanes import GrowingLanes
+from hydragrad.tracking.options import notes, require_sound
 from hydragrad.tracking.recurrence import Lazy
 from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts
 from hydragrad.tracking.table import Table
@@ -79,6 +87,9 @@ class Tracker:
         reduction: How the loop makes one number of the per-sample losses.
         collate: Makes a batch of a list of items, where the loader's is not torch's default.
         seed: What the seeds of the steps are derived from, where no Recorder has seeded them.
+        batch_statistics: "exact" differentiates through the statistics of BatchNorm's batches, at one backward pass
+            a tracked sample of the batch; "frozen" takes them as constants, at about a training step more for all of
+            them together. The store says so.
         projection_seed: Seed of the projection.
 
     Attributes:
@@ -113,15 +124,13 @@ class Tracker:
         reduction: Reduction = "mean",
         collate: Collate | None = None,
         seed: int = 0,
+        batch_statistics: BatchStatistics = "exact",
         projection_seed: int = 0,
     ) -> None:
         require_supported(optimizer)
         require_differentiable(model)
         require_map_style(train_set)
-        if curvature not in ("none", "hessian"):
-            raise QueryError(f"curvature must be 'none' or 'hessian' here; {curvature!r} came.")
-        if projection is not None and curvature == "hessian":
-            raise QueryError("Exact tangents need whole rows while they grow: leave projection out with 'hessian'.")
+        require_sound(curvature, projection, batch_statistics)
         if resume and store is None:
             raise ValueError("resume=True goes on with a store on disk: give store=, the folder.")
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
@@ -147,14 +156,13 @@ class Tracker:
             dtype=str(kind).removeprefix("torch."),
             projection=None if projection is None else {"dims": projection, "seed": projection_seed},
             curvature=curvature,
+            batch_statistics=batch_statistics,
             steps=0,
             completed=False,
             warm=[
                 name for name, p in parameters.items() if optimizer.state.get(p, {}).get("momentum_buffer") is not None
             ],
-            notes=["Running statistics of BatchNorm were treated as constants."]
-            if curvature == "none" and running_statistics(model)
-            else [],
+            notes=notes(model, curvature, batch_statistics),
         )
         self.next_step = 0
         self._open = self._in_step = False
@@ -171,6 +179,7 @@ class Tracker:
     def __enter__(self) -> Self:
         if self._resume and self._folder is not None and (self._folder / FILE).exists():
             self._store = Store.open(self._folder, self._model, self._loss, collate=self._collate)
+            require_same_store(self._folder, self._facts, self._sample_ids, self._store)
             self._known = list(from_lines(read_lines(self._folder / LOG, "steps")))
         elif self._resume and self._folder is not None and (self._folder / GROWING).exists():
             self._go_on(self._folder)
@@ -293,7 +302,9 @@ class Tracker:
                 self._tangents = self._exact_tangents(self._growing, chosen, drawn(), divisor)
             else:
                 if self._gradients is None:
-                    self._gradients = StepGradients(self._model, self._loss, self._weights, self._projector)
+                    self._gradients = StepGradients(
+                        self._model, self._loss, self._weights, self._projector, self._facts.batch_statistics
+                    )
                 positions = self._growing.positions(chosen)
                 self._gradients.before(len(chosen), positions, drawn, divisor)
         # Beside a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
