@@ -5,6 +5,10 @@ processor time. The eager oracle advances the rows of all tracked samples at eve
 written; it is run where its two numbers a sample and parameter fit into memory.
 
     python -m benchmarks.tracking [--steps 60] [--pairs 10000]
+
+The networks with BatchNorm, with the statistics of a batch as constants:
+
+    python -m benchmarks.tracking --network densenet40 [--batch 64] [--steps 3]
 """
 
 import argparse
@@ -19,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.models import LeNet5
+from hydragrad.models import LeNet5, build
 from hydragrad.tracking import Store
 
 BATCH, WARM_UP, COLUMNS = 64, 5, 2048
@@ -83,6 +87,46 @@ def tracked(steps: int, count: int, **options: Any) -> tuple[float, Store]:
     return seconds, tracker.store
 
 
+def network(name: str, batch: int, steps: int) -> None:
+    """A network with BatchNorm, plain and with every sample of a batch tracked, statistics frozen; print the ratio."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4 * batch, 3, 32, 32, generator=generator)
+    labels = torch.randint(10, (4 * batch,), generator=generator)
+    torch.manual_seed(0)
+    model = build(name, channels=3, classes=10)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+    def one_step(indices: Tensor) -> None:
+        optimizer.zero_grad()
+        loss(model, [images[indices], labels[indices]]).mean().backward()
+        optimizer.step()
+
+    def timed(step: Callable[[Tensor], None], warm_up: int) -> float:
+        seconds = []
+        for _ in range(warm_up + steps):
+            indices = torch.randperm(len(images), generator=generator)[:batch]
+            start = time.process_time()
+            step(indices)
+            seconds.append(time.process_time() - start)
+        return statistics.median(seconds[warm_up:])
+
+    base, train_set = timed(one_step, 1), TensorDataset(images, labels)
+    given = (model, optimizer, loss, train_set)
+    # Steps 0, 1, 2, 4, 8, ... are replayed at once by a tracker that stands alone.
+    with hg.Tracker(*given, projection=COLUMNS, batch_statistics="frozen") as tracker:
+
+        def tracked_step(indices: Tensor) -> None:
+            with tracker.step(indices, [images[indices], labels[indices]]):
+                one_step(indices)
+
+        seconds = timed(tracked_step, 5)
+    print(
+        f"{name}, batch {batch}, projected to {COLUMNS:,}, frozen statistics: "
+        f"plain {base:.2f} s, x {seconds / base:.2f}"
+    )
+
+
 def eager(steps: int, count: int) -> float:
     """The oracle: all rows and velocities move at every step."""
     loop = Loop(count)
@@ -115,7 +159,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=60, help="timed steps of each kind (default: %(default)s)")
     parser.add_argument("--pairs", type=int, default=10_000, help="queries of the all-pairs product")
+    parser.add_argument("--network", help="only this network with BatchNorm: densenet40 or mobilenetv2")
+    parser.add_argument("--batch", type=int, default=BATCH, help="its samples a step")
     given = parser.parse_args()
+    if given.network:
+        network(given.network, given.batch, given.steps)
+        return
     run(steps=given.steps, pairs=given.pairs)
 
 

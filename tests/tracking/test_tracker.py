@@ -65,12 +65,6 @@ def track(case, *, beside=None, stop_at=None, give_batch=False, scheduler=None, 
 @pytest.mark.parametrize("case", [c for c in CASES if not c.by_train], ids=lambda case: case.name)
 def test_without_curvature_it_gives_what_attribute_gives(case, recorded):
     expected = hg.attribute(recorded(case), queries(case)).values
-    if case.options_name == "switched":
-        with pytest.raises(StepError, match="Momentum was switched on at step 4"):
-            track(case)
-        return
-    if case.options_name == "late":  # joins the optimizer's own groups later on
-        pass
     found = track(case).contributions(queries(case)).values
     assert oracle.relative(found, expected) < 1e-10
 
@@ -189,6 +183,54 @@ def test_projected_rows_are_projections_of_the_rows(options):
     expected = projector.flat(torch.from_numpy(np.array(whole.rows))).numpy()
     np.testing.assert_allclose(projected.rows, expected, rtol=1e-9, atol=1e-12)
     assert projected.rows.shape[1] == projector.width < whole.rows.shape[1]
+
+
+def test_projected_parameters_may_be_unfrozen_late_and_not_frozen_again(monkeypatch):
+    from cases import OPTIONS, OptionsCase, plain_sgd
+
+    def unfreeze(step, model, optimizer):
+        model[2].bias.requires_grad_(step >= 5)
+
+    def freeze(step, model, optimizer):
+        model[2].bias.requires_grad_(step < 9)
+
+    sgd = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.1}
+    for before, options in ((unfreeze, sgd), (freeze, sgd), (unfreeze, sgd | {"dampening": 0.2})):
+        monkeypatch.setitem(OPTIONS, "here", OptionsCase(plain_sgd(**options), before_step=before))
+        case = Case("mlp", "here")
+        whole = track(case).store
+        if before is freeze or "dampening" in options:
+            with pytest.raises(Unsupported, match="a projection can't tell them apart"):
+                track(case, projection=16)
+            continue
+        projected = track(case, projection=16).store
+        projector = projected.facts.projector(torch.zeros((), dtype=torch.float64))
+        expected = projector.flat(torch.from_numpy(np.array(whole.rows))).numpy()
+        np.testing.assert_allclose(projected.rows, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_momentum_switched_on_later_survives_on_disk(tmp_path):
+    case = Case("mlp", "switched")
+    whole = track(case)
+    track(case, store=tmp_path / "store", stop_at=9)  # momentum came at step 4 and went at 8
+    resumed = track(case, store=tmp_path / "store", resume=True)
+    np.testing.assert_array_equal(resumed.store.rows, whole.store.rows)
+    assert not list((tmp_path / "store").glob("table-*"))
+
+
+def test_parameters_given_to_the_optimizer_later_are_refused_by_name(monkeypatch):
+    from cases import OPTIONS, OptionsCase
+
+    def add(step, model, optimizer):
+        if step == 3:
+            optimizer.add_param_group({"params": [model[0].bias]})
+
+    def begin(model):
+        return torch.optim.SGD([p for name, p in model.named_parameters() if name != "0.bias"], lr=0.1)
+
+    monkeypatch.setitem(OPTIONS, "here", OptionsCase(begin, before_step=add))
+    with pytest.raises(Unsupported, match=r"0\.bias came to the optimizer at step 3.*from the start"):
+        track(Case("mlp", "here"))
 
 
 def test_bad_input_gets_a_named_error(tmp_path):

@@ -45,7 +45,7 @@ class GrowingRows:
                 (samples, columns).
             state: The model's state after it.
         """
-        self.recurrence.take(record)
+        self._take(record)
         drawn = self._row[np.asarray(record.indices)]
         ids, place = np.unique(drawn[drawn >= 0], return_inverse=True)
         if len(ids) < len(place):  # a sample drawn twice
@@ -60,13 +60,18 @@ class GrowingRows:
         self, record: StepRecord, gradients: Tensor, statistics: Tensor, state: Mapping[str, Tensor]
     ) -> None:
         """Complete a step that moves every row: exact tangents, (rows, parameters) and (rows, statistics)."""
-        self.recurrence.take(record)
+        self._take(record)
         ids = np.arange(len(self.table.touched))
         values = self.table.read(ids)
         after = self.recurrence.add(values, self.table.touched[ids], gradients.to(values))
         if self._statistics:
             after[0, :, -self._statistics :] = statistics.to(values)
         self.table.change(ids, after, state)
+
+    def _take(self, record: StepRecord) -> None:
+        self.recurrence.take(record)
+        if self.recurrence.accumulators > self.table.accumulators:
+            self.table.add_velocity()
 
     def pass_over(self, record: StepRecord) -> None:
         """Take in a step that the table already holds."""

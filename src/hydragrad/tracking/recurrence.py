@@ -13,7 +13,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydragrad.errors import StepError
 from hydragrad.recording import StepRecord
 from hydragrad.steps import Lane, coefficients
 from hydragrad.tracking.columns import Columns
@@ -50,25 +49,22 @@ class Lazy(Recurrence):
     Args:
         columns: The columns of a row.
         lanes: Histories as they unfold.
-        momentum: Whether any parameter has momentum.
+        momentum: Whether any parameter has momentum at the start.
+
+    Attributes:
+        accumulators: 2 from the first step with momentum on.
     """
 
     def __init__(self, columns: Columns, lanes: GrowingLanes, *, momentum: bool) -> None:
         self.accumulators = 2 if momentum else 1
-        self._columns, self._lanes, self._momentum = columns, lanes, momentum
+        self._columns, self._lanes = columns, lanes
         self._spans = columns.spans(lanes.groups)
 
     def take(self, record: StepRecord) -> None:
-        """Take in what the next step did.
-
-        Raises:
-            StepError: Momentum was switched on where there was none at the start.
-        """
-        if not self._momentum and any(options["momentum"] for options in record.options):
-            raise StepError(
-                f"Momentum was switched on at step {record.step} of a run that began without; the rows were laid out "
-                f"without velocities. Start with momentum, or build the rows from a recorded run (hg.hypergradients)."
-            )
+        """Take in what the next step did."""
+        # Momentum that is switched on later starts from velocities that are zero.
+        if any(options["momentum"] for options in record.options):
+            self.accumulators = 2
         if self._lanes.take(record):
             self._spans = self._columns.spans(self._lanes.groups)
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import psutil
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydragrad.errors import DiskFull, RunDamaged
+from hydragrad.errors import DiskFull, NotEnoughMemory, RunDamaged
 from hydragrad.recording.files import naming_full_disk
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32: np.float32, torch.bfloat16: np.uint16}
@@ -156,6 +157,33 @@ class Table:
             word[0] += 1
         self._put(ids, values, done)
         word[0] = 2 * done
+
+    def add_velocity(self) -> None:
+        """Give every row a velocity of zero, for momentum that is switched on later.
+
+        Raises:
+            DiskFull: It would not fit.
+            NotEnoughMemory: It would not fit.
+        """
+        (rows, width), number = self.shape, NUMPY_TYPES[self._dtype]
+        needed = rows * width * np.dtype(number).itemsize
+        if self.folder is None:
+            available = psutil.virtual_memory().available
+            if needed > available:
+                raise NotEnoughMemory(
+                    f"Momentum was switched on: velocities of {rows:,} rows need {needed / 2**30:,.1f} GiB more and "
+                    f"{available / 2**30:,.1f} GiB are free. Give store=, a folder, or projection=, or fewer samples."
+                )
+            self._arrays["velocity"] = np.full((rows, width), 0, number)
+        else:
+            require_disk(self.folder, needed)
+            # The journal first: a table with a velocity always has one.
+            for name, length in (("journal-velocity", self.room), ("velocity", rows)):
+                with naming_full_disk(self.folder / name):
+                    self._arrays[name] = np.lib.format.open_memmap(
+                        _path(self.folder, name), mode="w+", dtype=number, shape=(length, width)
+                    )
+        self._accumulators = list(ACCUMULATORS)
 
     def settle(self, ids: NDArray[np.int64], rows: Tensor) -> None:
         """Set rows, (rows, columns), that were caught up to the last complete step."""
