@@ -1,30 +1,8 @@
-from io import BytesIO
-
 import numpy as np
 import pytest
-from PIL import Image
 
 from hydragrad.errors import PresentationError
-from hydragrad.figures import picture_grid, thumbnail
-
-
-@pytest.mark.parametrize(
-    ("shape", "size"),
-    [
-        ((8, 8), (64, 64)),
-        ((28, 28), (84, 84)),
-        ((32, 32, 3), (64, 64)),
-        ((100, 80), (80, 100)),
-        ((1, 5), (65, 13)),
-    ],
-)
-def test_thumbnails_are_enlarged_by_a_whole_number(shape: tuple[int, ...], size: tuple[int, int]) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    shown = Image.open(BytesIO(thumbnail(picture)))
-    assert shown.format == "PNG" and shown.size == size
-    factor = size[0] // shape[1]
-    np.testing.assert_array_equal(np.asarray(shown)[::factor, ::factor], picture)
-    assert thumbnail(picture) == thumbnail(picture.copy())
+from hydragrad.figures import picture_grid
 
 
 @pytest.mark.parametrize(
@@ -33,7 +11,7 @@ def test_thumbnails_are_enlarged_by_a_whole_number(shape: tuple[int, ...], size:
 )
 def test_refuses_other_pictures(wrong: np.ndarray) -> None:
     with pytest.raises(PresentationError, match="A picture is uint8 of shape"):
-        thumbnail(wrong)
+        picture_grid([wrong], [""], 1)
 
 
 def test_grid_has_a_caption_a_picture() -> None:

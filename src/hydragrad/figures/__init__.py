@@ -7,8 +7,8 @@ Checks         predicted_against_actual, agreement
 Costs          growth
 Approximation  error_over_time
 Intervals      settling_curves
-Pictures       thumbnail, picture_grid
-Embedding      to_svg, for_dark_pages, to_png, data_uri
+Pictures       picture_grid
+Embedding      to_svg
 """
 
 from hydragrad.figures.accuracies import accuracy_bars as accuracy_bars
@@ -17,13 +17,9 @@ from hydragrad.figures.agreement import agreement as agreement
 from hydragrad.figures.checks import predicted_against_actual as predicted_against_actual
 from hydragrad.figures.contributions import contribution_histogram as contribution_histogram
 from hydragrad.figures.curves import training_curves as training_curves
-from hydragrad.figures.embed import data_uri as data_uri
-from hydragrad.figures.embed import for_dark_pages as for_dark_pages
-from hydragrad.figures.embed import to_png as to_png
 from hydragrad.figures.embed import to_svg as to_svg
 from hydragrad.figures.errors import error_over_time as error_over_time
 from hydragrad.figures.finding import found_curve as found_curve
 from hydragrad.figures.growth import growth as growth
 from hydragrad.figures.pictures import picture_grid as picture_grid
-from hydragrad.figures.pictures import thumbnail as thumbnail
 from hydragrad.figures.settling import settling_curves as settling_curves

@@ -1,35 +1,15 @@
-"""Pictures of samples: small PNGs, and grids of them."""
+"""Grids of pictures of samples."""
 
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from hydragrad.errors import PresentationError
 from hydragrad.figures.style import WIDTH, drawing, plain
 
-THUMBNAIL = 64
 Picture = NDArray[np.uint8]
-
-
-def thumbnail(picture: Picture) -> bytes:
-    """Return a PNG of a picture, its pixels enlarged by a whole number until its longer side is at least 64.
-
-    Args:
-        picture: uint8, (height, width) or (height, width, 3).
-
-    Raises:
-        PresentationError: Another dtype or shape.
-    """
-    image = Image.fromarray(_checked(picture))
-    factor = max(1, -(-THUMBNAIL // max(image.size)))
-    enlarged = image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    file = BytesIO()
-    enlarged.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def picture_grid(pictures: Sequence[Picture], captions: Sequence[str], columns: int) -> Figure:

@@ -14,17 +14,6 @@ from matplotlib.figure import Figure
 BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 INK, QUIET, GRID, PAPER = "#1f2328", "#59636e", "#d8dde3", "#fefefe"
 
-ON_DARK = {
-    INK: "#e6e9ec",
-    QUIET: "#a9b1b9",
-    GRID: "#3a4149",
-    PAPER: "#16191d",
-    BLUE: "#56b4e9",
-    VERMILLION: "#e69f00",
-    GREEN: "#2fc49a",
-}
-"""What each colour becomes on a dark page; embedding replaces them by name, so no figure may use others."""
-
 WIDTH = 5.2  # inches; with 11 pt type a figure can be read at half its width
 
 _SETTINGS: dict[str, Any] = {
