@@ -21,6 +21,7 @@ from hydragrad.derivatives import (
     HooksInapplicable,
     LayerDots,
     LossModule,
+    SharedForward,
     directional_derivatives,
     why_not_hooks,
     works_at_once,
@@ -97,7 +98,12 @@ OneStep = Callable[[StepRecord, Batch], None]
 @contextmanager
 def _measuring(route: Route, job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]) -> Iterator[OneStep]:
     if route == "jvp":
-        yield _by_jvp(job, replay, tally, kappa)
+        problem = LossModule(job.run.model, job.run.loss)
+        shared = SharedForward(replay.trajectory.model, problem.model)
+        try:
+            yield _by_jvp(job, replay, tally, kappa, problem, shared)
+        finally:
+            shared.remove()
         return
     dots = _layer_dots(job, replay, job.w_bar())
     try:
@@ -119,26 +125,36 @@ def _by_hooks(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]
     return one_step
 
 
-def _by_jvp(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]) -> OneStep:
-    problem = LossModule(job.run.model, job.run.loss)
+def _by_jvp(
+    job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64], problem: LossModule, shared: SharedForward
+) -> OneStep:
     directions, spans = job.w_bar(), job.spans()
     at_once: bool | None = None if len(directions) > 1 else False
 
     def one_step(record: StepRecord, batch: Batch) -> None:
         moment = kappa[:, record.step]
+        shared.begin()
         if not (moment.any() and tally.wants(record.indices)):
             replay.advance(record, batch)
             return
-        replay.trajectory.arrange(record)
+        trajectory, found = replay.trajectory, []
+        trajectory.arrange(record)
         same_modes(problem, replay)
-        here = (problem, job.weights, replay.trajectory.parameters, replay.trajectory.buffers, batch)
-        nonlocal at_once
-        if at_once is None:
-            at_once = works_at_once(*here)
-        along = directional_derivatives(
-            *here, scaled(directions, moment, spans), with_output=bool(job.classes), at_once=at_once
-        )
-        require_same_losses(along.losses, replay.advance(record, batch), record.step)
+        buffers = {name: value.clone() for name, value in trajectory.buffers.items()}
+
+        def beside() -> None:
+            nonlocal at_once
+            here = (problem, job.weights, trajectory.parameters, buffers, batch)
+            if at_once is None:
+                at_once = works_at_once(*here)
+            along = directional_derivatives(
+                *here, scaled(directions, moment, spans), with_output=bool(job.classes), at_once=at_once
+            )
+            found.append(along)
+
+        losses = replay.advance(record, batch, beside=beside)
+        (along,) = found
+        require_same_losses(along.losses, losses, record.step)
         divisor = job.run.divisor(record)
         tally.add(record, along.losses_dot / divisor)
         tally.add_labels(record.indices, along, batch, 1 / divisor)

@@ -2,6 +2,7 @@
 
 loss_module    model and per-sample loss as one function of parameters and buffers
 directional    directional derivatives of all per-sample losses by forward mode (any model)
+shared_forward a forward-mode evaluation beside a forward pass, which it does not repeat
 layer_dots     the same out of the replay's own backward pass (known layers, samples not coupled)
 curvature      exact and Gauss-Newton products with the directional derivatives of one evaluation
 vectorised     the same products of many cotangents in one pass
@@ -45,6 +46,7 @@ from hydragrad.derivatives.normalization import use_explicit_batch_norm as use_e
 from hydragrad.derivatives.padding import shared_padding as shared_padding
 from hydragrad.derivatives.projection import Projector as Projector
 from hydragrad.derivatives.sample_gradients import sample_gradients as sample_gradients
+from hydragrad.derivatives.shared_forward import SharedForward as SharedForward
 from hydragrad.derivatives.supported import require_differentiable as require_differentiable
 from hydragrad.derivatives.vectorised import Products as Products
 from hydragrad.derivatives.vectorised import VectorisedProducts as VectorisedProducts

@@ -20,6 +20,7 @@ class LeNet5(nn.Module):
 
     def __init__(self, *, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
+        self.pool = nn.MaxPool2d(2)  # a module, so that it can be watched
         self.conv1 = nn.Conv2d(channels, 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.conv3 = nn.Conv2d(16, 120, 5)
@@ -28,8 +29,8 @@ class LeNet5(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (batch, classes)."""
-        x = F.max_pool2d(F.relu(self.conv1(images)), 2)
-        x = F.max_pool2d(F.relu(self.conv2(x)), 2)
+        x = self.pool(F.relu(self.conv1(images)))
+        x = self.pool(F.relu(self.conv2(x)))
         x = F.relu(self.conv3(x)).flatten(1)
         logits: Tensor = self.fc2(F.relu(self.fc1(x)))
         return logits

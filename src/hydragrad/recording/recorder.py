@@ -310,8 +310,7 @@ class Recorder:
         """Whether the weights moved without a trace: `parameter.data` has no version."""
         if self._norm is None or self._before is None:
             return False
-        with torch.no_grad():
-            return first_trained_norm(self._parameters, self._before.structure) != self._norm
+        return first_trained_norm(self._parameters, self._before.structure) != self._norm
 
     def _version(self) -> int:
         versions = sum(parameter._version for parameter in self._parameters.values())
@@ -363,7 +362,6 @@ class Recorder:
     ) -> None:
         self._watch.require_one_step()
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
-        values = {name: parameter.detach() for name, parameter in self._parameters.items()}
         structure = self._watch.structure(None if self._before is None else self._before.structure)
         record = StepRecord(
             step=self.next_step,
@@ -371,7 +369,7 @@ class Recorder:
             batch_seed=stream_seed(self._manifest.seed, self.next_step, BATCH) if batch_seed is None else batch_seed,
             options=self._watch.options,
             structure=structure,
-            norm=first_trained_norm(values, structure),
+            norm=first_trained_norm(self._parameters, structure),
             loss=handle.loss,
         )
         self._require_finite_step(record, batch)
@@ -380,7 +378,7 @@ class Recorder:
                 raise StepError("With store_batches=True the batch must be given: recorder.step(indices, batch).")
             store_batch(self.path, record.step, batch)
         if start is not None:
-            self._check_replay(start, record, values)
+            self._check_replay(start, record)
         self._log.append(to_line(record, self._before))
         self._before, self._norm = record, record.norm
         self.next_step += 1
@@ -400,7 +398,8 @@ class Recorder:
             f"({record.options[0]['lr']}); the run is kept up to the step before."
         )
 
-    def _check_replay(self, start: Checkpoint, record: StepRecord, after: dict[str, Tensor]) -> None:
+    def _check_replay(self, start: Checkpoint, record: StepRecord) -> None:
+        after = {name: parameter.detach() for name, parameter in self._parameters.items()}
         with preserved():
             if self._trajectory is None:
                 self._trajectory = Trajectory(self._model, self._loss, self._reduction)

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -36,17 +36,25 @@ class Replay:
         self.drift = 0.0
         self.loss_weights: Tensor | None = None
 
-    def advance(self, record: StepRecord, batch: Batch, weights: Tensor | None = None) -> Tensor:
+    def advance(
+        self,
+        record: StepRecord,
+        batch: Batch,
+        weights: Tensor | None = None,
+        *,
+        beside: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Make one step and check it; return the per-sample losses.
 
-        Steps with `weights` other than the run's own lead elsewhere and are not checked.
+        Steps with `weights` other than the run's own lead elsewhere and are not checked. `beside` is called between
+        the step's forward and backward pass.
 
         Raises:
             ReplayMismatch: Names step and size.
         """
         if weights is None and self.loss_weights is not None:
             weights = self.loss_weights[record.indices]
-        losses = self.trajectory.advance(record, batch, weights)
+        losses = self.trajectory.advance(record, batch, weights, beside=beside)
         if weights is None and self.exact:
             norm = first_trained_norm(self.trajectory.parameters, record.structure)
             if norm != record.norm:
@@ -83,7 +91,7 @@ def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -
     for group in structure.groups:
         for name in group:
             if name not in structure.idle:
-                return float(torch.linalg.vector_norm(parameters[name]))
+                return float(torch.linalg.vector_norm(parameters[name].detach()))
     return 0.0
 
 

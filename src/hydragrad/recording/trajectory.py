@@ -1,13 +1,14 @@
 """The run's own steps, once more: a private copy of the model under a real torch.optim.SGD."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
 from hydragrad.derivatives import Batch, PerSampleLoss, check_losses
-from hydragrad.randomness import reseed
+from hydragrad.randomness import generator_states, reseed, set_generator_states
 from hydragrad.recording.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.recording.log import StepRecord
 from hydragrad.recording.manifest import Reduction
@@ -62,13 +63,21 @@ class Trajectory:
             ]
         self._arranged = record
 
-    def advance(self, record: StepRecord, batch: Batch, weights: Tensor | None = None) -> Tensor:
+    def advance(
+        self,
+        record: StepRecord,
+        batch: Batch,
+        weights: Tensor | None = None,
+        *,
+        beside: Callable[[], None] | None = None,
+    ) -> Tensor:
         """Make one step; return the per-sample losses, shape (batch,).
 
         Args:
             record: What the step did.
             batch: Its data.
             weights: Loss weight of every sample of the batch (1 in the real run), shape (batch,).
+            beside: Called between the forward and the backward pass; what it draws leaves no trace.
         """
         self.arrange(record)
         for parameter in self._parameters.values():
@@ -76,6 +85,10 @@ class Trajectory:
         reseed(batch.seed)
         losses = self._loss(self.model, batch.data)
         check_losses(losses, batch.size)
+        if beside is not None:
+            states = generator_states()
+            beside()
+            set_generator_states(states)
         self._objective(losses, weights).backward()
         self._settle_gradients(record)
         self._optimizer.step()

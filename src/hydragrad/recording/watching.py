@@ -35,6 +35,8 @@ class Watch:
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._modules = dict(model.named_modules())
         self.options: tuple[Options, ...] = ()
+        self._seen: tuple[Any, ...] = ()
+        self._structure: Structure | None = None
         self._idle: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._in_step, self._steps = False, 0
@@ -75,13 +77,21 @@ class Watch:
 
     def structure(self, before: Structure | None) -> Structure:
         """What rarely changes; the same object as before while nothing does."""
-        structure = Structure(
-            groups=self.groups(),
-            frozen=tuple(name for name, parameter in self.parameters.items() if not parameter.requires_grad),
-            idle=self._idle,
-            evaluating=tuple(name for name, module in self._modules.items() if not module.training),
+        seen = (
+            [[*map(id, group["params"])] for group in self._optimizer.param_groups],
+            [parameter.requires_grad for parameter in self.parameters.values()],
+            [module.training for module in self._modules.values()],
+            self._idle,
         )
-        return before if before == structure else structure
+        if self._structure is None or seen != self._seen:
+            self._seen = seen
+            self._structure = Structure(
+                groups=self.groups(),
+                frozen=tuple(name for name, parameter in self.parameters.items() if not parameter.requires_grad),
+                idle=self._idle,
+                evaluating=tuple(name for name, module in self._modules.items() if not module.training),
+            )
+        return before if before == self._structure else self._structure
 
     def optimizer_steps_now(self) -> None:
         """Read the options in force; called by the optimizer before it steps."""
