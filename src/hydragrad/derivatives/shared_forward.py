@@ -96,7 +96,7 @@ class SharedForward:
             return output
 
         self._handles.append(own.register_forward_hook(caught))
-        other.forward = MethodType(forward, other)  # type: ignore[method-assign]
+        other.forward = MethodType(forward, other)
 
     def _weighted(self, layer: Any, calls: list[_Call], input: Tensor) -> Tensor | None:
         x, x_dot = forward_mode.unpack_dual(input)
