@@ -1,8 +1,9 @@
 """What recording and every kind of attribution costs, as a ratio to plain training, and its peak memory.
 
 LeNet-5 on MNIST (50,000 samples, batch 64, 2 epochs), one thread. Every measurement runs in a process of its own,
-so that its peak memory is its own; the kinds take turns, and ratios are of medians over the repeats. Processor time is
-compared beside the clock: on a busy machine it is the steadier of the two.
+so that its peak memory is its own, and between two halves of a plain training: what it is compared with was measured
+right before and after it, since the speed of a shared machine changes within minutes. The kinds take turns; ratios are
+medians over the repeats. Processor time is compared beside the clock: on a busy machine it is the steadier of the two.
 """
 
 import json
@@ -27,6 +28,7 @@ import hydragrad as hg
 from hydragrad.datasets import load
 from hydragrad.errors import DataError
 from hydragrad.models import LeNet5
+from hydragrad.training import Plan, checkpoint_distance, forecast_bytes
 
 BATCH = 64
 
@@ -39,13 +41,16 @@ class Setting:
     epochs: int
 
 
+Job = Callable[[Setting, Path, TensorDataset, TensorDataset], None]
+
+
 @dataclass(frozen=True)
 class Kind:
     """One thing measured: its name, the job, and the ratio (and the further query's) it is held to."""
 
     name: str
     limit: float | None
-    job: Callable[[Setting, Path], None]
+    job: Job
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
@@ -74,32 +79,30 @@ def fresh() -> tuple[LeNet5, torch.optim.SGD]:
     return model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2e-5)
 
 
-def plain(setting: Setting, _run: Path) -> None:
-    """A plain PyTorch loop over the same in-memory data."""
-    (images, labels), (model, optimizer) = data(setting)[0].tensors, fresh()
-    _clock()
-    for _ in range(setting.epochs):
-        order = torch.randperm(len(images))
-        for indices in order.split(BATCH):
+def plain(train_set: TensorDataset, epochs: float) -> tuple[float, float]:
+    """A plain PyTorch loop over the same in-memory data; returns its seconds by the clock and of the processor."""
+    (images, labels), (model, optimizer) = train_set.tensors, fresh()
+    begin, left = _now(), round(epochs * len(images) / BATCH)
+    while left:
+        for indices in torch.randperm(len(images)).split(BATCH)[:left]:
             optimizer.zero_grad()
             F.cross_entropy(model(images[indices]), labels[indices]).backward()
             optimizer.step()
+            left -= 1
+    return _since(begin)
 
 
-def recording(setting: Setting, run: Path) -> None:
+def recording(setting: Setting, run: Path, train_set: TensorDataset, validation: TensorDataset) -> None:
     """hg.train."""
-    train_set, (model, optimizer) = data(setting)[0], fresh()
+    model, optimizer = fresh()
     shutil.rmtree(run, ignore_errors=True)
-    _clock()
     hg.train(model, loss, train_set, optimizer, epochs=setting.epochs, batch_size=BATCH, out=run)
 
 
-def attributing(queries: int, **options: Any) -> Callable[[Setting, Path], None]:
+def attributing(queries: int, **options: Any) -> Job:
     """hg.attribute, opening the run and differentiating the queries included."""
 
-    def job(setting: Setting, run: Path) -> None:
-        train_set, validation = data(setting)
-        _clock()
+    def job(setting: Setting, run: Path, train_set: TensorDataset, validation: TensorDataset) -> None:
         opened = hg.Recording(run, LeNet5(), loss, train_set)
         further = [hg.sample_losses(validation, range(queries - 1))] if queries > 1 else []
         asked = [hg.mean_loss(validation), *further]
@@ -109,7 +112,6 @@ def attributing(queries: int, **options: Any) -> Callable[[Setting, Path], None]
 
 
 KINDS = [
-    Kind("plain", None, plain),
     Kind("recording", 1.05, recording),
     Kind("none, hooks", 1.6, attributing(1)),
     Kind("none, hooks, 5 queries", None, attributing(5)),
@@ -121,39 +123,55 @@ KINDS = [
 FURTHER = 0.4
 
 
+MEMORY_MIB, DIRECTORY_MIB, LONG_EPOCHS = 2048, 200, 20
+
+
 def measure(setting: Setting, repeats: int, only: str = "") -> None:
     """Run everything and print the table."""
-    chosen = [kind for kind in KINDS if only in kind.name or kind.name in ("plain", "recording")]
-    seconds: dict[str, list[float]] = {kind.name: [] for kind in chosen}
-    processor: dict[str, list[float]] = {kind.name: [] for kind in chosen}
+    chosen = [kind for kind in KINDS if only in kind.name or kind.name == "recording"]
+    ratios: dict[str, list[float]] = {kind.name: [] for kind in chosen}
+    clocks: dict[str, list[float]] = {kind.name: [] for kind in chosen}
     memory: dict[str, float] = {}
+    plain_seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats):
             for kind in chosen:
                 result = _in_own_process(kind, setting, Path(folder) / "run")
-                seconds[kind.name].append(result["seconds"])
-                processor[kind.name].append(result["processor"])
+                ratios[kind.name].append(result["processor"] / result["plain_processor"])
+                clocks[kind.name].append(result["seconds"] / result["plain_seconds"])
                 memory[kind.name] = max(memory.get(kind.name, 0.0), result["peak_mib"])
-                measured = f"{result['seconds']:.1f} s, processor {result['processor']:.1f} s"
+                plain_seconds.append(result["plain_processor"])
+                measured = f"processor {result['processor']:.1f} s, plain {result['plain_processor']:.1f} s"
                 print(f"repeat {repeat + 1}: {kind.name}: {measured}", file=sys.stderr, flush=True)
         size = sum(file.stat().st_size for file in (Path(folder) / "run").rglob("*") if file.is_file())
     print(
         f"LeNet-5, {setting.train_size:,} samples, batch {BATCH}, {setting.epochs} epochs, one thread, "
-        f"{repeats} repeats\n"
+        f"{repeats} repeats; plain training: {statistics.median(plain_seconds):.1f} s of processor time\n"
     )
-    print(f"{'':32} {'x plain':>8} {'(clock)':>8} {'held to':>8} {'spread':>13} {'peak MiB':>9}")
-    base, clock = statistics.median(processor["plain"]), statistics.median(seconds["plain"])
+    print(f"{'':34} {'x plain':>8} {'(clock)':>8} {'held to':>8} {'spread':>13} {'peak MiB':>9}")
     for kind in chosen:
-        each = processor[kind.name]
-        ratio, by_clock = statistics.median(each) / base, statistics.median(seconds[kind.name]) / clock
-        spread = f"{min(each) / base:.2f} - {max(each) / base:.2f}"
+        each = ratios[kind.name]
+        by_clock = statistics.median(clocks[kind.name])
         limit = f"{kind.limit:.2f}" if kind.limit else ""
-        print(f"{kind.name:32} {ratio:8.2f} {by_clock:8.2f} {limit:>8} {spread:>13} {memory[kind.name]:9,.0f}")
+        spread = f"{min(each):.2f} - {max(each):.2f}"
+        row = f"{statistics.median(each):8.2f} {by_clock:8.2f} {limit:>8} {spread:>13} {memory[kind.name]:9,.0f}"
+        print(f"{kind.name:34} {row}")
     for name in ("none, hooks", "none, forward mode"):
-        if name in seconds:
-            more = statistics.median(processor[f"{name}, 5 queries"]) - statistics.median(processor[name])
-            print(f"{name + ': each further query':32} {more / 4 / base:8.2f} {'':8} {FURTHER:8.2f}")
-    print(f"run directory: {size / 2**20:.1f} MiB; plain: {clock:.1f} s")
+        if name in ratios:
+            more = (statistics.median(ratios[f"{name}, 5 queries"]) - statistics.median(ratios[name])) / 4
+            print(f"{name + ': each further query':34} {more:8.2f} {'':8} {FURTHER:8.2f}")
+    print(f"peak memory: {max(memory.values()):,.0f} MiB, held to {MEMORY_MIB:,} MiB")
+    long = _forecast_mib(setting.train_size)
+    print(
+        f"run directory: {size / 2**20:.1f} MiB; forecast for {LONG_EPOCHS} epochs: {long:.0f} MiB, "
+        f"held to {DIRECTORY_MIB} MiB"
+    )
+
+
+def _forecast_mib(train_size: int) -> float:
+    plan = Plan(epochs=LONG_EPOCHS, batch_size=BATCH)
+    every = checkpoint_distance(plan.steps(train_size))
+    return forecast_bytes(LeNet5(), train_size, plan, every) / 2**20
 
 
 def _in_own_process(kind: Kind, setting: Setting, run: Path) -> dict[str, float]:
@@ -164,21 +182,28 @@ def _in_own_process(kind: Kind, setting: Setting, run: Path) -> dict[str, float]
     return result
 
 
-_started = (0.0, 0.0)
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
-def _clock() -> None:
-    global _started
-    _started = (time.perf_counter(), time.process_time())
+def _since(begin: tuple[float, float]) -> tuple[float, float]:
+    return time.perf_counter() - begin[0], time.process_time() - begin[1]
 
 
 def _one(name: str, train_size: str, epochs: str, run: str) -> None:
     torch.set_num_threads(1)
+    setting = Setting(int(train_size), int(epochs))
+    train_set, validation = data(setting)
     kind = next(kind for kind in KINDS if kind.name == name)
-    kind.job(Setting(int(train_size), int(epochs)), Path(run))
-    seconds, processor = time.perf_counter() - _started[0], time.process_time() - _started[1]
+    before = plain(train_set, setting.epochs / 2)
+    begin = _now()
+    kind.job(setting, Path(run), train_set, validation)
+    seconds, processor = _since(begin)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"seconds": seconds, "processor": processor, "peak_mib": peak}))
+    after = plain(train_set, setting.epochs / 2)
+    plain_seconds, plain_processor = (one + other for one, other in zip(before, after, strict=True))
+    result = {"seconds": seconds, "processor": processor, "peak_mib": peak}
+    print(json.dumps(result | {"plain_seconds": plain_seconds, "plain_processor": plain_processor}))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The jobs behind the commands: train, attribute, clean; each returns what it found as plain values."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,7 @@ from hydragrad.figures import predicted_against_actual
 from hydragrad.recording import Recording
 from hydragrad.recording.manifest import FILE as MANIFEST
 from hydragrad.scores import Curvature, Scores
-from hydragrad.training import Plan
+from hydragrad.training import Plan, checkpoint_distance
 from hydragrad.trust import verify
 
 MOST_STRETCHES = 40
@@ -62,8 +61,8 @@ def plan_of(experiment: Experiment) -> Plan:
 
 
 def checkpoints_every(experiment: Experiment) -> int:
-    """About the square root of all steps."""
-    return math.ceil(math.sqrt(plan_of(experiment).steps(len(experiment.train_set))))  # type: ignore[arg-type]
+    """Steps between checkpoints."""
+    return checkpoint_distance(plan_of(experiment).steps(len(experiment.train_set)))  # type: ignore[arg-type]
 
 
 def scores_path(run: Path, query: str, curvature: str, damping: float = 0.0, replays: int = 0, seeds: int = 1) -> Path:

@@ -88,6 +88,7 @@ class Recorder:
 
     Attributes:
         next_step: The step that comes next, counted from 0.
+        fingerprint: Length and digest of the training set, once the recorder was entered.
 
     Raises:
         RunExists: `path` holds a run and `resume` is not set.
@@ -131,6 +132,7 @@ class Recorder:
         self._buffer_holders = [module._buffers for module in model.modules() if module._buffers]
         self._device = next(model.parameters()).device
         self.next_step = 0
+        self.fingerprint: dict[str, Any] = {}
         self._open = self._in_step = False
         self._consistent = True
         self._trajectory: Trajectory | None = None
@@ -236,12 +238,13 @@ class Recorder:
                 f"go on with it: resume=True (--resume)."
             )
         require_finite(self._train_set)
+        self.fingerprint = data_fingerprint(self._train_set)
         with preserved():
             seed = torch.randint(2**62, ()).item() if self._seed is None else self._seed
         self._manifest = Manifest(
             machine=manifests.this_machine(self._device),
             model=manifests.model_facts(self._model),
-            data=data_fingerprint(self._train_set),
+            data=self.fingerprint,
             reduction=self._reduction,
             seed=int(seed),
             store_batches=self._store_batches,
@@ -277,7 +280,7 @@ class Recorder:
 
     def _require_same_run(self) -> None:
         manifests.require_same_model(self._manifest.model, self._model, self.path)
-        data = data_fingerprint(self._train_set)
+        data = self.fingerprint = data_fingerprint(self._train_set)
         decisive = ["length"] if self._manifest.store_batches else list(data)
         if any(data[name] != self._manifest.data[name] for name in decisive):
             raise RecordingMismatch(

@@ -33,6 +33,7 @@ class Recording:
         loss: The loss that was recorded.
         train_set: The data set that was recorded.
         collate: As given to the Recorder.
+        fingerprint: What `data_fingerprint` says of `train_set`, where the caller has just asked it.
 
     Attributes:
         loss_weights: Loss weight of every sample, (samples,), or None: 1, as in the run.
@@ -53,6 +54,7 @@ class Recording:
         train_set: Dataset[Any],
         *,
         collate: Collate | None = None,
+        fingerprint: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
@@ -63,7 +65,7 @@ class Recording:
         self.collate_fn = collate
         self.loss_weights: Tensor | None = None
         self.device = next(model.parameters()).device
-        self._require_same_data()
+        self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
         self._folder = CheckpointFolder(self.path)
         self.steps = self._read_steps()
         self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
@@ -179,8 +181,8 @@ class Recording:
                 f"was truncated: restore it from a copy, or train again."
             )
 
-    def _require_same_data(self) -> None:
-        recorded, given = self.manifest.data, data_fingerprint(self.train_set)
+    def _require_same_data(self, given: dict[str, Any]) -> None:
+        recorded = self.manifest.data
         if recorded["length"] != given["length"]:
             raise RecordingMismatch(
                 f"{self.path} was recorded on {recorded['length']:,} training samples; this data set has "

@@ -17,6 +17,7 @@ from hydragrad.training.loop import fit as fit
 from hydragrad.training.measuring import mean_loss_and_accuracy as mean_loss_and_accuracy
 from hydragrad.training.together import outputs_together as outputs_together
 from hydragrad.training.together import train_together as train_together
+from hydragrad.training.train import checkpoint_distance as checkpoint_distance
 from hydragrad.training.train import epoch_logs as epoch_logs
 from hydragrad.training.train import forecast_bytes as forecast_bytes
 from hydragrad.training.train import train as train

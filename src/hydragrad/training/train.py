@@ -62,7 +62,7 @@ def train(
             `train_loss`, or several to be added ("train_loss + validation_loss").
         observers: Further step observers, each already entered.
         seed: Order of the samples and the randomness of the steps; the same seed gives the same run.
-        checkpoint_every: Steps between checkpoints; about the square root of all steps by default.
+        checkpoint_every: Steps between checkpoints; by default 1.5 times the square root of all steps.
         collate: Makes a batch of a list of items, where torch's default won't do.
         about: Entries for the manifest.
         resume: Go on with the run in `out` where it was killed, or start one; ends at the same bits.
@@ -90,7 +90,7 @@ def train(
         collate=collate,
     )
     path, length = Path(out), len(train_set)  # type: ignore[arg-type]
-    every = math.ceil(math.sqrt(plan.steps(length))) if checkpoint_every is None else checkpoint_every
+    every = checkpoint_distance(plan.steps(length)) if checkpoint_every is None else checkpoint_every
     recorder = Recorder(
         path,
         model,
@@ -133,7 +133,12 @@ def train(
             )
         finally:
             log.close()
-    return Recording(path, model, loss, train_set, collate=collate)
+    return Recording(path, model, loss, train_set, collate=collate, fingerprint=recorder.fingerprint)
+
+
+def checkpoint_distance(steps: int) -> int:
+    """Steps between checkpoints by default: at the start of each stretch, a step is replayed while recording."""
+    return math.ceil(1.5 * math.sqrt(steps))
 
 
 def epoch_logs(path: Path) -> list[dict[str, Any]]:
