@@ -6,7 +6,7 @@ from torch.optim import SGD
 
 import hydragrad as hg
 from attribution import oracle
-from cases import HELD_OUT, Case, Tied
+from cases import HELD_OUT, Case, Tied, mlp
 from hydragrad.errors import QueryError, Unsupported
 
 MLP = Case("mlp", "all")
@@ -27,6 +27,57 @@ def test_a_padded_embedding_that_is_shared(tmp_path):
             hg.attribute(run, query, curvature=curvature)
     hooks, jvp = (hg.attribute(run, query, route=route).values for route in ("hooks", "jvp"))
     assert oracle.relative(jvp, hooks) < 1e-10
+
+
+class FunctionallyTied(Tied):
+    """The same, with nothing in the layers that tells of it."""
+
+    def __init__(self) -> None:
+        super().__init__(padding_idx=2)
+        del self.out
+
+    def forward(self, x):
+        return torch.nn.functional.linear(torch.tanh(self.mix(self.embedding(x).mean(1))), self.embedding.weight)
+
+
+def test_a_padded_embedding_that_is_shared_by_hand(tmp_path):
+    data = Case("tied", "all")
+    run = own_run(tmp_path, FunctionallyTied().double(), data.loss, data.train_set)
+    with pytest.raises(Unsupported, match="embedding has a padding index and shares its weight"):
+        hg.attribute(run, hg.mean_loss(data.held_out), curvature="hessian")
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "ggn"])
+def test_a_gradient_that_is_stopped_on_its_way(curvature, recorded):
+    case = Case("stopped", "all")
+    with pytest.raises(Unsupported, match=r"stopped inside the model or the loss .* Use curvature='none'"):
+        hg.attribute(recorded(case), hg.mean_loss(case.held_out), curvature=curvature)
+    assert hg.attribute(recorded(case), hg.mean_loss(case.held_out)).values.abs().min() > 0
+
+
+class Watched(torch.nn.Module):
+    """Keeps what it computed to be looked at, and shifts its logits by a constant that it does not differentiate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = mlp()
+
+    def forward(self, x):
+        self.seen = self.layers[0](x).detach()
+        logits = self.layers(x)
+        with torch.no_grad():
+            self.mean = logits.mean()
+        return logits - logits.detach().max(1, keepdim=True).values
+
+
+def test_stops_without_effect_are_no_hindrance(tmp_path):
+    watched, plain_model = Watched().double(), mlp().double()
+    plain_model.load_state_dict(watched.layers.state_dict())
+    run = own_run(tmp_path, watched, MLP.loss, MLP.train_set)
+    plain = own_run(tmp_path / "plain", plain_model, MLP.loss, MLP.train_set)
+    for curvature in ("hessian", "ggn"):
+        given, expected = (hg.attribute(each, QUERY, curvature=curvature).values for each in (run, plain))
+        assert oracle.relative(given, expected) < 1e-9
 
 
 def test_the_padding_row_carries_nothing(recorded):

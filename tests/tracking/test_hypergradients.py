@@ -7,7 +7,7 @@ import torch
 import hydragrad as hg
 from attribution import oracle
 from cases import CASES, EVERY_MODEL, SAMPLES, Case
-from hydragrad.errors import DiskFull, QueryError, RecordingMismatch, RunDamaged, RunExists
+from hydragrad.errors import DiskFull, QueryError, RecordingMismatch, RunDamaged, RunExists, Unsupported
 from hydragrad.tracking import Store, hypergradients
 
 MLP = Case("mlp", "all")
@@ -34,6 +34,12 @@ def test_exact_rows_give_what_the_exact_sweep_gives(case, recorded):
     expected = hg.attribute(run, queries(case), curvature="hessian")
     found = hypergradients(run, curvature="hessian").contributions(queries(case))
     assert oracle.relative(found.values, expected.values) < 1e-8
+
+
+@pytest.mark.parametrize("name", ["stopped", "tied_padded"])
+def test_exact_rows_need_a_symmetric_curvature(name, recorded):
+    with pytest.raises(Unsupported, match="symmetric curvature"):
+        hypergradients(recorded(Case(name, "all")), curvature="hessian")
 
 
 @pytest.mark.parametrize("options", ["switched", "late", "regrouped", "warm", "maximize", "replacement", "sum"])

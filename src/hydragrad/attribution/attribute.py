@@ -12,13 +12,12 @@ from torch import Tensor
 from hydragrad.attribution.job import Job, Tally
 from hydragrad.attribution.replays import over_replays
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
-from hydragrad.attribution.sweep import sweep
+from hydragrad.attribution.sweep import require_curvature, sweep
 from hydragrad.derivatives import (
     HooksInapplicable,
     Layout,
     LossModule,
     running_statistics,
-    shared_padding,
     tensor_leaves,
 )
 from hydragrad.derivatives.one_call import capture_output
@@ -81,7 +80,8 @@ def attribute(
     Raises:
         QueryError: Ids that do not exist, or a query that does not depend on the parameters.
         LossError: "ggn" or labels with a loss that does not call the model once; labels without cross-entropy.
-        Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's.
+        Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's, or where the
+            gradient is stopped (detach(), torch.no_grad) on its way.
         ReplayMismatch: The run can't be repeated.
 
     Cost: one training step is 3 units; see the table "what it costs" in the docs.
@@ -107,6 +107,8 @@ def attribute(
     prepare = partial(
         _prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels, stretches=stretches
     )
+    if curvature != "none":
+        require_curvature(prepare(run, []))
     parts: list[tuple[Tally, float, str]] = []
     values, names = [], []
     for rows in _chunks(run, prepare(run, []), queries, memory):
@@ -164,7 +166,7 @@ def _prepare(
 ) -> Job:
     lanes = run_lanes(run)
     shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
-    statistics = _carried_statistics(run) if curvature != "none" else {}
+    statistics = moved_statistics(run) if curvature != "none" else {}
     return Job(
         run=run,
         rows=rows,
@@ -227,17 +229,6 @@ def _chunks(run: Recording, job: Job, queries: Sequence[Query], memory: int) -> 
         if not chunk:
             return
         yield chunk
-
-
-def _carried_statistics(run: Recording) -> dict[str, torch.Size]:
-    """Running statistics that the run moved; other buffers that moved are refused."""
-    shared = shared_padding(run.model)
-    if shared:
-        raise Unsupported(
-            f"The embedding {shared[0]} has a padding index and shares its weight with another layer, so torch's "
-            f"gradient of it is no derivative of the loss, and has no symmetric curvature. Use curvature='none'."
-        )
-    return moved_statistics(run)
 
 
 def _classes(run: Recording) -> int:

@@ -22,6 +22,7 @@ from hydragrad.derivatives import (
     Products,
     fastest_products,
     require_one_call,
+    require_symmetric,
     use_explicit_batch_norm,
 )
 from hydragrad.progress import bar
@@ -91,6 +92,23 @@ def sweep(job: Job, *, gauss_newton: bool, memory: int) -> tuple[Tally, float]:
             partial.save(state())
     partial.remove()
     return tally, drift
+
+
+def require_curvature(job: Job) -> None:
+    """Refuse runs whose trained gradient has no symmetric derivative, as told by the first and by a late step.
+
+    Raises:
+        Unsupported: The gradient is stopped on its way, where that changes it.
+    """
+    problem = LossModule(job.run.model, job.run.loss, use_explicit_batch_norm)
+    with job.run.replay() as replay:
+        trajectory = replay.trajectory
+        for start in sorted({job.run.segments[0][0], job.run.segments[-1][0]}):
+            record = job.run.steps[start]
+            trajectory.restore(job.run.checkpoint(start))
+            trajectory.arrange(record)
+            same_modes(problem, replay)
+            require_symmetric(problem, job.weights, trajectory.parameters, trajectory.buffers, job.run.batch(record))
 
 
 class ReverseStep:

@@ -13,6 +13,8 @@ projection     random projections of per-sample gradients
 labels         derivatives under every possible label
 normalization  BatchNorm as a differentiable formula
 padding        embeddings' padding rows as constants
+stopped        gradients that are stopped on their way
+symmetric      whether the trained gradient has a symmetric curvature
 one_call       the model's one call inside the loss
 layout         named tensors as one flat vector
 supported      what is refused, and why
@@ -43,7 +45,6 @@ from hydragrad.derivatives.normalization import batch_coupled as batch_coupled
 from hydragrad.derivatives.normalization import normalises_batches as normalises_batches
 from hydragrad.derivatives.normalization import running_statistics as running_statistics
 from hydragrad.derivatives.normalization import use_explicit_batch_norm as use_explicit_batch_norm
-from hydragrad.derivatives.padding import shared_padding as shared_padding
 from hydragrad.derivatives.projection import Projector as Projector
 from hydragrad.derivatives.sample_gradients import sample_gradients as sample_gradients
 from hydragrad.derivatives.shared_forward import SharedForward as SharedForward
@@ -51,3 +52,4 @@ from hydragrad.derivatives.supported import require_differentiable as require_di
 from hydragrad.derivatives.vectorised import Products as Products
 from hydragrad.derivatives.vectorised import VectorisedProducts as VectorisedProducts
 from hydragrad.derivatives.vectorised import fastest_products as fastest_products
+from hydragrad.derivatives.symmetric import require_symmetric as require_symmetric

@@ -5,8 +5,8 @@ whatever couples the samples (batch statistics) inside. No per-sample gradient i
 """
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from typing import NamedTuple
 
@@ -95,7 +95,8 @@ def directional_derivatives(
         ]
     else:
         chunks = [
-            _one_by_one(problem, layout, parameters, buffers, batch, direction, with_output) for direction in directions
+            one_direction(problem, layout, parameters, buffers, batch, direction, with_output)
+            for direction in directions
         ]
     dots = [chunk.output_dot for chunk in chunks if chunk.output_dot is not None]
     return Directional(
@@ -126,16 +127,18 @@ def works_at_once(
     return float((found - expected).norm()) <= 1e-3 * float(expected.norm())
 
 
-def _one_by_one(
+def one_direction(
     problem: LossModule,
     layout: Layout,
     parameters: dict[str, Tensor],
     buffers: dict[str, Tensor],
     batch: Batch,
     direction: Tensor,
-    with_output: bool,
+    with_output: bool = False,
+    evaluating: Callable[[], AbstractContextManager[None]] = stopped_gradients,
 ) -> Directional:
-    with differentiable_kernels(), forward_mode.dual_level(), stopped_gradients():
+    """The same along one direction (layout.size,), by dual numbers, inside a context of `evaluating`."""
+    with differentiable_kernels(), forward_mode.dual_level(), evaluating():
         dual = dual_parameters(layout, parameters, direction)
         with capture_output(problem, required=with_output) as captured:
             losses, _ = problem.at(dual, buffers, batch)

@@ -19,19 +19,6 @@ def use_constant_padding(model: nn.Module) -> None:
             module.forward = MethodType(_forward, module)  # type: ignore[method-assign]
 
 
-def shared_padding(model: nn.Module) -> list[str]:
-    """Names of embeddings with a padding index whose weight other layers use, too."""
-    users: dict[int, int] = {}
-    for module in model.modules():
-        for parameter in module.parameters(recurse=False):
-            users[id(parameter)] = users.get(id(parameter), 0) + 1
-    return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None and users[id(module.weight)] > 1
-    ]
-
-
 def _forward(layer: nn.Embedding, input: Tensor) -> Tensor:
     assert layer.padding_idx is not None
     looked_up = F.embedding(input, layer.weight, layer.padding_idx)

@@ -1,7 +1,11 @@
-"""Blocks without gradients carry no tangent either.
+"""Gradients that are stopped on their way: by `detach()`, `.data` or a `torch.no_grad` block.
 
 torch's reverse mode stops at `torch.no_grad` blocks and its forward mode goes through them. Training used the former,
-so a forward derivative must be that of the same gradient.
+so a forward derivative must be that of the same gradient: blocks without gradients carry no tangent either.
+
+Where a stop has an effect, the gradient that trained is not the derivative of the loss, and its own derivative is not
+symmetric: forward over reverse along a direction is not the transpose that a reverse sweep needs, and leaves out how
+the stopped values depend on the weights.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,4 +29,24 @@ class _TangentsFollowGradients(TorchFunctionMode):
 def stopped_gradients() -> Iterator[None]:
     """Switch tangents off and on with gradients, which are on to begin with."""
     with torch.enable_grad(), _TangentsFollowGradients():
+        yield
+
+
+class _ThroughStops(TorchFunctionMode):
+    """Tangents pass where gradients are stopped."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (torch.Tensor.detach, torch.detach, torch.Tensor.data.__get__):  # type: ignore[attr-defined]
+            return args[0].view_as(args[0])
+        if func is torch.Tensor.detach_:
+            return args[0]
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def through_stops() -> Iterator[None]:
+    """Evaluate with tangents that nothing stops: those of the loss's own value."""
+    with torch.no_grad(), _ThroughStops():
         yield

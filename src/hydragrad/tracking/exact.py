@@ -13,7 +13,15 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
-from hydragrad.derivatives import Batch, Layout, LossModule, PerSampleLoss, Point, use_explicit_batch_norm
+from hydragrad.derivatives import (
+    Batch,
+    Layout,
+    LossModule,
+    PerSampleLoss,
+    Point,
+    require_symmetric,
+    use_explicit_batch_norm,
+)
 from hydragrad.derivatives.directional import differentiable_kernels, dual_parameters, unpack
 from hydragrad.derivatives.stopped import stopped_gradients
 
@@ -65,12 +73,16 @@ class ExactTangents:
             w_dot: (rows, parameters).
             r_dot: (rows, statistics).
             alpha_dot: Tangents of the weights of the batch's losses, (rows, batch).
+
+        Raises:
+            Unsupported: The gradient is stopped (detach(), torch.no_grad) on its way, where that changes it.
         """
         for copy, original in zip(self._problem.model.modules(), self._model.modules(), strict=True):
             copy.training = original.training
         point = Point(parameters, buffers, batch, divisor)
         with differentiable_kernels():
             if self._at_once is None:
+                require_symmetric(self._problem, self._weights, parameters, buffers, batch)
                 self._at_once = self._agrees_at_once(point, w_dot, r_dot, alpha_dot)
             size = self._at_once
             rows = zip(w_dot.split(size), r_dot.split(size), alpha_dot.split(size), strict=True)
