@@ -13,6 +13,7 @@ projection     random projections of per-sample gradients
 labels         derivatives under every possible label
 normalization  BatchNorm as a differentiable formula
 padding        embeddings' padding rows as constants
+recurrent      recurrent layers by kernels that have a forward-mode rule
 stopped        gradients that are stopped on their way
 symmetric      whether the trained gradient has a symmetric curvature
 one_call       the model's one call inside the loss

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from hydragrad.derivatives.padding import use_constant_padding
+from hydragrad.derivatives.recurrent import use_unfused_recurrence
 from hydragrad.errors import LossError
 from hydragrad.randomness import reseed
 
@@ -47,6 +48,7 @@ class LossModule(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model)
         use_constant_padding(self.model)
+        use_unfused_recurrence(self.model)
         if prepare is not None:
             prepare(self.model)
         self.loss = loss
