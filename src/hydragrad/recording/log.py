@@ -6,6 +6,8 @@ from typing import Any
 
 from hydragrad.errors import RunDamaged
 
+LOG = "steps.jsonl"
+
 Options = dict[str, float | bool | None]
 
 

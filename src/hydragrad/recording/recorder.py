@@ -16,8 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import (
     NonFinite,
-    RecordingMismatch,
-    RunDamaged,
     RunExists,
     StepError,
 )
@@ -40,18 +38,19 @@ from hydragrad.recording.data import (
     require_map_style,
     to_device,
 )
-from hydragrad.recording.files import AppendOnlyLines, read_lines
+from hydragrad.recording.files import AppendOnlyLines
 from hydragrad.recording.indexed import put_back
-from hydragrad.recording.log import StepRecord, from_lines, to_line
+from hydragrad.recording.interruption import Interruption
+from hydragrad.recording.log import LOG, StepRecord, to_line
 from hydragrad.recording.manifest import Manifest, Reduction
 from hydragrad.recording.observer import Indices, StepHandle
-from hydragrad.recording.replay import check_one_step, first_trained_norm, threads, warn_other_machine
+from hydragrad.recording.replay import first_trained_norm, threads
+from hydragrad.recording.resuming import reached, require_same_run
 from hydragrad.recording.stored_batches import load_batch, store_batch, sync_batches
-from hydragrad.recording.trajectory import Trajectory
+from hydragrad.recording.verifying import Verifier
 from hydragrad.recording.watching import Watch, checked_batch
 from hydragrad.steps import require_supported
 
-LOG = "steps.jsonl"
 OWN_FILES = (LOG, "checkpoints.jsonl", "checkpoints", "batches", "scores")
 
 
@@ -135,7 +134,8 @@ class Recorder:
         self.fingerprint: dict[str, Any] = {}
         self._open = self._in_step = False
         self._consistent = True
-        self._trajectory: Trajectory | None = None
+        self._verifier = Verifier(model, loss, reduction)
+        self._interruption = Interruption()
         self._folder = CheckpointFolder(self.path)
         self._last_checkpoint = -1
         self._before: StepRecord | None = None
@@ -143,7 +143,7 @@ class Recorder:
         self._unchecked: Checkpoint | None = None
         self._last_indices: Sequence[int] | Tensor = ()
         self._norm: float | None = None
-        self._recorded_threads = ExitStack()
+        self._while_open = ExitStack()
         self._manifest: Manifest
         self._log: AppendOnlyLines
         self._index: AppendOnlyLines
@@ -153,7 +153,8 @@ class Recorder:
             self._go_on()
         else:
             self._start()
-        self._recorded_threads.enter_context(threads(self._manifest.machine["threads"]))
+        self._while_open.enter_context(threads(self._manifest.machine["threads"]))
+        self._while_open.enter_context(self._interruption)
         self._watch.attach()
         self._versions = self._version()
         self._open = True
@@ -169,10 +170,12 @@ class Recorder:
         self._watch.detach()
         try:
             # Only where the loop ended: an interrupted one may be anywhere between two steps (the schedule not yet
-            # stepped, the loader moved on), so it resumes from the last checkpoint made at a step's start.
-            if kind is None and self._consistent and self.next_step > self._last_checkpoint:
+            # stepped, the loader moved on), so it resumes from the last checkpoint made at a step's start. That holds
+            # for a loop that caught the Ctrl-C itself, too.
+            ended = kind is None and self._consistent and not self._interruption.noticed
+            if ended and self.next_step > self._last_checkpoint:
                 self._write_checkpoint(self._snapshot(self._place()))
-            status: manifests.Status = "completed" if kind is None else "interrupted"
+            status: manifests.Status = "completed" if ended else "interrupted"
             self._manifest = manifests.closed(self._manifest, status, self.next_step)
             manifests.write_manifest(self.path, self._manifest)
         except OSError:
@@ -181,7 +184,7 @@ class Recorder:
         finally:
             self._log.close()
             self._index.close()
-            self._recorded_threads.close()
+            self._while_open.close()
 
     @contextmanager
     def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> Iterator[StepHandle]:
@@ -214,7 +217,7 @@ class Recorder:
             self._in_step = False
             self._watch.end()
         self._finish(chosen, indices, batch, handle, start)
-        self._consistent = True
+        self._consistent, self._interruption.noticed = True, False  # a loop that goes on is one that ends
         self._last_indices, self._versions = indices, self._version()
 
     def take_sampler_position(self, loader: DataLoader[Any]) -> tuple[int, dict[str, Tensor] | None]:
@@ -255,51 +258,24 @@ class Recorder:
         self._log, self._index = AppendOnlyLines(self.path / LOG), AppendOnlyLines(self._folder.index)
 
     def _go_on(self) -> None:
-        self._manifest = manifests.read_manifest(self.path)
-        self._require_same_run()
-        records = list(from_lines(read_lines(self.path / LOG, "steps"))) if (self.path / LOG).exists() else []
-        entries = self._folder.entries() if self._folder.index.exists() else {}
-        reached = [step for step in entries if step <= len(records)]
-        if entries and not reached:
-            raise RunDamaged(f"{self.path / LOG} is shorter than the checkpoints say. Restore it, or train again.")
-        kept = max(reached, default=0)
-        if reached:
-            last = self._folder.read(kept, entries[kept])
-            resume_from(last, self._model, self._optimizer)
-            if self._scheduler is not None and last.scheduler is not None:
-                self._scheduler.load_state_dict(last.scheduler)
-            set_generator_states(last.generators)
-            self._resumed = self._unchecked = last
-        self._log = AppendOnlyLines(self.path / LOG, keep=kept)
-        self._index = AppendOnlyLines(self._folder.index, keep=len(reached))
-        self._before = records[kept - 1] if kept else None
-        self._last_checkpoint = kept if reached else -1
-        self.next_step = kept
-        self._manifest = dataclasses.replace(self._manifest, status="running", steps=None)
+        self.fingerprint = data_fingerprint(self._train_set)
+        options: dict[str, Any] = {"reduction": self._reduction, "store_batches": self._store_batches}
+        options |= {} if self._seed is None else {"seed": self._seed}
+        recorded = manifests.read_manifest(self.path)
+        recorded = require_same_run(self.path, recorded, self._model, self.fingerprint, options)
+        last = reached(self.path)
+        if last.checkpoint is not None:
+            resume_from(last.checkpoint, self._model, self._optimizer)
+            if self._scheduler is not None and last.checkpoint.scheduler is not None:
+                self._scheduler.load_state_dict(last.checkpoint.scheduler)
+            set_generator_states(last.checkpoint.generators)
+            self._resumed = self._unchecked = last.checkpoint
+            self._last_checkpoint = last.step
+        self._log = AppendOnlyLines(self.path / LOG, keep=last.step)
+        self._index = AppendOnlyLines(self._folder.index, keep=last.checkpoints)
+        self._before, self.next_step = last.before, last.step
+        self._manifest = dataclasses.replace(recorded, status="running", steps=None)
         manifests.write_manifest(self.path, self._manifest)
-
-    def _require_same_run(self) -> None:
-        manifests.require_same_model(self._manifest.model, self._model, self.path)
-        data = self.fingerprint = data_fingerprint(self._train_set)
-        decisive = ["length"] if self._manifest.store_batches else list(data)
-        if any(data[name] != self._manifest.data[name] for name in decisive):
-            raise RecordingMismatch(
-                f"{self.path} was recorded on other data ({self._manifest.data['length']:,} samples; this data set "
-                f"has {data['length']:,}, or other content). Give the data set it was recorded with."
-            )
-        given: dict[str, Any] = {"reduction": self._reduction, "store_batches": self._store_batches}
-        given |= {} if self._seed is None else {"seed": self._seed}
-        for option, value in given.items():
-            if getattr(self._manifest, option) != value:
-                raise RecordingMismatch(
-                    f"{self.path} was recorded with {option}={getattr(self._manifest, option)!r}, not {value!r}. Go on "
-                    f"with what it was recorded with."
-                )
-        machine = manifests.this_machine(self._device)
-        if not warn_other_machine([self._manifest.machine], machine) and machine not in self._manifest.resumed_on:
-            # What is made here can't be replayed to the bit there, nor the other way round.
-            resumed_on = [*self._manifest.resumed_on, machine]
-            self._manifest = dataclasses.replace(self._manifest, resumed_on=resumed_on)
 
     def _require_untouched(self) -> None:
         if self._version() != self._versions or self._moved():
@@ -381,7 +357,9 @@ class Recorder:
                 raise StepError("With store_batches=True the batch must be given: recorder.step(indices, batch).")
             store_batch(self.path, record.step, batch)
         if start is not None:
-            self._check_replay(start, record)
+            after = {name: parameter.detach() for name, parameter in self._parameters.items()}
+            seed = stream_seed(self._manifest.seed, record.step)
+            self._verifier.verify(start, record, lambda: Batch(self._fetch(record), len(chosen), seed), after)
         self._log.append(to_line(record, self._before))
         self._before, self._norm = record, record.norm
         self.next_step += 1
@@ -400,15 +378,6 @@ class Recorder:
             f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
             f"({record.options[0]['lr']}); the run is kept up to the step before."
         )
-
-    def _check_replay(self, start: Checkpoint, record: StepRecord) -> None:
-        after = {name: parameter.detach() for name, parameter in self._parameters.items()}
-        with preserved():
-            if self._trajectory is None:
-                self._trajectory = Trajectory(self._model, self._loss, self._reduction)
-            seed = stream_seed(self._manifest.seed, record.step)
-            batch = Batch(self._fetch(record), len(record.indices), seed)
-            check_one_step(self._trajectory, start, record, batch, after)
 
     def _fetch(self, record: StepRecord) -> Any:
         if self._store_batches:

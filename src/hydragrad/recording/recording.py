@@ -16,9 +16,8 @@ from hydragrad.randomness import preserved, stream_seed
 from hydragrad.recording.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.recording.data import Collate, data_fingerprint, fetch, require_map_style, to_device
 from hydragrad.recording.files import read_lines
-from hydragrad.recording.log import StepRecord, from_lines
+from hydragrad.recording.log import LOG, StepRecord, from_lines
 from hydragrad.recording.manifest import Manifest, read_manifest, require_same_model, this_machine
-from hydragrad.recording.recorder import LOG
 from hydragrad.recording.replay import Replay, threads, warn_other_machine
 from hydragrad.recording.stored_batches import load_batch
 from hydragrad.recording.trajectory import Trajectory

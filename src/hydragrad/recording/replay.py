@@ -95,7 +95,7 @@ def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -
     return 0.0
 
 
-def relative_difference(given: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+def relative_difference(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
     """Relative L2 distance of two sets of named tensors; 0 only where they are equal to the bit."""
     distance = scale = 0.0
     for name, value in expected.items():
@@ -116,28 +116,6 @@ def threads(count: int) -> Iterator[None]:
     finally:
         if count != before:
             torch.set_num_threads(before)
-
-
-def check_one_step(
-    trajectory: Trajectory, start: Checkpoint, record: StepRecord, batch: Batch, after: dict[str, Tensor]
-) -> None:
-    """Replay a step that has just been made, so that a loop that does more than is recorded hears it at once.
-
-    Raises:
-        ReplayMismatch: Says what may be the cause.
-    """
-    trajectory.restore(start)
-    trajectory.advance(record, batch)
-    difference = relative_difference(trajectory.parameters, after)
-    on_cpu = all(value.device.type == "cpu" for value in after.values())
-    if not difference <= (0.0 if on_cpu else 1e-4):
-        raise ReplayMismatch(
-            f"Step {record.step} can't be replayed from what the recorder sees: the weights differ by {difference:.1e} "
-            f"(relative L2). The loop does something that the recording does not know: gradient clipping or "
-            f"accumulation, another loss or reduction than the recorder was given, autocast, batches other than "
-            f"train_set[indices] (take them from hg.indexed(loader), or pass the batch to step() and "
-            f"store_batches=True), or weights set by hand. Take it out of the step."
-        )
 
 
 def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mapping[str, object]) -> bool:

@@ -29,8 +29,9 @@ from hydragrad.recording.data import Collate, data_fingerprint, to_device
 from hydragrad.recording.files import AppendOnlyLines, read_lines
 from hydragrad.recording.log import from_lines, to_line
 from hydragrad.recording.manifest import Reduction, model_facts
-from hydragrad.recording.replay import check_one_step, first_trained_norm
+from hydragrad.recording.replay import first_trained_norm
 from hydragrad.recording.trajectory import Trajectory
+from hydragrad.recording.verifying import check_one_step
 from hydragrad.recording.watching import Watch, checked_batch
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import require_supported

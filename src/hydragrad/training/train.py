@@ -15,10 +15,9 @@ from hydragrad.errors import DiskFull, RecordingMismatch, RunExists
 from hydragrad.recording import Recorder, Recording, StepObserver, require_map_style
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import AppendOnlyLines, read_lines
-from hydragrad.recording.log import from_lines
+from hydragrad.recording.log import LOG, from_lines
 from hydragrad.recording.manifest import FILE as MANIFEST
 from hydragrad.recording.manifest import read_manifest
-from hydragrad.recording.recorder import LOG
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
 from hydragrad.training.probe import require_labels_in_range
 

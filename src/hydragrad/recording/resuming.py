@@ -1,0 +1,87 @@
+"""Resuming: where a killed run left off, and whether what is given now is what it was recorded with."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from hydragrad.errors import RecordingMismatch, RunDamaged
+from hydragrad.recording import manifest as manifests
+from hydragrad.recording.checkpoints import Checkpoint, CheckpointFolder
+from hydragrad.recording.files import read_lines
+from hydragrad.recording.log import LOG, StepRecord, from_lines
+from hydragrad.recording.manifest import Manifest
+from hydragrad.recording.replay import warn_other_machine
+
+
+class Reached(NamedTuple):
+    """How far a run got, as far as it can go on.
+
+    Attributes:
+        checkpoint: The last checkpoint that the step log reaches; None where there is none.
+        before: The step before it, if there is one.
+        checkpoints: How many checkpoints are kept.
+    """
+
+    checkpoint: Checkpoint | None
+    before: StepRecord | None
+    checkpoints: int
+
+    @property
+    def step(self) -> int:
+        """The step that comes next."""
+        return 0 if self.checkpoint is None else self.checkpoint.step
+
+
+def reached(path: Path) -> Reached:
+    """Read how far the run in `path` got.
+
+    Raises:
+        RunDamaged: The step log ends before every checkpoint, or files are altered.
+    """
+    folder = CheckpointFolder(path)
+    records = list(from_lines(read_lines(path / LOG, "steps"))) if (path / LOG).exists() else []
+    entries = folder.entries() if folder.index.exists() else {}
+    steps = [step for step in entries if step <= len(records)]
+    if entries and not steps:
+        raise RunDamaged(f"{path / LOG} is shorter than the checkpoints say. Restore it, or train again.")
+    if not steps:
+        return Reached(None, None, 0)
+    last = max(steps)
+    return Reached(folder.read(last, entries[last]), records[last - 1] if last else None, len(steps))
+
+
+def require_same_run(
+    path: Path, manifest: Manifest, model: nn.Module, data: dict[str, Any], options: dict[str, Any]
+) -> Manifest:
+    """Refuse to go on with something else than was recorded; the manifest notes another machine.
+
+    Args:
+        path: Run directory.
+        manifest: As it was recorded.
+        model: The model given now.
+        data: Fingerprint of the data set given now.
+        options: Entries of the manifest that must be as they were.
+
+    Raises:
+        RecordingMismatch: Another model, data set or option.
+    """
+    manifests.require_same_model(manifest.model, model, path)
+    decisive = ["length"] if manifest.store_batches else list(data)
+    if any(data[name] != manifest.data[name] for name in decisive):
+        raise RecordingMismatch(
+            f"{path} was recorded on other data ({manifest.data['length']:,} samples; this data set "
+            f"has {data['length']:,}, or other content). Give the data set it was recorded with."
+        )
+    for option, value in options.items():
+        if getattr(manifest, option) != value:
+            raise RecordingMismatch(
+                f"{path} was recorded with {option}={getattr(manifest, option)!r}, not {value!r}. Go on "
+                f"with what it was recorded with."
+            )
+    machine = manifests.this_machine(next(model.parameters()).device)
+    if not warn_other_machine([manifest.machine], machine) and machine not in manifest.resumed_on:
+        # What is made here can't be replayed to the bit there, nor the other way round.
+        return dataclasses.replace(manifest, resumed_on=[*manifest.resumed_on, machine])
+    return manifest

@@ -1,0 +1,69 @@
+"""Verifying while recording: the first step of every segment is replayed at once."""
+
+from collections.abc import Callable, Mapping
+
+from torch import Tensor, nn
+
+from hydragrad.derivatives import Batch, PerSampleLoss
+from hydragrad.errors import ReplayMismatch
+from hydragrad.randomness import preserved
+from hydragrad.recording.checkpoints import Checkpoint
+from hydragrad.recording.log import StepRecord
+from hydragrad.recording.manifest import Reduction
+from hydragrad.recording.replay import relative_difference
+from hydragrad.recording.trajectory import Trajectory
+
+
+class Verifier:
+    """Replays steps that have just been made, so that a loop that does more than is recorded hears it at once.
+
+    Args:
+        model: The model being trained; a copy is made at the first verification.
+        loss: The loss that is recorded.
+        reduction: How the loop makes one number of the per-sample losses.
+    """
+
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, reduction: Reduction) -> None:
+        self._given = (model, loss, reduction)
+        self._trajectory: Trajectory | None = None
+
+    def verify(
+        self, start: Checkpoint, record: StepRecord, draw: Callable[[], Batch], after: Mapping[str, Tensor]
+    ) -> None:
+        """Replay a step.
+
+        Args:
+            start: The state before it.
+            record: What it did.
+            draw: Draws its batch again.
+            after: The parameters after it, by name.
+
+        Raises:
+            ReplayMismatch: Says what may be the cause.
+        """
+        with preserved():
+            if self._trajectory is None:
+                self._trajectory = Trajectory(*self._given)
+            check_one_step(self._trajectory, start, record, draw(), after)
+
+
+def check_one_step(
+    trajectory: Trajectory, start: Checkpoint, record: StepRecord, batch: Batch, after: Mapping[str, Tensor]
+) -> None:
+    """Compare one step's replay with the parameters after it.
+
+    Raises:
+        ReplayMismatch: Says what may be the cause.
+    """
+    trajectory.restore(start)
+    trajectory.advance(record, batch)
+    difference = relative_difference(trajectory.parameters, after)
+    on_cpu = all(value.device.type == "cpu" for value in after.values())
+    if not difference <= (0.0 if on_cpu else 1e-4):
+        raise ReplayMismatch(
+            f"Step {record.step} can't be replayed from what the recorder sees: the weights differ by {difference:.1e} "
+            f"(relative L2). The loop does something that the recording does not know: gradient clipping or "
+            f"accumulation, another loss or reduction than the recorder was given, autocast, batches other than "
+            f"train_set[indices] (take them from hg.indexed(loader), or pass the batch to step() and "
+            f"store_batches=True), or weights set by hand. Take it out of the step."
+        )
