@@ -12,7 +12,7 @@ from cases import HELD_OUT, Case, collate, reseed_for_query
 from hydragrad.derivatives import Layout, running_statistics
 from hydragrad.errors import QueryError
 from hydragrad.randomness import preserved
-from hydragrad.scores import Query, QueryPoint, queries
+from hydragrad.scores import Query, QueryPoint, numbered, queries
 
 NAMES = ["mlp", "regression", "batch_norm", "dropout", "tied", "transformer", "two_inputs", "two_calls"]
 
@@ -194,3 +194,16 @@ def test_functions_that_are_no_queries(function, message):
     case = Case("mlp", "plain")
     with pytest.raises(QueryError, match=message):
         answers(hg.query("wrong", function), point_of(case, case.build()))
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a", "b"], ("a", "b")),
+        (["a", "a", "b", "a"], ("a", "a (2)", "b", "a (3)")),
+        (["a", "a (2)", "a"], ("a", "a (2)", "a (3)")),
+        ([], ()),
+    ],
+)
+def test_names_that_come_again_are_numbered(given, expected):
+    assert numbered(given) == expected

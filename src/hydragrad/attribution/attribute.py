@@ -26,7 +26,17 @@ from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, fetch
 from hydragrad.recording.history import run_lanes
 from hydragrad.recording.statistics import moved_statistics
-from hydragrad.scores import Curvature, Evidence, Query, QueryPoint, QueryRow, Scores, checked_samples, queries_of
+from hydragrad.scores import (
+    Curvature,
+    Evidence,
+    Query,
+    QueryPoint,
+    QueryRow,
+    Scores,
+    checked_samples,
+    numbered,
+    queries_of,
+)
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -131,7 +141,7 @@ def attribute(
     return Scores(
         values=-torch.cat([tally.values for tally, _, _ in parts]),
         sample_ids=sample_ids,
-        query_names=tuple(names),
+        query_names=numbered(names),
         query_values=torch.tensor(values, dtype=torch.float64),
         label_contributions=-torch.cat([tally.labels for tally, _, _ in parts]) if labels else None,
         over_time=-torch.cat([tally.over_time for tally, _, _ in parts]).float() if stretches else None,

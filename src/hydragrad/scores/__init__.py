@@ -6,6 +6,7 @@ from hydragrad.scores.queries import Query as Query
 from hydragrad.scores.queries import QueryPoint as QueryPoint
 from hydragrad.scores.queries import QueryRow as QueryRow
 from hydragrad.scores.queries import mean_loss as mean_loss
+from hydragrad.scores.queries import numbered as numbered
 from hydragrad.scores.queries import queries_of as queries_of
 from hydragrad.scores.queries import query as query
 from hydragrad.scores.queries import sample_losses as sample_losses

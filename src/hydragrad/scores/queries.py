@@ -1,7 +1,7 @@
 """Queries: scalars of the trained model, their values and gradients."""
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -204,6 +204,18 @@ def queries_of(queries: Query | Sequence[Query]) -> list[Query]:
             f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
         )
     return asked
+
+
+def numbered(names: Iterable[str]) -> tuple[str, ...]:
+    """Names as they are, and those that come again with a number: a row is found by its name."""
+    taken: dict[str, None] = {}
+    for name in names:
+        chosen, number = name, 1
+        while chosen in taken:
+            number += 1
+            chosen = f"{name} ({number})"
+        taken[chosen] = None
+    return tuple(taken)
 
 
 def _length(dataset: Dataset[Any]) -> int:

@@ -18,7 +18,7 @@ from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.recording import fetch
 from hydragrad.recording.data import Collate
-from hydragrad.scores import Query, QueryPoint, Scores, sample_losses
+from hydragrad.scores import Query, QueryPoint, Scores, numbered, sample_losses
 
 if TYPE_CHECKING:
     from hydragrad.tracking.store import StoreFacts
@@ -105,7 +105,7 @@ class Answerer:
             names += asked
             values += phi
             parts.append(torch.cat(list(self._products(gradients, block, count, memory)), 1).double())
-        return tuple(names), torch.tensor(values, dtype=torch.float64), torch.cat(parts)
+        return numbered(names), torch.tensor(values, dtype=torch.float64), torch.cat(parts)
 
     def write(self, queries: Sequence[Query], block: Block, count: int, path: Path, memory: int) -> NDArray[Any]:
         """Contributions (queries, samples) as a memory-mapped file."""
@@ -145,7 +145,7 @@ class Answerer:
         at = sample_ids[torch.cat([places for _, places in found])]
         half = harm.shape[1] // 2
         return TopContributions(
-            query_names=tuple(names),
+            query_names=numbered(names),
             query_values=torch.tensor(values, dtype=torch.float64),
             helpful=harm[:, :half],
             helpful_ids=at[:, :half],

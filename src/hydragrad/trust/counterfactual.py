@@ -13,7 +13,7 @@ from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording
-from hydragrad.scores import Query, QueryPoint, mean_loss, queries_of
+from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
 from hydragrad.training.retraining import Change, State, retrain
 
 OWN = 500
@@ -75,7 +75,7 @@ def counterfactual(
     warn_of_overlap(run, asked)
     changes = [_change(group, weight, labels or {}) for group in chosen]
     before, values = measure(run, retrain(run, changes, workers=workers, keep=keep), asked)
-    names = tuple(name for each in asked for name in each.names())
+    names = numbered(name for each in asked for name in each.names())
     return Counterfactual(values=values, query_names=names, query_values=before, groups=tuple(chosen))
 
 

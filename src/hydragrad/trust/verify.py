@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hydragrad.errors import DataError, QueryError
 from hydragrad.figures import agreement
 from hydragrad.recording import Recording
-from hydragrad.scores import Evidence, Query, Scores, queries_of
+from hydragrad.scores import Evidence, Query, Scores, numbered, queries_of
 from hydragrad.trust.counterfactual import counterfactual
 from hydragrad.trust.lds import lds, lds_interval, rank_correlations
 
@@ -198,7 +198,7 @@ def _queries(scores: Scores, given: Query | Sequence[Query] | None) -> list[Quer
         )
     chosen = scores.queries if given is None else given
     asked = queries_of(chosen or ())
-    names = tuple(name for each in asked for name in each.names())
+    names = numbered(name for each in asked for name in each.names())
     if names != scores.query_names:
         raise QueryError(
             f"The scores answer {', '.join(scores.query_names[:5])}; the queries given are {', '.join(names[:5])}."
