@@ -32,7 +32,7 @@ def require_map_style(train_set: Any) -> None:
             f"{type(train_set).__name__} is not. Samples need an index to be attributed to."
         )
     if len(train_set) == 0:
-        raise DataError("The training set is empty.")
+        raise DataError("The training set is empty; give one with at least one sample.")
 
 
 def fetch(

@@ -193,7 +193,7 @@ def batch_losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequ
         return loss(model, data)
     except IndexError as error:
         raise DataError(
-            f"The loss refused the batch of samples {_first(indices)}: {error}. A label out of range? Labels must "
+            f"The loss refused the batch of samples {_first(indices)}: {str(error).rstrip(".")}. A label out of range? Labels must "
             f"be 0 to the number of the model's outputs less one."
         ) from error
 

@@ -106,7 +106,10 @@ def train(
     require_labels_in_range(model, loss, train_set, min(batch_size, length), collate)
     _require_disk(path, forecast_bytes(model, length, plan, every))
     if (path / EPOCHS).exists() and not resume:
-        raise RunExists(f"{path / EPOCHS} exists. Choose another directory, or go on with resume=True (--resume).")
+        raise RunExists(
+            f"{path} already holds a run ({EPOCHS}). Choose another directory, delete it, or go on with it: "
+            f"resume=True (--resume)."
+        )
     if resume and (path / MANIFEST).exists():
         _require_same_batches(path, batch_size)
     with recorder:
