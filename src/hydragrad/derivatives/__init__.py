@@ -50,7 +50,7 @@ from hydragrad.derivatives.projection import Projector as Projector
 from hydragrad.derivatives.sample_gradients import sample_gradients as sample_gradients
 from hydragrad.derivatives.shared_forward import SharedForward as SharedForward
 from hydragrad.derivatives.supported import require_differentiable as require_differentiable
+from hydragrad.derivatives.symmetric import require_symmetric as require_symmetric
 from hydragrad.derivatives.vectorised import Products as Products
 from hydragrad.derivatives.vectorised import VectorisedProducts as VectorisedProducts
 from hydragrad.derivatives.vectorised import fastest_products as fastest_products
-from hydragrad.derivatives.symmetric import require_symmetric as require_symmetric

@@ -192,8 +192,9 @@ def batch_losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequ
     try:
         return loss(model, data)
     except IndexError as error:
+        reason = str(error).rstrip(".")
         raise DataError(
-            f"The loss refused the batch of samples {_first(indices)}: {str(error).rstrip(".")}. A label out of range? Labels must "
+            f"The loss refused the batch of samples {_first(indices)}: {reason}. A label out of range? Labels must "
             f"be 0 to the number of the model's outputs less one."
         ) from error
 
