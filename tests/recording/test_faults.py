@@ -306,7 +306,7 @@ def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "after"), [(files.AppendOnlyLines, "append", 14), (checkpoints, "save_file", 3)]
+    ("owner", "name", "after"), [(files.AppendOnlyLines, "append", 14), (checkpoints, "save_file", 2)]
 )
 def test_a_full_disk_keeps_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: int

@@ -14,6 +14,14 @@ from hydragrad.recording.manifest import read_manifest
 from recording import toys
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c_raises():
+    """As in a shell; what is started in the background may ignore the signal."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def users_loop(path, interrupted_after, *, resume=False):
     """Catches Ctrl-C inside the block; it comes at the end of an epoch, before the schedule steps."""
     model, data = toys.build(), toys.samples()
@@ -60,18 +68,13 @@ def test_a_loop_that_goes_on_after_an_interrupt_completes(tmp_path):
 
 
 def test_handlers_are_put_back_and_the_users_own_left_alone():
-    before = signal.getsignal(signal.SIGINT)
-    assert before is signal.default_int_handler
     with Interruption() as interruption, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
     assert interruption.noticed
-    assert signal.getsignal(signal.SIGINT) is before
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     came = []
     signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
-    try:
-        with Interruption() as interruption:
-            signal.raise_signal(signal.SIGINT)
-        assert came == [signal.SIGINT]
-        assert not interruption.noticed
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with Interruption() as interruption:
+        signal.raise_signal(signal.SIGINT)
+    assert came == [signal.SIGINT]
+    assert not interruption.noticed
