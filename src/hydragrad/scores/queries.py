@@ -160,6 +160,14 @@ class _FunctionModule(nn.Module):
 def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool = False) -> Query:
     """The run's loss, averaged over a data set; nats if the loss is a cross-entropy.
 
+    Args:
+        dataset: Map-style data set whose items the loss takes; best one that was not trained on.
+        name: What the query is called in tables; "mean loss of ... samples" if None.
+        training: Ask the model in training mode, where dropout and batch statistics are at work.
+
+    Returns:
+        A query of one scalar, for `attribute`, `Store.contributions`, `counterfactual` and their like.
+
     Raises:
         QueryError: An empty data set.
     """
@@ -171,6 +179,14 @@ def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool 
 
 def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False) -> Query:
     """The run's loss of single samples: one row a sample.
+
+    Args:
+        dataset: Map-style data set whose items the loss takes.
+        indices: Which of its samples, in the order of the rows.
+        training: Ask the model in training mode.
+
+    Returns:
+        One query of as many scalars as there are indices.
 
     Raises:
         QueryError: Indices that the data set does not have.
@@ -187,7 +203,17 @@ def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bo
 
 
 def query(name: str, function: Callable[[Any], Tensor], *, training: bool = False) -> Query:
-    """Any differentiable scalar of the model: `function(model)` returns a tensor with one number."""
+    """Any differentiable scalar of the trained model.
+
+    Args:
+        name: What it is called in tables.
+        function: `function(model)` returns a tensor with one number, differentiable with respect to the parameters;
+            contributions get its unit, and positive means that it would be higher without the sample.
+        training: Ask the model in training mode.
+
+    Returns:
+        A query of one scalar. That the function is not differentiable is told when it is asked.
+    """
     return _FunctionQuery(name, function, training=training)
 
 

@@ -59,15 +59,34 @@ class Scores:
         return replace(self, evidence=evidence)
 
     def most_harmful(self, k: int, query: str | int | None = None) -> list[int]:
-        """The k training samples with the most negative contributions, the worst first."""
+        """The k training samples with the most negative contributions, the worst first.
+
+        Args:
+            k: How many; all if there are fewer.
+            query: Name or row of the query; needed if there are several.
+
+        Raises:
+            QueryError: An unknown query, or none given where there are several.
+        """
         return self._extreme(k, query, descending=False)
 
     def most_helpful(self, k: int, query: str | int | None = None) -> list[int]:
-        """The k training samples with the most positive contributions, the best first."""
+        """The k training samples with the most positive contributions, the best first.
+
+        Args:
+            k: How many; all if there are fewer.
+            query: Name or row of the query; needed if there are several.
+
+        Raises:
+            QueryError: An unknown query, or none given where there are several.
+        """
         return self._extreme(k, query, descending=True)
 
     def total(self, ids: Sequence[int]) -> Tensor:
         """Summed contributions of a group, float64, (queries,): its predicted effect, to first order.
+
+        Args:
+            ids: Training samples.
 
         Raises:
             QueryError: Ids that have no score.
@@ -100,6 +119,9 @@ class Scores:
     def suggested_labels(self, query: str | int | None = None) -> Tensor:
         """The label under which each sample would help most, int64, (samples,).
 
+        Args:
+            query: Name or row of the query; needed if there are several.
+
         Raises:
             QueryError: The scores were asked for without labels=True.
         """
@@ -122,7 +144,7 @@ class Scores:
         return frame.set_index(pd.Index(self.sample_ids.numpy(), name="sample"))
 
     def save(self, path: str | Path) -> None:
-        """Write a safetensors file with everything."""
+        """Write a safetensors file with everything but the queries themselves; `path`'s folder is made."""
         tensors = {"values": self.values, "sample_ids": self.sample_ids, "query_values": self.query_values}
         optional = {
             "standard_errors": self.standard_errors,

@@ -89,6 +89,8 @@ class StoreFacts:
 class Store:
     """Hypergradients of tracked samples, and the trained model that they belong to.
 
+    Made by `hypergradients` and `Tracker`, or opened from disk with `Store.open`; not by hand.
+
     Attributes:
         facts: What it holds.
         rows: dw_T/dalpha_i, (samples, columns), as it lies: float64, float32, or bfloat16's bits as uint16.

@@ -240,7 +240,18 @@ class Tracker:
         return self._store
 
     def contributions(self, queries: Query | Sequence[Query], **options: Any) -> Answer:
-        """`store.contributions`."""
+        """Contributions of the tracked samples to any queries, once the loop is over: `Store.contributions`.
+
+        Args:
+            queries: One or several.
+            options: `out=`, `top=` and `memory=`, as there.
+
+        Returns:
+            Scores, or what `out` and `top` ask for.
+
+        Raises:
+            StepError: The loop is not over, or made no step.
+        """
         return self.store.contributions(queries, **options)
 
     @contextmanager
