@@ -35,6 +35,7 @@ from hydragrad.scores import Scores as Scores
 # Track
 from hydragrad.tracking import Tracker as Tracker
 from hydragrad.tracking import hypergradients as hypergradients
+from hydragrad.tracking import planned as planned
 from hydragrad.tracking import Store as Store
 
 # Check

@@ -8,6 +8,7 @@ options         choices that both share
 gradients       per-sample gradients of a step that somebody else makes
 exact           exact tangents, curvature included
 recurrence      how a row takes in a gradient, lazily or by known coefficients
+schedule        options told ahead: one accumulator online
 lanes           optimizer histories while they unfold
 growing         rows advanced step by step
 table           rows in memory or on disk; a kill leaves a step whole or undone
@@ -17,5 +18,6 @@ columns         which columns follow which history
 
 from hydragrad.tracking.asking import TopContributions as TopContributions
 from hydragrad.tracking.hypergradients import hypergradients as hypergradients
+from hydragrad.tracking.schedule import planned as planned
 from hydragrad.tracking.store import Store as Store
 from hydragrad.tracking.tracker import Tracker as Tracker

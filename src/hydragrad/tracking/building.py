@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
-from hydragrad.errors import NotEnoughMemory, RecordingMismatch, RunDamaged, RunExists
+from hydragrad.errors import NotEnoughMemory, RecordingMismatch, RunDamaged, RunExists, StepError
 from hydragrad.recording.data import Collate
 from hydragrad.recording.files import read_lines, replace_file
 from hydragrad.recording.log import from_lines
@@ -218,6 +218,8 @@ def reopened(folder: Path, model: nn.Module, loss: PerSampleLoss, collate: Colla
     if not (folder / LOG).exists():
         raise RunDamaged(f"The replay that fills {folder} was interrupted. Finish it: call hg.hypergradients again.")
     table = Table.open(folder, DTYPES[facts.dtype])
+    if facts.schedule is not None:
+        raise StepError(f"{folder}: {unfinished_schedule(table.steps, facts)}")
     weights, statistics = facts.layouts()
     projector = facts.projector(next(model.parameters()))
     lanes = GrowingLanes(facts.groups, facts.warm, fixed=projector is not None)
@@ -231,6 +233,15 @@ def reopened(folder: Path, model: nn.Module, loss: PerSampleLoss, collate: Colla
         stacklevel=3,
     )
     return opened_unfinished(growing, facts, sample_ids, model, loss, collate)
+
+
+def unfinished_schedule(steps: int, facts: StoreFacts) -> str:
+    """Why rows of a schedule told ahead can't be read yet."""
+    assert facts.schedule is not None
+    return (
+        f"{steps:,} of the {facts.schedule['steps']:,} steps told ahead were made, and such rows are right at the end "
+        f"only. Train on (resume=True, where they lie in a folder); to stop early, track without schedule=."
+    )
 
 
 def model_state(model: nn.Module) -> dict[str, Tensor]:

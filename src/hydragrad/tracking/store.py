@@ -52,6 +52,7 @@ class StoreFacts:
         curvature: What of the loss's curvature the rows hold.
         batch_statistics: Whether they follow the statistics of a BatchNorm's batch ("exact") or take them as
             constants ("frozen").
+        schedule: Steps and checksum of the schedule that was told ahead, or None.
         steps: Steps of training that they take into account.
         completed: Whether training had ended.
         warm: Parameters whose momentum buffer was there before the first step.
@@ -67,6 +68,7 @@ class StoreFacts:
     projection: dict[str, int] | None = None
     curvature: Curvature = "none"
     batch_statistics: BatchStatistics = "exact"
+    schedule: dict[str, int] | None = None
     steps: int
     completed: bool
     warm: list[str] = field(default_factory=list)

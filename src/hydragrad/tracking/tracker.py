@@ -21,7 +21,7 @@ from hydragrad.derivatives import (
     require_differentiable,
     running_statistics,
 )
-from hydragrad.errors import NonFinite, ReplayMismatch, StepError, Unsupported
+from hydragrad.errors import NonFinite, QueryError, ReplayMismatch, StepError, Unsupported
 from hydragrad.randomness import BATCH, preserved, seeded, step_seed, stream_seed
 from hydragrad.recording import Indices, StepHandle, StepRecord, fetch, require_map_style
 from hydragrad.recording.checkpoints import Checkpoint, snapshot
@@ -47,6 +47,7 @@ from hydragrad.tracking.building import (
     require_no_store,
     require_same_store,
     storage,
+    unfinished_schedule,
 )
 from hydragrad.tracking.columns import Columns
 from hydragrad.tracking.exact import ExactTangents, Tangents
@@ -54,7 +55,8 @@ from hydragrad.tracking.gradients import StepGradients
 from hydragrad.tracking.growing import GrowingRows
 from hydragrad.tracking.lanes import GrowingLanes
 from hydragrad.tracking.options import notes, require_sound
-from hydragrad.tracking.recurrence import Lazy
+from hydragrad.tracking.recurrence import Lazy, Recurrence
+from hydragrad.tracking.schedule import Schedule, Told, fingerprint
 from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts
 from hydragrad.tracking.table import Table
 
@@ -91,6 +93,8 @@ class Tracker:
         batch_statistics: "exact" differentiates through the statistics of BatchNorm's batches, at one backward pass
             a tracked sample of the batch; "frozen" takes them as constants, at about a training step more for all of
             them together. The store says so.
+        schedule: The options of every step, where they are known ahead (`hg.planned`): rows then need no velocity,
+            half the memory and disk. They are right only once the whole schedule is done; every step is checked.
         projection_seed: Seed of the projection.
 
     Attributes:
@@ -126,12 +130,17 @@ class Tracker:
         collate: Collate | None = None,
         seed: int = 0,
         batch_statistics: BatchStatistics = "exact",
+        schedule: Schedule | None = None,
         projection_seed: int = 0,
     ) -> None:
         require_supported(optimizer)
         require_differentiable(model)
         require_map_style(train_set)
         require_sound(curvature, projection, batch_statistics)
+        if schedule is not None and curvature == "hessian":
+            raise QueryError(
+                "A schedule told ahead has coefficients without curvature only: leave it out with 'hessian'."
+            )
         if resume and store is None:
             raise ValueError("resume=True goes on with a store on disk: give store=, the folder.")
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
@@ -158,6 +167,7 @@ class Tracker:
             projection=None if projection is None else {"dims": projection, "seed": projection_seed},
             curvature=curvature,
             batch_statistics=batch_statistics,
+            schedule=fingerprint(schedule),
             steps=0,
             completed=False,
             warm=[
@@ -165,6 +175,9 @@ class Tracker:
             ],
             notes=notes(model, curvature, batch_statistics),
         )
+        self._schedule = schedule
+        if schedule is not None:  # refused here rather than at the first step
+            self._recurrence(momentum=False)
         self.next_step = 0
         self._open = self._in_step = False
         self._known: list[StepRecord] = []
@@ -205,7 +218,7 @@ class Tracker:
             self._log.close()
         # An interrupted store on disk stays as it is, to be gone on with.
         whole = self._growing is not None and self.next_step == self._growing.table.steps
-        if self._growing is not None and whole and (kind is None or self._folder is None):
+        if self._growing is not None and whole and self._schedule_done and (kind is None or self._folder is None):
             self._store = finish(
                 self._growing,
                 self._facts,
@@ -225,12 +238,18 @@ class Tracker:
         return len(self._known)
 
     @property
+    def _schedule_done(self) -> bool:
+        return self._schedule is None or self.steps == len(self._schedule)
+
+    @property
     def store(self) -> Store:
         """The store, once the loop is over; of an interrupted one on disk, as it was after its last complete step.
 
         Raises:
             StepError: The loop is not over, or made no step.
         """
+        if self._store is None and not self._open and self._growing is not None and not self._schedule_done:
+            raise StepError(unfinished_schedule(self.steps, self._facts))
         if self._store is None and not self._open and self._growing is not None and self._folder is not None:
             self._store = opened_unfinished(
                 self._growing, self._facts, self._sample_ids, self._model, self._loss, self._collate
@@ -394,11 +413,14 @@ class Tracker:
             self._growing.pass_over(record)
         self._last = self._known[-1] if self._known else None
 
-    def _recurrence(self, *, momentum: bool) -> Lazy:
+    def _recurrence(self, *, momentum: bool) -> Recurrence:
+        if self._schedule is not None:
+            columns = Columns(self._weights, self._projector)
+            return Told(columns, self._schedule, self._watch.groups(), self._facts.warm)
         lanes = GrowingLanes(self._facts.groups, self._facts.warm, fixed=self._projector is not None)
         return Lazy(Columns(self._weights, self._projector), lanes, momentum=momentum)
 
-    def _rows(self, table: Table, recurrence: Lazy) -> GrowingRows:
+    def _rows(self, table: Table, recurrence: Recurrence) -> GrowingRows:
         return GrowingRows(table, recurrence, self._sample_ids, self._length, statistics=self._statistics.size)
 
     def _width(self) -> int:
