@@ -1,10 +1,12 @@
 """Counterfactuals: equal to a plain loop without the samples' gradients, and refused where they mean nothing."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import DataError, QueryError
@@ -62,6 +64,50 @@ def test_small_groups_change_as_the_derivative_predicts(run, data):
     actual = hg.counterfactual(run, groups, query).values[0]
     predicted = torch.stack([scores.total(group)[0] for group in groups])
     assert torch.corrcoef(torch.stack([predicted, actual]))[0, 1] > 0.99
+
+
+def test_every_group_may_have_its_own_weight(run, data):
+    query = hg.mean_loss(data)
+    found = hg.counterfactual(run, [[2, 5], [2, 5], [7]], query, weight=[0.0, 2.0, 0.5]).values[0]
+    each = [
+        hg.counterfactual(run, [group], query, weight=weight).values[0, 0].item()
+        for group, weight in (([2, 5], 0.0), ([2, 5], 2.0), ([7], 0.5))
+    ]
+    assert found.tolist() == each
+    assert len(set(each)) == 3
+    everything = list(range(30))
+    assert hg.counterfactual(run, [everything], query, weight=[2.0]).values.abs().min() > 0
+    for weight in ([0.0], [0.0, 1.0, 2.0, 3.0], [0.0, float("nan"), 1.0]):
+        with pytest.raises(QueryError, match="one for each of the 3 groups"):
+            hg.counterfactual(run, [[2, 5], [2, 5], [7]], query, weight=weight)
+
+
+def test_questions_about_training_samples_are_warned_of(run, data):
+    points, labels = data.tensors
+    for overlapping in (data, Subset(Subset(data, [3, 4]), [0]), TensorDataset(points[4:6], labels[4:6])):
+        with pytest.warns(UserWarning, match="asks about training samples"):
+            hg.counterfactual(run, [[1]], hg.mean_loss(overlapping))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hg.counterfactual(run, [[1]], hg.mean_loss(TensorDataset(points[4:6].clone(), labels[4:6].clone())))
+
+
+def test_a_run_that_was_not_completed_has_no_counterfactual(data, tmp_path):
+    model, optimizer = start()
+    with pytest.raises(KeyboardInterrupt), hg.Recorder(tmp_path / "cut", model, optimizer, loss, data) as recorder:
+        with recorder.step([0, 1, 2]):
+            optimizer.zero_grad()
+            loss(model, data[:3]).mean().backward()
+            optimizer.step()
+        raise KeyboardInterrupt
+    with pytest.warns(UserWarning, match="interrupted|not completed|last complete"):
+        cut = hg.Recording(tmp_path / "cut", start()[0], loss, data)
+    with pytest.raises(QueryError, match="was not completed"):
+        hg.counterfactual(cut, [[1]], hg.mean_loss(data))
+    scores = hg.attribute(cut, hg.mean_loss(data))
+    assert not scores.evidence.completed and "interrupted" in scores.evidence.notes[-1]
+    with pytest.raises(QueryError, match="was not completed"):
+        hg.verify(cut, scores, groups=3)
 
 
 @pytest.mark.parametrize(

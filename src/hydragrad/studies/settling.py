@@ -114,14 +114,17 @@ def reproduce_settling(
     for name in data:
         splits = load(name, data_dir=data_dir, train_size=train_size)
         for curvature in curvatures:
-            if any((row.data, row.network, row.curvature) == (name, network, curvature) for row in rows):
+            if any(
+                (row.data, row.network, row.curvature, row.runs) == (name, network, curvature, runs) for row in rows
+            ):
                 continue
             make, folder = partial(_make, splits, network, epochs), out / f"{name}-{network}"
             row = _measured(make, folder, splits, network, curvature, runs, retrained, groups, workers)
             rows.append(row)
             log.append(asdict(row))
     log.close()
-    curves = {f"{row.data}, {row.network}, {row.curvature}": (row.measured, row.foretold) for row in rows}
+    longest = sorted(rows, key=lambda row: row.runs)  # of the same training, the row with the most runs is drawn
+    curves = {f"{row.data}, {row.network}, {row.curvature}": (row.measured, row.foretold) for row in longest}
     settling_curves(curves).savefig(out / PICTURE, dpi=160)
     return rows
 

@@ -1,12 +1,14 @@
 """What really happens: the same run once more, with some samples left out, reweighted or relabelled."""
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Layout
@@ -41,7 +43,7 @@ def counterfactual(
     groups: Sequence[Sequence[int]],
     queries: Query | Sequence[Query],
     *,
-    weight: float | None = None,
+    weight: float | Sequence[float] | None = None,
     labels: Mapping[int, int] | None = None,
     workers: int = 1,
     keep: bool = True,
@@ -52,15 +54,16 @@ def counterfactual(
         run: A completed run.
         groups: Training samples to leave out together, a group at a time.
         queries: What is asked of the final model.
-        weight: Loss weight of a group's samples: 0 leaves them out, 2 counts them twice. 0 if None, and 1 where
-            `labels` are given.
+        weight: Loss weight of a group's samples: 0 leaves them out, 2 counts them twice; one number, or one a group.
+            0 if None, and 1 where `labels` are given.
         labels: Instead: the label to train a sample with, by sample. Samples of the groups without one keep theirs.
         workers: Processes that train at the same time.
         keep: Keep the final weights of every retraining in RUN/retrained, so that an interrupted call goes on and
             further queries cost no training.
 
     Raises:
-        QueryError: Ids out of range, empty groups, or a run that was not completed.
+        QueryError: Ids out of range, empty groups, weights that are not finite or not one a group, or a run that was
+            not completed.
         DataError: A group that holds all the data.
         LossError: `labels` for data without integer labels.
         Unsupported: `workers` and a model, loss or data set that can't be sent to another process.
@@ -69,11 +72,10 @@ def counterfactual(
     """
     asked = queries_of(queries)
     chosen = [tuple(int(i) for i in group) for group in groups]
-    if weight is None:
-        weight = 0.0 if labels is None else 1.0
-    _check(run, chosen, leave_out=weight == 0)
+    weights = _weights(weight, len(chosen), relabelling=labels is not None)
+    _check(run, chosen, weights)
     warn_of_overlap(run, asked)
-    changes = [_change(group, weight, labels or {}) for group in chosen]
+    changes = [_change(group, each, labels or {}) for group, each in zip(chosen, weights, strict=True)]
     before, values = measure(run, retrain(run, changes, workers=workers, keep=keep), asked)
     names = numbered(name for each in asked for name in each.names())
     return Counterfactual(values=values, query_names=names, query_values=before, groups=tuple(chosen))
@@ -97,14 +99,41 @@ def measure(run: Recording, states: Iterable[tuple[int, State]], queries: Sequen
 
 
 def warn_of_overlap(run: Recording, queries: Sequence[Query]) -> None:
-    """Say so where a query's samples are the training samples: removing them then changes the question's own data."""
+    """Say so where a query's samples are training samples: removing them then changes the question's own data."""
     for query in queries:
-        if query.dataset is run.train_set:
+        if query.dataset is not None and _overlap(query.dataset, run.train_set):
             warnings.warn(
                 f"The query {query.names()[0]!r} asks about training samples: what removing them changes is mostly "
                 f"that they are no longer fitted. Ask about held-out data to learn what a sample is worth.",
                 stacklevel=3,
             )
+
+
+def _overlap(asked: Dataset[Any], trained: Dataset[Any]) -> bool:
+    """Whether two data sets visibly share samples: the same object, a subset of it, or tensors over the same memory."""
+    while isinstance(asked, Subset):
+        asked = asked.dataset
+    if asked is trained:
+        return True
+    if not (isinstance(asked, TensorDataset) and isinstance(trained, TensorDataset)):
+        return False
+    return any(_share_memory(a, b) for a in asked.tensors for b in trained.tensors)
+
+
+def _share_memory(a: Tensor, b: Tensor) -> bool:
+    if not (a.is_contiguous() and b.is_contiguous() and a.numel() and b.numel()):
+        return False
+    return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
+
+
+def _weights(given: float | Sequence[float] | None, groups: int, *, relabelling: bool) -> list[float]:
+    """The loss weight of every group."""
+    if given is None:
+        given = 1.0 if relabelling else 0.0
+    weights = [float(given)] * groups if isinstance(given, int | float) else [float(each) for each in given]
+    if len(weights) != groups or not all(map(math.isfinite, weights)):
+        raise QueryError(f"weight takes one finite number, or one for each of the {groups} groups; {given} came.")
+    return weights
 
 
 def _change(group: Sequence[int], weight: float, labels: Mapping[int, int]) -> Change:
@@ -124,17 +153,17 @@ def _values(queries: Sequence[Query], model: nn.Module, point: QueryPoint) -> Te
     return torch.tensor(numbers, dtype=torch.float64)
 
 
-def _check(run: Recording, groups: Sequence[Sequence[int]], *, leave_out: bool) -> None:
+def _check(run: Recording, groups: Sequence[Sequence[int]], weights: Sequence[float]) -> None:
     require_completed(run)
     length = run.manifest.data["length"]
     if not groups:
         raise QueryError("Give at least one group of training samples.")
-    for group in groups:
+    for group, weight in zip(groups, weights, strict=True):
         wrong = [i for i in group if not 0 <= i < length]
         if wrong or not group:
             came = f"{wrong[:5]} came" if wrong else "an empty group came"
             raise QueryError(f"The run was trained on samples 0 to {length - 1}; {came}.")
-        if leave_out and len(set(group)) == length:
+        if weight == 0 and len(set(group)) == length:
             raise DataError("Leaving out every training sample leaves nothing to train on.")
 
 
