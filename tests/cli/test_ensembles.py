@@ -1,5 +1,6 @@
 """--seeds: this run and those of the seeds that follow, as one mean with intervals."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,11 @@ def test_seeds_give_means_with_standard_errors(hydragrad, tmp_path):
         len(list((run / "retrained").iterdir())) for run in (tmp_path / "own", tmp_path / "own" / "seeds" / "seed-1")
     ]
     assert kept == [5, 5]
+
+
+def test_smoothness_says_how_to_ask(hydragrad, tmp_path):
+    hydragrad("train", "--from", "own_training:setup", "--epochs", 2, "--out", "own")
+    printed = hydragrad("smoothness", "own", "--directions", 1, "--json", "out.json")
+    assert "cosine" in printed and "next: hydragrad attribute own --query validation --curvature hessian" in printed
+    assert json.loads((tmp_path / "out.json").read_text())["recommended"] == "hessian"
+    assert (tmp_path / "own" / "smoothness.json").exists()

@@ -41,6 +41,7 @@ def test_a_smooth_run_is_called_smooth(tmp_path):
     assert found.probes[0].slope_agreement > 0.98
     assert found.probes[1].cosine > SMOOTH
     assert found.recommended == "hessian"
+    assert found.options == found.quick == {"curvature": "hessian"}
     assert 0.1 < found.rounding_growth < 100
     assert "hessian" in found.sentence
     assert found.to_frame().shape == (2, 2)
@@ -52,7 +53,8 @@ def test_a_jagged_run_is_not(tmp_path):
     found = hg.smoothness(trained(Jagged(), tmp_path / "run"), workers=1)
     smooth = hg.smoothness(trained(nn.Tanh(), tmp_path / "smooth"))
     assert found.probes[-1].cosine < smooth.probes[-1].cosine - 0.2
-    assert found.recommended == "ggn"
+    assert found.options == {"curvature": "hessian", "replays": 4}
+    assert found.quick == {"curvature": "ggn", "damping": 0.1}
     assert found.rounding_growth > 10 * smooth.rounding_growth
 
 

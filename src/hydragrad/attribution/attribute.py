@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from hydragrad.attribution.advice import advice_notes
 from hydragrad.attribution.job import Job, Tally
 from hydragrad.attribution.replays import over_replays
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
@@ -281,6 +282,7 @@ def _evidence(
         )
         if running_statistics(run.model):
             notes.append("Running statistics of BatchNorm were treated as constants.")
+    notes += advice_notes(run, {"curvature": curvature, "damping": damping, "replays": replays})
     if not run.completed:
         notes.append(f"The run was interrupted; this is its state after step {len(run.steps):,}.")
     return Evidence(

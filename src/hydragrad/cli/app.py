@@ -12,6 +12,7 @@ from hydragrad.cli.commands.demo import demo
 from hydragrad.cli.commands.explain import explain
 from hydragrad.cli.commands.info import info
 from hydragrad.cli.commands.report import report
+from hydragrad.cli.commands.smoothness import smoothness
 from hydragrad.cli.commands.train import train
 from hydragrad.cli.commands.verify import verify
 from hydragrad.cli.console import say
@@ -28,7 +29,18 @@ app = typer.Typer(
     "Progress is shown on terminals only; --quiet turns it off, NO_COLOR=1 the colours.",
 )
 
-COMMANDS: tuple[Callable[..., None], ...] = (demo, train, attribute, verify, bound, clean, report, explain, info)
+COMMANDS: tuple[Callable[..., None], ...] = (
+    demo,
+    train,
+    attribute,
+    smoothness,
+    verify,
+    bound,
+    clean,
+    report,
+    explain,
+    info,
+)
 for command in COMMANDS:
     app.command()(command)
 app.add_typer(reproduce, name="reproduce")

@@ -12,7 +12,7 @@ The protocol, fixed before any of its numbers were seen:
   conjugate gradients); TracIn over ten checkpoints.
 - Tuned: the damping alone, by the LDS of the mean loss of 2,000 *validation* samples over the removals of 10 %. All of
   the grid is shown; `chosen_damping` says what the validation loss chose.
-- Ceilings: the first 20 removals of 10 % and of 1 % retrained with the initial weights changed by one rounding (no
+- Ceilings: the first ten removals of 10 % and of 1 % retrained with the initial weights changed by one rounding (no
   estimator can know more), and actual changes of two halves, summed, against the whole (no additive score can do
   better).
 - Reported: LDS with 90 % bootstrap intervals over groups, slope and scale of actual on predicted mean loss, and cost as

@@ -1,0 +1,53 @@
+"""`hydragrad smoothness`."""
+
+from typing import Annotated
+
+import typer
+
+from hydragrad.cli.console import columns, number, say, write_json
+from hydragrad.cli.experiment import open_run
+from hydragrad.cli.forecast import announce, attribution_seconds, model_bytes
+from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
+from hydragrad.progress import quiet
+from hydragrad.trust import smoothness as probe
+
+
+def smoothness(
+    run: Run,
+    query: Annotated[str, typer.Option(help="validation, test, or one sample as in test:42.")] = "validation",
+    share: Annotated[float, typer.Option(help="Share of the samples whose weights are lowered.")] = 0.1,
+    directions: Annotated[int, typer.Option(min=1, help="Random groups of samples.")] = 2,
+    seed: Annotated[int, typer.Option(help="Of the groups.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    data_dir: DataDir = None,
+    json: Json = None,
+    dry_run: DryRun = False,
+    silent: Quiet = False,
+) -> None:
+    """Tell whether derivatives of this run foretell what removing samples does, and which estimator to ask with.
+
+    Trains the run again with the weights of some samples lowered in steps, and once with the initial weights changed
+    by one rounding. The verdict is kept in RUN/smoothness.json, and scores say so where another estimator is used.
+
+    Example: hydragrad smoothness runs/m --workers 2
+    """
+    asked, opened = open_run(run, data_dir=data_dir)
+    trainings = 1 + 6 * directions
+    seconds = attribution_seconds(opened, "none") / 2 * trainings / workers
+    announce(f"the probe ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
+    if dry_run:
+        return
+    with quiet(silent):
+        found = probe(opened, query=asked.query(query), share=share, directions=directions, seed=seed, workers=workers)
+    columns(
+        f"{100 * share:g} % of the samples lowered in weight, in two steps of the same size",
+        ("step", "cosine of the weights' two changes", "agreement of the query's two slopes"),
+        [(f"{p.step:g}", number(p.cosine), number(p.slope_agreement)) for p in found.probes],
+    )
+    say(found.sentence)
+    how = found.options["curvature"]
+    how += f" --replays {found.options['replays']}" if "replays" in found.options else ""
+    say(f"next: hydragrad attribute {run} --query {query} --curvature {how}")
+    figures = {"run": str(run), "rounding_growth": found.rounding_growth, "recommended": found.recommended}
+    cosines = {f"cosine_{p.step:g}": p.cosine for p in found.probes}
+    write_json(json, figures | cosines | {f"recommended_{name}": value for name, value in found.options.items()})
