@@ -4,7 +4,7 @@ Record      train, Recorder, indexed, augmented
 Replay      Recording
 Ask         mean_loss, sample_losses, query
 Attribute   attribute, ensemble, Scores
-Track       Tracker, hypergradients, Store
+Track       Tracker, planned, hypergradients, Store
 Check       counterfactual, verify, smoothness, approximation_error
 Clean       suspects
 Show        report
