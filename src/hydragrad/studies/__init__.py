@@ -1,5 +1,6 @@
 """The paper's tables and figures, and the truth behind the numbers: one flat, resumable file each."""
 
+from hydragrad.studies.accuracy import PUBLISHED, AccuracyRow, reproduce_accuracy
 from hydragrad.studies.estimators import reproduce_estimators
 from hydragrad.studies.extremes import Extreme, Extremes, reproduce_extremes
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
@@ -9,6 +10,9 @@ from hydragrad.studies.table4 import METHODS, Setting, reproduce_table4
 from hydragrad.studies.trust import NETWORKS, reproduce_trust
 
 __all__ = [
+    "AccuracyRow",
+    "PUBLISHED",
+    "reproduce_accuracy",
     "METHODS",
     "NETWORKS",
     "Extreme",

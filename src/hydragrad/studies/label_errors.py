@@ -27,7 +27,7 @@ class LabelErrors:
     Attributes:
         ranked: As `hg.suspects`, with `votes` (of five people for the given label; missing where nobody was asked) and
             `wrong` (fewer than three).
-        picture: The first suspects.
+        picture: The first suspects: number, given → suggested label, how many of five people agree with the given one.
     """
 
     ranked: pd.DataFrame
@@ -92,10 +92,10 @@ def reproduce_label_errors(
     pictures, captions = [], []
     for sample, given, suggested, votes in zip(*columns.values(), strict=True):
         pictures.append(splits.picture(images[sample]))
-        captions.append(f"{sample}\n{names[given]}, rather {names[suggested]}?\n{_said(votes)}")
+        captions.append(f"{sample}\n{names[given]} → {names[suggested]}?\n{_said(votes)}")
     picture = picture_grid(pictures, captions, columns=8)
     return LabelErrors(ranked=ranked, picture=picture)
 
 
 def _said(votes: float) -> str:
-    return "not asked" if pd.isna(votes) else f"{votes:.0f} of 5 agree"
+    return "–" if pd.isna(votes) else f"{votes:.0f} of 5"

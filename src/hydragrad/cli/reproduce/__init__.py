@@ -2,6 +2,7 @@
 
 import typer
 
+from hydragrad.cli.reproduce.accuracy import accuracy
 from hydragrad.cli.reproduce.estimators import estimators
 from hydragrad.cli.reproduce.extremes import table1, table2
 from hydragrad.cli.reproduce.figure1 import figure1
@@ -11,5 +12,5 @@ from hydragrad.cli.reproduce.table4 import table4
 from hydragrad.cli.reproduce.trust import trust
 
 reproduce = typer.Typer(no_args_is_help=True, help="The paper's tables and figures, measured again.")
-for study in (figure1, table1, table2, table4, label_errors, trust, estimators, settling):
+for study in (figure1, table1, table2, table4, accuracy, label_errors, trust, estimators, settling):
     reproduce.command()(study)
