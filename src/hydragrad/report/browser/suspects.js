@@ -1,12 +1,20 @@
 /* Suspects: every scored sample as a card, to be filtered, sorted, looked at and marked. */
 
+/** Compare rows by a column, ascending or (sign -1) descending; what is no number comes last. */
+function by(column, sign = 1) {
+  return (a, b) => {
+    const [x, y] = [column[a], column[b]];
+    return Number.isNaN(x) || Number.isNaN(y) ? Number.isNaN(x) - Number.isNaN(y) : x === y ? 0 : sign * (x - y);
+  };
+}
+
 const ORDERS = [
   ["suspect", "most suspect first", (a, b) => a - b],
-  ["harmful", "most harmful first", (a, b) => TABLE.contribution[a] - TABLE.contribution[b]],
-  ["helpful", "most helpful first", (a, b) => TABLE.contribution[b] - TABLE.contribution[a]],
-  ...(TABLE.sure_suggested ? [["sure", "model surest of the suggestion", (a, b) => TABLE.sure_suggested[b] - TABLE.sure_suggested[a]]] : []),
-  ...(TABLE.sure_given ? [["doubt", "model doubts the given label most", (a, b) => TABLE.sure_given[a] - TABLE.sure_given[b]]] : []),
-  ["number", "by number", (a, b) => TABLE.id[a] - TABLE.id[b]],
+  ["harmful", "most harmful first", by(TABLE.contribution)],
+  ["helpful", "most helpful first", by(TABLE.contribution, -1)],
+  ...(TABLE.sure_suggested ? [["sure", "model surest of the suggestion", by(TABLE.sure_suggested, -1)]] : []),
+  ...(TABLE.sure_given ? [["doubt", "model doubts the given label most", by(TABLE.sure_given)]] : []),
+  ["number", "by number", by(TABLE.id)],
 ];
 
 const MARKS = [
