@@ -15,12 +15,15 @@ from hydragrad.cli.experiment import Settings, experiment
 from hydragrad.cli.reporting import write_report
 from hydragrad.errors import HydragradError, RunExists
 from hydragrad.recording.manifest import FILE, read_manifest
+from hydragrad.tracking import hypergradients
 from hydragrad.trust import counterfactual
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=30, batch_size=64)
 HARMFUL, HELPFUL, RANDOM_GROUPS = (20, 40, 60, 80), (30, 60), 4
 """Groups really left out: so many of the most harmful, of the most helpful, and random ones."""
 SUSPECTS_SHOWN = 8
+PROJECTION = 2048
+"""Columns of the rows that explain predictions."""
 
 
 def run_demo(out: Path) -> dict[str, Any]:
@@ -70,6 +73,8 @@ def run_demo(out: Path) -> dict[str, Any]:
     )
     check = _check(asked, run, ranked)
     _show_check(check)
+    say("Last, a row is kept of every training sample, by which the report explains single predictions.")
+    hypergradients(run, projection=PROJECTION, store=out / "store")
     page = write_report(
         asked,
         run,

@@ -52,7 +52,7 @@ function showClasses(body, scaleFor) {
   TABLE.given.forEach((code, row) => code !== NO_LABEL && Number.isFinite(TABLE.contribution[row]) && rows[code].push(row));
   const shown = rows.map((members, code) => ({ code, members })).filter(({ members }) => members.length);
   shown.forEach(({ members }) => members.sort((a, b) => TABLE.contribution[a] - TABLE.contribution[b]));
-  const section = element("section", { "aria-labelledby": "classes-title" }, element("h2", { id: "classes-title", text: "By given label" }), element("p", { class: "quiet", text: "Each with its most harmful and most helpful samples; the ticks under a curve mark where they lie." }));
+  const section = element("section", { "aria-labelledby": "classes-title" }, element("h2", { id: "classes-title", text: "By given label" }), element("p", { class: "quiet", text: "Each with its most harmful and most helpful samples; triangles under a curve mark where they lie." }));
   const list = element("ul", { class: "classes" });
   section.append(list);
   body.append(section);
