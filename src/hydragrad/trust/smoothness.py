@@ -29,7 +29,7 @@ digits, MNIST and Fashion-MNIST, measured by `hydragrad reproduce trust` and `es
 
 EXACT: dict[str, Any] = {"curvature": "hessian"}
 AVERAGED: dict[str, Any] = {"curvature": "hessian", "replays": 4}
-DAMPED: dict[str, Any] = {"curvature": "ggn", "damping": 0.1}
+STEADY: dict[str, Any] = {"curvature": "ggn"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,7 +165,7 @@ def _advice(cosine: float, share: float) -> Advice:
     )
     if cosine >= SMOOTH:
         return Advice(options=EXACT, quick=EXACT, because=because)
-    return Advice(options=AVERAGED, quick=DAMPED, because=because)
+    return Advice(options=AVERAGED, quick=STEADY, because=because)
 
 
 def _sentence(advice: Advice, cosine: float, growth: float) -> str:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from hydragrad.attribution.advice import kept_advice
 from hydragrad.cli import jobs
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.experiment import open_run
@@ -65,5 +66,7 @@ def verify(
             seeds=seeds,
         )
     show_verified(found)
+    if kept_advice(run) is None:
+        say(f"which estimator suits this run, and whether any can: hydragrad smoothness {run}")
     say(f"written: {found.path}; next: hydragrad report {run}")
     write_json(json, found.figures)
