@@ -1,5 +1,7 @@
 """Suspects: order, suggestions, truth beside them, and data sets without or relabelled."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
@@ -41,6 +43,12 @@ def test_what_training_says_stands_beside_the_contribution(noisy_run):
     assert estimated_share(ranked) == pytest.approx(float(labels.flipped.float().mean()))
     by_sample = ranked.set_index("sample").sort_index()
     assert by_sample["contribution"].tolist() == scores.row().tolist()
+
+
+def test_standard_errors_stand_beside_their_contribution(noisy_run):
+    run, _, scores = noisy_run
+    ranked = hg.suspects(run, replace(scores, standard_errors=scores.values.abs() / 4), signals=None)
+    assert (ranked["standard_error"] == ranked["contribution"].abs() / 4).all()
 
 
 def test_a_subset_of_samples_and_no_suggestions(noisy_run):

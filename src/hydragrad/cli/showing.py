@@ -10,8 +10,8 @@ def show_verified(found: jobs.Verified) -> None:
     for check in found.checks:
         if check["random"]:
             rows = {
-                "LDS (Spearman over groups)": number(check["lds"])
-                + f" [{number(check['lds_interval'][0])}, {number(check['lds_interval'][1])}]",
+                "LDS (Spearman over groups)": _correlation(check["lds"])
+                + f" [{', '.join(_correlation(end) for end in check['lds_interval'])}]",
                 "actual over predicted": f"{number(check['scale'])} (slope with an offset: {number(check['slope'])})",
                 "same sign": percent(check["sign_agreement"]),
                 "picture": str(found.pictures[check["name"]]),
@@ -23,6 +23,10 @@ def show_verified(found: jobs.Verified) -> None:
             for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
                 which = f"{word} sample" if check["size"] == 1 else f"{check['size']:,} {word} samples"
                 say(f"the {which} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
+
+
+def _correlation(value: float | None) -> str:
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"  # + 0.0: no minus before zero
 
 
 def show_bound(found: ApproximationError) -> None:

@@ -216,4 +216,4 @@ def _plain(value: float) -> float | None:
 
 
 def _short(value: float) -> str:
-    return f"{value:.2f}".replace("0.", ".", 1).replace("-", "−")
+    return f"{round(value, 2) + 0.0:.2f}".replace("0.", ".", 1).replace("-", "−")  # + 0.0: no minus before zero
