@@ -49,8 +49,9 @@ def test_the_main_job(hydragrad, trained, tmp_path):
     assert scores.label_contributions.shape == (1, 120, 10)
     assert (trained / "scores" / "test:3-none.safetensors").exists()
 
-    code, _, _ = hydragrad("clean", trained, "--remove", "0.3", "--json", tmp_path / "clean.json", "--quiet")
+    code, out, _ = hydragrad("clean", trained, "--remove", "0.3", "--json", tmp_path / "clean.json", "--quiet")
     assert code == 0
+    assert "suspects mean little" in " ".join(out.split())  # after two epochs of 120 samples
     figures = json.loads((tmp_path / "clean.json").read_text())
     for name in (
         "auc",

@@ -67,3 +67,5 @@ def show_cleaned(found: jobs.Cleaned) -> None:
         rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
     rows |= {f"test accuracy, {name}": percent(value) for name, value in found.accuracies.items()}
     table("cleaned", rows)
+    if found.warning is not None:
+        say(found.warning)
