@@ -16,7 +16,18 @@ def test_means_over_more_runs_agree_better(tmp_path, monkeypatch):
     assert None not in (row.one_to_own, row.one_to_mean, row.all_to_mean, row.own_to_mean)
     assert (tmp_path / PICTURE).exists()
     monkeypatch.setattr("hydragrad.studies.settling._measured", lambda *_: pytest.fail("measured again"))
-    options = ["--data", "digits", "--network", "logistic", "--curvatures", "none", "--train-size", "100", "--quiet"]
-    result = CliRunner().invoke(app, ["reproduce", "settling", "--out", str(tmp_path), *options])
+    options = [
+        "--data",
+        "digits",
+        "--network",
+        "logistic",
+        "--curvatures",
+        "none",
+        "--train-size",
+        "100",
+        "--runs",
+        "4",
+    ]
+    result = CliRunner().invoke(app, ["reproduce", "settling", "--out", str(tmp_path), *options, "--quiet"])
     assert result.exit_code == 0, result.output
     assert "digits, logistic" in result.output

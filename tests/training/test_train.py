@@ -238,7 +238,7 @@ def test_the_look_at_the_labels_does_not_hide_other_errors(tmp_path):
 
 def test_a_stray_epoch_log_is_not_overwritten(tmp_path):
     (tmp_path / "epochs.jsonl").write_text("mine")
-    with pytest.raises(RunExists, match=r"epochs.jsonl exists. Choose another directory"):
+    with pytest.raises(RunExists, match=r"already holds a run \(epochs\.jsonl\)\. Choose another directory"):
         train_toy(tmp_path)
     assert (tmp_path / "epochs.jsonl").read_text() == "mine"
     assert len(digest(tmp_path)) == 1

@@ -111,18 +111,20 @@ def reproduce_settling(
     file = out / ROWS_FILE
     rows = [SettlingRow(**row) for row in read_lines(file, "rows")] if file.exists() else []
     log = AppendOnlyLines(file, keep=len(rows))
-    for name in data:
-        splits = load(name, data_dir=data_dir, train_size=train_size)
-        for curvature in curvatures:
-            if any(
-                (row.data, row.network, row.curvature, row.runs) == (name, network, curvature, runs) for row in rows
-            ):
-                continue
-            make, folder = partial(_make, splits, network, epochs), out / f"{name}-{network}"
-            row = _measured(make, folder, splits, network, curvature, runs, retrained, groups, workers)
-            rows.append(row)
-            log.append(asdict(row))
-    log.close()
+    try:
+        for name in data:
+            splits = load(name, data_dir=data_dir, train_size=train_size)
+            for curvature in curvatures:
+                if any(
+                    (row.data, row.network, row.curvature, row.runs) == (name, network, curvature, runs) for row in rows
+                ):
+                    continue
+                make, folder = partial(_make, splits, network, epochs), out / f"{name}-{network}"
+                row = _measured(make, folder, splits, network, curvature, runs, retrained, groups, workers)
+                rows.append(row)
+                log.append(asdict(row))
+    finally:
+        log.close()
     longest = sorted(rows, key=lambda row: row.runs)  # of the same training, the row with the most runs is drawn
     curves = {f"{row.data}, {row.network}, {row.curvature}": (row.measured, row.foretold) for row in longest}
     settling_curves(curves).savefig(out / PICTURE, dpi=160)
