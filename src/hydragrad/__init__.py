@@ -2,7 +2,7 @@
 
 Record      train, Recorder, indexed, augmented
 Replay      Recording
-Ask         mean_loss, sample_losses, query
+Ask         mean_loss, sample_losses, sample_margins, query
 Attribute   attribute, ensemble, Scores
 Track       Tracker, planned, hypergradients, Store
 Check       counterfactual, verify, smoothness, approximation_error
@@ -26,6 +26,7 @@ from hydragrad.recording import Recording as Recording
 from hydragrad.scores import mean_loss as mean_loss
 from hydragrad.scores import query as query
 from hydragrad.scores import sample_losses as sample_losses
+from hydragrad.scores import sample_margins as sample_margins
 
 # Attribute
 from hydragrad.attribution import attribute as attribute

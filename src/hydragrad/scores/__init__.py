@@ -2,6 +2,7 @@
 
 from hydragrad.scores.evidence import Curvature as Curvature
 from hydragrad.scores.evidence import Evidence as Evidence
+from hydragrad.scores.margins import sample_margins as sample_margins
 from hydragrad.scores.queries import Query as Query
 from hydragrad.scores.queries import QueryPoint as QueryPoint
 from hydragrad.scores.queries import QueryRow as QueryRow

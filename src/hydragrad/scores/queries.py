@@ -16,6 +16,9 @@ from hydragrad.derivatives.directional import differentiable_kernels
 from hydragrad.errors import QueryError
 from hydragrad.randomness import reseed
 
+Evaluate = Callable[[], tuple[Tensor, dict[str, Tensor]]]
+"""Runs the loss once: losses (batch,), buffers."""
+
 CHUNK = 250
 """Samples a forward pass of a mean over a data set."""
 
@@ -77,8 +80,8 @@ class Query(abc.ABC):
         """Evaluate each scalar on a trained model."""
 
 
-class _LossQuery(Query):
-    """Averages of the run's loss over groups of samples of a data set."""
+class SampleQuery(Query):
+    """Averages over groups of samples of a data set: of the run's loss, unless `_numbers` says otherwise."""
 
     dataset: Dataset[Any]
 
@@ -86,14 +89,17 @@ class _LossQuery(Query):
         self.dataset, self._groups, self._names = dataset, groups, list(names)
 
     def names(self) -> list[str]:
+        """One name a group."""
         return self._names
 
     def single_samples(self) -> tuple[Dataset[Any], list[int]] | None:
+        """The samples, where every group is one."""
         if any(len(group) != 1 for group in self._groups):
             return None
         return self.dataset, [group[0] for group in self._groups]
 
     def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
+        """Evaluate and differentiate each group's average."""
         problem = _prepared(point, self.training)
         for name, group in zip(self._names, self._groups, strict=True):
             yield self._row(problem, point, name, group)
@@ -103,12 +109,13 @@ class _LossQuery(Query):
         for start in range(0, len(group), CHUNK):
             indices = group[start : start + CHUNK]
             batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
-            scalar = partial(_share_of_mean, problem, batch, len(group))
+            scalar = partial(self._share_of_mean, problem, batch, len(group))
             value, w, r = _differentiate(point, scalar, name)
             total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
         return QueryRow(name, total, w_bar, r_bar)
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
+        """Evaluate each group's average."""
         problem = LossModule(model.train(self.training), point.loss)
         return [self._mean(problem, point, group) for group in self._groups]
 
@@ -118,8 +125,23 @@ class _LossQuery(Query):
             for start in range(0, len(group), CHUNK):
                 indices = group[start : start + CHUNK]
                 batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
-                total += problem(batch)[0].double().sum().item()
+                total += self._numbers(problem, batch, partial(problem, batch)).double().sum().item()
         return total / len(group)
+
+    def _share_of_mean(
+        self,
+        problem: LossModule,
+        batch: Batch,
+        count: int,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+    ) -> Tensor:
+        evaluate = partial(problem.at, parameters, buffers, batch)
+        return self._numbers(problem, batch, evaluate).sum() / count
+
+    def _numbers(self, problem: LossModule, batch: Batch, evaluate: Evaluate) -> Tensor:
+        """One number a sample, (batch,)."""
+        return evaluate()[0]
 
 
 class _FunctionQuery(Query):
@@ -172,7 +194,7 @@ def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool 
         QueryError: An empty data set.
     """
     length = _length(dataset)
-    query = _LossQuery(dataset, [range(length)], [name or f"mean loss of {length:,} samples"])
+    query = SampleQuery(dataset, [range(length)], [name or f"mean loss of {length:,} samples"])
     query.training = training
     return query
 
@@ -191,13 +213,8 @@ def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bo
     Raises:
         QueryError: Indices that the data set does not have.
     """
-    length = _length(dataset)
-    chosen = [int(i) for i in indices]
-    wrong = [i for i in chosen if not 0 <= i < length]
-    if wrong or not chosen:
-        came = f"{wrong[:5]} came" if wrong else "none came"
-        raise QueryError(f"The data set has samples 0 to {length - 1}; {came}.")
-    query = _LossQuery(dataset, [[i] for i in chosen], [f"loss of sample {i}" for i in chosen])
+    chosen = checked_indices(dataset, indices)
+    query = SampleQuery(dataset, [[i] for i in chosen], [f"loss of sample {i}" for i in chosen])
     query.training = training
     return query
 
@@ -244,6 +261,21 @@ def numbered(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(taken)
 
 
+def checked_indices(dataset: Dataset[Any], indices: Sequence[int]) -> list[int]:
+    """Indices of samples that a data set has.
+
+    Raises:
+        QueryError: Others, or none.
+    """
+    length = _length(dataset)
+    chosen = [int(i) for i in indices]
+    wrong = [i for i in chosen if not 0 <= i < length]
+    if wrong or not chosen:
+        came = f"{wrong[:5]} came" if wrong else "none came"
+        raise QueryError(f"The data set has samples 0 to {length - 1}; {came}.")
+    return chosen
+
+
 def _length(dataset: Dataset[Any]) -> int:
     length = len(dataset)  # type: ignore[arg-type]
     if length == 0:
@@ -261,12 +293,6 @@ def _prepared(point: QueryPoint, training: bool) -> LossModule:
 def _zeros(point: QueryPoint) -> tuple[Tensor, Tensor]:
     like = next(iter(point.parameters.values()))
     return like.new_zeros(point.weights.size), like.new_zeros(point.statistics.size)
-
-
-def _share_of_mean(
-    problem: LossModule, batch: Batch, count: int, parameters: dict[str, Tensor], buffers: dict[str, Tensor]
-) -> Tensor:
-    return problem.at(parameters, buffers, batch)[0].sum() / count
 
 
 def _differentiate(
