@@ -3,8 +3,8 @@
 They are given what our own rankings are given: the same run, and the same clean held-out data.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,11 +12,15 @@ from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
+from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives
+from hydragrad.derivatives.directional import differentiable_kernels
 from hydragrad.errors import Unsupported
 from hydragrad.progress import bar
+from hydragrad.randomness import preserved
 from hydragrad.recording import Recording
 from hydragrad.recording.checkpoints import Checkpoint
+from hydragrad.scores import Query
 
 CHUNK = 500
 INSTALL = "Install what the studies compare with: pip install 'hydragrad[studies]'."
@@ -55,11 +59,11 @@ def confident_learning(given: Tensor, out_of_fold: Tensor) -> ConfidentLearning:
     return ConfidentLearning(suspicion=torch.from_numpy(-np.asarray(quality, np.float64)), suspects=issues.tolist())
 
 
-def influence_functions(run: Recording, held_out: TensorDataset, *, damping: float, iterations: int) -> Tensor:
-    """Influence of every training sample on the mean held-out loss at the final weights, float64 (samples,).
+def influence_functions(run: Recording, asked: Query, *, damping: float, iterations: int) -> Tensor:
+    """Influence of every training sample on every scalar of a query at the final weights, float64 (queries, samples).
 
-    Positive helps, as a contribution: gradient of the sample, inverse damped Gauss-Newton matrix of the training set,
-    gradient of the held-out loss, over the number of samples.
+    Sign and unit of a contribution: gradient of the sample, inverse damped Gauss-Newton matrix of the training set,
+    gradient of the query, over the number of samples.
 
     Source: Koh and Liang, ICML 2017; products with the matrix by curvlinops, conjugate gradients by scipy.
     """
@@ -72,37 +76,49 @@ def influence_functions(run: Recording, held_out: TensorDataset, *, damping: flo
     assert isinstance(run.train_set, TensorDataset)
     data = list(_batches(run.train_set, run.device))
     matrix = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False).to_scipy()
-    gradient = _flat(_gradient(model, parameters, held_out, run.device)).cpu().double().numpy()
     damped = LinearOperator(matrix.shape, lambda vector: matrix @ vector.astype(np.float32) + damping * vector)
-    direction, _ = cg(damped, gradient, maxiter=iterations, rtol=1e-4)
-    like = parameters[0]
-    along = _along(run, run.final, torch.from_numpy(direction).to(like))
+    directions = []
+    gradients = _gradients(run, run.final, asked)
+    with differentiable_kernels(), bar("influence functions", len(gradients), unit="queries") as progress:
+        for gradient in gradients:
+            direction, _ = cg(damped, gradient.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
+            directions.append(torch.from_numpy(direction).to(gradient))
+            progress.advance()
     length: int = run.manifest.data["length"]
-    return along / length
+    return _along(run, run.final, torch.stack(directions)) / length
 
 
-def tracin(run: Recording, held_out: TensorDataset, *, points: int = 10) -> Tensor:
-    """Sum over checkpoints of rate x (gradient of the sample . gradient of the held-out loss), float64 (samples,).
+def tracin(run: Recording, asked: Query, *, points: int = 10) -> Tensor:
+    """Sum over checkpoints of rate x (gradient of the sample . gradient of the query), float64 (queries, samples).
 
     Source: Pruthi et al., NeurIPS 2020, TracInCP.
     """
     starts = [start for start, _ in run.segments]
     chosen = sorted({starts[int(place)] for place in np.linspace(0, len(starts) - 1, points)})
-    total = torch.zeros(run.manifest.data["length"], dtype=torch.float64)
+    parts = []
     with bar("TracIn", len(chosen), unit="checkpoints") as progress:
         for step in chosen:
-            checkpoint, model = run.checkpoint(step), run.trained_model().requires_grad_(True)
-            for name, value in model.named_parameters():
-                value.data.copy_(checkpoint.parameters[name])
-            gradient = _gradient(model, list(model.parameters()), held_out, run.device)
+            checkpoint = run.checkpoint(step)
             rate = float(run.steps[step].options[0]["lr"] or 0)
-            total += rate * _along(run, checkpoint, _flat(gradient))
+            parts.append(rate * _along(run, checkpoint, _gradients(run, checkpoint, asked)))
             progress.advance()
-    return total
+    return torch.stack(parts).sum(0)
 
 
-def _along(run: Recording, at: Checkpoint, direction: Tensor) -> Tensor:
-    """Derivative of every training sample's loss along a direction, float64 (samples,)."""
+def _gradients(run: Recording, at: Checkpoint, asked: Query) -> Tensor:
+    """Gradients of the query's scalars at a checkpoint, (queries, parameters)."""
+    layout = Layout({name: value.shape for name, value in at.parameters.items()})
+    point = replace(
+        query_point(run, layout, Layout({})),
+        parameters={name: value.to(run.device) for name, value in at.parameters.items()},
+        buffers={name: value.to(run.device) for name, value in at.buffers.items()},
+    )
+    with preserved():
+        return torch.stack([row.w_bar for row in asked.rows(point)])
+
+
+def _along(run: Recording, at: Checkpoint, directions: Tensor) -> Tensor:
+    """Derivatives of every training sample's loss along directions (queries, parameters), (queries, samples)."""
     problem = LossModule(run.model, run.loss)
     problem.eval()
     # A checkpoint's parameters come in the file's order; the direction is in the model's.
@@ -113,24 +129,9 @@ def _along(run: Recording, at: Checkpoint, direction: Tensor) -> Tensor:
     for start in range(0, length, CHUNK):
         some = range(start, min(length, start + CHUNK))
         batch = Batch(run.collate(some), len(some), 0)
-        found = directional_derivatives(problem, layout, parameters, buffers, batch, direction[None])
-        parts.append(found.losses_dot[0].double().cpu())
-    return torch.cat(parts)
-
-
-def _gradient(
-    model: nn.Module, parameters: Sequence[Tensor], data: TensorDataset, device: torch.device
-) -> list[Tensor]:
-    """Gradient of the mean cross-entropy."""
-    total = [torch.zeros_like(value) for value in parameters]
-    for images, labels in _batches(data, device):
-        loss = nn.functional.cross_entropy(model(images), labels, reduction="sum") / len(data)
-        total = [sum_ + part for sum_, part in zip(total, torch.autograd.grad(loss, parameters), strict=True)]
-    return [each.detach() for each in total]
-
-
-def _flat(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.cat([each.flatten() for each in tensors])
+        found = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
+        parts.append(found.losses_dot.double().cpu())
+    return torch.cat(parts, dim=1)
 
 
 def _batches(data: TensorDataset, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:

@@ -271,12 +271,12 @@ def _default(case: Case) -> Ranking:
 
 
 def _influence(case: Case) -> Ranking:
-    found = influence_functions(case.run, case.splits.validation, damping=DAMPING, iterations=ITERATIONS)
+    found = influence_functions(case.run, mean_loss(case.splits.validation), damping=DAMPING, iterations=ITERATIONS)[0]
     return Ranking(suspicion=-found, suspects=found < 0)
 
 
 def _tracin(case: Case) -> Ranking:
-    found = tracin(case.run, case.splits.validation)
+    found = tracin(case.run, mean_loss(case.splits.validation))[0]
     return Ranking(suspicion=-found, suspects=found < 0)
 
 
