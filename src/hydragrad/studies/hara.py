@@ -33,6 +33,7 @@ from torch.utils.data import TensorDataset
 from hydragrad.attribution import attribute
 from hydragrad.datasets import published
 from hydragrad.derivatives import Layout
+from hydragrad.derivatives.directional import differentiable_kernels
 from hydragrad.progress import bar
 from hydragrad.recording import Recorder, Recording
 from hydragrad.scores import Query, query
@@ -62,7 +63,7 @@ MODELS: dict[str, Model] = {
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "none": {"curvature": "none"},
     "hessian": {"curvature": "hessian"},
-    "hessian, 4 replays": {"curvature": "hessian", "replays": 4, "drop": 0.05},
+    "hessian of 4 replays": {"curvature": "hessian", "replays": 4, "drop": 0.05},
     "ggn": {"curvature": "ggn"},
     "influence functions": {},
 }
@@ -275,10 +276,11 @@ def _influence_functions(run: Recording, problem: Problem, damping: float) -> Ar
         curved = jvp(gradient, (at,), (torch.from_numpy(vector),))[1] + damping * torch.from_numpy(vector)
         return np.asarray(curved.numpy())
 
-    asked = grad(lambda flat: losses(flat, problem.validation).mean())(at).numpy()
-    matrix = LinearOperator((layout.size, layout.size), product, dtype=np.float64)
-    direction, _ = cg(matrix, asked, rtol=1e-8, maxiter=500)
-    along = jvp(lambda flat: losses(flat, problem.train), (at,), (torch.from_numpy(direction),))[1]
+    with differentiable_kernels():
+        asked = grad(lambda flat: losses(flat, problem.validation).mean())(at).numpy()
+        matrix = LinearOperator((layout.size, layout.size), product, dtype=np.float64)
+        direction, _ = cg(matrix, asked, rtol=1e-8, maxiter=500)
+        along = jvp(lambda flat: losses(flat, problem.train), (at,), (torch.from_numpy(direction),))[1]
     return np.asarray(along.numpy()) / SAMPLES
 
 

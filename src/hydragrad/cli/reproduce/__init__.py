@@ -1,16 +1,19 @@
-"""`hydragrad reproduce ...`: the paper's tables and figures, one a file."""
+"""`hydragrad reproduce ...`: the paper's tables and figures, and public protocols, one a file."""
 
 import typer
 
 from hydragrad.cli.reproduce.accuracy import accuracy
+from hydragrad.cli.reproduce.bae import bae
+from hydragrad.cli.reproduce.dattri import dattri
 from hydragrad.cli.reproduce.estimators import estimators
 from hydragrad.cli.reproduce.extremes import table1, table2
 from hydragrad.cli.reproduce.figure1 import figure1
+from hydragrad.cli.reproduce.hara import hara
 from hydragrad.cli.reproduce.label_errors import label_errors
 from hydragrad.cli.reproduce.settling import settling
 from hydragrad.cli.reproduce.table4 import table4
 from hydragrad.cli.reproduce.trust import trust
 
 reproduce = typer.Typer(no_args_is_help=True, help="The paper's tables and figures, measured again.")
-for study in (figure1, table1, table2, table4, accuracy, label_errors, trust, estimators, settling):
+for study in (figure1, table1, table2, table4, accuracy, label_errors, trust, estimators, settling, hara, dattri, bae):
     reproduce.command()(study)

@@ -1,0 +1,155 @@
+"""What networks answer that were trained on random subsets of the data: the truth of the linear datamodeling score.
+
+Some networks are trained at once and their answers kept, so that a study that was killed loses only these.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from hydragrad.derivatives import PerSampleLoss
+from hydragrad.randomness import ORDER, stream_seed
+from hydragrad.recording import Recording
+from hydragrad.studies.rows import kept_array
+from hydragrad.training import outputs_together, train, train_together
+from hydragrad.trust.lds import lds, lds_interval
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How the networks of a protocol are trained.
+
+    Attributes:
+        build: Makes a network; its weights are drawn after torch.manual_seed.
+        loss: Per-sample losses.
+        measure: What is asked of a network's logits (tests, classes) and the labels, (tests,).
+        at_once: Networks trained at the same time, and kept together: the smaller a network, the more it gains.
+    """
+
+    build: Callable[[], nn.Module]
+    loss: PerSampleLoss
+    measure: Callable[[Tensor, Tensor], Tensor]
+    epochs: int
+    batch_size: int
+    lr: float
+    momentum: float = 0.0
+    weight_decay: float = 0.0
+    at_once: int = 10
+
+    def network(self, seed: int) -> nn.Module:
+        """A network as its seed initialises it."""
+        torch.manual_seed(seed)
+        return self.build()
+
+    def recorded(self, data: TensorDataset, seed: int, path: Path) -> Recording:
+        """A run on all the data."""
+        network = self.network(seed)
+        optimizer = torch.optim.SGD(
+            network.parameters(), lr=self.lr, momentum=self.momentum, weight_decay=self.weight_decay
+        )
+        return train(
+            network,
+            self.loss,
+            data,
+            optimizer,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            out=path,
+            seed=seed,
+            resume=True,
+        )
+
+
+def answers_on_subsets(
+    training: Training,
+    data: TensorDataset,
+    subsets: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    tests: TensorDataset,
+    folder: Path,
+    *,
+    shuffled: bool = True,
+) -> Array:
+    """What the networks answer, float64 (networks, tests); kept in `folder`.
+
+    Args:
+        training: How they are trained.
+        data: All samples.
+        subsets: The samples of each network, equally many.
+        seeds: Initialisation, order and dropout of each network.
+        tests: What is asked about.
+        folder: Keeps the answers.
+        shuffled: Each network in an order of its own, another one every epoch; else in the order of its subset.
+    """
+    parts = []
+    for start in range(0, len(subsets), training.at_once):
+        some = slice(start, start + training.at_once)
+        work = partial(_answers, training, data, subsets[some], seeds[some], tests, shuffled)
+        parts.append(kept_array(folder / f"networks-{start}-to-{start + len(subsets[some]) - 1}.npy", work))
+    return np.concatenate(parts)
+
+
+def _answers(
+    training: Training,
+    data: TensorDataset,
+    subsets: Sequence[Sequence[int]],
+    seeds: Sequence[int],
+    tests: TensorDataset,
+    shuffled: bool,
+) -> Array:
+    networks = [training.network(seed) for seed in seeds]
+    members = torch.tensor(np.asarray(subsets), dtype=torch.int64)
+    batches: list[Tensor] = []
+    for epoch in range(training.epochs):
+        every = members
+        if shuffled:
+            orders = [_order(seed, epoch, members.shape[1]) for seed in seeds]
+            every = members.gather(1, torch.stack(orders))
+        batches += every.split(training.batch_size, dim=1)
+    trained = train_together(
+        networks,
+        training.loss,
+        data,
+        batches,
+        lr=training.lr,
+        momentum=training.momentum,
+        weight_decay=training.weight_decay,
+        seed=seeds[0],
+        title="subsets",
+    )
+    x, y = tests.tensors
+    logits = outputs_together(networks[0], trained, x)
+    return np.stack([np.asarray(training.measure(each, y).double().numpy()) for each in logits])
+
+
+def _order(seed: int, epoch: int, length: int) -> Tensor:
+    return torch.randperm(length, generator=torch.Generator().manual_seed(stream_seed(seed, epoch, ORDER)))
+
+
+def random_subsets(count: int, length: int, share: float, seed: int) -> list[list[int]]:
+    """Draw subsets without replacement, each from a generator of its own: more of them begin with the same ones."""
+    size = int(share * length)
+    return [np.random.default_rng(seed + i).choice(length, size, replace=False).tolist() for i in range(count)]
+
+
+def left_out_sums(contributions: Array, subsets: Sequence[Sequence[int]]) -> Array:
+    """Predicted changes (queries, subsets): contributions (queries, samples) summed over what is not in a subset."""
+    outside = np.ones((contributions.shape[1], len(subsets)))
+    for number, members in enumerate(subsets):
+        outside[np.asarray(members), number] = 0.0
+    return np.asarray(contributions @ outside)
+
+
+def score(contributions: Array, subsets: Sequence[Sequence[int]], actual: Array) -> tuple[float, float, float]:
+    """LDS with its 90 % bootstrap interval over subsets; `actual` (queries, subsets)."""
+    predicted = left_out_sums(contributions, subsets)
+    return lds(predicted, actual), *lds_interval(predicted, actual)

@@ -1,0 +1,35 @@
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from hydragrad.cli.app import app
+from hydragrad.studies import bae
+from hydragrad.studies.bae import ESTIMATORS, BaeSetting, reproduce_bae
+from studies.small import small_published
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(bae, "published", small_published)
+    monkeypatch.setattr(bae, "TRAIN", 40)
+    monkeypatch.setattr(bae, "TESTS", 20)
+    monkeypatch.setattr(bae, "TRAINING", replace(bae.TRAINING, epochs=1, batch_size=20))
+
+
+def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+    setting = BaeSetting(subsets=3, seeds=2, queries=2, runs=1)
+    rows = reproduce_bae(tmp_path, setting)
+    assert [row.estimator for row in rows] == ["ceiling", *ESTIMATORS]
+    monkeypatch.setattr(bae, "attribute", lambda *_, **__: pytest.fail("attributed again"))
+    monkeypatch.setattr("hydragrad.studies.subsets._answers", lambda *_: pytest.fail("trained again"))
+    assert str(reproduce_bae(tmp_path, setting)) == str(rows)
+
+
+def test_the_command_prints_and_writes(tmp_path):
+    sizes = ["--subsets", "3", "--seeds", "1", "--queries", "1", "--estimators", "hessian"]
+    asked = ["reproduce", "bae", "--out", str(tmp_path), *sizes, "--quiet"]
+    result = CliRunner().invoke(app, [*asked, "--json", str(tmp_path / "figures.json")])
+    assert result.exit_code == 0, result.output
+    assert list(json.loads((tmp_path / "figures.json").read_text())) == ["hessian 1 lds"]

@@ -1,0 +1,47 @@
+import json
+from dataclasses import replace
+
+import pytest
+from typer.testing import CliRunner
+
+from hydragrad.cli.app import app
+from hydragrad.studies import dattri
+from hydragrad.studies.dattri import ESTIMATORS, DattriSetting, asked_images, reproduce_dattri
+from hydragrad.studies.rows import kept_rows
+from studies.small import small_published
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(dattri, "published", small_published)
+    for name, value in {"TRAIN": 40, "TESTS": 20, "ASKED_FROM": 10}.items():
+        monkeypatch.setattr(dattri, name, value)
+    trainings = {name: replace(each, epochs=1, batch_size=10) for name, each in dattri.TRAININGS.items()}
+    monkeypatch.setattr(dattri, "TRAININGS", trainings)
+
+
+def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
+    setting = DattriSetting(model="mlp", subsets=4, ceilings=3, removals=3, queries=2, runs=2)
+    rows = reproduce_dattri(tmp_path, setting)
+    assert {row.estimator for row in rows} == {"ceiling", *ESTIMATORS}
+    assert {(row.metric, row.subsets) for row in rows} == {("LDS", 4), ("LDS", 3), ("LOO", 3)}
+    assert {row.runs for row in rows} == {1, 2}
+    assert all(-1 <= row.low <= row.high <= 1 for row in rows)
+    monkeypatch.setattr(dattri, "attribute", lambda *_, **__: pytest.fail("attributed again"))
+    monkeypatch.setattr("hydragrad.studies.subsets._answers", lambda *_: pytest.fail("trained again"))
+    assert reproduce_dattri(tmp_path, setting) == rows
+    assert kept_rows(dattri.DattriRow, tmp_path / dattri.ROWS_FILE) == rows
+
+
+def test_images_to_tune_on_are_others():
+    assert asked_images(3, tuning=False) == asked_images(5, tuning=False)[:3]
+    assert not set(asked_images(10, tuning=True)) & set(asked_images(10, tuning=False))
+
+
+def test_the_command_prints_and_writes(tmp_path):
+    sizes = ["--subsets", "4", "--ceilings", "0", "--removals", "0", "--queries", "2", "--models", "logistic"]
+    asked = ["reproduce", "dattri", "--out", str(tmp_path), "--estimators", "hessian", *sizes, "--quiet"]
+    result = CliRunner().invoke(app, [*asked, "--json", str(tmp_path / "figures.json")])
+    assert result.exit_code == 0, result.output
+    assert "LDS" in result.output
+    assert list(json.loads((tmp_path / "figures.json").read_text())) == ["logistic hessian 1 LDS"]
