@@ -266,14 +266,12 @@ def _averaged(case: _Case, name: str, curvature: str, count: int) -> list[Estima
 
 
 def _baseline(case: _Case, name: str) -> list[EstimatorRow]:
-    test = case.splits.test
-    asked = [_first(test), *(TensorDataset(*(tensor[i : i + 1] for tensor in test.tensors)) for i in SINGLE)]
-    measure_one: Callable[[TensorDataset], Tensor] = (
+    measure_one: Callable[[Query], Tensor] = (
         partial(tracin, case.run)
         if name == "TracIn"
         else partial(influence_functions, case.run, damping=0.1, iterations=15)
     )
-    values, seconds = _kept(case, name, lambda: torch.stack([measure_one(part) for part in asked]))
+    values, seconds = _kept(case, name, lambda: torch.cat([measure_one(query) for query in _queries(case.splits)[:-1]]))
     return _rows(case, name, values, seconds)
 
 
