@@ -107,7 +107,8 @@ def tracin(run: Recording, asked: Query, *, points: int = 10) -> Tensor:
 
 def _gradients(run: Recording, at: Checkpoint, asked: Query) -> Tensor:
     """Gradients of the query's scalars at a checkpoint, (queries, parameters)."""
-    layout = Layout({name: value.shape for name, value in at.parameters.items()})
+    # In the model's order, as `_along` and the matrix have it; a checkpoint's is the file's.
+    layout = Layout({name: value.shape for name, value in run.model.named_parameters()})
     point = replace(
         query_point(run, layout, Layout({})),
         parameters={name: value.to(run.device) for name, value in at.parameters.items()},

@@ -54,8 +54,8 @@ def train_together(
     Raises:
         Unsupported: Networks with buffers.
 
-    Cost: memory is M times one network, its gradient and its momentum; per network and step, less the more small the
-        network (docs/costs.md).
+    Cost: memory is M times one network, its gradient and its momentum. The smaller a network, the less it costs
+        (docs/costs.md).
     """
     if any(True for _ in models[0].buffers()):
         raise Unsupported("Networks with buffers (BatchNorm) can't be trained together. Train them one at a time.")
