@@ -23,7 +23,7 @@ help: ## list the targets
 		|| sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1  \2/p' Makefile
 
 demo: $(READY) ## the main job on an embedded data set; writes runs/demo/report.html
-	$(BIN)/hydragrad demo $(ARGS)
+	$(ONE_THREAD) $(BIN)/hydragrad demo $(ARGS)
 
 test: $(DEV) ## the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)

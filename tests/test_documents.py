@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import shlex
 
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_what_is_not_run_would_be_understood(page):
 def plain_commands(block):
     """Commands of blocks without prompts, as the page of results has them."""
     lines = block.body.replace("\\\n", " ").splitlines()
-    return [line.split(" #")[0].split() for line in lines if line.startswith("hydragrad ")]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("hydragrad ")]
 
 
 @pytest.mark.parametrize("page", named(page for page in PAGES if page.stem != "results"))
