@@ -12,8 +12,8 @@ from pathlib import Path
 from torch import nn
 
 from hydragrad.datasets import load
-from hydragrad.recording.files import AppendOnlyLines, read_lines
 from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss
+from hydragrad.studies.rows import append_rows, kept_rows
 from hydragrad.training import Plan, fit, mean_loss_and_accuracy
 
 ROWS_FILE = "accuracy.jsonl"
@@ -79,37 +79,31 @@ def reproduce_accuracy(
     ]
     file, loss = out / ROWS_FILE, recipe_loss(data)
     out.mkdir(parents=True, exist_ok=True)
-    kept = [AccuracyRow(**row) for row in read_lines(file, "rows")] if file.exists() else []
-    known = {_training(row): row for row in kept}
+    known = {_training(row): row for row in kept_rows(AccuracyRow, file)}
 
     def monitor(network: nn.Module) -> dict[str, float]:
         if RECIPES[data].plateau_factor is None:
             return {}
         return {"validation_loss": mean_loss_and_accuracy(network, loss, splits.validation)[0]}
 
-    log = AppendOnlyLines(file, keep=len(kept))
-    try:
-        for row in asked:
-            if _training(row) in known:
-                continue
-            start = fresh(splits, row.model, seed=row.seed, device=device)
-            plan = Plan(
-                epochs=row.epochs,
-                batch_size=64,
-                seed=row.seed,
-                scheduler=start.scheduler,
-                scheduler_metric=start.scheduler_metric,
-                monitor=monitor,
-            )
-            fit(start.model, loss, splits.train, start.optimizer, plan)
-            accuracy = mean_loss_and_accuracy(start.model, loss, splits.test)[1]
-            assert accuracy is not None
-            done = AccuracyRow(**{**asdict(row), "accuracy": accuracy})
-            known[_training(row)] = done
-            log.append(asdict(done))
-            log.sync()
-    finally:
-        log.close()
+    for row in asked:
+        if _training(row) in known:
+            continue
+        start = fresh(splits, row.model, seed=row.seed, device=device)
+        plan = Plan(
+            epochs=row.epochs,
+            batch_size=64,
+            seed=row.seed,
+            scheduler=start.scheduler,
+            scheduler_metric=start.scheduler_metric,
+            monitor=monitor,
+        )
+        fit(start.model, loss, splits.train, start.optimizer, plan)
+        accuracy = mean_loss_and_accuracy(start.model, loss, splits.test)[1]
+        assert accuracy is not None
+        done = AccuracyRow(**{**asdict(row), "accuracy": accuracy})
+        known[_training(row)] = done
+        append_rows(file, [done])
     return [known[_training(row)] for row in asked]
 
 

@@ -8,7 +8,7 @@ Source: Chen et al. 2021, section 4.3 and Table 4.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -35,10 +35,10 @@ from hydragrad.cleaning import (
 from hydragrad.datasets import HUMAN, Splits, human_labels, load
 from hydragrad.errors import DataError
 from hydragrad.recording import Recording
-from hydragrad.recording.files import AppendOnlyLines, read_lines
 from hydragrad.scores import Curvature, Scores, mean_loss
 from hydragrad.studies.baselines import confident_learning, influence_functions, tracin
 from hydragrad.studies.recipes import RECIPES, Start, fresh, recipe_loss
+from hydragrad.studies.rows import append_rows, kept_rows
 from hydragrad.training import Plan, fit, mean_loss_and_accuracy, train
 
 Measured = dict[str, float | int | None]
@@ -323,28 +323,22 @@ def reproduce_table4(
     case = Case(setting, out / setting.name, data_dir, workers)
     file = case.folder / ROWS_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    kept = [Row(**row) for row in read_lines(file, "rows")] if file.exists() else []
-    rows = {(row.method, row.action): row for row in kept}
+    rows = {(row.method, row.action): row for row in kept_rows(Row, file)}
     common = {"setting": setting.name, "wrong": int(case.labels.flipped.sum()), "samples": len(case.train_set)}
-    log = AppendOnlyLines(file, keep=len(kept))
 
     def measured(method: str, action: str, measure: Callable[[], Measured]) -> None:
         if (method, action) not in rows:
             rows[method, action] = Row(method=method, action=action, **common, **measure())  # type: ignore[arg-type]
-            log.append(asdict(rows[method, action]))
-            log.sync()
+            append_rows(file, [rows[method, action]])
 
-    try:
-        measured("no filtering", "nothing", lambda: {"accuracy": case.trained_on(case.train_set)})
-        measured("true labels", "nothing", lambda: {"accuracy": case.trained_on(case.splits.train)})
-        for method in methods:
-            measured(method, "rank", partial(_rank, case, method))
-        for method in methods:
-            if method in filtering:
-                for action, train_set, changed in _cleaned(case, _ranking(case, method)):
-                    measured(method, action, partial(_train_again, case, train_set, changed))
-    finally:
-        log.close()
+    measured("no filtering", "nothing", lambda: {"accuracy": case.trained_on(case.train_set)})
+    measured("true labels", "nothing", lambda: {"accuracy": case.trained_on(case.splits.train)})
+    for method in methods:
+        measured(method, "rank", partial(_rank, case, method))
+    for method in methods:
+        if method in filtering:
+            for action, train_set, changed in _cleaned(case, _ranking(case, method)):
+                measured(method, action, partial(_train_again, case, train_set, changed))
     return list(rows.values())
 
 
