@@ -1,12 +1,14 @@
 """Table 4: kinds of noise, what is kept, and figures that agree with the ranking they speak of."""
 
 import pytest
+import torch
+from torch.utils.data import TensorDataset
 
+import hydragrad as hg
 from hydragrad.cleaning import area_under_roc, suspects
-from hydragrad.datasets import load
-from hydragrad.errors import DataError
-from hydragrad.studies import Setting, reproduce_table4, table4
-from hydragrad.studies.table4 import Case, Row, noisy_labels, summary
+from hydragrad.studies import Setting, noisy_run, reproduce_table4
+from hydragrad.studies.noisy_run import NoisyRun
+from hydragrad.studies.table4 import KNOWN, Row, summary
 
 SETTING = Setting(data="digits", noise="0.3", size=120, epochs=2, seed=0, lr=0.05)
 METHODS = ("hydragrad", "HYDRA", "small loss", "self-confidence")
@@ -28,7 +30,7 @@ def test_every_method_is_ranked_and_one_cleaned_after(study):
     assert [row.method for row in rows if row.action == "rank"] == list(METHODS)
     wrong = row_of(rows, "no filtering", "nothing").wrong
     assert 30 <= wrong <= 36  # the floor of 30 % of each of ten classes
-    assert row_of(rows, "hydragrad", "remove known share").changed == wrong
+    assert row_of(rows, "hydragrad", KNOWN).changed == wrong
     for action in ("remove suspects", "relabel suspects"):
         assert 0 < row_of(rows, "hydragrad", action).changed < 120
     assert all(0 <= row.accuracy <= 1 for row in rows if row.action != "rank")
@@ -36,26 +38,15 @@ def test_every_method_is_ranked_and_one_cleaned_after(study):
 
 def test_figures_are_those_of_the_default_suspects(study):
     out, rows = study
-    case = Case(SETTING, out / SETTING.name, None, 1)
+    case = NoisyRun(SETTING, out / SETTING.name, None, 1)
     ranked = suspects(case.run, case.scores("validation", "none"))
     assert row_of(rows, "hydragrad", "rank").auc == pytest.approx(area_under_roc(ranked), abs=1e-9)
 
 
 def test_finished_measurements_are_not_made_again(study, monkeypatch):
     out, rows = study
-    monkeypatch.setattr(table4, "fit", lambda *_: pytest.fail("trained twice"))
+    monkeypatch.setattr(noisy_run, "fit", lambda *_: pytest.fail("trained twice"))
     assert reproduce_table4(out, SETTING, methods=METHODS, filtering=("hydragrad",)) == rows
-
-
-def test_kinds_of_noise():
-    splits = load("digits", train_size=500)
-    swapped = noisy_labels(Setting(data="digits", noise="swap-0.2", size=500, epochs=1, seed=0), splits, None)
-    pairs = {frozenset(pair) for pair in table4.SIMILAR["digits"]}
-    changed = swapped.flipped.nonzero().flatten().tolist()
-    assert 0 < len(changed) <= 100
-    assert all(frozenset((int(swapped.given[i]), int(swapped.true[i]))) in pairs for i in changed)
-    with pytest.raises(DataError, match=r"swap-0\.3"):
-        noisy_labels(Setting(data="digits", noise="lots", size=500, epochs=1, seed=0), splits, None)
 
 
 def test_the_summary_gives_mean_and_spread():
@@ -65,4 +56,14 @@ def test_the_summary_gives_mean_and_spread():
     ]
     rows.append(Row(setting="a", method="m", action="remove suspects", wrong=1, samples=2, accuracy=0.5))
     (line,) = summary(rows).itertuples(index=False)
-    assert list(line) == ["m", "0.850 ± 0.071", "0.100 ± 0.000", "0.200 ± 0.000", "-", "50.00", "-"]
+    assert list(line) == ["m", "1", "0.850 ± 0.071", "0.100 ± 0.000", "0.200 ± 0.000", "-", "-", "50.00", "-"]
+
+
+def test_failures_are_what_the_network_gets_wrong(study):
+    out, _ = study
+    case = NoisyRun(SETTING, out / SETTING.name, None, 1)
+    images, labels = case.validation.tensors
+    wrong = case.run.trained_model()(images).argmax(1) != labels
+    assert 0 < int(wrong.sum()) < len(labels)
+    own = hg.attribute(case.run, hg.mean_loss(TensorDataset(images[wrong], labels[wrong])))
+    assert torch.allclose(case.scores("failures", "none").values, own.values, rtol=1e-4, atol=1e-7)

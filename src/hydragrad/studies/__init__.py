@@ -1,12 +1,15 @@
 """The paper's tables and figures, and the truth behind the numbers: one flat, resumable file each."""
 
 from hydragrad.studies.accuracy import PUBLISHED, AccuracyRow, reproduce_accuracy
+from hydragrad.studies.damping import DampingRow, reproduce_damping
 from hydragrad.studies.estimators import reproduce_estimators
 from hydragrad.studies.extremes import Extreme, Extremes, reproduce_extremes
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
 from hydragrad.studies.label_errors import LabelErrors, reproduce_label_errors
+from hydragrad.studies.noisy_run import Setting
+from hydragrad.studies.rankings import METHODS
 from hydragrad.studies.settling import reproduce_settling
-from hydragrad.studies.table4 import METHODS, Setting, reproduce_table4
+from hydragrad.studies.table4 import reproduce_table4
 from hydragrad.studies.trust import NETWORKS, reproduce_trust
 
 __all__ = [
@@ -14,6 +17,8 @@ __all__ = [
     "PUBLISHED",
     "reproduce_accuracy",
     "METHODS",
+    "DampingRow",
+    "reproduce_damping",
     "NETWORKS",
     "Extreme",
     "Extremes",

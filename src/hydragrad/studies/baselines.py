@@ -59,11 +59,20 @@ def confident_learning(given: Tensor, out_of_fold: Tensor) -> ConfidentLearning:
     return ConfidentLearning(suspicion=torch.from_numpy(-np.asarray(quality, np.float64)), suspects=issues.tolist())
 
 
-def influence_functions(run: Recording, asked: Query, *, damping: float, iterations: int) -> Tensor:
+def influence_functions(
+    run: Recording, asked: Query, *, damping: float, iterations: int, matrix_samples: int | None = None
+) -> Tensor:
     """Influence of every training sample on every scalar of a query at the final weights, float64 (queries, samples).
 
     Sign and unit of a contribution: gradient of the sample, inverse damped Gauss-Newton matrix of the training set,
     gradient of the query, over the number of samples.
+
+    Args:
+        run: The recorded run.
+        asked: The query.
+        damping: Added to the matrix's diagonal.
+        iterations: Of conjugate gradients, at most.
+        matrix_samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
 
     Source: Koh and Liang, ICML 2017; products with the matrix by curvlinops, conjugate gradients by scipy.
     """
@@ -74,7 +83,7 @@ def influence_functions(run: Recording, asked: Query, *, damping: float, iterati
     model = run.trained_model().requires_grad_(True)
     parameters = list(model.parameters())
     assert isinstance(run.train_set, TensorDataset)
-    data = list(_batches(run.train_set, run.device))
+    data = list(_batches(run.train_set, run.device, matrix_samples))
     matrix = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False).to_scipy()
     damped = LinearOperator(matrix.shape, lambda vector: matrix @ vector.astype(np.float32) + damping * vector)
     directions = []
@@ -135,7 +144,10 @@ def _along(run: Recording, at: Checkpoint, directions: Tensor) -> Tensor:
     return torch.cat(parts, dim=1)
 
 
-def _batches(data: TensorDataset, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(data: TensorDataset, device: torch.device, samples: int | None) -> Iterator[tuple[Tensor, Tensor]]:
     images, labels = data.tensors
-    for start in range(0, len(data), CHUNK):
-        yield images[start : start + CHUNK].to(device), labels[start : start + CHUNK].to(device)
+    chosen = torch.arange(len(data))
+    if samples is not None and samples < len(data):
+        chosen = torch.randperm(len(data), generator=torch.Generator().manual_seed(0))[:samples]
+    for part in chosen.split(CHUNK):
+        yield images[part].to(device), labels[part].to(device)

@@ -4,6 +4,7 @@ import typer
 
 from hydragrad.cli.reproduce.accuracy import accuracy
 from hydragrad.cli.reproduce.bae import bae
+from hydragrad.cli.reproduce.damping import damping
 from hydragrad.cli.reproduce.dattri import dattri
 from hydragrad.cli.reproduce.estimators import estimators
 from hydragrad.cli.reproduce.extremes import table1, table2
@@ -15,5 +16,9 @@ from hydragrad.cli.reproduce.table4 import table4
 from hydragrad.cli.reproduce.trust import trust
 
 reproduce = typer.Typer(no_args_is_help=True, help="The paper's tables and figures, measured again.")
-for study in (figure1, table1, table2, table4, accuracy, label_errors, trust, estimators, settling, hara, dattri, bae):
+STUDIES = (
+    *(figure1, table1, table2, table4, damping, accuracy),
+    *(label_errors, trust, estimators, settling, hara, dattri, bae),
+)
+for study in STUDIES:
     reproduce.command()(study)
