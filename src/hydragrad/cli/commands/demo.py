@@ -16,7 +16,7 @@ def demo(
     json: Json = None,
     silent: Quiet = False,
 ) -> None:
-    """The main job on an embedded data set, in about a minute; writes OUT/report.html.
+    """The main job on an embedded data set, in a minute or two; writes OUT/report.html.
 
     Flips 40 % of the labels of 1,000 images of digits, trains LeNet-5, finds the flipped ones by their
     contributions, cleans, retrains, and checks predictions by really retraining without groups of samples.
