@@ -2,7 +2,7 @@
 
 recorder        Recorder: watches a loop
 recording       Recording: opens a run directory
-verifying       replays the first step of every segment while recording
+verifying       replays some steps while recording
 resuming        where a killed run left off
 interruption    Ctrl-C, noticed even where the loop catches it
 replay          repeats steps and holds them to the record

@@ -356,7 +356,7 @@ class Recorder:
             if batch is None:
                 raise StepError("With store_batches=True the batch must be given: recorder.step(indices, batch).")
             store_batch(self.path, record.step, batch)
-        if start is not None:
+        if start is not None and self._verifier.due(record.step):
             after = {name: parameter.detach() for name, parameter in self._parameters.items()}
             seed = stream_seed(self._manifest.seed, record.step)
             self._verifier.verify(start, record, lambda: Batch(self._fetch(record), len(chosen), seed), after)

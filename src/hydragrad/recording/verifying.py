@@ -1,4 +1,8 @@
-"""Verifying while recording: the first step of every segment is replayed at once."""
+"""Verifying while recording: some steps are replayed at once.
+
+The first steps of segments are, at ever longer distances: faults of a loop show at its first step, or where something
+begins later on, which the next replay finds in any case, since every step's weights are in the log.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -26,6 +30,14 @@ class Verifier:
     def __init__(self, model: nn.Module, loss: PerSampleLoss, reduction: Reduction) -> None:
         self._given = (model, loss, reduction)
         self._trajectory: Trajectory | None = None
+        self._next = 0
+
+    def due(self, step: int) -> bool:
+        """Whether the segment that starts here is verified: the first that is seen, then where the step has doubled."""
+        if step < self._next:
+            return False
+        self._next = 2 * step
+        return True
 
     def verify(
         self, start: Checkpoint, record: StepRecord, draw: Callable[[], Batch], after: Mapping[str, Tensor]
