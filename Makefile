@@ -11,16 +11,17 @@ MADE  := $(VENV)/.made
 READY := $(VENV)/.ready
 DEV   := $(VENV)/.ready-dev
 DOCS  := $(VENV)/.ready-docs
+PEERS := $(VENV)-peers/.ready
 
 # One thread: sums keep their order, so results are the same on every machine with the same kernels.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs pictures bench clean
+.PHONY: help demo test check docs pictures bench bench-peers clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
-		|| sed -n 's/^\([a-z]*\): .*## \(.*\)/  make \1  \2/p' Makefile
+	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1  \2/p' Makefile
 
 demo: $(READY) ## the main job on an embedded data set; writes runs/demo/report.html
 	$(ONE_THREAD) $(BIN)/hydragrad demo $(ARGS)
@@ -43,8 +44,11 @@ pictures: $(DEV) ## make the pictures of the documentation again
 bench: $(DEV) ## side-by-side timings
 	$(BIN)/python -m benchmarks $(ARGS)
 
+bench-peers: $(PEERS) ## the same job by captum, dattri, traker and kronfluence, in an environment of its own
+	$(ONE_THREAD) $(VENV)-peers/bin/python -m benchmarks.peers $(ARGS)
+
 clean: ## remove the environment, caches and builds; runs/ stays
-	rm -rf $(VENV) build dist docs/_build docs/reference/commands.md .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-peers build dist docs/_build docs/reference/commands.md .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
@@ -68,3 +72,8 @@ $(DOCS): pyproject.toml constraints.txt | $(MADE)
 	@echo "Installing into $(VENV); torch is large, this takes minutes once."
 	$(PIP) --editable ".[dev,docs]"
 	@touch $(READY) $(DEV) $@
+
+$(PEERS): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[peers]"
+	@touch $@
