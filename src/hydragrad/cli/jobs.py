@@ -17,18 +17,17 @@ from hydragrad.cleaning import (
     estimated_share,
     found_in_first,
     relabelled,
-    save_labels,
     suspects,
     without,
 )
 from hydragrad.cli.console import percent, say
 from hydragrad.cli.ensembles import runs_of, score_seeds
 from hydragrad.cli.experiment import Experiment
+from hydragrad.cli.training import record as record
 from hydragrad.cli.training import train_into
-from hydragrad.errors import LossError, QueryError, RunDamaged, RunExists
+from hydragrad.errors import LossError, QueryError, RunDamaged
 from hydragrad.figures import predicted_against_actual
 from hydragrad.recording import Recording
-from hydragrad.recording.manifest import FILE as MANIFEST
 from hydragrad.scores import Curvature, Scores
 from hydragrad.training import Plan, checkpoint_distance, mean_loss_and_accuracy
 from hydragrad.trust import verify
@@ -38,20 +37,6 @@ MOST_STRETCHES = 40
 
 HARDLY = 0.5
 """Of the way from guessing to being right; on digits with 20 and 40 % flips, AUC was below .8 short of it."""
-
-
-def record(experiment: Experiment, out: Path, *, resume: bool) -> Recording:
-    """Train and record what the settings ask for, its labels kept beside it.
-
-    Raises:
-        RunExists: `out` holds a run and `resume` is not set.
-    """
-    if (out / MANIFEST).exists() and not resume:
-        raise RunExists(f"{out} already holds a run. Choose another --out, delete it, or go on with --resume.")
-    if experiment.labels is not None and not (out / MANIFEST).exists():
-        save_labels(out, experiment.labels)
-    start = experiment.start(experiment.settings.seed)
-    return train_into(experiment, start, experiment.train_set, out, experiment.settings.seed, resume=resume)
 
 
 def plan_of(experiment: Experiment) -> Plan:

@@ -4,6 +4,7 @@ recorder        Recorder: watches a loop
 recording       Recording: opens a run directory
 verifying       replays some steps while recording
 resuming        where a killed run left off
+unstarted       runs that never got through their first step
 interruption    Ctrl-C, noticed even where the loop catches it
 replay          repeats steps and holds them to the record
 trajectory      model and optimizer moving along recorded steps
@@ -30,3 +31,5 @@ from hydragrad.recording.observer import StepObserver as StepObserver
 from hydragrad.recording.recorder import Recorder as Recorder
 from hydragrad.recording.recording import Recording as Recording
 from hydragrad.recording.replay import Replay as Replay
+from hydragrad.recording.unstarted import holds_run as holds_run
+from hydragrad.recording.unstarted import never_started as never_started

@@ -5,14 +5,19 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from safetensors.torch import save
 from torch import Tensor
 
 from hydragrad.errors import DiskFull, RunDamaged
+
+try:
+    import fcntl
+except ImportError:  # Windows, where files are not locked
+    fcntl = None  # type: ignore[assignment]
 
 CHECKSUM = ', "crc32": "'
 
@@ -82,6 +87,7 @@ class AppendOnlyLines:
                 file.readline()
             file.truncate(file.tell())
         self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        _lock(self._file)
 
     def append(self, record: dict[str, Any]) -> None:
         """Append one record."""
@@ -96,8 +102,38 @@ class AppendOnlyLines:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file; worker processes that were forked meanwhile hold it no longer."""
+        if not self._file.closed:
+            _unlock(self._file)
         self._file.close()
+
+
+def locked(path: Path, otherwise: bool) -> bool:
+    """Whether these lines are being written, here or in another process; `otherwise` where that can't be told."""
+    if not path.exists():
+        return False
+    if fcntl is None:
+        return otherwise
+    with open(path, "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:  # a file system without locks
+            return otherwise
+    return False
+
+
+def _lock(file: IO[bytes]) -> None:
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlock(file: IO[bytes]) -> None:
+    if fcntl is not None:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def read_lines(path: Path, what: str) -> list[dict[str, Any]]:

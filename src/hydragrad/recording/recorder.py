@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -47,6 +47,7 @@ from hydragrad.recording.observer import Indices, StepHandle
 from hydragrad.recording.replay import first_trained_norm, threads
 from hydragrad.recording.resuming import reached, require_same_run
 from hydragrad.recording.stored_batches import load_batch, store_batch, sync_batches
+from hydragrad.recording.unstarted import clear_away, never_started
 from hydragrad.recording.verifying import Verifier
 from hydragrad.recording.watching import Watch, checked_batch
 from hydragrad.steps import require_supported
@@ -68,7 +69,8 @@ class Recorder:
     step after every checkpoint is replayed at once.
 
     Args:
-        path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten.
+        path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
+            first step fails leaves nothing behind; one killed before its first step is over is replaced.
         model: The model being trained.
         optimizer: A torch.optim.SGD over the model's parameters, new or warm.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
@@ -132,7 +134,7 @@ class Recorder:
         self._device = next(model.parameters()).device
         self.next_step = 0
         self.fingerprint: dict[str, Any] = {}
-        self._open = self._in_step = False
+        self._open = self._in_step = self._fresh = False
         self._consistent = True
         self._verifier = Verifier(model, loss, reduction)
         self._interruption = Interruption()
@@ -142,6 +144,7 @@ class Recorder:
         self._resumed: Checkpoint | None = None
         self._unchecked: Checkpoint | None = None
         self._last_indices: Sequence[int] | Tensor = ()
+        self._made_folder = False
         self._norm: float | None = None
         self._while_open = ExitStack()
         self._manifest: Manifest
@@ -168,6 +171,9 @@ class Recorder:
     ) -> None:
         self._open = False
         self._watch.detach()
+        if kind is not None and self._fresh and self.next_step == 0:
+            self._leave_nothing()
+            return
         try:
             # Only where the loop ended: an interrupted one may be anywhere between two steps (the schedule not yet
             # stepped, the loader moved on), so it resumes from the last checkpoint made at a step's start. That holds
@@ -235,7 +241,7 @@ class Recorder:
 
     def _start(self) -> None:
         present = [name for name in (manifests.FILE, *OWN_FILES) if (self.path / name).exists()]
-        if present:
+        if present and not never_started(self.path):
             raise RunExists(
                 f"{self.path} already holds a run ({', '.join(present)}). Choose another directory, delete it, or "
                 f"go on with it: resume=True (--resume)."
@@ -253,9 +259,23 @@ class Recorder:
             store_batches=self._store_batches,
             about=self._about,
         )
+        if present:
+            clear_away(self.path)
+        self._made_folder = not self.path.exists()
+        self._fresh = True
         self.path.mkdir(parents=True, exist_ok=True)
         manifests.write_manifest(self.path, self._manifest)
         self._log, self._index = AppendOnlyLines(self.path / LOG), AppendOnlyLines(self._folder.index)
+
+    def _leave_nothing(self) -> None:
+        """Undo the start: the first step was refused, and the call that mends it shall find the way free."""
+        self._log.close()
+        self._index.close()
+        self._while_open.close()
+        with suppress(OSError):
+            clear_away(self.path)
+            if self._made_folder:
+                self.path.rmdir()  # unless somebody put something there
 
     def _go_on(self) -> None:
         self.fingerprint = data_fingerprint(self._train_set)

@@ -105,7 +105,7 @@ def train(
     )
     require_labels_in_range(model, loss, train_set, min(batch_size, length), collate)
     _require_disk(path, forecast_bytes(model, length, plan, every))
-    if (path / EPOCHS).exists() and not resume:
+    if (path / EPOCHS).exists() and (path / EPOCHS).stat().st_size and not resume:
         raise RunExists(
             f"{path} already holds a run ({EPOCHS}). Choose another directory, delete it, or go on with it: "
             f"resume=True (--resume)."
@@ -135,6 +135,8 @@ def train(
             )
         finally:
             log.close()
+            if recorder.next_step == 0:
+                (path / EPOCHS).unlink()
     return Recording(path, model, loss, train_set, collate=collate, fingerprint=recorder.fingerprint)
 
 
