@@ -1,13 +1,34 @@
 """Labels of a new run, and a training that never started."""
 
+import shutil
+import sys
+from dataclasses import replace
+
+import pytest
 import torch
 from safetensors.torch import save_file
 
 from cli.test_app import hydragrad as hydragrad
+from hydragrad import cli
 from hydragrad.cleaning import load_labels
+from hydragrad.cli.experiment import Settings, experiment, open_run
+from hydragrad.cli.forecast import training_seconds
+from hydragrad.cli.jobs import plan_of
 from hydragrad.errors import NonFinite
+from recording.toys import digest, train
 
 WORDS = ("train", "--data", "digits", "--model", "lenet5", "--train-size", 40, "--epochs", 1, "--quiet")
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory):
+    """A run of WORDS with half of the labels flipped."""
+    run = tmp_path_factory.mktemp("noisy") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hydragrad", *map(str, WORDS), "--noise", "0.5", "--out", str(run)])
+        with pytest.raises(SystemExit):
+            cli.main()
+    return run
 
 
 def test_a_training_that_never_starts_leaves_nothing(hydragrad, tmp_path):
@@ -56,3 +77,61 @@ def test_the_labels_of_this_run_may_lie_there(hydragrad, tmp_path):
     (tmp_path / "one" / "labels.safetensors").rename(tmp_path / "two" / "labels.safetensors")
     code, _, err = hydragrad(*WORDS, "--noise", 0.5, "--out", tmp_path / "two")
     assert code == 0, err
+
+
+def test_sizes_of_the_held_out_parts_are_kept_with_the_run(hydragrad, tmp_path):
+    run = tmp_path / "run"
+    code, _, err = hydragrad(*WORDS, "--validation-size", 30, "--test-size", 20, "--out", run)
+    assert code == 0, err
+    asked, opened = open_run(run, data_dir=None)
+    assert {name: len(part) for name, part in asked.held_out.items()} == {"validation": 30, "test": 20}
+    assert 20 * asked.test_accuracy(opened.trained_model()) % 1 == 0
+    code, _, err = hydragrad("attribute", run, "--query", "test:20", "--quiet")
+    assert code == 1
+    assert "0 to 19" in err
+
+
+def test_the_forecast_counts_held_out_samples(tmp_path):
+    settings = Settings(data="digits", model="lenet5", train_size=40, epochs=50)
+    seconds = [
+        training_seconds(asked, plan_of(asked))
+        for asked in (experiment(replace(settings, validation_size=size), data_dir=None) for size in (5, 297))
+    ]
+    assert seconds[1] > 2 * seconds[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--train-size", 30), "train_size: 40 then, 30 now"),
+        (("--noise", 0.2), "noise: 0.5 then, 0.2 now"),
+        (("--lr", 0.5), "lr: None then, 0.5 now"),
+        (("--seed", 3), "seed: 0 then, 3 now"),
+        (("--model", "mobilenetv2"), "model: lenet5 then, mobilenetv2 now"),
+    ],
+)
+def test_another_training_is_not_resumed(hydragrad, noisy, words, message):
+    before = digest(noisy)
+    code, _, err = hydragrad(*WORDS, "--noise", 0.5, "--out", noisy, "--resume", *words)
+    assert code == 1
+    assert message in err and "--resume" in err and "Traceback" not in err
+    assert digest(noisy) == before
+
+
+def test_a_run_of_python_is_not_resumed(hydragrad, tmp_path):
+    train(tmp_path)
+    code, _, err = hydragrad(*WORDS, "--out", tmp_path, "--resume")
+    assert code == 1
+    assert "recorded from Python" in err and "resume=True" in err
+
+
+@pytest.mark.parametrize("damage", ["flipped byte", "cut off"])
+def test_labels_that_are_altered_are_told(hydragrad, noisy, tmp_path, damage):
+    shutil.copytree(noisy, tmp_path / "run")
+    file = tmp_path / "run" / "labels.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1  # of the true labels, which nothing else knows
+    file.write_bytes(content if damage == "flipped byte" else content[:-9])
+    code, _, err = hydragrad("clean", tmp_path / "run", "--quiet")
+    assert code == 1
+    assert "labels.safetensors can't be read" in err and "Restore it" in err and "Traceback" not in err

@@ -67,10 +67,20 @@ def test_train_size_keeps_the_first_and_leaves_the_other_parts() -> None:
     assert all(map(torch.equal, tensors(whole)[2:], tensors(small)[2:]))
 
 
-@pytest.mark.parametrize("size", [-1, 0, 1_001])
-def test_a_train_size_out_of_range_is_refused(size: int) -> None:
-    with pytest.raises(DataError, match=f"train_size of digits is between 1 and 1,000; got {size:,}"):
-        load("digits", train_size=size)
+def test_sizes_of_the_held_out_parts_keep_their_first() -> None:
+    whole, small = load("digits"), load("digits", validation_size=7, test_size=9)
+    for part, size in (("train", 1_000), ("validation", 7), ("test", 9)):
+        assert len(getattr(small, part)) == size
+        pairs = zip(getattr(whole, part).tensors, getattr(small, part).tensors, strict=True)
+        assert all(torch.equal(all_of_them[:size], kept) for all_of_them, kept in pairs)
+
+
+@pytest.mark.parametrize(("part", "most"), [("train", 1_000), ("validation", 297), ("test", 500)])
+@pytest.mark.parametrize("beside", [-1, 0, 1])
+def test_a_size_out_of_range_is_refused(part: str, most: int, beside: int) -> None:
+    size = most + beside if beside > 0 else beside
+    with pytest.raises(DataError, match=f"{part}_size of digits is between 1 and {most:,}; got {size:,}"):
+        load("digits", **{f"{part}_size": size})
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:

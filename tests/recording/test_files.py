@@ -1,24 +1,11 @@
-import errno
-import os
 import resource
-import stat
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import load_file
 
 from hydragrad.errors import DiskFull, RunDamaged
-from hydragrad.recording.files import (
-    AppendOnlyLines,
-    naming_full_disk,
-    read_lines,
-    replace_file,
-    save_file,
-    sealed,
-    unsealed,
-)
+from hydragrad.recording.files import AppendOnlyLines, read_lines, sealed, unsealed
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -88,39 +75,6 @@ def test_damage_elsewhere_is_named(lines):
         read_lines(lines.with_name("none"), "numbers")
 
 
-def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
-    file = tmp_path / "file"
-    replace_file(file, lambda to: to.write_text("old"))
-
-    def fail(to):
-        to.write_text("half of the ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        replace_file(file, fail)
-    assert file.read_text() == "old"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-def test_what_a_kill_left_behind_is_no_hindrance(tmp_path):
-    (tmp_path / "file.tmp").write_text("half of the old")
-    replace_file(tmp_path / "file", lambda to: to.write_text("new"))
-    assert (tmp_path / "file").read_text() == "new"
-    assert os.listdir(tmp_path) == ["file"]
-
-
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_has_its_own_error(tmp_path, number):
-    with pytest.raises(DiskFull, match=r"full while writing .*resume=True") as caught, naming_full_disk(tmp_path):
-        raise OSError(number, "no space")
-    assert caught.value.errno == number
-
-
-def test_other_errors_stay_what_they_are(tmp_path):
-    with pytest.raises(PermissionError), naming_full_disk(tmp_path):
-        raise PermissionError(errno.EACCES, "no")
-
-
 @pytest.fixture
 def small_files():
     """Files of more than 4 KB can't be written, which the system tells as a full disk is told."""
@@ -128,12 +82,6 @@ def small_files():
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def test_a_really_full_disk_under_tensors(tmp_path, small_files):
-    with pytest.raises(DiskFull, match="full while writing"):
-        replace_file(tmp_path / "w", lambda to: save_file({"w": torch.zeros(5000)}, to, {}))
-    assert os.listdir(tmp_path) == []
 
 
 def test_a_really_full_disk_under_a_log(tmp_path, small_files):
@@ -145,13 +93,3 @@ def test_a_really_full_disk_under_a_log(tmp_path, small_files):
     log.close()
     assert (tmp_path / "log").stat().st_size == 4096
     assert numbers(tmp_path / "log") == list(range(number))
-
-
-def test_tensors_are_readable_by_whom_the_umask_says(tmp_path):
-    before = os.umask(0o027)
-    try:
-        save_file({"w": torch.arange(3)}, tmp_path / "w", {})
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE((tmp_path / "w").stat().st_mode) == 0o640
-    assert load_file(tmp_path / "w")["w"].tolist() == [0, 1, 2]

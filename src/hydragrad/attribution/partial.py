@@ -6,11 +6,10 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from hydragrad.attribution.job import Job
+from hydragrad.disk import load_sealed, save_sealed
 
 SAVE_EVERY_SECONDS = 20.0
 
@@ -33,9 +32,8 @@ class Partial:
     def load(self) -> dict[str, Tensor]:
         """The state kept by an interrupted attribution, or nothing."""
         try:
-            with safe_open(self._path, framework="pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-        except (FileNotFoundError, SafetensorError, OSError):
+            return load_sealed(self._path)[0]
+        except (OSError, ValueError):
             return {}
 
     def save(self, state: dict[str, Tensor], *, now: bool = False) -> None:
@@ -43,10 +41,7 @@ class Partial:
         if not now and time.monotonic() - self._saved < SAVE_EVERY_SECONDS:
             return
         try:
-            self._path.parent.mkdir(exist_ok=True)
-            temporary = self._path.with_suffix(".tmp")
-            save_file({name: tensor.cpu().contiguous() for name, tensor in state.items()}, temporary)
-            temporary.replace(self._path)
+            save_sealed(state, self._path)
         except OSError:
             return  # A run on a read-only or full disk can be attributed, just not resumed.
         self._saved = time.monotonic()

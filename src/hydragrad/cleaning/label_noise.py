@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hydragrad.errors import DataError
+from hydragrad.disk import load_sealed, save_sealed
+from hydragrad.errors import DataError, RunDamaged
 
 FILE = "labels.safetensors"
 
@@ -90,11 +90,19 @@ def swap_labels(labels: Tensor, share: float, *, pairs: Sequence[tuple[int, int]
 
 def save_labels(run: Path, labels: Labels) -> None:
     """Keep the labels with a run."""
-    run.mkdir(parents=True, exist_ok=True)
-    save_file({"given": labels.given, "true": labels.true}, run / FILE)
+    save_sealed({"given": labels.given, "true": labels.true}, run / FILE)
 
 
 def load_labels(run: Path) -> Labels | None:
-    """The labels kept with a run, if there are any."""
+    """The labels kept with a run, if there are any.
+
+    Raises:
+        RunDamaged: The file is altered.
+    """
     path = run / FILE
-    return Labels(**load_file(path)) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return Labels(**load_sealed(path)[0])
+    except (TypeError, ValueError) as error:
+        raise RunDamaged(f"{path} can't be read ({error}). Restore it from a copy, or train again.") from error

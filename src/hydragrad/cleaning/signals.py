@@ -6,15 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from sklearn.model_selection import KFold
 from torch import Tensor, nn
 
+from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import LossError, QueryError
 from hydragrad.progress import bar
 from hydragrad.recording import Recording
-from hydragrad.recording.files import save_file
 from hydragrad.training.measuring import evaluated
 from hydragrad.training.retraining import Change, retrain
 
@@ -64,8 +62,7 @@ def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: 
     kept = _load(file)
     if kept is None:
         kept = _measure(run, points, folds, seed, workers)
-        file.parent.mkdir(exist_ok=True)
-        save_file({name: value for name, value in vars(kept).items() if value is not None}, file, {})
+        save_sealed({name: value for name, value in vars(kept).items() if value is not None}, file)
     return kept
 
 
@@ -73,9 +70,9 @@ def _load(file: Path) -> Signals | None:
     if not file.exists():
         return None
     try:
-        return Signals(**load_file(file))
-    except (SafetensorError, OSError, TypeError):
-        return None  # Cut off by a power loss: measured again.
+        return Signals(**load_sealed(file)[0])
+    except (OSError, TypeError, ValueError):
+        return None  # damaged: measured again
 
 
 def _measure(run: Recording, points: int, folds: int, seed: int, workers: int) -> Signals:

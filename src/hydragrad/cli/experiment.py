@@ -32,7 +32,7 @@ class Settings:
         source: `module:function` of the user's own, or None for a data set and model by name.
         data, model: Names, where `source` is None.
         noise: Share of the training labels flipped.
-        train_size: Training samples, or None for all.
+        train_size, validation_size, test_size: Samples of each part, or None for all.
         epochs, batch_size: As trained.
         lr: Initial rate, or None for the recipe's.
         seed: Initialisation, order, randomness and noise.
@@ -44,6 +44,8 @@ class Settings:
     model: str | None = None
     noise: float = 0.0
     train_size: int | None = None
+    validation_size: int | None = None
+    test_size: int | None = None
     epochs: int = 10
     batch_size: int = 64
     lr: float | None = None
@@ -150,6 +152,28 @@ def open_run(run: Path, *, data_dir: Path | None) -> tuple[Experiment, Recording
     return found, Recording(run, found.start(settings.seed).model, found.loss, found.train_set)
 
 
+def require_same_settings(run: Path, settings: Settings) -> None:
+    """Refuse to go on with a run under other settings; more epochs, and another device, are welcome.
+
+    Raises:
+        RecordingMismatch: Names what differs.
+    """
+    asked, recorded = asdict(settings), read_manifest(run).about.get("settings")
+    if recorded is None:
+        raise RecordingMismatch(f"{run} was recorded from Python; go on with it there, with resume=True.")
+    recorded = asdict(Settings(**recorded))
+    differing = [
+        f"{name}: {recorded[name]} then, {value} now"
+        for name, value in asked.items()
+        if value != recorded[name] and name not in ("epochs", "device")
+    ]
+    if differing:
+        raise RecordingMismatch(
+            f"{run} was trained with other settings ({'; '.join(differing)}). Give the command that it was trained "
+            f"with, and --resume."
+        )
+
+
 def settings_entry(settings: Settings) -> dict[str, Any]:
     """The manifest's entry."""
     return {"settings": asdict(settings)}
@@ -157,7 +181,13 @@ def settings_entry(settings: Settings) -> dict[str, Any]:
 
 def _named(settings: Settings, data_dir: Path | None, run: Path | None) -> Experiment:
     assert settings.data is not None and settings.model is not None
-    splits = load(settings.data, data_dir=data_dir, train_size=settings.train_size)
+    splits = load(
+        settings.data,
+        data_dir=data_dir,
+        train_size=settings.train_size,
+        validation_size=settings.validation_size,
+        test_size=settings.test_size,
+    )
     images, true = splits.train.tensors
     classes = len(splits.classes)
     labels = (load_labels(run) if run is not None else None) or (

@@ -16,6 +16,8 @@ from hydragrad.recording import Recording, fetch
 from hydragrad.training import Plan, forecast_bytes, mean_loss_and_accuracy
 
 WARM_UP, TIMED, EVALUATED = 2, 5, 250
+POINTS = 10
+"""Evaluations of the training set before suspects are ranked."""
 SHOWN_FROM_SECONDS = 60
 FACTORS = {"none": 2.0, "ggn": 3.4, "hessian": 4.2}
 """Attribution in trainings, rounded up: see docs/costs.md."""
@@ -45,7 +47,7 @@ def training_seconds(experiment: Experiment, plan: Plan) -> float:
         start.optimizer.step()
 
     with preserved():
-        return _seconds_a_step(step) * plan.steps(length) + _seconds_of_evaluation(experiment, start.model, plan)
+        return _seconds_a_step(step) * plan.steps(length) + _seconds_of_held_out(experiment, start.model, plan)
 
 
 def training_disk(experiment: Experiment, plan: Plan, every: int) -> int:
@@ -66,6 +68,19 @@ def attribution_seconds(run: Recording, curvature: str) -> float:
         return _seconds_a_step(step) * len(run.steps) * FACTORS[curvature]
 
 
+def query_seconds(experiment: Experiment, model: nn.Module, text: str) -> float:
+    """Seconds that differentiating a mean loss takes, forward and backward; that of a single sample is not counted."""
+    name, one, _ = text.partition(":")
+    return 0.0 if one or name not in experiment.held_out else 3 * seconds_of_evaluation(experiment, model, name)
+
+
+def signals_seconds(experiment: Experiment, run: Recording) -> float:
+    """Seconds that evaluating the training set along the run takes, where that was not done."""
+    if (run.path / "signals").exists():
+        return 0.0
+    return POINTS * seconds_of_evaluation(experiment, run.trained_model(), "train")
+
+
 def model_bytes(run: Recording) -> int:
     """Bytes of the model's parameters and buffers."""
     final = run.final
@@ -81,18 +96,25 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def _seconds_of_evaluation(experiment: Experiment, model: nn.Module, plan: Plan) -> float:
+def _seconds_of_held_out(experiment: Experiment, model: nn.Module, plan: Plan) -> float:
     """Seconds that measuring the held-out data takes: the validation set once an epoch, the test set once."""
-    seconds = 0.0
-    for name, times in (("validation", plan.epochs), ("test", 1)):
-        if name in experiment.held_out:
-            held_out = experiment.held_out[name]
-            length = len(held_out)  # type: ignore[arg-type]
-            few = Subset(held_out, range(min(EVALUATED, length)))
-            begin = time.perf_counter()
-            mean_loss_and_accuracy(model, experiment.loss, few)
-            seconds += (time.perf_counter() - begin) * length / len(few) * times
-    return seconds
+    often = {"validation": plan.epochs, "test": 1}
+    return sum(
+        times * seconds_of_evaluation(experiment, model, name)
+        for name, times in often.items()
+        if name in experiment.held_out
+    )
+
+
+def seconds_of_evaluation(experiment: Experiment, model: nn.Module, name: str) -> float:
+    """Seconds that evaluating a data set once takes."""
+    samples = experiment.data_set(name)
+    length = len(samples)  # type: ignore[arg-type]
+    few = Subset(samples, range(min(EVALUATED, length)))
+    begin = time.perf_counter()
+    with preserved():
+        mean_loss_and_accuracy(model, experiment.loss, few)
+    return (time.perf_counter() - begin) * length / len(few)
 
 
 def _seconds_a_step(step: Callable[[int], None]) -> float:

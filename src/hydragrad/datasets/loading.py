@@ -45,6 +45,8 @@ def load(
     data_dir: str | os.PathLike[str] | None = None,
     seed: int = 0,
     train_size: int | None = None,
+    validation_size: int | None = None,
+    test_size: int | None = None,
 ) -> Splits:
     """Load a data set, its files verified against the published checksums.
 
@@ -58,6 +60,9 @@ def load(
             into the user's cache folder. Of no effect for digits, which scikit-learn carries.
         seed: Orders the training part.
         train_size: How many training images to keep; None keeps all.
+        validation_size: The same of validation images: the first of a fixed random order.
+        test_size: The same of test images: the first as published, so that a sample keeps its number. (Of MNIST's
+            10,000, the first 5,000 are the easier ones.)
 
     Returns:
         Images of 32×32 (MNIST and Fashion-MNIST with black margins of 2, digits enlarged), normalised with
@@ -65,21 +70,22 @@ def load(
 
     Raises:
         UnknownName: No data set has this name.
-        DataError: `train_size` is not between 1 and the size of the training part.
+        DataError: A size is not between 1 and that of the part.
         DataNotFound: The files are not in the folder, or cannot be downloaded.
         ChecksumMismatch: A file is not the published one.
     """
     source = _source(name)
-    if train_size is not None and not 1 <= train_size <= source.train:
-        raise DataError(f"train_size of {name} is between 1 and {source.train:,}; got {train_size:,}.")
+    _require_size(name, "train_size", train_size, source.train)
+    _require_size(name, "validation_size", validation_size, source.validation)
     given = published(name, data_dir=data_dir)
+    _require_size(name, "test_size", test_size, len(given.test_labels))
     train, validation = _divided(source, seed)
-    kept = train[:train_size]
+    kept, validation = train[:train_size], validation[:validation_size]
     return Splits(
         name=name,
         train=_part(given, given.train_images[kept], given.train_labels[kept]),
         validation=_part(given, given.train_images[validation], given.train_labels[validation]),
-        test=_part(given, given.test_images, given.test_labels),
+        test=_part(given, given.test_images[:test_size], given.test_labels[:test_size]),
         positions=torch.from_numpy(kept),
         classes=given.classes,
         mean=given.mean,
@@ -100,6 +106,11 @@ def published(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> P
         ChecksumMismatch: A file is not the published one.
     """
     return _source(name).read(data_folder(data_dir))
+
+
+def _require_size(name: str, which: str, size: int | None, most: int) -> None:
+    if size is not None and not 1 <= size <= most:
+        raise DataError(f"{which} of {name} is between 1 and {most:,}; got {size:,}.")
 
 
 def _source(name: str) -> Source:

@@ -1,18 +1,17 @@
-"""Files that survive a kill at any moment: appended lines with checksums, and files replaced as a whole."""
+"""Lines with checksums, appended one by one, which survive a kill at any moment."""
 
 import errno
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from safetensors.torch import save
-from torch import Tensor
-
-from hydragrad.errors import DiskFull, RunDamaged
+from hydragrad.disk import naming_full_disk as naming_full_disk
+from hydragrad.disk import replace_file as replace_file
+from hydragrad.disk import save_file as save_file
+from hydragrad.errors import RunDamaged
 
 try:
     import fcntl
@@ -20,39 +19,6 @@ except ImportError:  # Windows, where files are not locked
     fcntl = None  # type: ignore[assignment]
 
 CHECKSUM = ', "crc32": "'
-
-
-@contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn 'no space left' into an error that says where and what to do."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise DiskFull(
-                error.errno,
-                f"The disk is full while writing {path}. What is recorded so far is kept; free some space and "
-                f"go on with resume=True (--resume)",
-            ) from error
-        raise
-
-
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, flush it to the disk, then put it in place at once."""
-    temporary = path.with_name(path.name + ".tmp")
-    with naming_full_disk(path):
-        try:
-            write(temporary)
-            with open(temporary, "rb+") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-
-
-def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Write a safetensors file; unlike safetensors' own, a full disk is an OSError and the umask is respected."""
-    path.write_bytes(save(tensors, metadata))
 
 
 def sealed(record: dict[str, Any]) -> str:

@@ -4,14 +4,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import pandas as pd
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import QueryError, RunDamaged
 from hydragrad.scores.evidence import Evidence
 from hydragrad.scores.queries import Query
@@ -157,8 +156,7 @@ class Scores:
             "query_names": json.dumps(self.query_names),
             "evidence": json.dumps(self.evidence.to_dict()),
         }
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, metadata)
+        save_sealed(tensors, Path(path), metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -166,18 +164,17 @@ class Scores:
 
         Raises:
             FileNotFoundError: There is none.
-            RunDamaged: It is no such file.
+            RunDamaged: It is no such file, or altered.
         """
         if not Path(path).exists():
             raise FileNotFoundError(f"There are no scores at {path}. Compute them: hg.attribute (hydragrad attribute).")
         try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-                metadata = file.metadata()
+            kept, metadata = load_sealed(Path(path))
+            tensors: dict[str, Any] = dict(kept)
             names = tuple(json.loads(metadata["query_names"]))
             evidence = Evidence.from_dict(json.loads(metadata["evidence"]))
             return cls(query_names=names, evidence=evidence, **tensors)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise RunDamaged(f"{path} is no scores file ({error}). Compute the scores again.") from error
 
     def _position(self, query: str | int | None) -> int:

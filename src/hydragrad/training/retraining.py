@@ -7,16 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from hydragrad.derivatives import Batch, tensor_leaves
+from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import LossError
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.recording import Recording
-from hydragrad.recording.files import save_file
 
 FOLDER = "retrained"
 
@@ -72,8 +70,7 @@ def retrain(run: Recording, changes: Sequence[Change], *, workers: int, keep: bo
             if not here:
                 progress.advance(steps)
             if keep:
-                files[waiting[place]].parent.mkdir(exist_ok=True)
-                save_file(state, files[waiting[place]], {})
+                save_sealed(state, files[waiting[place]])
             yield waiting[place], state
 
 
@@ -126,6 +123,6 @@ def _kept(file: Path) -> State | None:
     if not file.exists():
         return None
     try:
-        return dict(load_file(file))
-    except (SafetensorError, OSError):
-        return None  # Cut off by a power loss: made again.
+        return load_sealed(file)[0]
+    except (OSError, ValueError):
+        return None  # damaged: made again

@@ -13,6 +13,7 @@ from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
     duration,
+    query_seconds,
     training_disk,
     training_seconds,
 )
@@ -54,6 +55,7 @@ def attribute(
     asked, opened = open_run(run, data_dir=data_dir)
     at_once = workers if max(replays, seeds) > 1 else 1
     seconds = attribution_seconds(opened, curvature) * len(query) * seeds * max(1, replays) / at_once
+    seconds += seeds * sum(query_seconds(asked, opened.trained_model(), each) for each in query)
     plan = jobs.plan_of(asked)
     seconds += training_seconds(asked, plan) * (seeds - 1) / at_once
     disk = (seeds - 1) * training_disk(asked, plan, jobs.checkpoints_every(asked))

@@ -12,6 +12,8 @@ from hydragrad.cli.experiment import open_run
 from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
+    query_seconds,
+    signals_seconds,
     training_disk,
     training_seconds,
 )
@@ -59,7 +61,9 @@ def clean(
     retrainings = 1 + (asked.labels is not None and reference)
     have = jobs.scores_path(run, query, curvature, seeds=seeds).exists()
     seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
+    seconds += signals_seconds(asked, opened)
     if not have:
+        seconds += query_seconds(asked, opened.trained_model(), query) * seeds
         seconds += attribution_seconds(opened, curvature) * seeds
         seconds += training_seconds(asked, jobs.plan_of(asked)) * (seeds - 1)
     disk = retrainings * training_disk(asked, jobs.plan_of(asked), jobs.checkpoints_every(asked))

@@ -10,7 +10,7 @@ import typer
 
 from hydragrad.cli import jobs
 from hydragrad.cli.console import percent, say, table, write_json
-from hydragrad.cli.experiment import Settings, experiment
+from hydragrad.cli.experiment import Settings, experiment, require_same_settings
 from hydragrad.cli.forecast import (
     announce,
     duration,
@@ -22,6 +22,7 @@ from hydragrad.datasets import DATASETS
 from hydragrad.errors import QueryError, UnknownName, Unsupported
 from hydragrad.models import MODELS
 from hydragrad.progress import quiet
+from hydragrad.recording.manifest import FILE as MANIFEST
 from hydragrad.studies.recipes import RECIPES
 from hydragrad.training import epoch_logs
 
@@ -42,6 +43,10 @@ def train(
     noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (default: the paper's).")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
+    validation_size: Annotated[
+        int | None, typer.Option(min=1, help="Validation samples, measured once an epoch (default: all).")
+    ] = None,
+    test_size: Annotated[int | None, typer.Option(min=1, help="Test samples (default: all).")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
     lr: Annotated[float | None, typer.Option(help="Initial rate (default: the paper's).")] = None,
     seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
@@ -58,10 +63,23 @@ def train(
     """
     settings = _settings(source, data, model, epochs, device)
     settings = replace(
-        settings, noise=noise, train_size=train_size, batch_size=batch_size, lr=lr, seed=seed, device=device
+        settings,
+        noise=noise,
+        train_size=train_size,
+        validation_size=validation_size,
+        test_size=test_size,
+        batch_size=batch_size,
+        lr=lr,
+        seed=seed,
+        device=device,
     )
-    if source and (noise or train_size or lr):
-        raise QueryError("--noise, --train-size and --lr are for data sets by name; do it in your function.")
+    if source and any((noise, train_size, validation_size, test_size, lr)):
+        raise QueryError(
+            "--noise, --train-size, --validation-size, --test-size and --lr are for data sets by name; do it in your "
+            "function."
+        )
+    if resume and (out / MANIFEST).exists():
+        require_same_settings(out, settings)
     asked = experiment(settings, data_dir=data_dir, run=out if resume else None)
     plan = jobs.plan_of(asked)
     announce(

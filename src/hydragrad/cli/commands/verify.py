@@ -12,6 +12,7 @@ from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
     model_bytes,
+    query_seconds,
 )
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
 from hydragrad.cli.showing import show_verified
@@ -48,6 +49,7 @@ def verify(
     asked, opened = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds
     seconds = attribution_seconds(opened, "none") / 2 * trainings / workers + attribution_seconds(opened, curvature)
+    seconds += trainings * query_seconds(asked, opened.trained_model(), query) / 3 / workers
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
     if dry_run:
         return

@@ -1,0 +1,123 @@
+import errno
+import os
+import resource
+import stat
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hydragrad.disk import load_sealed, naming_full_disk, replace_file, save_file, save_sealed
+from hydragrad.errors import DiskFull
+
+
+def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
+    file = tmp_path / "file"
+    replace_file(file, lambda to: to.write_text("old"))
+
+    def fail(to):
+        to.write_text("half of the ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        replace_file(file, fail)
+    assert file.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_a_kill_left_behind_is_no_hindrance(tmp_path):
+    (tmp_path / "file.tmp").write_text("half of the old")
+    replace_file(tmp_path / "file", lambda to: to.write_text("new"))
+    assert (tmp_path / "file").read_text() == "new"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_has_its_own_error(tmp_path, number):
+    with pytest.raises(DiskFull, match=r"full while writing .*resume=True") as caught, naming_full_disk(tmp_path):
+        raise OSError(number, "no space")
+    assert caught.value.errno == number
+
+
+def test_other_errors_stay_what_they_are(tmp_path):
+    with pytest.raises(PermissionError), naming_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+
+
+@pytest.fixture
+def small_files():
+    """Files of more than 4 KB can't be written, which the system tells as a full disk is told."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_really_full_disk_under_tensors(tmp_path, small_files):
+    with pytest.raises(DiskFull, match="full while writing"):
+        replace_file(tmp_path / "w", lambda to: save_file({"w": torch.zeros(5000)}, to, {}))
+    assert os.listdir(tmp_path) == []
+
+
+def test_tensors_are_readable_by_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        save_file({"w": torch.arange(3)}, tmp_path / "w", {})
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "w").stat().st_mode) == 0o640
+    assert load_file(tmp_path / "w")["w"].tolist() == [0, 1, 2]
+
+
+TENSORS = {
+    "w": torch.arange(6.0, dtype=torch.float64).reshape(2, 3).T,
+    "none": torch.zeros(0, 4),
+    "one": torch.tensor(True),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+}
+
+
+def test_sealed_tensors_come_back(tmp_path):
+    save_sealed(TENSORS, tmp_path / "deep" / "file", {"a": "b"})
+    tensors, metadata = load_sealed(tmp_path / "deep" / "file")
+    assert metadata == {"a": "b"}
+    assert tensors.keys() == TENSORS.keys()
+    assert all(
+        torch.equal(tensors[name], value) and tensors[name].dtype == value.dtype for name, value in TENSORS.items()
+    )
+    assert os.listdir(tmp_path / "deep") == ["file"]
+
+
+def test_every_altered_or_missing_byte_is_noticed(tmp_path):
+    file = tmp_path / "file"
+    save_sealed(TENSORS, file, {"a": "b"})
+    content = file.read_bytes()
+    for place in range(len(content)):
+        altered = bytearray(content)
+        altered[place] ^= 1
+        file.write_bytes(altered)
+        try:
+            tensors, metadata = load_sealed(file)
+        except ValueError:
+            continue
+        # what is no content may be altered: white space of the header
+        assert metadata == {"a": "b"}
+        assert all(torch.equal(tensors[name], value) for name, value in TENSORS.items())
+    for size in (0, 7, len(content) // 2, len(content) - 1):
+        file.write_bytes(content[:size])
+        with pytest.raises(ValueError):
+            load_sealed(file)
+
+
+def test_a_file_without_a_digest_is_taken_as_it_is(tmp_path):
+    save_file({"w": torch.arange(3)}, tmp_path / "w", {})
+    assert load_sealed(tmp_path / "w")[0]["w"].tolist() == [0, 1, 2]
+    with pytest.raises(FileNotFoundError):
+        load_sealed(tmp_path / "none")
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, small_files):
+    save_sealed({"w": torch.zeros(5)}, tmp_path / "w")
+    with pytest.raises(DiskFull, match="full while writing"):
+        save_sealed({"w": torch.zeros(5000)}, tmp_path / "w")
+    assert len(load_sealed(tmp_path / "w")[0]["w"]) == 5
