@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset, TensorDataset
 
 from hydragrad.cleaning import Labels, flip_labels, labels_of, load_labels
 from hydragrad.datasets import load
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import DataError, QueryError, RecordingMismatch, UnknownName
-from hydragrad.recording import Recording
+from hydragrad.recording import Recording, require_map_style
 from hydragrad.recording.manifest import read_manifest
 from hydragrad.scores import Query, mean_loss, sample_losses
 from hydragrad.studies.recipes import Start, fresh, recipe_loss
@@ -248,4 +249,27 @@ def _called(source: str, function: Callable[[], Any]) -> tuple[Any, Any, Any, An
             f"held-out data sets such as {{'validation': ..., 'test': ...}}; it returned "
             f"{f'{size} things' if size else type(result).__name__}."
         )
-    return (*result[:4], result[4] if size == 5 else {})
+    held_out = result[4] if size == 5 else {}
+    model, loss, train_set, optimizer = result[:4]
+    _require_kinds(source, model, loss, train_set, optimizer, held_out)
+    return model, loss, train_set, optimizer, held_out
+
+
+def _require_kinds(source: str, model: Any, loss: Any, train_set: Any, optimizer: Any, held_out: Any) -> None:
+    """Refuse things that can't be what their place in the function's result says.
+
+    Raises:
+        DataError: Says which, and what came.
+    """
+    is_kind = {
+        "model must be a torch.nn.Module": isinstance(model, nn.Module),
+        "loss must be a function of (model, batch)": callable(loss),
+        "optimizer must be a torch.optim.SGD": isinstance(optimizer, Optimizer),
+        "held-out data must be a dict of data sets by name": isinstance(held_out, Mapping),
+    }
+    given = (model, loss, optimizer, held_out)
+    for (must, holds), came in zip(is_kind.items(), given, strict=True):
+        if not holds:
+            raise DataError(f"{source} returned a {type(came).__name__} in a place where the {must}.")
+    for name, samples in {"train_set": train_set, **held_out}.items():
+        require_map_style(samples, f"data set {name!r} that {source} returned")

@@ -11,9 +11,10 @@ from torch.utils.data import Subset
 
 from hydragrad.cli.console import say
 from hydragrad.cli.experiment import Experiment
+from hydragrad.derivatives import check_losses
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, fetch
-from hydragrad.training import Plan, forecast_bytes, mean_loss_and_accuracy
+from hydragrad.training import Plan, batch_losses, forecast_bytes, mean_loss_and_accuracy, require_trainable
 
 WARM_UP, TIMED, EVALUATED = 2, 5, 250
 POINTS = 10
@@ -34,8 +35,13 @@ def announce(what: str, seconds: float, disk: int, *, always: bool) -> None:
 
 
 def training_seconds(experiment: Experiment, plan: Plan) -> float:
-    """Seconds of the whole training, from a few steps on a throw-away model."""
+    """Seconds of the whole training, from a few steps on a throw-away model.
+
+    Raises:
+        Unsupported, DataError, LossError: What the training itself would refuse.
+    """
     start = experiment.start(experiment.settings.seed)
+    require_trainable(start.model, experiment.loss, experiment.train_set, start.optimizer, plan.batch_size)
     length = len(experiment.train_set)  # type: ignore[arg-type]
     device = next(start.model.parameters()).device
 
@@ -43,7 +49,9 @@ def training_seconds(experiment: Experiment, plan: Plan) -> float:
         indices = [(number * plan.batch_size + i) % length for i in range(min(plan.batch_size, length))]
         batch = fetch(experiment.train_set, indices, seed=0, collate=None, device=device)
         start.optimizer.zero_grad()
-        experiment.loss(start.model, batch).mean().backward()
+        losses = batch_losses(start.model, experiment.loss, batch, indices)
+        check_losses(losses, len(indices))
+        losses.mean().backward()
         start.optimizer.step()
 
     with preserved():

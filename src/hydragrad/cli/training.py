@@ -25,11 +25,21 @@ def record(experiment: Experiment, out: Path, *, resume: bool) -> Recording:
     Raises:
         RunExists: `out` holds a run and `resume` is not set, or the labels of another run.
     """
-    if holds_run(out) and not resume:
-        raise RunExists(f"{out} already holds a run. Choose another --out, delete it, or go on with --resume.")
+    if not resume:
+        require_free(out)
     with _labels_kept(experiment.labels, out, resume=resume):
         start = experiment.start(experiment.settings.seed)
         return train_into(experiment, start, experiment.train_set, out, experiment.settings.seed, resume=resume)
+
+
+def require_free(out: Path) -> None:
+    """Refuse to train where a run is.
+
+    Raises:
+        RunExists: There is one.
+    """
+    if holds_run(out):
+        raise RunExists(f"{out} already holds a run. Choose another --out, delete it, or go on with --resume.")
 
 
 @contextmanager

@@ -19,7 +19,7 @@ FINGERPRINT_ITEMS = 16
 FINGERPRINT_SEED = 20210519
 
 
-def require_map_style(train_set: Any) -> None:
+def require_map_style(train_set: Any, name: str = "training set") -> None:
     """Refuse data sets without length and index access, and empty ones.
 
     Raises:
@@ -28,11 +28,11 @@ def require_map_style(train_set: Any) -> None:
     is_stream = isinstance(train_set, IterableDataset)  # which has a __getitem__, and may have a length
     if is_stream or not hasattr(train_set, "__getitem__") or not hasattr(train_set, "__len__"):
         raise DataError(
-            f"The training set must be a map-style data set (with len() and [index]); a "
+            f"The {name} must be a map-style data set (with len() and [index]); a "
             f"{type(train_set).__name__} is not. Samples need an index to be attributed to."
         )
     if len(train_set) == 0:
-        raise DataError("The training set is empty; give one with at least one sample.")
+        raise DataError(f"The {name} is empty; give one with at least one sample.")
 
 
 def fetch(

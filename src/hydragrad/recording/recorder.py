@@ -387,16 +387,17 @@ class Recorder:
     def _require_finite_step(self, record: StepRecord, batch: Any) -> None:
         if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
             return
+        kept = "; the run is kept up to the step before" if record.step else ""
         data = batch if batch is not None else self._fetch(record)
         rows = non_finite_rows(data, len(record.indices))
         if rows:
             raise NonFinite(
                 f"Step {record.step} trained on NaN or infinity in samples {[record.indices[row] for row in rows][:5]} "
-                f"of the training set. Remove or repair them; the run is kept up to the step before."
+                f"of the training set. Remove or repair them{kept}."
             )
         raise NonFinite(
             f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
-            f"({record.options[0]['lr']}); the run is kept up to the step before."
+            f"({record.options[0]['lr']}){kept}."
         )
 
     def _fetch(self, record: StepRecord) -> Any:

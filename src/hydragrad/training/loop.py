@@ -212,6 +212,11 @@ def _require_finite(value: float, data: Any, indices: Sequence[int], step: int) 
             f"Step {step} drew NaN or infinity in samples {[indices[row] for row in rows][:5]} of the training set. "
             f"Remove or repair them."
         )
+    if step == 0:
+        raise NonFinite(
+            f"The loss is {value} at the first step, before anything was learned, though the batch of samples "
+            f"{_first(indices)} is finite. Look at the loss function, and at the scale of the data."
+        )
     raise NonFinite(f"The loss became {value} at step {step}: training diverged. Lower the rate.")
 
 

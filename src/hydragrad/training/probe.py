@@ -1,18 +1,36 @@
-"""A look at the labels before the first step: one out of range is found now, not hours into the run."""
+"""A look at what is given before the first step: what would be refused hours into a run is refused now."""
 
 import copy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils.data import Dataset, TensorDataset
 
-from hydragrad.derivatives import PerSampleLoss
+from hydragrad.derivatives import PerSampleLoss, require_differentiable
 from hydragrad.errors import DataError
 from hydragrad.randomness import preserved
-from hydragrad.recording import fetch
+from hydragrad.recording import fetch, require_finite, require_map_style
 from hydragrad.recording.data import Collate
+from hydragrad.steps import require_supported
 from hydragrad.training.loop import batch_losses
+
+
+def require_trainable(
+    model: nn.Module, loss: PerSampleLoss, train_set: Dataset[Any], optimizer: Optimizer, batch_size: int
+) -> None:
+    """Refuse, before anything is computed or written, what a recorded training would refuse.
+
+    Raises:
+        Unsupported: Another optimizer than SGD, half precision, a module without derivatives.
+        DataError: A stream, no samples, NaN in memory, labels out of range.
+    """
+    require_supported(optimizer)
+    require_differentiable(model)
+    require_map_style(train_set)
+    require_finite(train_set)
+    require_labels_in_range(model, loss, train_set, min(batch_size, len(train_set)))  # type: ignore[arg-type]
 
 
 def require_labels_in_range(

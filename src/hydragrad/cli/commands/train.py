@@ -18,6 +18,7 @@ from hydragrad.cli.forecast import (
     training_seconds,
 )
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet
+from hydragrad.cli.training import require_free
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import QueryError, UnknownName, Unsupported
 from hydragrad.models import MODELS
@@ -78,7 +79,9 @@ def train(
             "--noise, --train-size, --validation-size, --test-size and --lr are for data sets by name; do it in your "
             "function."
         )
-    if resume and (out / MANIFEST).exists():
+    if not resume:
+        require_free(out)
+    elif (out / MANIFEST).exists():
         require_same_settings(out, settings)
     asked = experiment(settings, data_dir=data_dir, run=out if resume else None)
     plan = jobs.plan_of(asked)
