@@ -14,27 +14,19 @@ from matplotlib.figure import Figure
 
 from hydragrad.errors import HydragradError, PresentationError
 from hydragrad.figures import (
-    accuracy_bars,
     agreement,
     contribution_histogram,
     found_curve,
     picture_grid,
     predicted_against_actual,
     to_svg,
-    training_curves,
 )
 
-LOGS = [
-    {"epoch": epoch, "train_loss": 1 / (epoch + 1), "lr": 0.1, "validation_loss": 0.5, "test_accuracy": 0.9}
-    for epoch in range(4)
-]
 PICTURE = np.arange(48, dtype=np.uint8).reshape(6, 8)
 FIGURES: dict[str, Callable[[], Figure]] = {
-    "curves": lambda: training_curves(LOGS),
     "contributions": lambda: contribution_histogram(np.linspace(-1, 2, 30), query="the loss"),
     "finding": lambda: found_curve([0, 0.8, 1], [0, 0.5, 1]),
     "checks": lambda: predicted_against_actual([1, 2, 3], [2, 4, 7], unit="nats"),
-    "accuracies": lambda: accuracy_bars({"noisy labels": 0.7, "cleaned": 0.9}),
     "pictures": lambda: picture_grid([PICTURE] * 3, ["a", "b", "c"], 2),
 }
 
@@ -51,22 +43,6 @@ def test_needs_neither_pyplot_nor_the_global_settings(name: str) -> None:
 def test_import_leaves_pyplot_alone() -> None:
     code = "import sys, hydragrad.figures; sys.exit('matplotlib.pyplot' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
-
-
-def test_curves_show_loss_above_accuracy_over_epochs_from_1() -> None:
-    loss, accuracy = training_curves(LOGS).axes
-    assert (loss.get_ylabel(), accuracy.get_ylabel(), accuracy.get_xlabel()) == ("loss", "accuracy", "epoch")
-    assert [line.get_label() for line in loss.lines] == ["training", "validation"]
-    np.testing.assert_array_equal(loss.lines[0].get_xdata(), [1, 2, 3, 4])
-    np.testing.assert_allclose(loss.lines[0].get_ydata(), [log["train_loss"] for log in LOGS])
-    assert len({line.get_linestyle() for line in loss.lines}) == 2, "told apart without colour"
-
-
-def test_curves_leave_out_what_was_not_measured() -> None:
-    (loss,) = training_curves([{"epoch": 0, "train_loss": 1.0, "lr": 0.1}]).axes
-    assert len(loss.lines) == 1
-    gap = [{"epoch": 0, "train_loss": 1.0}, {"epoch": 1, "train_loss": 0.5, "validation_loss": 0.6}]
-    np.testing.assert_array_equal(training_curves(gap).axes[0].lines[1].get_ydata(), [np.nan, 0.6])
 
 
 def test_histogram_counts_every_sample_once() -> None:
@@ -106,7 +82,6 @@ def test_names_from_data_are_shown_as_they_are() -> None:
     figure = contribution_histogram([1.0, 2.0], query=r"cost in $ per $\frac{")
     to_svg(figure)
     assert "per" in figure.axes[0].get_xlabel()
-    to_svg(accuracy_bars({"$x_": 0.5, "漢字": 0.4}))
 
 
 def test_long_query_names_are_cut() -> None:
@@ -133,12 +108,6 @@ def test_check_names_slope_correlations_and_unit() -> None:
     assert axes.get_legend().get_texts()[0].get_text() == "predicted = actual"
 
 
-def test_bars_print_their_values_from_the_top() -> None:
-    (axes,) = accuracy_bars({"noisy labels": 0.712, "cleaned": 0.9}).axes
-    assert [text.get_text() for text in axes.texts] == ["71.2%", "90.0%"]
-    assert axes.yaxis_inverted()
-
-
 def test_agreement_matches_its_definitions() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=50).round(1)
@@ -160,8 +129,6 @@ def test_agreement_is_undefined_for_few_or_constant_values(x: list[float], y: li
 @pytest.mark.parametrize(
     ("draw", "message"),
     [
-        (lambda: training_curves([]), "no loss and no accuracy"),
-        (lambda: training_curves([{"epoch": 0, "lr": 1.0}]), "no loss and no accuracy"),
         (lambda: contribution_histogram([], query="q"), "must be a list of numbers"),
         (lambda: contribution_histogram([[1.0]], query="q"), r"shape \(1, 1\) came"),
         (lambda: contribution_histogram([1, np.nan, np.inf], query="q"), "2 of the 3 contributions are NaN"),
@@ -169,8 +136,6 @@ def test_agreement_is_undefined_for_few_or_constant_values(x: list[float], y: li
         (lambda: found_curve([0, 1], [0, 50]), "fractions between 0 and 1; 0 to 50 came"),
         (lambda: found_curve([0, 1], [0]), "equally many"),
         (lambda: predicted_against_actual([1, 2], [1], unit="u"), "equally many"),
-        (lambda: accuracy_bars({}), "must be a list of numbers"),
-        (lambda: accuracy_bars({"a": 71.2}), "fractions between 0 and 1"),
         (lambda: picture_grid([], [], 3), "at least one picture"),
         (lambda: picture_grid([PICTURE], ["a", "b"], 3), "a caption for each"),
         (lambda: picture_grid([PICTURE / 255], ["a"], 3), "A picture is uint8"),

@@ -1,8 +1,7 @@
 """Figures: plain arrays in, a matplotlib Figure out; no pyplot, no global settings, colour-blind safe.
 
-Training       training_curves
 Contributions  contribution_histogram
-Cleaning       found_curve, accuracy_bars
+Cleaning       found_curve
 Checks         predicted_against_actual, agreement
 Costs          growth
 Approximation  error_over_time
@@ -11,12 +10,10 @@ Pictures       picture_grid
 Embedding      to_svg
 """
 
-from hydragrad.figures.accuracies import accuracy_bars as accuracy_bars
 from hydragrad.figures.agreement import Agreement as Agreement
 from hydragrad.figures.agreement import agreement as agreement
 from hydragrad.figures.checks import predicted_against_actual as predicted_against_actual
 from hydragrad.figures.contributions import contribution_histogram as contribution_histogram
-from hydragrad.figures.curves import training_curves as training_curves
 from hydragrad.figures.embed import to_svg as to_svg
 from hydragrad.figures.errors import error_over_time as error_over_time
 from hydragrad.figures.finding import found_curve as found_curve
