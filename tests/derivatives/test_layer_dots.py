@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives import HooksInapplicable, LayerDots, why_not_hooks
+from hydragrad.derivatives import HooksInapplicable, LayerDots, layer_dots, why_not_hooks
 from hydragrad.derivatives.layer_dots import RULES
 
 BATCH, DIRECTIONS = 4, 3
@@ -102,22 +102,24 @@ def gathered(model: nn.Module, x: Tensor, directions: dict[str, Tensor], lanes: 
     return dots.totals
 
 
-def random_directions(named: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: torch.randn(DIRECTIONS, *p.shape, dtype=p.dtype) for name, p in named.items()}
+def random_directions(named: dict[str, Tensor], count: int = DIRECTIONS) -> dict[str, Tensor]:
+    return {name: torch.randn(count, *p.shape, dtype=p.dtype) for name, p in named.items()}
 
 
+@pytest.mark.parametrize("count", [DIRECTIONS, layer_dots.MANY])
 @pytest.mark.parametrize("name", LAYERS)
-def test_each_rule_is_the_per_sample_gradient(name):
+def test_each_rule_is_the_per_sample_gradient(name, count, monkeypatch):
+    monkeypatch.setattr(layer_dots, "NUMBERS", 50)  # a few samples at once
     torch.manual_seed(0)
     build, x = LAYERS[name]
     model = PerSample(build()).double()
     named = dict(model.named_parameters())
     assert why_not_hooks(model) is None
-    directions = random_directions(named)
+    directions = random_directions(named, count)
     wanted = expected(model(x), named, directions)
     lanes = {parameter: number for number, parameter in enumerate(named)}
     totals = gathered(model, x, directions, lanes)
-    assert totals.shape == (len(named), DIRECTIONS, BATCH)
+    assert totals.shape == (len(named), count, BATCH)
     for parameter, number in lanes.items():
         assert wanted[parameter].abs().max() > 1e-3
         torch.testing.assert_close(totals[number], wanted[parameter], rtol=1e-11, atol=1e-13)

@@ -6,6 +6,7 @@ shared_forward a forward-mode evaluation beside a forward pass, which it does no
 layer_dots     the same out of the replay's own backward pass (known layers, samples not coupled)
 curvature      exact and Gauss-Newton products with the directional derivatives of one evaluation
 vectorised     the same products of many cotangents in one pass
+gradient_rules    per-sample gradients of one layer
 layer_gradients   per-sample gradients out of somebody else's backward pass (known layers, samples not coupled)
 sample_gradients  the same by one backward pass a sample, inside its batch (any model)
 frozen_gradients  the same with the batch's statistics as constants, by one pass of our own

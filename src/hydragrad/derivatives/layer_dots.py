@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from hydragrad.derivatives.gradient_rules import conv_weight as conv_weight_gradient
 from hydragrad.derivatives.normalization import batch_coupled, standardised
+
+MANY = 7
+"""Queries from which on a convolution's per-sample gradients, made once, are cheaper than a convolution a query."""
+NUMBERS = 1 << 24
+"""Numbers of per-sample gradients that one layer holds at once."""
 
 
 class HooksInapplicable(Exception):
@@ -48,6 +54,13 @@ def conv_weight(layer: Any, x: Tensor, delta: Tensor, direction: Tensor) -> Tens
     stacked = direction.unflatten(1, (groups, -1)).transpose(0, 1).flatten(0, 2)
     y_dot = layer._conv_forward(x, stacked, None).reshape(len(x), groups, queries, -1)
     return _dot(y_dot, delta.reshape(len(x), groups, 1, -1))
+
+
+def conv_weight_of_many(layer: Any, x: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
+    """The same from the samples' gradients: a query more is a row more in a matrix product."""
+    rows, at_once = direction.flatten(1), max(1, NUMBERS // direction[0].numel())
+    pairs = zip(x.split(at_once), delta.split(at_once), strict=True)
+    return torch.cat([rows @ conv_weight_gradient(layer, *pair).flatten(1).T for pair in pairs], 1)
 
 
 def conv_bias(layer: Any, x: Tensor, delta: Tensor, direction: Tensor) -> Tensor:
@@ -130,12 +143,15 @@ class LayerDots:
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for module in dict.fromkeys(model.modules()):
             parts = [
-                (RULES[type(module)][own], directions[names[id(p)]], lanes[names[id(p)]])
+                (self._rule(RULES[type(module)][own]), directions[names[id(p)]], lanes[names[id(p)]])
                 for own, p in module.named_parameters(recurse=False)
                 if names[id(p)] in directions
             ]
             if parts:
                 self._handles.append(module.register_forward_hook(self._forward_hook(parts)))
+
+    def _rule(self, rule: Rule) -> Rule:
+        return conv_weight_of_many if rule is conv_weight and self._queries >= MANY else rule
 
     def begin(self, size: int, like: Tensor) -> None:
         """Start a batch of `size` samples."""

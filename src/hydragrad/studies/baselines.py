@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from hydragrad.attribution.attribute import query_point
-from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives
+from hydragrad.derivatives import Batch, LayerDots, Layout, LossModule, directional_derivatives, why_not_hooks
 from hydragrad.derivatives.directional import differentiable_kernels
 from hydragrad.errors import Unsupported
 from hydragrad.progress import bar
@@ -135,12 +135,21 @@ def _along(run: Recording, at: Checkpoint, directions: Tensor) -> Tensor:
     parameters = {name: at.parameters[name].to(run.device) for name, _ in run.model.named_parameters()}
     layout = Layout({name: value.shape for name, value in parameters.items()})
     buffers = {name: value.to(run.device) for name, value in at.buffers.items()}
+    views = layout.views(directions)
+    dots = None if why_not_hooks(problem.model) else LayerDots(problem.model, views, dict.fromkeys(views, 0))
     length, parts = run.manifest.data["length"], []
     for start in range(0, length, CHUNK):
         some = range(start, min(length, start + CHUNK))
         batch = Batch(run.collate(some), len(some), 0)
-        found = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
-        parts.append(found.losses_dot.double().cpu())
+        if dots is None:
+            given = (problem, layout, parameters, buffers, batch, directions)
+            found = directional_derivatives(*given, at_once=True).losses_dot
+        else:
+            dots.begin(len(some), directions)
+            weights = {name: value.detach().requires_grad_() for name, value in parameters.items()}
+            problem.at(weights, buffers, batch)[0].sum().backward()
+            found = dots.totals[0]
+        parts.append(found.double().cpu())
     return torch.cat(parts, dim=1)
 
 
