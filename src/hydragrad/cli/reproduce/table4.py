@@ -33,7 +33,9 @@ def table4(
         float, typer.Option(min=0, max=1, help="Share of validation labels that are flipped too.")
     ] = 0.0,
     methods: Annotated[str, typer.Option(help="Which rankings, with commas between.")] = ",".join(DEFAULT),
-    filtering: Annotated[str, typer.Option(help="Those of them to train again after.")] = ",".join(FILTERING),
+    filtering: Annotated[str, typer.Option(help="Those of them to train again after; none: only rank.")] = ",".join(
+        FILTERING
+    ),
     actions: Annotated[str, typer.Option(help="What to do before training again.")] = ",".join(ACTIONS),
     references: Annotated[bool, typer.Option(help="Also train on the labels as given, and on the true ones.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for runs and rows.")] = Path("runs/table4"),
@@ -50,7 +52,7 @@ def table4(
     Example: hydragrad reproduce table4 --data mnist --train-size 10000 --seeds 1
     """
     asked = named_among(methods, METHODS, "--methods")
-    after = named_among(filtering, METHODS, "--filtering")
+    after = [] if filtering == "none" else named_among(filtering, METHODS, "--filtering")
     done = named_among(actions, ACTIONS, "--actions")
     if data not in DATASETS or model not in MODELS:
         raise UnknownName(
