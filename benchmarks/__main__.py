@@ -14,4 +14,4 @@ asked = parser.parse_args()
 measure(Setting(asked.train_size, asked.epochs), asked.repeats, asked.only)
 if not asked.only:
     tracking.run(steps=60, pairs=10_000)
-    formats.run()
+    formats.run(train_size=5000, epochs=3, queries=100)

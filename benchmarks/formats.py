@@ -33,24 +33,29 @@ def kept(found: Tensor, expected: Tensor, k: int = 10) -> float:
     return sum(len(set(a) & set(b)) / k for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)) / len(found)
 
 
-def run() -> None:
-    """Train, build every store, print the table."""
+def main() -> None:
+    """Read the size and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train-size", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--queries", type=int, default=100)
     given = parser.parse_args()
+    run(train_size=given.train_size, epochs=given.epochs, queries=given.queries)
+
+
+def run(*, train_size: int, epochs: int, queries: int) -> None:
+    """Train, build every store, print the table."""
     torch.set_num_threads(1)
-    splits = load("mnist", train_size=given.train_size)
+    splits = load("mnist", train_size=train_size)
     torch.manual_seed(0)
     model = LeNet5()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=2e-5)
-    query = hg.sample_losses(splits.test, range(given.queries))
+    query = hg.sample_losses(splits.test, range(queries))
     with tempfile.TemporaryDirectory() as folder:
-        run = hg.train(
-            model, loss, splits.train, optimizer, epochs=given.epochs, batch_size=64, out=Path(folder) / "run"
+        recorded = hg.train(
+            model, loss, splits.train, optimizer, epochs=epochs, batch_size=64, out=Path(folder) / "run"
         )
-        reference = cast(hg.Scores, hg.hypergradients(run).contributions(query)).values
+        reference = cast(hg.Scores, hg.hypergradients(recorded).contributions(query)).values
         kinds: dict[str, dict[str, Any]] = {
             "bfloat16": {"dtype": torch.bfloat16},
             "projected to 8,192": {"projection": 8192},
@@ -60,7 +65,7 @@ def run() -> None:
         }
         print(f"{'':30} {'bytes a row':>11} {'Spearman':>9} {'rel. error':>10} {'top 10 kept':>11}")
         for name, options in kinds.items():
-            store = hg.hypergradients(run, **options)
+            store = hg.hypergradients(recorded, **options)
             found = cast(hg.Scores, store.contributions(query)).values
             error = ((found - reference).norm(dim=1) / reference.norm(dim=1)).mean()
             size = store.rows[0].nbytes
@@ -70,4 +75,4 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    main()

@@ -19,6 +19,8 @@ def test_a_prediction_is_explained_and_the_store_is_kept(hydragrad, trained, tmp
     assert figures["sample"] == "test:7" and len(figures["most_helpful"]) == len(figures["most_harmful"]) == 3
     assert figures["helpful_contributions"][0] > 0 > figures["harmful_contributions"][0]
     assert 0 <= figures["probability"] <= 1
+    assert figures["columns"] <= 64 and "±" in out and "estimates" in out
+    assert all(error > 0 for error in figures["helpful_standard_errors"] + figures["harmful_standard_errors"])
     written = (trained / "store" / "rows.npy").stat().st_mtime_ns
     code, out, _ = hydragrad("explain", trained, "--validation", 3, "--projection", 64)
     assert code == 0 and "building" not in out
@@ -27,6 +29,10 @@ def test_a_prediction_is_explained_and_the_store_is_kept(hydragrad, trained, tmp
     assert code == 0 and "building" not in out
     code, _, err = hydragrad("explain", trained, "--test", 7, "--projection", 32)
     assert code == 1 and "--projection 64" in err
+    code, _, err = hydragrad("explain", trained, "--test", 7, "--batch-statistics", "frozen")
+    assert code == 1 and "--batch-statistics exact" in err
+    code, _, err = hydragrad("explain", trained, "--test", 7, "--batch-statistics", "thawed")
+    assert code == 1 and "exact, frozen" in err
 
 
 def test_mistakes_get_an_error_without_a_traceback(hydragrad, trained):

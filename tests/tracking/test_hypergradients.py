@@ -129,6 +129,19 @@ def test_a_table_that_was_killed_inside_a_step_is_put_back(tmp_path):
     assert torch.equal(again.state(state)["w"], state["w"])
 
 
+def test_extremes_of_projected_rows_say_how_far_they_may_be_off(recorded):
+    run, seeds, case = recorded(MLP), 60, hg.mean_loss(MLP.held_out)
+    found = [
+        hypergradients(run, projection=24, projection_seed=s).contributions(case, top=SAMPLES) for s in range(seeds)
+    ]
+    by_sample = torch.stack([top.helpful[0][top.helpful_ids[0].argsort()] for top in found])
+    said = torch.stack([top.helpful_noise[0][top.helpful_ids[0].argsort()] for top in found])
+    ratio = by_sample.std(0) / said.square().mean(0).sqrt()
+    # 60 seeds: a standard deviation is known to a tenth; columns of one chunk never meet, so what is said is a bound.
+    assert 0.5 < ratio.median() < 1.1
+    assert hypergradients(run).contributions(case, top=1).helpful_noise is None
+
+
 def test_matrix_on_disk_and_extremes(recorded, tmp_path):
     store = hypergradients(recorded(MLP))
     everything = hg.sample_losses(MLP.held_out, range(9))

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 
 
 def area_under_roc(ranked: pd.DataFrame) -> float | None:
@@ -15,6 +14,8 @@ def area_under_roc(ranked: pd.DataFrame) -> float | None:
     flipped = ranked["flipped"].to_numpy()
     if flipped.all() or not flipped.any():
         return None
+    from sklearn.metrics import roc_auc_score  # slow to import
+
     return float(roc_auc_score(flipped, ranked["suspicion"].to_numpy()))
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sklearn.model_selection import KFold
 from torch import Tensor, nn
 
 from hydragrad.disk import load_sealed, save_sealed
@@ -102,6 +101,8 @@ def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
         raise QueryError(f"Out-of-fold probabilities need 2 folds to as many as samples; {folds} came.")
     if not run.completed:
         raise QueryError(f"{run.path} was not completed. Train on with resume=True.")
+    from sklearn.model_selection import KFold  # slow to import
+
     parts = [part for _, part in KFold(folds, shuffle=True, random_state=seed).split(np.zeros(length))]
     kept = folds / (folds - 1)
     changes = []

@@ -14,7 +14,6 @@ Source: mean over training in the spirit of Pleiss et al., NeurIPS 2020; normal 
 
 import numpy as np
 import torch
-from scipy.stats import norm, rankdata
 from torch import Tensor
 
 from hydragrad.cleaning.signals import Signals
@@ -44,5 +43,7 @@ def against(probabilities: Tensor, given: Tensor) -> Tensor:
 
 def normal_scores(values: Tensor) -> Tensor:
     """Normal quantiles of the ranks, float64; ties share theirs."""
+    from scipy.stats import norm, rankdata  # slow to import
+
     ranks = rankdata(values.double().numpy())
     return torch.from_numpy(np.asarray(norm.ppf((ranks - 0.5) / len(ranks))))

@@ -16,7 +16,8 @@ from torch.utils.data import Dataset
 
 from hydragrad.cli.console import columns, console, say, table
 from hydragrad.cli.experiment import Experiment
-from hydragrad.cli.forecast import announce, attribution_seconds
+from hydragrad.cli.forecast import announce, store_seconds
+from hydragrad.derivatives import BatchStatistics
 from hydragrad.errors import RecordingMismatch
 from hydragrad.recording import Recording
 from hydragrad.scores import sample_losses
@@ -52,7 +53,14 @@ class Explained:
 
 
 def explained(
-    asked: Experiment, run: Recording, name: str, number: int, *, top: int, projection: int | None
+    asked: Experiment,
+    run: Recording,
+    name: str,
+    number: int,
+    *,
+    top: int,
+    projection: int | None,
+    statistics: BatchStatistics | None = None,
 ) -> Explained:
     """Ask the run's store, which is built if it is not there.
 
@@ -63,13 +71,14 @@ def explained(
         number: Which sample.
         top: How many training samples on either side.
         projection: Columns kept of a training sample's row, 0 for all; None for those of the store that is there.
+        statistics: Of BatchNorm's batches; None for what the store that is there did, else exact.
 
     Raises:
         QueryError: No such sample.
     """
     dataset = asked.data_set(name)
     query = sample_losses(dataset, [number])
-    store = _store(asked, run, projection)
+    store = _store(asked, run, projection, statistics)
     begin = time.monotonic()
     found = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
     seconds = time.monotonic() - begin
@@ -84,6 +93,10 @@ def explained(
         "harmful_contributions": found.harmful[0].tolist(),
         "seconds": seconds,
     }
+    if found.helpful_noise is not None and found.harmful_noise is not None:
+        figures["columns"] = store.rows.shape[1]
+        figures["helpful_standard_errors"] = found.helpful_noise[0].tolist()
+        figures["harmful_standard_errors"] = found.harmful_noise[0].tolist()
     if predicted is not None:
         figures |= {"predicted": predicted[0], "probability": predicted[1]}
     return Explained(dataset=dataset, number=number, top=found, predicted=predicted, figures=figures)
@@ -101,13 +114,15 @@ def show_explained(asked: Experiment, found: Explained) -> None:
     table(figures["sample"], rows)
     if _has_pictures(asked):
         _pictures(asked, [(found.dataset, found.number, "")])
-    for title, ids, values in (
-        ("helped most: leaving one out would raise this loss", found.top.helpful_ids[0], found.top.helpful[0]),
-        ("harmed most: leaving one out would lower this loss", found.top.harmful_ids[0], found.top.harmful[0]),
+    for title, side in (
+        ("helped most: leaving one out would raise this loss", "helpful"),
+        ("harmed most: leaving one out would lower this loss", "harmful"),
     ):
+        ids, values = figures[f"most_{side}"], figures[f"{side}_contributions"]
+        errors = figures.get(f"{side}_standard_errors", [None] * len(ids))
         samples = [
-            (str(i), _label(asked, asked.train_set[i]) or "", f"{value:+.3g}")
-            for i, value in zip(ids.tolist(), values.tolist(), strict=True)
+            (str(i), _label(asked, asked.train_set[i]) or "", _with_error(value, error))
+            for i, value, error in zip(ids, values, errors, strict=True)
         ]
         if _has_pictures(asked):
             say(f"\n{title}")
@@ -115,13 +130,27 @@ def show_explained(asked: Experiment, found: Explained) -> None:
         else:
             columns(title, ("sample", "label", "contribution"), samples)
     say("\nContributions without curvature (HYDRA): read the ranking, not the scale.")
+    if "columns" in figures:
+        say(
+            f"They are estimates, from rows projected to {figures['columns']:,} columns: ± is the standard error of "
+            f"that. Whole rows have none: delete {figures['run']}/store and ask with --projection 0."
+        )
 
 
-def _store(asked: Experiment, run: Recording, projection: int | None) -> Store:
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:+.3g}" if error is None else f"{value:+.3g} ± {error:.1g}"
+
+
+def _store(asked: Experiment, run: Recording, projection: int | None, statistics: BatchStatistics | None) -> Store:
     folder = run.path / "store"
     if (folder / FILE).exists():
         store = Store.open(folder, run.model, run.loss)
         kept = store.facts.projection and store.facts.projection["dims"]
+        if statistics not in (None, store.facts.batch_statistics):
+            raise RecordingMismatch(
+                f"{folder} was built with --batch-statistics {store.facts.batch_statistics}; asked was {statistics}. "
+                f"Ask with that, or delete it."
+            )
         if store.facts.steps == len(run.steps) and projection in (None, kept or 0):
             return store
         raise RecordingMismatch(
@@ -130,9 +159,11 @@ def _store(asked: Experiment, run: Recording, projection: int | None) -> Store:
             f"that projection, or delete it."
         )
     projection = PROJECTION if projection is None else projection or None
-    announce("building the store", attribution_seconds(run, "none"), _bytes(asked, run, projection), always=False)
+    statistics = statistics or "exact"
+    seconds = store_seconds(run, statistics)
+    announce("building the store", seconds, _bytes(asked, run, projection), always=False)
     say(f"building {folder}, once")
-    return hypergradients(run, projection=projection, store=folder)
+    return hypergradients(run, projection=projection, store=folder, batch_statistics=statistics)
 
 
 def _bytes(asked: Experiment, run: Recording, projection: int | None) -> int:

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 
 from hydragrad.cli.console import say
 from hydragrad.cli.experiment import Experiment
-from hydragrad.derivatives import check_losses
+from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, fetch
 from hydragrad.training import Plan, batch_losses, forecast_bytes, mean_loss_and_accuracy, require_trainable
@@ -22,6 +22,10 @@ POINTS = 10
 SHOWN_FROM_SECONDS = 60
 FACTORS = {"none": 2.0, "ggn": 3.4, "hessian": 4.2}
 """Attribution in trainings, rounded up: see docs/costs.md."""
+
+
+A_SAMPLE = 0.4
+"""Backward pass of a single sample, in attributions without curvature: docs/tracking.md has the step times."""
 
 
 def announce(what: str, seconds: float, disk: int, *, always: bool) -> None:
@@ -74,6 +78,14 @@ def attribution_seconds(run: Recording, curvature: str) -> float:
             replay.trajectory.advance(record, run.batch(record))
 
         return _seconds_a_step(step) * len(run.steps) * FACTORS[curvature]
+
+
+def store_seconds(run: Recording, statistics: BatchStatistics) -> float:
+    """Seconds of building a store: with exact statistics of a BatchNorm's batches, a backward pass a sample."""
+    once = attribution_seconds(run, "none")
+    if statistics == "frozen" or not normalises_batches(run.model):
+        return once
+    return once * max(1.0, A_SAMPLE * max(len(record.indices) for record in run.steps))
 
 
 def query_seconds(experiment: Experiment, model: nn.Module, text: str) -> float:

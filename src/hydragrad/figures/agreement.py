@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from hydragrad.figures.given import same_length, vector
 
@@ -36,6 +35,8 @@ def agreement(predicted: ArrayLike, actual: ArrayLike) -> Agreement:
     same_length(x, y, "predicted and actual changes")
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Agreement(count=len(x), slope=np.nan, pearson=np.nan, spearman=np.nan)
+    from scipy.stats import rankdata  # slow to import
+
     # Divided by their largest size, since squares of small changes would underflow.
     x_size, y_size = float(np.abs(x).max()), float(np.abs(y).max())
     u, v = x / x_size, y / y_size

@@ -1,13 +1,18 @@
 """Predicted against actual changes of a query."""
 
-import math
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+import math
+from typing import TYPE_CHECKING
+
 from numpy.typing import ArrayLike
 
 from hydragrad.figures.agreement import agreement
 from hydragrad.figures.given import vector
 from hydragrad.figures.style import BLUE, QUIET, drawing, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RASTERISED_FROM = 2_000
 """Points from which the scatter is an image within the vector graphic."""

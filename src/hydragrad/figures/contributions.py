@@ -1,12 +1,18 @@
 """How the contributions of training samples are distributed."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from hydragrad.figures.given import same_length, vector
 from hydragrad.figures.style import BLUE, QUIET, VERMILLION, drawing, new_figure, plain, wrapped
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BINS = 41
 HEAVY_TAILED = 12.0

@@ -1,13 +1,17 @@
 """Figures as text that depends on nothing but the figure: no dates, no random ids."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING
 
 from hydragrad.figures.style import drawing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def to_svg(figure: Figure) -> str:

@@ -1,12 +1,15 @@
 """The error of dropping the curvature over training time, beside its bounds."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydragrad.errors import PresentationError
 from hydragrad.figures.style import BLUE, GREEN, INK, QUIET, VERMILLION, drawing, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _SIZES = (
     ("bound", "L M Σ|κ|", QUIET, ":"),

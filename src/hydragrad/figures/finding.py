@@ -1,12 +1,17 @@
 """How soon an inspection in ranked order finds the flipped labels."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 from numpy.typing import ArrayLike
 
 from hydragrad.figures.given import same_length, shares
 from hydragrad.figures.style import BLUE, QUIET, drawing, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def found_curve(found_share: ArrayLike, inspected_share: ArrayLike, *, chance: ArrayLike | None = None) -> Figure:
@@ -25,6 +30,8 @@ def found_curve(found_share: ArrayLike, inspected_share: ArrayLike, *, chance: A
     same_length(found, inspected, "found and inspected shares")
     random = inspected if chance is None else shares(chance, "found shares by chance")
     same_length(random, inspected, "found shares by chance and inspected shares")
+    from matplotlib.ticker import PercentFormatter  # slow to import
+
     with drawing():
         figure, (axes,) = new_figure(height=3.5)
         order = np.argsort(inspected, kind="stable")

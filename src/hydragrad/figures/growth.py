@@ -1,13 +1,16 @@
 """How the time of a step grows with the number of tracked samples: the paper's Figure 1, and the step itself."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from hydragrad.errors import PresentationError
 from hydragrad.figures.style import BLUE, GREEN, QUIET, VERMILLION, drawing, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _KINDS = {"eager": ("all rows at every step", "--", "s"), "tracker": ("Tracker", "-", "o")}
 

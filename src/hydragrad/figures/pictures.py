@@ -1,13 +1,18 @@
 """Grids of pictures of samples."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from hydragrad.errors import PresentationError
 from hydragrad.figures.style import WIDTH, drawing, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Picture = NDArray[np.uint8]
 
@@ -23,6 +28,8 @@ def picture_grid(pictures: Sequence[Picture], captions: Sequence[str], columns: 
             f"A grid takes at least one picture, a caption for each, and at least one column; "
             f"{len(pictures)} pictures, {len(captions)} captions and {columns} columns came."
         )
+    from matplotlib.figure import Figure  # slow to import
+
     rows, side = -(-len(pictures) // columns), WIDTH / columns
     with drawing():
         figure = Figure(figsize=(WIDTH, rows * (side + 0.45)), layout="constrained")

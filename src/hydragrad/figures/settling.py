@@ -1,12 +1,15 @@
 """How far rankings agree, against the number of runs that they are means over."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from hydragrad.errors import PresentationError
 from hydragrad.figures.style import BLUE, GREEN, INK, QUIET, VERMILLION, drawing, new_figure, plain
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COLOURS, _MARKERS = (BLUE, VERMILLION, GREEN, INK), "osD^"
 
@@ -22,6 +25,8 @@ def settling_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]
     """
     if not curves:
         raise PresentationError("There are no runs to compare, so there is no curve to draw.")
+    from matplotlib.ticker import MaxNLocator  # slow to import
+
     with drawing():
         figure, (axes,) = new_figure(height=4.2)
         for number, (name, (measured, foretold)) in enumerate(curves.items()):

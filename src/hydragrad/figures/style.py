@@ -1,14 +1,15 @@
 """How every figure looks: size, type, colours; the settings of whoever imports matplotlib are left alone."""
 
+from __future__ import annotations
+
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib.style
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe & Ito, "Color Universal Design", 2008.
 BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
@@ -48,12 +49,17 @@ _SETTINGS: dict[str, Any] = {
 @contextmanager
 def drawing() -> Iterator[None]:
     """Draw in our style, whatever the global settings are, and leave those as they were."""
+    import matplotlib.style  # slow to import
+
     with matplotlib.style.context(["default", _SETTINGS]):
         yield
 
 
 def new_figure(height: float, rows: int = 1, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     """Return a figure of `rows` axes with a common horizontal axis; sizes in inches."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, 1, sharex=True, squeeze=False)

@@ -11,7 +11,6 @@ Source: Spearman 1910 and Brown 1910, British Journal of Psychology 3 (the relia
 import math
 
 import torch
-from scipy.stats import rankdata
 from torch import Tensor
 
 
@@ -22,6 +21,8 @@ def mean_and_standard_error(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def rank_agreement(x: Tensor) -> Tensor:
     """Spearman's correlation over samples, mean over all pairs of runs, (queries,). NaN where a run is constant."""
+    from scipy.stats import rankdata  # slow to import
+
     ranks = torch.from_numpy(rankdata(x.numpy(), axis=2))
     centred = ranks - ranks.mean(2, keepdim=True)
     units = (centred / centred.norm(dim=2, keepdim=True)).transpose(0, 1)

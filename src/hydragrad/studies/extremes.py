@@ -10,11 +10,10 @@ Source: Chen et al. 2021, section 4.2, Tables 1 and 2.
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
@@ -28,6 +27,9 @@ from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss
 from hydragrad.tracking import Store, hypergradients
 from hydragrad.tracking.store import FILE
 from hydragrad.training import mean_loss_and_accuracy, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 BATCH = 500
 
@@ -88,7 +90,7 @@ class Extremes:
     test_accuracy: float
     splits: Splits
 
-    def table1(self) -> Figure:
+    def table1(self) -> "Figure":
         """The training samples as pictures, harmful ones first; label → predicted label and its probability."""
         shown = [*self.harmful, *self.helpful]
         captions = [
@@ -97,7 +99,7 @@ class Extremes:
         ]
         return picture_grid([self._picture(each.sample) for each in shown], captions, len(self.harmful))
 
-    def table2(self) -> Figure:
+    def table2(self) -> "Figure":
         """A row a training sample: itself, then the test samples that it harmed and helped most."""
         pictures, captions = [], []
         columns = 1

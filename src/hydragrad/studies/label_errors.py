@@ -6,9 +6,9 @@ some hundred of them it is known what five people said. The run is kept, so that
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 from sklearn.metrics import roc_auc_score
 
 from hydragrad.attribution import attribute
@@ -18,6 +18,9 @@ from hydragrad.figures import picture_grid
 from hydragrad.scores import Scores, mean_loss
 from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss
 from hydragrad.training import mean_loss_and_accuracy, train
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +34,7 @@ class LabelErrors:
     """
 
     ranked: pd.DataFrame
-    picture: Figure
+    picture: "Figure"
 
     @property
     def known(self) -> int:

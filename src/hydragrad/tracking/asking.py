@@ -38,6 +38,8 @@ class TopContributions:
         helpful: Their contributions, (queries, k).
         harmful_ids: Most harmful training samples, the worst first, (queries, k).
         harmful: Their contributions, (queries, k).
+        helpful_noise: Standard errors of `helpful` by the rows' projection, (queries, k); None of whole rows.
+        harmful_noise: The same of `harmful`.
     """
 
     query_names: tuple[str, ...]
@@ -46,6 +48,8 @@ class TopContributions:
     helpful: Tensor
     harmful_ids: Tensor
     harmful: Tensor
+    helpful_noise: Tensor | None = None
+    harmful_noise: Tensor | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """One row a query and sample: query, sample, contribution; the most helpful first."""
@@ -130,20 +134,23 @@ class Answerer:
         self, queries: Sequence[Query], block: Block, sample_ids: Tensor, top: int, memory: int
     ) -> TopContributions:
         """The k largest and smallest of every query, without the whole matrix."""
-        names, values = [], []
+        names, values, lengths = [], [], []
         found: list[tuple[Tensor, Tensor]] = []
         with bar("asking", sum(len(query.names()) for query in queries), unit="queries") as progress:
             for asked, phi, gradients in self._gradients(queries, memory):
                 names += asked
                 values += phi
+                lengths.append(gradients.double().norm(dim=1).cpu())
                 best = _Extremes(top)
                 for product in self._products(gradients, block, len(sample_ids), memory):
                     best.add(product.double().cpu())
                 found.append(best.found())
                 progress.advance(len(asked))
         harm = torch.cat([values for values, _ in found])
-        at = sample_ids[torch.cat([places for _, places in found])]
-        half = harm.shape[1] // 2
+        places = torch.cat([places for _, places in found])
+        at, half, noise = sample_ids[places], harm.shape[1] // 2, None
+        if self._projector is not None:
+            noise = self._noise(harm, torch.cat(lengths), self._row_norms(block, len(sample_ids), memory)[places])
         return TopContributions(
             query_names=numbered(names),
             query_values=torch.tensor(values, dtype=torch.float64),
@@ -151,7 +158,22 @@ class Answerer:
             helpful_ids=at[:, :half],
             harmful=harm[:, half:],
             harmful_ids=at[:, half:],
+            helpful_noise=None if noise is None else noise[:, :half],
+            harmful_noise=None if noise is None else noise[:, half:],
         )
+
+    def _noise(self, values: Tensor, lengths: Tensor, norms: Tensor) -> Tensor:
+        """Standard errors of projected products, from the norms of query gradients (queries,) and of rows (queries, k).
+
+        Source: the variance in `derivatives.projection`, all coordinates in different chunks.
+        """
+        assert self._projector is not None
+        return ((norms.square() * lengths.square()[:, None] + values.square()) / self._projector.width).sqrt()
+
+    def _row_norms(self, block: Block, count: int, memory: int) -> Tensor:
+        size = max(1, memory // (16 * self._width))
+        parts = [block(start, min(count, start + size)).double().norm(dim=1) for start in range(0, count, size)]
+        return torch.cat(parts).cpu()
 
     def _gradients(self, queries: Sequence[Query], memory: int) -> Iterator[Asked]:
         item = torch.empty((), dtype=self._kind).element_size()

@@ -5,13 +5,14 @@ Source: Park et al. 2023, TRAK, section 2 (LDS); here over removals from one fix
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import bootstrap, rankdata
 
 Array = NDArray[np.float64]
 
 
 def rank_correlations(predicted: Array, actual: Array) -> Array:
     """Spearman's correlation a query; both (queries, groups). NaN where one side is constant."""
+    from scipy.stats import rankdata  # slow to import
+
     ranks = [rankdata(values, axis=1) for values in (predicted, actual)]
     x, y = (rank - rank.mean(1, keepdims=True) for rank in ranks)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -27,6 +28,8 @@ def lds(predicted: Array, actual: Array) -> float:
 
 def lds_interval(predicted: Array, actual: Array, *, seed: int = 0, confidence: float = 0.9) -> tuple[float, float]:
     """Bootstrap interval of the LDS over groups (percentiles of 1,000 resamples)."""
+    from scipy.stats import bootstrap  # slow to import
+
     if predicted.shape[1] < 3 or np.isnan(lds(predicted, actual)):
         return float("nan"), float("nan")
 

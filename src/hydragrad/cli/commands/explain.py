@@ -1,13 +1,14 @@
 """`hydragrad explain`."""
 
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from hydragrad.cli.console import write_json
 from hydragrad.cli.experiment import open_run
 from hydragrad.cli.explain import PROJECTION, explained, show_explained
-from hydragrad.cli.options import DataDir, Json, Quiet, Run
+from hydragrad.cli.options import DataDir, Json, Quiet, Run, named_among
+from hydragrad.derivatives import BatchStatistics
 from hydragrad.errors import QueryError
 from hydragrad.progress import quiet
 
@@ -23,6 +24,13 @@ def explain(
             min=0,
             help=f"Columns kept of every training sample's row; 0 keeps them all, which is large. (Default: those of "
             f"the store that is there, or {PROJECTION:,}.)",
+        ),
+    ] = None,
+    batch_statistics: Annotated[
+        str | None,
+        typer.Option(
+            help="Of a network with BatchNorm, when its store is built: exact, a backward pass a sample (default); or "
+            "frozen, as constants, which is quick and far less right."
         ),
     ] = None,
     data_dir: DataDir = None,
@@ -41,8 +49,11 @@ def explain(
         raise QueryError("Say which prediction: --test NUMBER, or --validation NUMBER.")
     name, number = ("test", test) if test is not None else ("validation", validation)
     assert number is not None
+    if batch_statistics is not None:
+        named_among(batch_statistics, get_args(BatchStatistics), "--batch-statistics")
+    statistics = cast(BatchStatistics | None, batch_statistics)
     asked, opened = open_run(run, data_dir=data_dir)
     with quiet(silent):
-        found = explained(asked, opened, name, number, top=top, projection=projection)
+        found = explained(asked, opened, name, number, top=top, projection=projection, statistics=statistics)
     show_explained(asked, found)
     write_json(json, found.figures)

@@ -2,10 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from matplotlib.figure import Figure
 
 from hydragrad.cli.console import columns, percent, say, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet
@@ -13,6 +12,9 @@ from hydragrad.datasets import DATASETS
 from hydragrad.errors import UnknownName
 from hydragrad.progress import quiet
 from hydragrad.studies import Extreme, Extremes, reproduce_extremes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Out = Annotated[Path, typer.Option(help="Folder for run, scores and picture.")]
 Data = Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")]
@@ -137,7 +139,7 @@ def _numbered(found: Extremes) -> Iterator[tuple[str, int, Extreme]]:
             yield kind, number, one
 
 
-def _keep(picture: Figure, file: Path) -> None:
+def _keep(picture: "Figure", file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     picture.savefig(file, dpi=160)
     say(f"picture: {file}")
