@@ -31,7 +31,7 @@ def told(case, steps=STEPS):
 def test_the_same_rows_without_velocities(case):
     lazy, found = track(case), track(case, schedule=told(case))
     assert oracle.relative(torch.from_numpy(found.store.rows), torch.from_numpy(lazy.store.rows)) < 1e-10
-    assert found._growing.table.accumulators == 1
+    assert found._rows.growing.table.accumulators == 1
     projected = track(case, schedule=told(case), projection=16).store.rows
     assert oracle.relative(torch.from_numpy(projected), torch.from_numpy(track(case, projection=16).store.rows)) < 1e-10
 

@@ -2,6 +2,9 @@
 
 hypergradients  the store of a recorded run, by replay
 tracker         Tracker: the same online, while the user trains
+online          the rows of a run that is under way
+place           where a resumed loop goes on
+drawn           a step's data, drawn when first needed
 store           Store: rows, the trained model, contributions
 asking          gradients of queries against rows, in blocks
 options         choices that both share

@@ -7,27 +7,19 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import (
-    Batch,
-    BatchStatistics,
-    Layout,
-    PerSampleLoss,
-    require_differentiable,
-    running_statistics,
-)
-from hydragrad.errors import NonFinite, QueryError, ReplayMismatch, StepError, Unsupported
+from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, require_differentiable, running_statistics
+from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import BATCH, preserved, seeded, step_seed, stream_seed
-from hydragrad.recording import Indices, StepHandle, StepRecord, fetch, require_map_style
+from hydragrad.recording import Indices, StepHandle, StepRecord, require_map_style
 from hydragrad.recording.checkpoints import Checkpoint, snapshot
-from hydragrad.recording.data import Collate, data_fingerprint, to_device
-from hydragrad.recording.files import AppendOnlyLines, read_lines
-from hydragrad.recording.log import from_lines, to_line
+from hydragrad.recording.data import Collate, data_fingerprint
+from hydragrad.recording.files import read_lines
+from hydragrad.recording.log import from_lines
 from hydragrad.recording.manifest import Reduction, model_facts
 from hydragrad.recording.replay import first_trained_norm
 from hydragrad.recording.trajectory import Trajectory
@@ -42,23 +34,19 @@ from hydragrad.tracking.building import (
     finish,
     make_projector,
     model_state,
-    new_table,
     opened_unfinished,
     require_no_store,
     require_same_store,
     storage,
     unfinished_schedule,
 )
-from hydragrad.tracking.columns import Columns
-from hydragrad.tracking.exact import ExactTangents, Tangents
-from hydragrad.tracking.gradients import StepGradients
+from hydragrad.tracking.drawn import Drawn
 from hydragrad.tracking.growing import GrowingRows
-from hydragrad.tracking.lanes import GrowingLanes
+from hydragrad.tracking.online import OnlineRows, Tracked
 from hydragrad.tracking.options import notes, require_sound
-from hydragrad.tracking.recurrence import Lazy, Recurrence
-from hydragrad.tracking.schedule import Schedule, Told, fingerprint
-from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts
-from hydragrad.tracking.table import Table
+from hydragrad.tracking.place import place_among, require_same_step
+from hydragrad.tracking.schedule import Schedule, fingerprint
+from hydragrad.tracking.store import FILE, Store, StoreFacts
 
 
 class Tracker:
@@ -147,59 +135,66 @@ class Tracker:
         self._folder = None if store is None else Path(store)
         self._resume, self._reduction, self._collate, self._seed = resume, reduction, collate, seed
         self._length = len(train_set)  # type: ignore[arg-type]
-        self._sample_ids = checked_samples(samples, self._length)
         self._watch = Watch(model, optimizer, "tracker.step()")
-        self._like = next(model.parameters()).detach()
+        like = next(model.parameters()).detach()
+        self._device = like.device
         groups = [names for names in self._watch.groups() if names]
         parameters = self._watch.parameters
-        self._weights = Layout({name: parameters[name].shape for names in groups for name in names})
+        weights = Layout({name: parameters[name].shape for names in groups for name in names})
         moving = running_statistics(model) if curvature == "hessian" else set()
-        self._statistics = Layout({name: b.shape for name, b in model.named_buffers() if name in moving})
-        kind = storage(dtype, self._like.dtype)
-        self._projector = make_projector(self._weights, groups, projection, projection_seed, self._like, kind)
-        self._facts = StoreFacts(
-            model=model_facts(model),
-            data=data_fingerprint(train_set),
-            parameters={name: list(shape) for name, shape in self._weights.shapes.items()},
-            statistics={name: list(shape) for name, shape in self._statistics.shapes.items()},
-            groups=[list(names) for names in groups],
-            dtype=str(kind).removeprefix("torch."),
-            projection=None if projection is None else {"dims": projection, "seed": projection_seed},
-            curvature=curvature,
-            batch_statistics=batch_statistics,
-            schedule=fingerprint(schedule),
-            steps=0,
-            completed=False,
-            warm=[
-                name for name, p in parameters.items() if optimizer.state.get(p, {}).get("momentum_buffer") is not None
-            ],
-            notes=notes(model, curvature, batch_statistics),
+        statistics = Layout({name: b.shape for name, b in model.named_buffers() if name in moving})
+        kind = storage(dtype, like.dtype)
+        self._tracked = Tracked(
+            model=model,
+            loss=loss,
+            facts=StoreFacts(
+                model=model_facts(model),
+                data=data_fingerprint(train_set),
+                parameters={name: list(shape) for name, shape in weights.shapes.items()},
+                statistics={name: list(shape) for name, shape in statistics.shapes.items()},
+                groups=[list(names) for names in groups],
+                dtype=str(kind).removeprefix("torch."),
+                projection=None if projection is None else {"dims": projection, "seed": projection_seed},
+                curvature=curvature,
+                batch_statistics=batch_statistics,
+                schedule=fingerprint(schedule),
+                steps=0,
+                completed=False,
+                warm=[name for name, p in parameters.items() if _warm(optimizer, p)],
+                notes=notes(model, curvature, batch_statistics),
+            ),
+            sample_ids=checked_samples(samples, self._length),
+            length=self._length,
+            weights=weights,
+            statistics=statistics,
+            projector=make_projector(weights, groups, projection, projection_seed, like, kind),
+            schedule=schedule,
+            groups=self._watch.groups(),
+            folder=self._folder,
         )
-        self._schedule = schedule
         if schedule is not None:  # refused here rather than at the first step
-            self._recurrence(momentum=False)
+            self._tracked.recurrence(momentum=False)
+        self._rows = OnlineRows(self._tracked)
         self.next_step = 0
-        self._open = self._in_step = False
+        self._open = self._in_step = self._found_place = False
         self._known: list[StepRecord] = []
-        self._found_place = False
         self._last: StepRecord | None = None
         self._store: Store | None = None
-        self._growing: GrowingRows | None = None
-        self._gradients: StepGradients | None = None
-        self._exact: ExactTangents | None = None
         self._trajectory: Trajectory | None = None
-        self._log: AppendOnlyLines | None = None
 
     def __enter__(self) -> Self:
-        if self._resume and self._folder is not None and (self._folder / FILE).exists():
-            self._store = Store.open(self._folder, self._model, self._loss, collate=self._collate)
-            require_same_store(self._folder, self._facts, self._sample_ids, self._store)
-            self._known = list(from_lines(read_lines(self._folder / LOG, "steps")))
-        elif self._resume and self._folder is not None and (self._folder / GROWING).exists():
-            self._go_on(self._folder)
-        # A new table is laid out at the first step, when momentum and batch size are known.
-        elif self._folder is not None:
-            require_no_store(self._folder)
+        folder, tracked = self._folder, self._tracked
+        if self._resume and folder is not None and (folder / FILE).exists():
+            self._store = Store.open(folder, self._model, self._loss, collate=self._collate)
+            require_same_store(folder, tracked.facts, tracked.sample_ids, self._store)
+            self._known = list(from_lines(read_lines(folder / LOG, "steps")))
+        elif self._resume and folder is not None and (folder / GROWING).exists():
+            require_same_store(folder, tracked.facts, tracked.sample_ids)
+            self._known = self._rows.go_on(folder)
+            self._last = self._known[-1] if self._known else None
+        # New rows are laid out at the first step, when momentum and batch size are known.
+        elif folder is not None:
+            require_no_store(folder)
         self._watch.attach()
         self._open = True
         return self
@@ -212,34 +207,27 @@ class Tracker:
     ) -> None:
         self._open = False
         self._watch.detach()
-        if self._gradients is not None:
-            self._gradients.close()
-        if self._log is not None:
-            self._log.close()
+        self._rows.close()
         # An interrupted store on disk stays as it is, to be gone on with.
-        whole = self._growing is not None and self.next_step == self._growing.table.steps
-        if self._growing is not None and whole and self._schedule_done and (kind is None or self._folder is None):
-            self._store = finish(
-                self._growing,
-                self._facts,
-                self._sample_ids,
-                self._model,
-                self._loss,
-                {name: value.clone() for name, value in model_state(self._model).items()},
-                self._collate,
-                completed=kind is None,
-            )
+        growing = self._rows.growing
+        whole = growing is not None and self.next_step == growing.table.steps and self._schedule_done
+        if growing is not None and whole and (kind is None or self._folder is None):
+            final = {name: value.clone() for name, value in model_state(self._model).items()}
+            self._store = finish(growing, *self._own, final, self._collate, completed=kind is None)
 
     @property
     def steps(self) -> int:
         """Steps that the store takes into account."""
-        if self._growing is not None:
-            return self._growing.table.steps
-        return len(self._known)
+        growing = self._rows.growing
+        return len(self._known) if growing is None else growing.table.steps
+
+    @property
+    def _own(self) -> tuple[StoreFacts, Tensor, nn.Module, PerSampleLoss]:
+        return self._tracked.facts, self._tracked.sample_ids, self._model, self._loss
 
     @property
     def _schedule_done(self) -> bool:
-        return self._schedule is None or self.steps == len(self._schedule)
+        return self._tracked.schedule is None or self.steps == len(self._tracked.schedule)
 
     @property
     def store(self) -> Store:
@@ -248,15 +236,16 @@ class Tracker:
         Raises:
             StepError: The loop is not over, or made no step.
         """
-        if self._store is None and not self._open and self._growing is not None and not self._schedule_done:
-            raise StepError(unfinished_schedule(self.steps, self._facts))
-        if self._store is None and not self._open and self._growing is not None and self._folder is not None:
-            self._store = opened_unfinished(
-                self._growing, self._facts, self._sample_ids, self._model, self._loss, self._collate
-            )
+        if self._store is None and not self._open and self._rows.growing is not None:
+            self._store = self._unfinished(self._rows.growing)
         if self._store is None:
             raise StepError("The tracker's store is there once its block was left and at least one step was made.")
         return self._store
+
+    def _unfinished(self, growing: GrowingRows) -> Store | None:
+        if not self._schedule_done:
+            raise StepError(unfinished_schedule(self.steps, self._tracked.facts))
+        return None if self._folder is None else opened_unfinished(growing, *self._own, self._collate)
 
     def contributions(self, queries: Query | Sequence[Query], **options: Any) -> Answer:
         """Contributions of the tracked samples to any queries, once the loop is over: `Store.contributions`.
@@ -295,8 +284,8 @@ class Tracker:
         seed = stream_seed(self._seed, self.next_step) if outer is None else outer
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         draws = stream_seed(self._seed, self.next_step, BATCH) if batch_seed is None else batch_seed
-        drawn = _Drawn(self, chosen, batch, draws, seed)
-        start = self._before(chosen, drawn, alone=outer is None)
+        drawn = self._drawn(chosen, batch, draws, seed)
+        start = self._before(drawn, alone=outer is None)
         self._in_step = True
         self._watch.begin()
         try:
@@ -316,7 +305,26 @@ class Tracker:
         self._last = record
         self.next_step += 1
 
-    def _before(self, chosen: list[int], drawn: "_Drawn", *, alone: bool) -> Checkpoint | None:
+    def _drawn(self, chosen: list[int], data: Any, draws: int, seed: int) -> Drawn:
+        constants = {}
+        if self._tracked.exact:
+            constants = {
+                name: buffer.clone()
+                for name, buffer in self._model.named_buffers()
+                if name not in self._tracked.statistics.shapes and buffer.is_floating_point()
+            }
+        return Drawn(
+            train_set=self._train_set,
+            chosen=chosen,
+            data=data,
+            draws=draws,
+            seed=seed,
+            collate=self._collate,
+            device=self._device,
+            constants=constants,
+        )
+
+    def _before(self, drawn: Drawn, *, alone: bool) -> Checkpoint | None:
         """Everything that needs the weights before the step."""
         if self.next_step < self.steps:
             return None
@@ -324,29 +332,18 @@ class Tracker:
             raise StepError(
                 f"The store in {self._folder} is finished; it can't take further steps. Choose another folder."
             )
-        if self._growing is None:
-            self._start(len(chosen))
-        assert self._growing is not None
-        divisor = float(len(chosen)) if self._reduction == "mean" else 1.0
-        with preserved():
-            if self._facts.curvature == "hessian":
-                self._tangents = self._exact_tangents(self._growing, chosen, drawn(), divisor)
-            else:
-                if self._gradients is None:
-                    self._gradients = StepGradients(
-                        self._model, self._loss, self._weights, self._projector, self._facts.batch_statistics
-                    )
-                positions = self._growing.positions(chosen)
-                self._gradients.before(len(chosen), positions, drawn, divisor)
+        if self._rows.growing is None:
+            momentum = any(group["momentum"] for group in self._optimizer.param_groups)
+            self._rows.begin(len(drawn.chosen), momentum=momentum)
+        self._rows.before(drawn, float(len(drawn.chosen)) if self._reduction == "mean" else 1.0)
         # Beside a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
         due = self.next_step & (self.next_step - 1) == 0
         return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
 
-    def _after(self, record: StepRecord, drawn: "_Drawn", start: Checkpoint | None, values: dict[str, Tensor]) -> None:
+    def _after(self, record: StepRecord, drawn: Drawn, start: Checkpoint | None, values: dict[str, Tensor]) -> None:
         if record.step < self.steps:
-            self._require_known(record)
+            require_same_step(self._known[record.step], record)
             return
-        assert self._growing is not None
         if not math.isfinite(record.norm):
             raise NonFinite(
                 f"The weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
@@ -356,75 +353,7 @@ class Tracker:
             with preserved():
                 self._trajectory = self._trajectory or Trajectory(self._model, self._loss, self._reduction)
                 check_one_step(self._trajectory, start, record, drawn(), values)
-        if self._log is not None:
-            self._log.append(to_line(record, self._last))
-        state = model_state(self._model) if self._folder is not None else {}
-        if self._facts.curvature == "hessian":
-            self._require_constant_buffers(drawn)
-            self._growing.add_to_all(record, self._tangents.g_dot, self._tangents.r_dot, state)
-        else:
-            assert self._gradients is not None
-            self._growing.add(record, self._gradients.after(), state)
-
-    def _exact_tangents(self, growing: GrowingRows, chosen: list[int], batch: Batch, divisor: float) -> Tangents:
-        if self._exact is None:
-            self._exact = ExactTangents(self._model, self._loss, self._weights, self._statistics)
-        rows = growing.table.read(np.arange(growing.table.shape[0]))[0].to(self._like)
-        w_dot, r_dot = rows.split([self._weights.size, self._statistics.size], 1)
-        alpha_dot = (torch.tensor(chosen) == self._sample_ids[:, None]).to(w_dot)
-        state = model_state(self._model)
-        parameters = {name: state[name] for name in self._watch.parameters}
-        buffers = {name: state[name] for name, _ in self._model.named_buffers()}
-        return self._exact(parameters, buffers, batch, divisor, w_dot, r_dot, alpha_dot)
-
-    def _require_constant_buffers(self, drawn: "_Drawn") -> None:
-        moved = [
-            name for name, value in drawn.constants.items() if not torch.equal(value, self._model.get_buffer(name))
-        ]
-        if moved:
-            raise Unsupported(
-                f"The buffers {', '.join(moved)} update themselves during training in a way that is not BatchNorm's, "
-                f"so their derivative is not known. Use curvature='none', which treats buffers as constants."
-            )
-
-    def _start(self, size: int) -> None:
-        exact, momentum = self._facts.curvature == "hessian", any(g["momentum"] for g in self._optimizer.param_groups)
-        recurrence = self._recurrence(momentum=momentum)
-        table = new_table(
-            self._folder,
-            self._facts,
-            self._sample_ids,
-            width=self._width(),
-            accumulators=recurrence.accumulators,
-            room=len(self._sample_ids) if exact else max(256, 2 * size),
-            state=model_state(self._model),
-        )
-        self._growing = self._rows(table, recurrence)
-        if self._folder is not None:
-            self._log = AppendOnlyLines(self._folder / LOG)
-
-    def _go_on(self, folder: Path) -> None:
-        require_same_store(folder, self._facts, self._sample_ids)
-        table = Table.open(folder, DTYPES[self._facts.dtype])
-        self._known = list(from_lines(read_lines(folder / LOG, "steps")))[: table.steps]
-        self._log = AppendOnlyLines(folder / LOG, keep=table.steps)
-        self._growing = self._rows(table, self._recurrence(momentum=table.accumulators == 2))
-        for record in self._known:
-            self._growing.pass_over(record)
-        self._last = self._known[-1] if self._known else None
-
-    def _recurrence(self, *, momentum: bool) -> Recurrence:
-        if self._schedule is not None:
-            columns = Columns(self._weights, self._projector)
-            return Told(columns, self._schedule, self._watch.groups(), self._facts.warm)
-        lanes = GrowingLanes(self._facts.groups, self._facts.warm, fixed=self._projector is not None)
-        return Lazy(Columns(self._weights, self._projector), lanes, momentum=momentum)
-
-    def _rows(self, table: Table, recurrence: Recurrence) -> GrowingRows:
-        return GrowingRows(table, recurrence, self._sample_ids, self._length, statistics=self._statistics.size)
-
-    def _width(self) -> int:
-        return Columns(self._weights, self._projector).width + self._statistics.size
+        self._rows.after(record, self._last, drawn)
 
     def _find_place(self, chosen: list[int]) -> None:
         """After a resume, once: recognise at which of the known steps the loop goes on."""
@@ -432,43 +361,8 @@ class Tracker:
             return
         self._found_place = True
         values = {name: parameter.detach() for name, parameter in self._watch.parameters.items()}
-        for step in range(len(self._known), -1, -1):
-            same_batch = step == len(self._known) or self._known[step].indices == chosen
-            before = self._known[step - 1] if step else None
-            if same_batch and (before is None or first_trained_norm(values, before.structure) == before.norm):
-                self.next_step = step
-                return
-        raise ReplayMismatch(
-            f"The loop goes on from weights that the store in {self._folder} has not seen, or with another batch. "
-            f"Resume it from a checkpoint of the same run, or choose another folder."
-        )
-
-    def _require_known(self, record: StepRecord) -> None:
-        known = self._known[record.step]
-        if known.indices != record.indices or known.norm != record.norm:
-            raise ReplayMismatch(
-                f"Step {record.step} was repeated otherwise than the store has it (other samples or other weights), so "
-                f"the two can't be one run. Seed what the loop draws, or start again in another folder."
-            )
+        self.next_step = place_among(self._known, chosen, values, self._folder)
 
 
-class _Drawn:
-    """A step's data, drawn when first needed."""
-
-    def __init__(self, tracker: Tracker, chosen: list[int], data: Any, draws: int, seed: int) -> None:
-        self._tracker, self._chosen, self._data, self._draws, self._seed = tracker, chosen, data, draws, seed
-        self.constants = {}
-        if tracker._facts.curvature == "hessian":
-            self.constants = {
-                name: buffer.clone()
-                for name, buffer in tracker._model.named_buffers()
-                if name not in tracker._statistics.shapes and buffer.is_floating_point()
-            }
-
-    def __call__(self) -> Batch:
-        tracker, device = self._tracker, self._tracker._like.device
-        if self._data is None:
-            self._data = fetch(
-                tracker._train_set, self._chosen, seed=self._draws, collate=tracker._collate, device=device
-            )
-        return Batch(to_device(self._data, device), len(self._chosen), self._seed)
+def _warm(optimizer: Optimizer, parameter: nn.Parameter) -> bool:
+    return optimizer.state.get(parameter, {}).get("momentum_buffer") is not None

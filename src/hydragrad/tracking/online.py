@@ -1,0 +1,175 @@
+"""The rows of a run that is under way: begun at its first step, gone on with after a kill, advanced step by step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hydragrad.derivatives import Layout, PerSampleLoss, Projector
+from hydragrad.randomness import preserved
+from hydragrad.recording import StepRecord
+from hydragrad.recording.files import AppendOnlyLines, read_lines
+from hydragrad.recording.log import from_lines, to_line
+from hydragrad.tracking.building import LOG, model_state, new_table
+from hydragrad.tracking.columns import Columns
+from hydragrad.tracking.drawn import Drawn
+from hydragrad.tracking.exact import ExactTangents, Tangents
+from hydragrad.tracking.gradients import StepGradients
+from hydragrad.tracking.growing import GrowingRows
+from hydragrad.tracking.lanes import GrowingLanes
+from hydragrad.tracking.recurrence import Lazy, Recurrence
+from hydragrad.tracking.schedule import Schedule, Told
+from hydragrad.tracking.store import DTYPES, StoreFacts
+from hydragrad.tracking.table import Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracked:
+    """What is tracked of a model in training.
+
+    Attributes:
+        model: The live model.
+        loss: Per-sample loss.
+        facts: What the store is to hold.
+        sample_ids: The tracked samples.
+        length: Samples of the training set.
+        weights: Lays out the parameters of a row.
+        statistics: Lays out the running statistics that follow them.
+        projector: Projects rows, or None.
+        schedule: The options of every step, where they were told ahead.
+        groups: The optimizer's parameters by group, empty groups included.
+        folder: Where rows are kept; in memory if None.
+    """
+
+    model: nn.Module
+    loss: PerSampleLoss
+    facts: StoreFacts
+    sample_ids: Tensor
+    length: int
+    weights: Layout
+    statistics: Layout
+    projector: Projector | None
+    schedule: Schedule | None
+    groups: Sequence[Sequence[str]]
+    folder: Path | None
+
+    def recurrence(self, *, momentum: bool) -> Recurrence:
+        """How rows advance.
+
+        Raises:
+            QueryError: A schedule that does not fit.
+        """
+        columns = Columns(self.weights, self.projector)
+        if self.schedule is not None:
+            return Told(columns, self.schedule, self.groups, self.facts.warm)
+        lanes = GrowingLanes(self.facts.groups, self.facts.warm, fixed=self.projector is not None)
+        return Lazy(columns, lanes, momentum=momentum)
+
+    @property
+    def exact(self) -> bool:
+        """Whether every step moves every row."""
+        return self.facts.curvature == "hessian"
+
+
+class OnlineRows:
+    """Advances the rows by one step at a time, in two halves: before and after the loop's own step.
+
+    Attributes:
+        growing: The rows; None before the first step.
+    """
+
+    def __init__(self, tracked: Tracked) -> None:
+        self._tracked = tracked
+        self.growing: GrowingRows | None = None
+        self._gradients: StepGradients | None = None
+        self._exact: ExactTangents | None = None
+        self._tangents: Tangents | None = None
+        self._log: AppendOnlyLines | None = None
+
+    def begin(self, size: int, *, momentum: bool) -> None:
+        """Lay out the rows at the first step, of `size` samples.
+
+        Raises:
+            DiskFull, NotEnoughMemory: They would not fit.
+        """
+        tracked = self._tracked
+        recurrence = tracked.recurrence(momentum=momentum)
+        table = new_table(
+            tracked.folder,
+            tracked.facts,
+            tracked.sample_ids,
+            width=Columns(tracked.weights, tracked.projector).width + tracked.statistics.size,
+            accumulators=recurrence.accumulators,
+            room=len(tracked.sample_ids) if tracked.exact else max(256, 2 * size),
+            state=model_state(tracked.model),
+        )
+        self.growing = self._rows(table, recurrence)
+        if tracked.folder is not None:
+            self._log = AppendOnlyLines(tracked.folder / LOG)
+
+    def go_on(self, folder: Path) -> list[StepRecord]:
+        """Open what an earlier run has left; returns the steps that the rows take into account."""
+        table = Table.open(folder, DTYPES[self._tracked.facts.dtype])
+        known = list(from_lines(read_lines(folder / LOG, "steps")))[: table.steps]
+        self._log = AppendOnlyLines(folder / LOG, keep=table.steps)
+        self.growing = self._rows(table, self._tracked.recurrence(momentum=table.accumulators == 2))
+        for record in known:
+            self.growing.pass_over(record)
+        return known
+
+    def before(self, drawn: Drawn, divisor: float) -> None:
+        """Everything that needs the weights before the step."""
+        tracked, growing = self._tracked, self._there()
+        with preserved():
+            if tracked.exact:
+                self._tangents = self._exact_tangents(growing, drawn, divisor)
+                return
+            if self._gradients is None:
+                self._gradients = StepGradients(
+                    tracked.model, tracked.loss, tracked.weights, tracked.projector, tracked.facts.batch_statistics
+                )
+            self._gradients.before(len(drawn.chosen), growing.positions(drawn.chosen), drawn, divisor)
+
+    def after(self, record: StepRecord, last: StepRecord | None, drawn: Drawn) -> None:
+        """Complete the step; `last` is the one before it."""
+        tracked, growing = self._tracked, self._there()
+        if self._log is not None:
+            self._log.append(to_line(record, last))
+        state = model_state(tracked.model) if tracked.folder is not None else {}
+        if tracked.exact:
+            assert self._tangents is not None
+            drawn.require_constant_buffers(tracked.model)
+            growing.add_to_all(record, self._tangents.g_dot, self._tangents.r_dot, state)
+        else:
+            assert self._gradients is not None
+            growing.add(record, self._gradients.after(), state)
+
+    def close(self) -> None:
+        """Take the hooks off the model and close the log."""
+        if self._gradients is not None:
+            self._gradients.close()
+        if self._log is not None:
+            self._log.close()
+
+    def _there(self) -> GrowingRows:
+        assert self.growing is not None
+        return self.growing
+
+    def _rows(self, table: Table, recurrence: Recurrence) -> GrowingRows:
+        tracked = self._tracked
+        return GrowingRows(table, recurrence, tracked.sample_ids, tracked.length, statistics=tracked.statistics.size)
+
+    def _exact_tangents(self, growing: GrowingRows, drawn: Drawn, divisor: float) -> Tangents:
+        tracked = self._tracked
+        if self._exact is None:
+            self._exact = ExactTangents(tracked.model, tracked.loss, tracked.weights, tracked.statistics)
+        like = next(tracked.model.parameters()).detach()
+        rows = growing.table.read(np.arange(growing.table.shape[0]))[0].to(like)
+        w_dot, r_dot = rows.split([tracked.weights.size, tracked.statistics.size], 1)
+        alpha_dot = (torch.tensor(drawn.chosen) == tracked.sample_ids[:, None]).to(w_dot)
+        parameters = {name: value.detach() for name, value in tracked.model.named_parameters()}
+        buffers = {name: value.detach() for name, value in tracked.model.named_buffers()}
+        return self._exact(parameters, buffers, drawn(), divisor, w_dot, r_dot, alpha_dot)
