@@ -1,7 +1,8 @@
 """Rows and arrays of a study in files: what is there is not measured again."""
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydragrad.recording.files import AppendOnlyLines, read_lines
+
+try:
+    import fcntl
+except ImportError:  # no such locks on this system
+    fcntl = None  # type: ignore[assignment]
 
 Row = TypeVar("Row")
 
@@ -23,7 +29,23 @@ def kept_rows(kind: type[Row], file: Path) -> list[Row]:
 
 
 def append_rows(file: Path, rows: Iterable[Any]) -> None:
-    """Write rows (dataclasses) after those that are there, in one go; a torn last line is dropped."""
+    """Write rows (dataclasses) after those that are there, in one go; a torn last line is dropped.
+
+    Studies that run at the same time may share a file: each waits until the other has written.
+    """
+    with _alone_with(file):
+        _append(file, rows)
+
+
+@contextmanager
+def _alone_with(file: Path) -> Iterator[None]:
+    with open(file.with_suffix(".lock"), "w") as lock:
+        if fcntl is not None:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _append(file: Path, rows: Iterable[Any]) -> None:
     log = AppendOnlyLines(file, keep=len(read_lines(file, "rows")) if file.exists() else 0)
     for row in rows:
         log.append(asdict(row))
