@@ -19,11 +19,15 @@ _SIZES = (
 )
 
 
-def error_over_time(points: Sequence[Mapping[str, Any]]) -> Figure:
+def error_over_time(
+    points: Sequence[Mapping[str, Any]], *, others: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
+) -> Figure:
     """Draw norms of error, bounds and exact hypergradient, and below them how contributions agree, against steps.
 
     Args:
         points: Each with `step`, `error`, `exact`, `measured_bound`, `bound`, `spearman` and `sign_disagreements`.
+        others: By name, other estimators on the same run: points with `step`, `error`, `spearman` and
+            `sign_disagreements`.
 
     Raises:
         PresentationError: No points.
@@ -32,10 +36,17 @@ def error_over_time(points: Sequence[Mapping[str, Any]]) -> Figure:
         raise PresentationError("There are no measurements, so there is no error to draw.")
     steps, marker = [point["step"] for point in points], "o" if len(points) < 3 else ""
     with drawing():
-        figure, (above, below) = new_figure(height=5.6, rows=2)
+        figure, (above, below) = new_figure(height=6.4 if others else 5.6, rows=2)
         for key, name, colour, dashes in _SIZES:
             values = [point[key] if point[key] > 0 else float("nan") for point in points]
             above.plot(steps, values, color=colour, linestyle=dashes, marker=marker, label=name)
+        for name, measured in (others or {}).items():
+            at: list[Any] = [point["step"] for point in measured]
+            style: dict[str, Any] = {"color": INK, "marker": marker}
+            above.plot(at, [point["error"] for point in measured], label=f"measured error, {name}", **style)
+            below.plot(at, [p["spearman"] for p in measured], label=f"Spearman with exact, {name}", **style)
+            wrong = [p["sign_disagreements"] for p in measured]
+            below.plot(at, wrong, linestyle="--", label=f"share of wrong signs, {name}", **style)
         above.set(yscale="log", ylabel="L2 norm, mean of samples")
         above.legend(fontsize=9)
         for key, name, colour, dashes in (

@@ -2,6 +2,7 @@
 
 from hydragrad.studies.accuracy import PUBLISHED, AccuracyRow, reproduce_accuracy
 from hydragrad.studies.damping import DampingRow, reproduce_damping
+from hydragrad.studies.error import reproduce_error
 from hydragrad.studies.estimators import reproduce_estimators
 from hydragrad.studies.extremes import Extreme, Extremes, reproduce_extremes
 from hydragrad.studies.figure1 import Figure1, reproduce_figure1
@@ -25,6 +26,7 @@ __all__ = [
     "Figure1",
     "LabelErrors",
     "Setting",
+    "reproduce_error",
     "reproduce_extremes",
     "reproduce_estimators",
     "reproduce_figure1",

@@ -76,16 +76,7 @@ def influence_functions(
 
     Source: Koh and Liang, ICML 2017; products with the matrix by curvlinops, conjugate gradients by scipy.
     """
-    try:
-        from curvlinops import GGNLinearOperator
-    except ImportError as error:
-        raise Unsupported(f"Influence functions need curvlinops, which is not there ({error}). {INSTALL}") from error
-    model = run.trained_model().requires_grad_(True)
-    parameters = list(model.parameters())
-    assert isinstance(run.train_set, TensorDataset)
-    data = list(_batches(run.train_set, run.device, matrix_samples))
-    matrix = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False).to_scipy()
-    damped = LinearOperator(matrix.shape, lambda vector: matrix @ vector.astype(np.float32) + damping * vector)
+    damped = damped_gauss_newton(run, run.trained_model(), damping, matrix_samples)
     directions = []
     gradients = _gradients(run, run.final, asked)
     with differentiable_kernels(), bar("influence functions", len(gradients), unit="queries") as progress:
@@ -95,6 +86,31 @@ def influence_functions(
             progress.advance()
     length: int = run.manifest.data["length"]
     return _along(run, run.final, torch.stack(directions)) / length
+
+
+def damped_gauss_newton(
+    run: Recording, model: nn.Module, damping: float, matrix_samples: int | None = None
+) -> LinearOperator:
+    """The training set's mean Gauss-Newton matrix of a model with cross-entropy, plus damping times the identity.
+
+    Args:
+        run: Has the training set.
+        model: At the weights in question, in eval mode.
+        damping: Added to the matrix's diagonal.
+        matrix_samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
+
+    Raises:
+        Unsupported: curvlinops is not there.
+    """
+    try:
+        from curvlinops import GGNLinearOperator
+    except ImportError as error:
+        raise Unsupported(f"Influence functions need curvlinops, which is not there ({error}). {INSTALL}") from error
+    parameters = list(model.requires_grad_(True).parameters())
+    assert isinstance(run.train_set, TensorDataset)
+    data = list(_batches(run.train_set, run.device, matrix_samples))
+    matrix = GGNLinearOperator(model, nn.CrossEntropyLoss(), parameters, data, check_deterministic=False).to_scipy()
+    return LinearOperator(matrix.shape, lambda vector: matrix @ vector.astype(np.float32) + damping * vector)
 
 
 def tracin(run: Recording, asked: Query, *, points: int = 10) -> Tensor:

@@ -6,7 +6,7 @@ batch loss. Both hypergradients advance eagerly, side by side, so e_T = sum_t ka
     |e_T| <= sum_t |kappa_t| |H exact_{t-1}| <= L M sum_t |kappa_t|.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -66,6 +66,31 @@ class ErrorAt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairAt:
+    """Both hypergradients after one step, for other comparisons.
+
+    Attributes:
+        step: Steps made.
+        parameters, buffers: The model there; to be read, not changed.
+        drawn: Which of the samples were drawn so far, bool (samples,).
+        exact, approximate: Hypergradients, (samples, parameters) in the order of `weights`.
+        exact_contributions: Of the samples to the query, float64 (samples,).
+        gradient: Of the query, float64 (parameters,).
+        weights: Where each parameter lies.
+    """
+
+    step: int
+    parameters: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+    drawn: Tensor
+    exact: Tensor
+    approximate: Tensor
+    exact_contributions: Tensor
+    gradient: Tensor
+    weights: Layout
+
+
+@dataclass(frozen=True, kw_only=True)
 class ApproximationError:
     """The error of dropping the curvature, over training time.
 
@@ -108,6 +133,7 @@ def approximation_error(
     points: int = 20,
     eigenvalues: int = 5,
     seed: int = 0,
+    observe: Callable[[PairAt], object] | None = None,
 ) -> ApproximationError:
     """Compare hypergradients without curvature with exact ones along the run, and both with their bounds.
 
@@ -118,6 +144,7 @@ def approximation_error(
         points: Points in time, evenly spaced.
         eigenvalues: At how many of them the largest eigenvalue of the batch's Hessian is measured (Lanczos).
         seed: Of the random samples.
+        observe: Called at every point with both hypergradients.
 
     Raises:
         QueryError: Samples that do not exist, or a query of several scalars.
@@ -141,7 +168,10 @@ def approximation_error(
         for record in run.steps:
             pair.advance(record, spectrum=record.step + 1 in spectral)
             if record.step + 1 in times:
-                found.append(pair.measured(asked))
+                at = pair.at(asked)
+                found.append(pair.measured(at))
+                if observe is not None:
+                    observe(at)
             progress.advance()
     return ApproximationError(samples=tuple(chosen.tolist()), query=asked.names()[0], points=tuple(found))
 
@@ -200,24 +230,29 @@ class _Pair:
         self._largest_hypergradient = max(self._largest_hypergradient, float(self._rows(0).norm(dim=1).max()))
         self._replay.advance(record, batch)
 
-    def measured(self, query: Query) -> ErrorAt:
-        step, drawn = len(self._curved), self._drawn
-        if not drawn.any():
-            drawn = torch.ones_like(drawn)
-        exact, approximate = (self._rows(which)[drawn].double() for which in (0, 1))
-        errors, sizes = (exact - approximate).norm(dim=1), exact.norm(dim=1)
-        kappa = self._kappa(step)
+    def at(self, query: Query) -> PairAt:
+        exact, approximate = self._rows(0), self._rows(1)
         w_bar, r_bar = self._gradient(query)
-        c = -(exact @ w_bar + self._r[drawn].double() @ r_bar), -(approximate @ w_bar)
-        bounds = kappa @ np.stack(self._curved)[:, drawn.numpy()]
+        trajectory = self._replay.trajectory
+        return PairAt(
+            step=len(self._curved),
+            parameters=trajectory.parameters,
+            buffers=trajectory.buffers,
+            drawn=self._drawn if self._drawn.any() else torch.ones_like(self._drawn),
+            exact=exact,
+            approximate=approximate,
+            exact_contributions=-(exact.double() @ w_bar + self._r.double() @ r_bar),
+            gradient=w_bar,
+            weights=self._weights,
+        )
+
+    def measured(self, at: PairAt) -> ErrorAt:
+        kappa = self._kappa(at.step)
+        bounds = kappa @ np.stack(self._curved)[:, at.drawn.numpy()]
         return ErrorAt(
-            step=step,
-            error=float(errors.mean()),
-            exact=float(sizes.mean()),
-            relative_error=float((errors / sizes.clamp(min=1e-300)).mean()),
-            spearman=lds(c[1][None].numpy(), c[0][None].numpy()) if len(c[0]) > 1 else float("nan"),
-            sign_disagreements=float((c[0].sign() != c[1].sign()).double().mean()),
-            relative_contribution_error=float((c[0] - c[1]).norm() / c[0].norm().clamp(min=1e-300)),
+            step=at.step,
+            exact=float(at.exact[at.drawn].double().norm(dim=1).mean()),
+            **distances(at, at.approximate),
             measured_bound=float(bounds.mean()),
             bound=float(kappa.sum() * self._largest_eigenvalue * self._largest_hypergradient),
             largest_eigenvalue=self._largest_eigenvalue,
@@ -262,6 +297,20 @@ class _Pair:
 
     def _start(self, lane: Lane, zeros: Tensor, warm: dict[str, Tensor]) -> SGDTangent[Tensor]:
         return SGDTangent(zeros, zeros.clone() if set(lane.names) & set(warm) else None)
+
+
+def distances(at: PairAt, other: Tensor) -> dict[str, float]:
+    """How far other hypergradients, (samples, parameters), are from the exact ones, over the samples drawn so far."""
+    exact, some = (rows[at.drawn].double() for rows in (at.exact, other))
+    errors = (exact - some).norm(dim=1)
+    c = at.exact_contributions[at.drawn], -(some @ at.gradient)
+    return {
+        "error": float(errors.mean()),
+        "relative_error": float((errors / exact.norm(dim=1).clamp(min=1e-300)).mean()),
+        "spearman": lds(c[1][None].cpu().numpy(), c[0][None].cpu().numpy()) if len(c[0]) > 1 else float("nan"),
+        "sign_disagreements": float((c[0].sign() != c[1].sign()).double().mean()),
+        "relative_contribution_error": float((c[0] - c[1]).norm() / c[0].norm().clamp(min=1e-300)),
+    }
 
 
 def _chosen(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:

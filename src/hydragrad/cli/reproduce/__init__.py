@@ -6,6 +6,7 @@ from hydragrad.cli.reproduce.accuracy import accuracy
 from hydragrad.cli.reproduce.bae import bae
 from hydragrad.cli.reproduce.damping import damping
 from hydragrad.cli.reproduce.dattri import dattri
+from hydragrad.cli.reproduce.error import error
 from hydragrad.cli.reproduce.estimators import estimators
 from hydragrad.cli.reproduce.extremes import table1, table2
 from hydragrad.cli.reproduce.figure1 import figure1
@@ -18,7 +19,7 @@ from hydragrad.cli.reproduce.trust import trust
 reproduce = typer.Typer(no_args_is_help=True, help="The paper's tables and figures, measured again.")
 STUDIES = (
     *(figure1, table1, table2, table4, damping, accuracy),
-    *(label_errors, trust, estimators, settling, hara, dattri, bae),
+    *(label_errors, trust, error, estimators, settling, hara, dattri, bae),
 )
 for study in STUDIES:
     reproduce.command()(study)
