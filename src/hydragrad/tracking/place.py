@@ -1,24 +1,32 @@
 """Where a resumed loop goes on, among the steps that a store holds already."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
 
 from hydragrad.errors import ReplayMismatch
 from hydragrad.recording import StepRecord
-from hydragrad.recording.replay import first_trained_norm
 
 
-def place_among(
-    known: Sequence[StepRecord], chosen: list[int], values: Mapping[str, Tensor], folder: Path | None
-) -> int:
-    """The step that the loop makes next, recognised by its batch and by the weights before it.
+def state_norm(optimizer: Optimizer) -> float:
+    """L2 norm of all parameters and momentum buffers: tells states apart, also while a rate is 0.
+
+    Of two states that it takes for one, with the same batch to come, none moved a row differently.
+    """
+    parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+    buffers = [state.get("momentum_buffer") for state in optimizer.state.values()]
+    return get_total_norm([*parameters, *(buffer for buffer in buffers if buffer is not None)]).item()
+
+
+def place_among(known: Sequence[StepRecord], chosen: list[int], norm: float, folder: Path | None) -> int:
+    """The step that the loop makes next, recognised by its batch and by the state before it.
 
     Args:
-        known: The store's steps; some.
+        known: The store's steps, with the `state_norm` after each; some.
         chosen: Samples of the loop's next batch.
-        values: The loop's parameters now.
+        norm: Of the loop's state now.
         folder: Where the store lies.
 
     Raises:
@@ -27,7 +35,7 @@ def place_among(
     for step in range(len(known), -1, -1):
         same_batch = step == len(known) or known[step].indices == chosen
         before = known[step - 1] if step else None
-        if same_batch and (before is None or first_trained_norm(values, before.structure) == before.norm):
+        if same_batch and (before is None or before.norm == norm):
             return step
     raise ReplayMismatch(
         f"The loop goes on from weights that the store in {folder} has not seen, or with another batch. Resume it "

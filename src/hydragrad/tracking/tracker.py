@@ -21,7 +21,6 @@ from hydragrad.recording.data import Collate, data_fingerprint
 from hydragrad.recording.files import read_lines
 from hydragrad.recording.log import from_lines
 from hydragrad.recording.manifest import Reduction, model_facts
-from hydragrad.recording.replay import first_trained_norm
 from hydragrad.recording.trajectory import Trajectory
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.recording.watching import Watch, checked_batch
@@ -44,7 +43,7 @@ from hydragrad.tracking.drawn import Drawn
 from hydragrad.tracking.growing import GrowingRows
 from hydragrad.tracking.online import OnlineRows, Tracked
 from hydragrad.tracking.options import notes, require_sound
-from hydragrad.tracking.place import place_among, require_same_step
+from hydragrad.tracking.place import place_among, require_same_step, state_norm
 from hydragrad.tracking.schedule import Schedule, fingerprint
 from hydragrad.tracking.store import FILE, Store, StoreFacts
 
@@ -299,7 +298,7 @@ class Tracker:
         self._watch.require_one_step()
         structure = self._watch.structure(None if self._last is None else self._last.structure)
         values = {name: parameter.detach() for name, parameter in self._watch.parameters.items()}
-        norm = first_trained_norm(values, structure)
+        norm = state_norm(self._optimizer)
         record = StepRecord(self.next_step, chosen, draws, self._watch.options, structure, norm, None)
         self._after(record, drawn, start, values)
         self._last = record
@@ -360,8 +359,7 @@ class Tracker:
         if self._found_place or not self._known:
             return
         self._found_place = True
-        values = {name: parameter.detach() for name, parameter in self._watch.parameters.items()}
-        self.next_step = place_among(self._known, chosen, values, self._folder)
+        self.next_step = place_among(self._known, chosen, state_norm(self._optimizer), self._folder)
 
 
 def _warm(optimizer: Optimizer, parameter: nn.Parameter) -> bool:
