@@ -19,6 +19,9 @@ _SIZES = (
 )
 
 
+_ABOVE_THE_AXES: dict[str, Any] = {"fontsize": 9, "ncols": 2, "loc": "lower left", "bbox_to_anchor": (0, 1)}
+
+
 def error_over_time(
     points: Sequence[Mapping[str, Any]], *, others: Mapping[str, Sequence[Mapping[str, Any]]] | None = None
 ) -> Figure:
@@ -36,19 +39,19 @@ def error_over_time(
         raise PresentationError("There are no measurements, so there is no error to draw.")
     steps, marker = [point["step"] for point in points], "o" if len(points) < 3 else ""
     with drawing():
-        figure, (above, below) = new_figure(height=6.4 if others else 5.6, rows=2)
+        figure, (above, below) = new_figure(height=7.2 if others else 6.0, rows=2)
         for key, name, colour, dashes in _SIZES:
             values = [point[key] if point[key] > 0 else float("nan") for point in points]
             above.plot(steps, values, color=colour, linestyle=dashes, marker=marker, label=name)
         for name, measured in (others or {}).items():
             at: list[Any] = [point["step"] for point in measured]
             style: dict[str, Any] = {"color": INK, "marker": marker}
-            above.plot(at, [point["error"] for point in measured], label=f"measured error, {name}", **style)
-            below.plot(at, [p["spearman"] for p in measured], label=f"Spearman with exact, {name}", **style)
+            above.plot(at, [point["error"] for point in measured], label=f"error of {name}", **style)
+            below.plot(at, [p["spearman"] for p in measured], label=f"Spearman, {name}", **style)
             wrong = [p["sign_disagreements"] for p in measured]
-            below.plot(at, wrong, linestyle="--", label=f"share of wrong signs, {name}", **style)
+            below.plot(at, wrong, linestyle="--", label=f"wrong signs, {name}", **style)
         above.set(yscale="log", ylabel="L2 norm, mean of samples")
-        above.legend(fontsize=9)
+        above.legend(**_ABOVE_THE_AXES)
         for key, name, colour, dashes in (
             ("spearman", "Spearman with exact", BLUE, "-"),
             ("sign_disagreements", "share of wrong signs", VERMILLION, "--"),
@@ -56,5 +59,5 @@ def error_over_time(
             below.plot(steps, [p[key] for p in points], color=colour, linestyle=dashes, marker=marker, label=name)
         below.axhline(0, color=INK, linewidth=0.8)
         below.set(xlabel="step", ylabel="contributions")
-        below.legend(fontsize=9)
+        below.legend(**_ABOVE_THE_AXES)
     return figure
