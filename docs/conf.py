@@ -31,7 +31,8 @@ smartquotes = False  # options begin with two hyphens
 nitpick_ignore_regex = [
     ("py:.*", r"(torch|pd|pandas|np|numpy|nn|collections|contextlib|pathlib|typing|types)\..*"),
     ("py:class", r"(Path|Tensor|Module|Dataset|DataLoader|Optimizer|NDArray|Self|Any|TracebackType|optional|Array)"),
-    ("py:class", r"hydragrad\.recording\.(observer\.Epoch|log\.Structure)"),  # of no use to a reader
+    # Of no use to a reader:
+    ("py:class", r"hydragrad\.(recording\.(observer\.Epoch|log\.Structure)|trust\.error\.PairAt)"),
 ]
 
 autodoc_member_order = "bysource"
