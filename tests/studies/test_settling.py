@@ -27,6 +27,8 @@ def test_means_over_more_runs_agree_better(tmp_path, monkeypatch):
         "100",
         "--runs",
         "4",
+        "--epochs",
+        "1",
     ]
     result = CliRunner().invoke(app, ["reproduce", "settling", "--out", str(tmp_path), *options, "--quiet"])
     assert result.exit_code == 0, result.output

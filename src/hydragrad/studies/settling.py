@@ -7,7 +7,7 @@ contributions of one run, and of all, are compared with the change of that run, 
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,10 @@ from hydragrad.attribution.ensemble import each_run
 from hydragrad.datasets import Splits, load
 from hydragrad.figures import settling_curves
 from hydragrad.recording import Recording
-from hydragrad.recording.files import AppendOnlyLines, read_lines
 from hydragrad.scores import Curvature, mean_loss
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 from hydragrad.studies.recipes import cross_entropy
+from hydragrad.studies.rows import append_rows, kept_rows
 from hydragrad.studies.trust import NETWORKS
 from hydragrad.training import train
 from hydragrad.trust import counterfactual
@@ -57,6 +57,7 @@ class SettlingRow:
         all_to_mean: LDS of the mean contributions over all runs and the mean change.
         low, high: Its 90 % bootstrap interval over groups.
         own_to_mean: Spearman of one run's changes and the mean of the other retrained runs': what can be known at all.
+        train_size, epochs: Training samples, and passes over them.
     """
 
     data: str
@@ -76,6 +77,8 @@ class SettlingRow:
     low: float | None = None
     high: float | None = None
     own_to_mean: float | None = None
+    train_size: int = 5_000
+    epochs: int = 5
 
 
 def reproduce_settling(
@@ -109,22 +112,17 @@ def reproduce_settling(
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / ROWS_FILE
-    rows = [SettlingRow(**row) for row in read_lines(file, "rows")] if file.exists() else []
-    log = AppendOnlyLines(file, keep=len(rows))
-    try:
-        for name in data:
-            splits = load(name, data_dir=data_dir, train_size=train_size)
-            for curvature in curvatures:
-                if any(
-                    (row.data, row.network, row.curvature, row.runs) == (name, network, curvature, runs) for row in rows
-                ):
-                    continue
-                make, folder = partial(_make, splits, network, epochs), out / f"{name}-{network}"
-                row = _measured(make, folder, splits, network, curvature, runs, retrained, groups, workers)
-                rows.append(row)
-                log.append(asdict(row))
-    finally:
-        log.close()
+    rows = kept_rows(SettlingRow, file)
+    known = {(row.data, row.network, row.curvature, row.runs, row.train_size, row.epochs) for row in rows}
+    for name in data:
+        splits = load(name, data_dir=data_dir, train_size=train_size)
+        for curvature in curvatures:
+            if (name, network, curvature, runs, train_size, epochs) in known:
+                continue
+            make, folder = partial(_make, splits, network, epochs), out / f"{name}-{network}-{train_size}x{epochs}"
+            row = _measured(make, folder, splits, network, curvature, runs, retrained, groups, workers)
+            rows.append(replace(row, train_size=train_size, epochs=epochs))
+            append_rows(file, rows[-1:])
     longest = sorted(rows, key=lambda row: row.runs)  # of the same training, the row with the most runs is drawn
     curves = {f"{row.data}, {row.network}, {row.curvature}": (row.measured, row.foretold) for row in longest}
     settling_curves(curves).savefig(out / PICTURE, dpi=160)
