@@ -56,6 +56,23 @@ def test_exact_scores_of_a_smooth_run_foretell_removals(run, data):
     assert check["predicted"] == [scores.total(group)[0].item() for group in given]
 
 
+def test_a_repeat_says_what_can_be_expected(run, data):
+    scores = hg.attribute(run, hg.mean_loss(data[1]), curvature="hessian")
+    plain = hg.verify(run, scores, groups=6, size=0.1, extremes=False).checks[0]
+    check = hg.verify(run, scores, groups=6, size=0.1, extremes=False, ceiling=True).checks[0]
+    assert "ceiling_lds" not in plain and "repeat" not in plain["sentence"]
+    assert {key: check[key] for key in plain if key != "sentence"} == {
+        key: value for key, value in plain.items() if key != "sentence"
+    }
+    assert check["ceiling_lds"] > 0.99  # a smooth run in float64: rounding changes nothing
+    assert check["sentence"] == plain["sentence"] + (
+        " A repeat of the same run, one rounding apart, ranks these removals with LDS 1.00: more can't be expected of "
+        "any score."
+    )
+    files = len(list((run.path / FOLDER).glob("*.safetensors")))
+    assert files == 12  # six groups, each once more
+
+
 def test_retrainings_are_kept_and_not_made_twice(run, data, monkeypatch):
     query = hg.mean_loss(data[1])
     first = hg.counterfactual(run, [[0, 1], [5]], query)

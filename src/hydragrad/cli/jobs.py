@@ -181,6 +181,7 @@ def verify_scores(
     damping: float = 0.0,
     replays: int = 0,
     seeds: int = 1,
+    ceiling: bool = False,
 ) -> Verified:
     """Verify scores, computed if absent; keep them with what was measured, and draw it."""
     scores = kept_scores(
@@ -188,7 +189,9 @@ def verify_scores(
     )
     asked = experiment.query(query)
     runs = [run] if seeds == 1 else runs_of(experiment, run, seeds)
-    evidence = verify(runs, scores, groups=groups, size=sizes, seed=seed, queries=asked, workers=workers)
+    evidence = verify(
+        runs, scores, groups=groups, size=sizes, seed=seed, queries=asked, workers=workers, ceiling=ceiling
+    )
     path = scores_path(run.path, query, curvature, damping, replays, seeds)
     scores.with_evidence(evidence).save(path)
     earlier = {id(check) for check in scores.evidence.checks}
@@ -206,6 +209,8 @@ def verify_scores(
             for key in ("lds", "slope", "scale", "pearson", "sign_agreement", "groups"):
                 figures[f"{key}_{size}"] = check[key]
             figures[f"lds_low_{size}"], figures[f"lds_high_{size}"] = check["lds_interval"]
+            if ceiling:
+                figures[f"ceiling_lds_{size}"] = check["ceiling_lds"]
     return Verified(checks=checks, path=path, pictures=pictures, figures=figures)
 
 

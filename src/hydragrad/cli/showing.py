@@ -1,5 +1,7 @@
 """What the commands found, as a person reads it."""
 
+from typing import Any
+
 from hydragrad.cli import jobs
 from hydragrad.cli.console import columns, number, percent, say, table
 from hydragrad.trust import ApproximationError
@@ -12,6 +14,7 @@ def show_verified(found: jobs.Verified) -> None:
             rows = {
                 "LDS (Spearman over groups)": _correlation(check["lds"])
                 + f" [{', '.join(_correlation(end) for end in check['lds_interval'])}]",
+                **_ceiling(check),
                 "actual over predicted": f"{number(check['scale'])} (slope with an offset: {number(check['slope'])})",
                 "same sign": percent(check["sign_agreement"]),
                 "picture": str(found.pictures[check["name"]]),
@@ -23,6 +26,13 @@ def show_verified(found: jobs.Verified) -> None:
             for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
                 which = f"{word} sample" if check["size"] == 1 else f"{check['size']:,} {word} samples"
                 say(f"the {which} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
+
+
+def _ceiling(check: dict[str, Any]) -> dict[str, str]:
+    if "ceiling_lds" not in check:
+        return {}
+    ends = ", ".join(_correlation(end) for end in check["ceiling_interval"])
+    return {"of a repeat, one rounding apart": f"{_correlation(check['ceiling_lds'])} [{ends}]"}
 
 
 def _correlation(value: float | None) -> str:

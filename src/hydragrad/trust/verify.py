@@ -13,7 +13,8 @@ from hydragrad.errors import DataError, QueryError
 from hydragrad.figures import agreement
 from hydragrad.recording import Recording
 from hydragrad.scores import Evidence, Query, Scores, numbered, queries_of
-from hydragrad.trust.counterfactual import counterfactual
+from hydragrad.training.retraining import Change, retrain
+from hydragrad.trust.counterfactual import counterfactual, measure
 from hydragrad.trust.lds import lds, lds_interval, rank_correlations
 
 Array = NDArray[np.float64]
@@ -43,6 +44,7 @@ def verify(
     extremes: bool = True,
     queries: Query | Sequence[Query] | None = None,
     workers: int = 1,
+    ceiling: bool = False,
 ) -> Evidence:
     """Really retrain without groups of samples and compare with what the scores predicted.
 
@@ -57,19 +59,22 @@ def verify(
         extremes: Also the most harmful and the most helpful group of every size and query.
         queries: What the scores answer, in their order; needed for scores that were loaded from a file.
         workers: Processes that retrain at the same time.
+        ceiling: Also retrain without the same groups from initial weights changed by one rounding: how far such a
+            repeat foretells what happened is what any score of this run can be expected to reach.
 
     Returns:
         The scores' evidence with one check a size and kind: predicted and actual changes (of single queries, at most
         three), `slope` (of actual on predicted, with an offset), `scale` (the same through the origin: what to
         multiply predictions by; 1 where they have the right size), `pearson`, `spearman`, `lds` (Spearman over groups,
-        mean over queries) with its 90 % bootstrap interval over groups, `lds_per_query`, `sign_agreement`, and a
-        sentence. `scores.with_evidence(evidence)` is the copy that carries it.
+        mean over queries) with its 90 % bootstrap interval over groups, `lds_per_query`, `sign_agreement`, with
+        `ceiling` the LDS of the repeat (`ceiling_lds`, `ceiling_interval`), and a sentence.
+        `scores.with_evidence(evidence)` is the copy that carries it.
 
     Raises:
         QueryError: Scores of another run or without their queries; ids out of range; an interrupted run.
         DataError: Groups as large as the data.
 
-    Cost: one training a group and run; retrainings are kept in RUN/retrained and not made twice.
+    Cost: one training a group and run (two with `ceiling`); retrainings are kept in RUN/retrained and not made twice.
 
     Source: Park et al. 2023 (LDS); Bae et al. 2024 and Ilyas and Engstrom 2025 (a fixed trajectory).
     """
@@ -82,17 +87,29 @@ def verify(
     found = [counterfactual(each, everything, asked, workers=workers).values for each in runs]
     actual = torch.stack(found).mean(0).numpy()
     predicted = torch.stack([scores.total(group) for group in everything], 1).numpy()
+    again = np.mean([_repeated(each, everything, asked, workers) for each in runs], axis=0) if ceiling else None
     checks: list[dict[str, Any]] = []
     at = 0
     for kind in plan:
         columns = slice(at, at + len(kind.groups))
         at = columns.stop
-        checks += _checks(kind, predicted[:, columns], actual[:, columns], scores, seed)
+        repeat = None if again is None else again[:, columns]
+        checks += _checks(kind, predicted[:, columns], actual[:, columns], repeat, scores, seed)
     kept = [check for check in scores.evidence.checks if check.get("name") not in {new["name"] for new in checks}]
     return replace(scores.evidence, checks=(*kept, *checks))
 
 
-def _checks(kind: _Groups, predicted: Array, actual: Array, scores: Scores, seed: int) -> list[dict[str, Any]]:
+def _repeated(run: Recording, groups: Sequence[Sequence[int]], asked: Sequence[Query], workers: int) -> Array:
+    """How the same retrainings change the queries from initial weights changed by one rounding, (queries, groups)."""
+    rounding = torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps
+    changes = [Change(weights=dict.fromkeys(group, 0.0), noise=rounding) for group in groups]
+    found: Array = measure(run, retrain(run, changes, workers=workers, keep=True), asked)[1].numpy()
+    return found
+
+
+def _checks(
+    kind: _Groups, predicted: Array, actual: Array, repeat: Array | None, scores: Scores, seed: int
+) -> list[dict[str, Any]]:
     each = rank_correlations(predicted, actual)
     low, high = lds_interval(predicted, actual, seed=seed, confidence=CONFIDENCE)
     agreed = [agreement(p, a) for p, a in zip(predicted, actual, strict=True)]
@@ -112,6 +129,9 @@ def _checks(kind: _Groups, predicted: Array, actual: Array, scores: Scores, seed
         "lds_per_query": [_plain(float(value)) for value in each],
         "sign_agreement": float((np.sign(predicted) == np.sign(actual)).mean()),
     }
+    if repeat is not None:
+        ends = lds_interval(repeat, actual, seed=seed, confidence=CONFIDENCE)
+        measured |= {"ceiling_lds": _plain(lds(repeat, actual)), "ceiling_interval": [_plain(end) for end in ends]}
     measured["sentence"] = sentence(measured)
     shown = scores.query_names[:SHOWN_QUERIES]
     return [
@@ -135,7 +155,16 @@ def sentence(check: dict[str, Any]) -> str:
     interval = "" if low is None or high is None else f" [{_short(low)}, {_short(high)}]"
     ranks = f"Predicted changes {'do not rank' if grade == 'not' else 'rank'} removals"
     ranks += ("" if grade == "not" else f" {grade}") + f" (LDS {_short(value)}{interval})"
-    return f"{ranks} and {_size(scale)}."
+    return f"{ranks} and {_size(scale)}.{_ceiling(check.get('ceiling_lds'))}"
+
+
+def _ceiling(value: float | None) -> str:
+    if value is None:
+        return ""
+    return (
+        f" A repeat of the same run, one rounding apart, ranks these removals with LDS {_short(value)}: more can't be "
+        f"expected of any score."
+    )
 
 
 def _scale_of(predicted: Array, actual: Array) -> float:

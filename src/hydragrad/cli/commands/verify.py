@@ -30,6 +30,12 @@ def verify(
         str, typer.Option(help="Samples of a group: numbers or shares (0.1 is a tenth), with commas between.")
     ] = "1,0.01,0.1",
     seed: Annotated[int, typer.Option(help="Of the random groups.")] = 0,
+    ceiling: Annotated[
+        bool,
+        typer.Option(
+            "--ceiling", help="Also what a repeat of the run, one rounding apart, reaches: twice as many retrainings."
+        ),
+    ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
@@ -47,7 +53,7 @@ def verify(
     """
     sizes = jobs.parse_sizes(size)
     asked, opened = open_run(run, data_dir=data_dir)
-    trainings = len(sizes) * (groups + 2) * seeds
+    trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
     seconds = attribution_seconds(opened, "none") / 2 * trainings / workers + attribution_seconds(opened, curvature)
     seconds += trainings * query_seconds(asked, opened.trained_model(), query) / 3 / workers
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
@@ -66,6 +72,7 @@ def verify(
             damping=damping,
             replays=replays,
             seeds=seeds,
+            ceiling=ceiling,
         )
     show_verified(found)
     if kept_advice(run) is None:
