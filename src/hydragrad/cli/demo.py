@@ -20,7 +20,7 @@ from hydragrad.tracking import hypergradients
 from hydragrad.trust import counterfactual
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=24, batch_size=64)
-HARMFUL, HELPFUL, RANDOM_GROUPS = (20, 40, 80), (30, 60), 3
+HARMFUL, HELPFUL, RANDOM_GROUPS = (20, 40), (30, 60), 2
 """Groups really left out: so many of the most harmful, of the most helpful, and random ones."""
 RANDOM_SIZE = 50
 SUSPECTS_SHOWN = 8
