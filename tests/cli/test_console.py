@@ -93,3 +93,23 @@ def test_every_command_can_be_quiet_and_gives_an_example_that_it_understands(com
     parse(words)
     for parameter in command.params:
         assert getattr(parameter, "help", None), f"{parameter.name} says what it is"
+
+
+@pytest.mark.parametrize("wrong", ["a file in the way", "a folder"])
+def test_places_that_can_not_be_used_are_named_in_one_line(tmp_path, capsys, wrong):
+    place = tmp_path / "place"
+    with pytest.raises(SystemExit) as ended, console.person_friendly():
+        if wrong == "a folder":
+            place.mkdir()
+            place.write_text("figures")
+        else:
+            place.write_text("figures")
+            (place / "run").mkdir()
+    assert ended.value.code == 1
+    message = capsys.readouterr().err.replace("\n", " ")
+    assert str(place) in message.replace(" ", "") and "Name another place" in message
+
+
+def test_other_faults_of_the_system_are_not_hidden():
+    with pytest.raises(TimeoutError), console.person_friendly():
+        raise TimeoutError(110, "Connection timed out")

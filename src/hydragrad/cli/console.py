@@ -1,5 +1,6 @@
 """What a person sees: one console, tables, errors without tracebacks, and JSON on request."""
 
+import errno
 import json
 import os
 import sys
@@ -88,6 +89,10 @@ def number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
+PLACES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
+"""What is wrong with a place that a user has named, rather than with us."""
+
+
 @contextmanager
 def person_friendly() -> Iterator[None]:
     """Turn expected errors and warnings into lines, and errors into exit codes: 1 a mistake, 130 Ctrl-C."""
@@ -108,6 +113,12 @@ def person_friendly() -> Iterator[None]:
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in PLACES:
+            raise
+        where = f"{error.filename}: " if error.filename is not None else ""
+        complain(f"error: {where}{error.strerror}. Name another place, or see that this one can be written and read.")
         sys.exit(1)
     finally:
         warnings.showwarning = before

@@ -49,7 +49,7 @@ def train(
     ] = None,
     test_size: Annotated[int | None, typer.Option(min=1, help="Test samples (default: all).")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
-    lr: Annotated[float | None, typer.Option(help="Initial rate (default: the paper's).")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Initial rate (default: the paper's).")] = None,
     seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT where it stopped.")] = False,
