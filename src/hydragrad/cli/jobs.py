@@ -248,12 +248,14 @@ def clean(
     """Rank suspects, remove or relabel the worst, or those that were marked, retrain from a fresh start, compare.
 
     Raises:
-        QueryError: A share outside (0, 1), or relabelling without suggested labels.
+        QueryError: An estimated share of 1, or relabelling without suggested labels.
     """
     ranked = suspects(run, scores)
     share = estimated_share(ranked) if remove is None else remove
-    if not 0 <= share < 1 or (remove is not None and remove == 0):
-        raise QueryError(f"--remove takes a share between 0 and 1 (0.1 is a tenth); {share} came.")
+    if not 0 <= share < 1:
+        raise QueryError(
+            "Every sample is suspect, so that none would be left to train with. Say how many to take: --remove 0.1."
+        )
     if relabel and "suggested_label" not in ranked:
         raise QueryError(
             "--relabel needs suggested labels, which need plain cross-entropy of the model's one call. Use --remove."

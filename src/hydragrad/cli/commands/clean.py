@@ -54,6 +54,8 @@ def clean(
 
     Example: hydragrad clean runs/m --remove 0.1
     """
+    if remove is not None and not 0 < remove < 1:
+        raise QueryError(f"--remove takes a share between 0 and 1 (0.1 is a tenth); {remove} came.")
     if labels is not None and (relabel or remove is not None):
         raise QueryError("--labels says which labels to train with; leave out --remove and --relabel.")
     asked, opened = open_run(run, data_dir=data_dir)
