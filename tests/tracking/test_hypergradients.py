@@ -140,6 +140,9 @@ def test_extremes_of_projected_rows_say_how_far_they_may_be_off(recorded):
     # 60 seeds: a standard deviation is known to a tenth; columns of one chunk never meet, so what is said is a bound.
     assert 0.5 < ratio.median() < 1.1
     assert hypergradients(run).contributions(case, top=1).helpful_noise is None
+    last = hypergradients(run, projection=24, projection_seed=seeds - 1).contributions(case)
+    torch.testing.assert_close(last.standard_errors[0], said[-1], rtol=1e-12, atol=0)
+    assert hypergradients(run).contributions(case).standard_errors is None
 
 
 def test_matrix_on_disk_and_extremes(recorded, tmp_path):

@@ -139,6 +139,8 @@ def _columns(listed: pd.DataFrame, named: LabelNames, told: Predictions) -> dict
     for name in ("given_label", "suggested_label", "true_label"):
         if name in listed and any(plain(label) is not None for label in listed[name]):
             columns[name.removesuffix("_label")] = packed(named.codes(listed[name]), "u2")
+    if "standard_error" in listed:
+        columns["error"] = packed(listed["standard_error"], "f4")
     known = flipped(listed)
     if known is not None:
         columns["flipped"] = packed(known, "u1")
@@ -169,6 +171,7 @@ def _explained(found: Explanations, named: LabelNames) -> dict[str, Any]:
         "helpful_values": packed(found.helpful_values, "f4"),
         "harmful": packed(found.harmful, "u4"),
         "harmful_values": packed(found.harmful_values, "f4"),
+        **_errors(found, ("helpful_errors", "harmful_errors")),
         "measured": found.curvature != "none",
         "notes": found.notes,
     }
@@ -186,7 +189,12 @@ def _from_the_other_end(found: Explanations, shown: Sequence[int]) -> dict[str, 
         "helped_values": packed(found.helped_values[rows], "f4"),
         "harmed": packed(found.harmed[rows], place),
         "harmed_values": packed(found.harmed_values[rows], "f4"),
+        **_errors(found, ("helped_errors", "harmed_errors"), rows),
     }
+
+
+def _errors(found: Explanations, names: Sequence[str], rows: Any = slice(None)) -> dict[str, Packed]:
+    return {} if found.errors is None else {name: packed(found.errors[name][rows], "f4") for name in names}
 
 
 def _numbers(values: NDArray[Any] | None) -> ArrayLike:

@@ -1,7 +1,7 @@
 """Which training samples moved which test samples, looked at from both ends."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,9 @@ TOP, BACK = 8, 4
 AT_ONCE = 100
 """Test samples whose contributions are in memory at the same time."""
 
+Part = tuple[Tensor, Tensor | None]
+"""Contributions to some test samples, (tests, samples), and their standard errors."""
+
 _SAMPLE = re.compile(r"loss of sample (\d+)")
 
 
@@ -46,6 +49,7 @@ class Explanations:
         trained: Training samples that are looked at from their end, int64 (trained,).
         helped, harmed: Places of the test samples that each of them helped and harmed most, (trained, back).
         helped_values, harmed_values: Its contributions to them, (trained, back).
+        errors: Standard errors of all four by name (helpful_errors, ...), in the same shapes; None where not known.
         curvature: As in the evidence.
         notes: What a reader must know.
     """
@@ -63,6 +67,7 @@ class Explanations:
     helped_values: NDArray[np.float64]
     harmed: NDArray[np.int64]
     harmed_values: NDArray[np.float64]
+    errors: Mapping[str, NDArray[np.float32]] | None
     curvature: str
     notes: tuple[str, ...]
 
@@ -88,12 +93,12 @@ def from_store(run: Recording, store: Store, dataset: Dataset[Any], *, count: in
     everything = predictions(run, dataset, range(length))
     chosen = _chosen(everything, count)
 
-    def parts() -> Iterator[Tensor]:
+    def parts() -> Iterator[Part]:
         for start in range(0, len(chosen), AT_ONCE):
             asked = sample_losses(dataset, chosen[start : start + AT_ONCE].tolist())
             answer = store.contributions(asked)
             assert isinstance(answer, Scores)
-            yield answer.values
+            yield answer.values, answer.standard_errors
 
     evidence = store.evidence()
     wrong = None if everything.predicted is None else (int((everything.predicted != everything.given).sum()), length)
@@ -132,8 +137,9 @@ def from_scores(run: Recording, scores: Scores, dataset: Dataset[Any] | None) ->
     order = np.arange(len(samples)) if told is None else _order(told)
     if told is not None:
         told = predictions(run, dataset, np.asarray(samples)[order].tolist())  # type: ignore[arg-type]
+    rows = torch.from_numpy(order)
     return _explanations(
-        iter([scores.values[torch.from_numpy(order)]]),
+        iter([(scores.values[rows], None if scores.standard_errors is None else scores.standard_errors[rows])]),
         scores.sample_ids,
         dataset=dataset,
         samples=np.asarray(samples)[order],
@@ -195,25 +201,38 @@ class _Best:
         self.rows = rows.gather(0, chosen)
 
 
-def _explanations(parts: Iterator[Tensor], ids: Tensor, **rest: Any) -> Explanations:
-    helpful, harmful = [], []
+def _explanations(parts: Iterator[Part], ids: Tensor, **rest: Any) -> Explanations:
+    helpful, harmful, noise = [], [], []
     best, worst = _Best(BACK), _Best(BACK)
     top = min(TOP, len(ids))
-    for values in parts:
+    for values, errors in parts:
         helpful.append(values.topk(top, dim=1))
         harmful.append((-values).topk(top, dim=1))
         best.add(values)
         worst.add(-values)
+        if errors is not None:
+            noise.append(errors.float())
     assert best.values is not None and best.rows is not None and worst.values is not None and worst.rows is not None
+    helped_by, harmed_by = (torch.cat([each.indices for each in side]) for side in (helpful, harmful))
+    known = None
+    if noise:
+        every = torch.cat(noise)
+        known = {
+            "helpful_errors": every.gather(1, helped_by).numpy(),
+            "harmful_errors": every.gather(1, harmed_by).numpy(),
+            "helped_errors": every.gather(0, best.rows).T.numpy(),
+            "harmed_errors": every.gather(0, worst.rows).T.numpy(),
+        }
     return Explanations(
-        helpful=ids[torch.cat([each.indices for each in helpful])].numpy(),
+        helpful=ids[helped_by].numpy(),
         helpful_values=torch.cat([each.values for each in helpful]).numpy(),
-        harmful=ids[torch.cat([each.indices for each in harmful])].numpy(),
+        harmful=ids[harmed_by].numpy(),
         harmful_values=-torch.cat([each.values for each in harmful]).numpy(),
         trained=ids.numpy(),
         helped=best.rows.T.numpy(),
         helped_values=best.values.T.numpy(),
         harmed=worst.rows.T.numpy(),
         harmed_values=-worst.values.T.numpy(),
+        errors=known,
         **rest,
     )

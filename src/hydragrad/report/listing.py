@@ -14,7 +14,7 @@ from hydragrad.recording import Recording
 from hydragrad.scores import Scores
 
 NEEDED = ("sample", "given_label", "contribution")
-KNOWN = ("suggested_label", "true_label", "flipped", "confidence")
+KNOWN = ("suggested_label", "true_label", "flipped", "confidence", "standard_error")
 
 BY_CLASS = 4
 """Extremes of every class that are shown, on either side."""
@@ -101,4 +101,7 @@ def _by_contribution(run: Recording, scores: Scores, query: str | int) -> pd.Dat
     ids = scores.sample_ids.tolist()
     labels = np.array(given_labels(run, ids), dtype=object)
     frame = pd.DataFrame({"sample": ids, "given_label": labels, "contribution": scores.row(query).numpy()})
+    errors = scores.standard_errors_of(query)
+    if errors is not None:
+        frame["standard_error"] = errors.numpy()
     return frame.sort_values("contribution", kind="stable", ignore_index=True)

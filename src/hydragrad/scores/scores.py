@@ -32,7 +32,8 @@ class Scores:
         sample_ids: Which training samples, int64, (samples,).
         query_names: One name a row.
         query_values: phi of the trained model, float64, (queries,).
-        standard_errors: Of the values, where they are means over independent runs, float64 (queries, samples), or None.
+        standard_errors: Of the values, float64 (queries, samples): where they are means over independent runs, by the
+            spread of the runs; where they come from projected rows, by the projection. Else None.
         label_contributions: What each sample's contribution would be under every label, float64,
             (queries, samples, classes), or None.
         over_time: What each of equal stretches of the run's steps added to a contribution, float32,

@@ -102,14 +102,18 @@ class Answerer:
 
     def matrix(
         self, queries: Sequence[Query], block: Block, count: int, memory: int
-    ) -> tuple[tuple[str, ...], Tensor, Tensor]:
-        """Names, values, and contributions (queries, samples), float64."""
-        names, values, parts = [], [], []
+    ) -> tuple[tuple[str, ...], Tensor, Tensor, Tensor | None]:
+        """Names, values, contributions (queries, samples), float64, and their standard errors by the projection."""
+        names, values, parts, lengths = [], [], [], []
         for asked, phi, gradients in self._gradients(queries, memory):
             names += asked
             values += phi
+            lengths.append(gradients.double().norm(dim=1).cpu())
             parts.append(torch.cat(list(self._products(gradients, block, count, memory)), 1).double())
-        return numbered(names), torch.tensor(values, dtype=torch.float64), torch.cat(parts)
+        matrix, noise = torch.cat(parts), None
+        if self._projector is not None:
+            noise = self._noise(matrix.cpu(), torch.cat(lengths), self._row_norms(block, count, memory))
+        return numbered(names), torch.tensor(values, dtype=torch.float64), matrix, noise
 
     def write(self, queries: Sequence[Query], block: Block, count: int, path: Path, memory: int) -> NDArray[Any]:
         """Contributions (queries, samples) as a memory-mapped file."""
@@ -163,7 +167,7 @@ class Answerer:
         )
 
     def _noise(self, values: Tensor, lengths: Tensor, norms: Tensor) -> Tensor:
-        """Standard errors of projected products, from the norms of query gradients (queries,) and of rows (queries, k).
+        """Standard errors of projected products, from the norms of query gradients and of rows, (queries, k) or (k,).
 
         Source: the variance in `derivatives.projection`, all coordinates in different chunks.
         """

@@ -201,9 +201,10 @@ class Store:
             return answerer.extremes(asked, self.block, self.sample_ids, top, memory)
         if out is not None:
             return answerer.write(asked, self.block, len(self.rows), Path(out), memory)
-        names, values, matrix = answerer.matrix(asked, self.block, len(self.rows), memory)
+        names, values, matrix, noise = answerer.matrix(asked, self.block, len(self.rows), memory)
         return Scores(
             values=matrix,
+            standard_errors=noise,
             sample_ids=self.sample_ids,
             query_names=names,
             query_values=values,

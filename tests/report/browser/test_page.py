@@ -318,3 +318,40 @@ def test_fifty_thousand_samples(opened, large):
             [tool, value],
         )
         assert took < 1000 * seconds, f"{tool} took {took:.0f} ms"
+
+
+def test_standard_errors_stand_beside_contributions(opened, run, scores, explaining, tmp_path):
+    values = scores.values.clone()
+    values[0, 0], values[0, 1] = -0.5, -3.0
+    errors = torch.full_like(values, 0.25)
+    errors[0, 1] = 10.0
+    some = replace(scores, values=values, standard_errors=errors)
+    tests = replace(explaining, standard_errors=torch.full_like(explaining.values, 0.125))
+    listed = suspects(run, some, signals=None)
+    page = opened(report(run, some, tmp_path / "report.html", suspects=listed, explain=tests), "#suspects")
+    assert "± its standard error in percent" in page.locator("#suspects-lead").inner_text()
+
+    page.locator("#number").fill("0")
+    assert "contribution −0.500\u00a0±\u00a00.250" in first_card(page).get_attribute("aria-label")
+    assert "harms" in page.locator("#detail dl").inner_text()
+    page.locator("#number").fill("1")
+    page.locator("#order").select_option("number")
+    assert "may be nothing" in page.locator("#detail dl").inner_text()
+
+    page.locator("#number").fill("")
+    page.locator("#order").select_option("certain")
+    ratio = values[0] / errors[0]
+    assert sample_of(first_card(page).get_attribute("aria-label")) == int(ratio.argmin())
+
+    page.locator("#views a[href='#explain']").click()
+    for _ in range(2):  # training samples that moved a test sample, then test samples that a training sample moved
+        value, percent = page.locator("#explained .movers .number.helps").first.inner_text().split(" ±")
+        assert abs(int(percent.removesuffix("%")) - 12.5 / float(value)) <= 1
+        page.locator("#explained .movers a").first.click()
+
+
+def test_no_errors_no_plus_minus(opened, path):
+    page = opened(path, "#suspects")
+    assert "±" not in page.content().split("<script")[0]
+    assert "±" not in first_card(page).inner_text()
+    assert page.locator("#order option[value=certain]").count() == 0

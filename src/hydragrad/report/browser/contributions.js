@@ -101,7 +101,7 @@ function ends(title, rows) {
   const links = rows.map((row) => {
     const id = TABLE.id[row];
     const link = element("a", { href: `#suspects/${id}`, class: "end-card", "aria-label": suspectName(row) });
-    link.append(sampleView("train", id, `Sample ${id}`) ?? element("span", { class: "quiet", text: `sample ${id}` }), element("span", { class: TABLE.contribution[row] < 0 ? "number harms" : "number helps", text: signed(TABLE.contribution[row]) }));
+    link.append(sampleView("train", id, `Sample ${id}`) ?? element("span", { class: "quiet", text: `sample ${id}` }), contributionLine(TABLE.contribution[row], TABLE.error?.[row]));
     return link;
   });
   return element("div", { class: "ends" }, element("p", { class: "quiet", text: rows.length ? title : `none ${title.replace("most ", "")}` }), ...links);

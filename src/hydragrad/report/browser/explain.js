@@ -53,7 +53,7 @@ function explainLead() {
   const { tests, misclassified } = EXPLAIN;
   const many = misclassified ? `${count(misclassified[0])} of ${counted(misclassified[1], "prediction")} are wrong. ` : "";
   const order = tests.predicted ? "wrong predictions first" : "the largest losses first";
-  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}: which training samples lowered (+) or raised (−) the sample’s own loss. Or choose a training sample, and see which test samples it moved.`;
+  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}: which training samples lowered (+) or raised (−) the sample’s own loss${EXPLAIN.helpful_errors ? ", ± the standard error in percent" : ""}. Or choose a training sample, and see which test samples it moved.`;
 }
 
 function wrongOnly() {
@@ -109,21 +109,21 @@ function testName(place) {
 
 /** Show what moved one test sample. */
 function explainTest(place, opened = false) {
-  const { top, helpful, helpful_values, harmful, harmful_values } = EXPLAIN;
+  const { top, helpful, helpful_values, helpful_errors, harmful, harmful_values, harmful_errors } = EXPLAIN;
   const test = EXPLAIN.tests.id[place];
   const range = [place * top, (place + 1) * top];
   const sides = [
-    ["Helped most", Array.from(helpful.slice(...range)), helpful_values.slice(...range), (value) => value > 0],
-    ["Harmed most", Array.from(harmful.slice(...range)), harmful_values.slice(...range), (value) => value < 0],
+    ["Helped most", Array.from(helpful.slice(...range)), helpful_values.slice(...range), helpful_errors?.slice(...range), (value) => value > 0],
+    ["Harmed most", Array.from(harmful.slice(...range)), harmful_values.slice(...range), harmful_errors?.slice(...range), (value) => value < 0],
   ];
   const largest = Math.max(...sides.flatMap(([, , values]) => Array.from(values, Math.abs)));
   byId("explained").replaceChildren(
     element("div", { class: "subject" }, testView(place, true) ?? "", element("div", {}, element("h2", { text: `Test sample ${test}` }), element("p", { text: testFacts(place) }))),
-    ...sides.map(([title, ids, values, kept]) =>
+    ...sides.map(([title, ids, values, errors, kept]) =>
       movers(
         title,
-        ids.map((sample, n) => ({ sample, value: values[n] })).filter(({ value }) => kept(value)),
-        ({ sample, value }) => trainCard(sample, value, largest),
+        ids.map((sample, n) => ({ sample, value: values[n], error: errors?.[n] })).filter(({ value }) => kept(value)),
+        ({ sample, value, error }) => trainCard(sample, value, error, largest),
         "No training sample did.",
       ),
     ),
@@ -147,11 +147,11 @@ function movers(title, items, card, none) {
   return element("section", { "aria-label": title }, element("h3", { text: title }), list);
 }
 
-function trainCard(id, value, largest) {
+function trainCard(id, value, error, largest) {
   const row = ROW_OF.get(id);
   const lines = [
     row === undefined ? null : labelPair(row, false),
-    element("span", { class: `number ${value < 0 ? "harms" : "helps"}`, text: signed(value) }),
+    contributionLine(value, error),
     strengthBar(value, largest),
     element("span", { class: "quiet", text: `sample ${id}` }),
     row !== undefined && TABLE.flipped?.[row] ? element("span", { class: "mark", text: "✗ wrong label" }) : null,
@@ -159,14 +159,14 @@ function trainCard(id, value, largest) {
   return element("a", { class: "card still", href: `#explain/train/${id}` }, sampleView("train", id, `Sample ${id}`) ?? "", element("span", { class: "text" }, ...lines));
 }
 
-function testCard(place, value, largest) {
-  const lines = [...testLines(place), element("span", { class: `number ${value < 0 ? "harms" : "helps"}`, text: signed(value) }), strengthBar(value, largest)];
+function testCard(place, value, error, largest) {
+  const lines = [...testLines(place), contributionLine(value, error), strengthBar(value, largest)];
   return element("a", { class: "card still", href: `#explain/test/${EXPLAIN.tests.id[place]}` }, testView(place) ?? "", element("span", { class: "text" }, ...lines));
 }
 
 /** Show which test samples one training sample moved. */
 function explainTraining(id) {
-  const { back, helped, helped_values, harmed, harmed_values, rowOf } = EXPLAIN;
+  const { back, helped, helped_values, helped_errors, harmed, harmed_values, harmed_errors, rowOf } = EXPLAIN;
   byId("training-number").value = id;
   const at = rowOf.get(id);
   const box = byId("explained");
@@ -176,19 +176,19 @@ function explainTraining(id) {
   }
   const range = [at * back, (at + 1) * back];
   const sides = [
-    ["Test samples that it helped most", helped.slice(...range), helped_values.slice(...range), (value) => value > 0],
-    ["Test samples that it harmed most", harmed.slice(...range), harmed_values.slice(...range), (value) => value < 0],
+    ["Test samples that it helped most", helped.slice(...range), helped_values.slice(...range), helped_errors?.slice(...range), (value) => value > 0],
+    ["Test samples that it harmed most", harmed.slice(...range), harmed_values.slice(...range), harmed_errors?.slice(...range), (value) => value < 0],
   ];
   const largest = Math.max(...sides.flatMap(([, , values]) => Array.from(values, Math.abs)));
   const row = ROW_OF.get(id);
-  const facts = row === undefined ? null : element("p", {}, labelPair(row) ?? "", ` contribution to ${DATA.query}: ${signed(TABLE.contribution[row])}. `, truthOf(row) ?? "");
+  const facts = row === undefined ? null : element("p", {}, labelPair(row) ?? "", ` contribution to ${DATA.query}: ${contributionOf(row)}. `, truthOf(row) ?? "");
   box.replaceChildren(
     element("div", { class: "subject" }, sampleView("train", id, `Sample ${id}`, true) ?? "", element("div", {}, element("h2", { text: `Training sample ${id}` }), facts, row === undefined ? null : element("a", { href: `#suspects/${id}`, text: "Look at its label" }))),
-    ...sides.map(([title, places, values, kept]) =>
+    ...sides.map(([title, places, values, errors, kept]) =>
       movers(
         title,
-        Array.from(places, (place, n) => ({ place, value: values[n] })).filter(({ value }) => kept(value)),
-        ({ place, value }) => testCard(place, value, largest),
+        Array.from(places, (place, n) => ({ place, value: values[n], error: errors?.[n] })).filter(({ value }) => kept(value)),
+        ({ place, value, error }) => testCard(place, value, error, largest),
         "None of those that are explained here.",
       ),
     ),

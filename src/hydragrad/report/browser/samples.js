@@ -50,6 +50,12 @@ function sampleView(set, id, name, full = false) {
   return element("span", { class: full ? "values full" : "values" }, ...entries);
 }
 
+/** A contribution on a card, its standard error in percent of it where that is known. */
+function contributionLine(value, error) {
+  const percent = inPercent(value, error);
+  return element("span", { class: value < 0 ? "number harms" : "number helps" }, signed(value), percent && element("span", { class: "chance", text: percent }));
+}
+
 /** A bar from the middle: to the right helps, to the left harms. */
 function strengthBar(value, largest) {
   const share = largest > 0 ? Math.min(1, Math.abs(value) / largest) : 0;

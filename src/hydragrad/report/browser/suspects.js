@@ -12,6 +12,7 @@ const ORDERS = [
   ["suspect", "most suspect first", (a, b) => a - b],
   ["harmful", "most harmful first", by(TABLE.contribution)],
   ["helpful", "most helpful first", by(TABLE.contribution, -1)],
+  ...(TABLE.error ? [["certain", "most certainly harmful first", by(TABLE.contribution.map((value, row) => value / TABLE.error[row]))]] : []),
   ...(TABLE.sure_suggested ? [["sure", "model surest of the suggestion", by(TABLE.sure_suggested, -1)]] : []),
   ...(TABLE.sure_given ? [["doubt", "model doubts the given label most", by(TABLE.sure_given)]] : []),
   ["number", "by number", by(TABLE.id)],
@@ -51,7 +52,7 @@ function suspectsLead() {
   const labels = TABLE.suggested ? "the given label → the suggested one" : TABLE.given ? "the given label" : "";
   const model = TABLE.sure_given ? " (and how sure of it the trained model is); " : labels && "; ";
   const marked = TABLE.given ? " Mark labels as fixed or fine, save the marks, and train again: hydragrad clean RUN --labels FILE." : "";
-  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps.${marked}`;
+  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps${TABLE.error ? ", ± its standard error in percent" : ""}.${marked}`;
 }
 
 function fillTools() {
@@ -102,6 +103,18 @@ function labelPair(row, chances = true) {
   return pair;
 }
 
+function contributionOf(row) {
+  return uncertain(TABLE.contribution[row], TABLE.error?.[row]);
+}
+
+const CERTAIN = 2; // standard errors away from zero
+
+function effectOf(row) {
+  const value = TABLE.contribution[row];
+  if (TABLE.error && Math.abs(value) < CERTAIN * TABLE.error[row]) return `may be nothing: less than ${CERTAIN} standard errors from 0`;
+  return value < 0 ? "harms" : value > 0 ? "helps" : null;
+}
+
 function truthOf(row) {
   if (!TABLE.flipped) return null;
   const name = labelOf("true", row);
@@ -117,7 +130,7 @@ function suspectCard(row, card) {
     "span",
     { class: "text" },
     labelPair(row),
-    element("span", { class: `number ${TABLE.contribution[row] < 0 ? "harms" : "helps"}`, text: signed(TABLE.contribution[row]) }),
+    contributionLine(TABLE.contribution[row], TABLE.error?.[row]),
     mark ? element("span", { class: "mark", text: mark }) : element("span", { class: "quiet", text: `sample ${id}` }),
   );
   return [sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
@@ -130,7 +143,7 @@ function suspectName(row) {
     `Sample ${id}`,
     given === null ? null : `given label ${given}`,
     suggested === null || suggested === given ? null : `suggested label ${suggested}`,
-    `contribution ${signed(TABLE.contribution[row])}`,
+    `contribution ${contributionOf(row)}`,
     truthOf(row),
     markOf(id),
   ].filter(Boolean).join(", ");
@@ -160,7 +173,7 @@ function showDetail(row, opened) {
     ["given label", labelOf("given", row), TABLE.sure_given ? `model: ${sure(TABLE.sure_given[row])}` : null],
     ["suggested label", labelOf("suggested", row), TABLE.sure_suggested ? `model: ${sure(TABLE.sure_suggested[row])}` : null],
     ["never seen", TABLE.sure_unseen ? sure(TABLE.sure_unseen[row]) : null, "for the given label, by models trained without it"],
-    ["contribution", signed(TABLE.contribution[row]), TABLE.contribution[row] < 0 ? "harms" : TABLE.contribution[row] > 0 ? "helps" : null],
+    ["contribution", contributionOf(row), effectOf(row)],
     ["rank", `${count(row + 1)} of ${count(TABLE.id.length)}`, null],
     ["the truth", truthOf(row), null],
     ["mark", markOf(id), null],

@@ -18,6 +18,20 @@ function signed(value) {
   return (value > 0 ? "+" : "") + text.replace("-", "−");
 }
 
+const known = (error) => error !== undefined && Number.isFinite(error);
+
+/** A contribution and, where it is known, its standard error. */
+function uncertain(value, error) {
+  return signed(value) + (known(error) ? `\u00a0±\u00a0${signed(error).replace("+", "")}` : "");
+}
+
+/** A standard error in percent of the value, where there is little room; nothing where it is not known. */
+function inPercent(value, error) {
+  if (!known(error) || value === 0) return "";
+  const share = Math.round((100 * error) / Math.abs(value));
+  return ` ±${share > 999 ? ">999" : share}%`;
+}
+
 function count(value) {
   return value.toLocaleString("en-US").replace("-", "−");
 }
