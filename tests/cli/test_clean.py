@@ -8,6 +8,7 @@ from cli.test_app import hydragrad as hydragrad
 from cli.test_app import trained as trained
 from hydragrad.cleaning import load_labels
 from hydragrad.cli.experiment import open_run
+from hydragrad.training import loop
 
 
 @pytest.fixture
@@ -54,3 +55,11 @@ def test_mistakes_are_named(hydragrad, trained, marks):
     marks.write_text(marks.read_text().replace('"run": "', '"run": "x'))
     code, _, err = hydragrad("clean", trained, "--labels", marks)
     assert code == 1 and "another run" in err and "Traceback" not in err
+
+
+def test_bars_say_which_training_it_is(hydragrad, trained, monkeypatch):
+    said = []
+    shown = loop.bar
+    monkeypatch.setattr(loop, "bar", lambda title, *rest, **more: said.append(title) or shown(title, *rest, **more))
+    assert hydragrad("clean", trained, "--remove", "0.1")[0] == 0
+    assert said == ["training without 12 samples", "training on true labels"]

@@ -28,6 +28,7 @@ from hydragrad.cli.training import train_into
 from hydragrad.errors import LossError, QueryError, RunDamaged
 from hydragrad.figures import predicted_against_actual
 from hydragrad.recording import Recording
+from hydragrad.report.wording import counted
 from hydragrad.scores import Curvature, Scores
 from hydragrad.training import Plan, checkpoint_distance, mean_loss_and_accuracy
 from hydragrad.trust import verify
@@ -272,7 +273,8 @@ def clean(
     folder = run.path / "clean"
     noisy = experiment.test_accuracy(run.trained_model())
     what = "relabelled" if relabel else "removed" if marks is None else "by-hand"
-    after = _retrained_accuracy(experiment, cleaned, folder / _name(what, samples, labels))
+    doing = f"training {'without' if what == 'removed' else 'with other labels of'} {counted(len(samples), 'sample')}"
+    after = _retrained_accuracy(experiment, cleaned, folder / _name(what, samples, labels), doing)
     figures: dict[str, Any] = {
         "samples": len(ranked),
         "changed": len(samples),
@@ -298,7 +300,9 @@ def clean(
         if reference:
             everyone = range(len(experiment.labels.true))
             right = relabelled(experiment.train_set, everyone, experiment.labels.true.tolist())
-            figures["test_accuracy_clean"] = _retrained_accuracy(experiment, right, folder / "true-labels")
+            figures["test_accuracy_clean"] = _retrained_accuracy(
+                experiment, right, folder / "true-labels", "training on true labels"
+            )
             accuracies["true labels"] = figures["test_accuracy_clean"]
     return Cleaned(
         suspects=ranked,
@@ -338,10 +342,10 @@ def with_names(ranked: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFr
     return named
 
 
-def _retrained_accuracy(experiment: Experiment, train_set: Dataset[Any], out: Path) -> float | None:
+def _retrained_accuracy(experiment: Experiment, train_set: Dataset[Any], out: Path, progress: str) -> float | None:
     """Test accuracy after training anew; the retraining is recorded, so it resumes, and is not made twice."""
     seed = experiment.settings.seed + 1
-    run = train_into(experiment, experiment.start(seed), train_set, out, seed, resume=True)
+    run = train_into(experiment, experiment.start(seed), train_set, out, seed, resume=True, progress=progress)
     return experiment.test_accuracy(run.trained_model())
 
 

@@ -80,6 +80,7 @@ def train_into(
     seed: int,
     *,
     resume: bool,
+    progress: str = "training",
 ) -> Recording:
     """Train and record a data set as an experiment trains.
 
@@ -102,5 +103,6 @@ def train_into(
         monitor=experiment.monitor,
         seed=seed,
         about=settings_entry(experiment.settings),
+        progress=progress,
         resume=resume,
     )

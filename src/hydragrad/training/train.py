@@ -42,6 +42,7 @@ def train(
     checkpoint_every: int | None = None,
     collate: Collate | None = None,
     about: dict[str, Any] | None = None,
+    progress: str = "training",
     resume: bool = False,
 ) -> Recording:
     """Train and record.
@@ -64,6 +65,7 @@ def train(
         checkpoint_every: Steps between checkpoints; by default 1.5 times the square root of all steps.
         collate: Makes a batch of a list of items, where torch's default won't do.
         about: Entries for the manifest.
+        progress: What the progress bar says is being done.
         resume: Go on with the run in `out` where it was killed, or start one; ends at the same bits.
 
     Returns:
@@ -87,6 +89,7 @@ def train(
         scheduler_metric=scheduler_metric,
         monitor=monitor,
         collate=collate,
+        progress=progress,
     )
     path, length = Path(out), len(train_set)  # type: ignore[arg-type]
     every = checkpoint_distance(plan.steps(length)) if checkpoint_every is None else checkpoint_every
