@@ -22,6 +22,7 @@ from hydragrad.attribution import attribute
 from hydragrad.datasets import Splits, load
 from hydragrad.figures import picture_grid
 from hydragrad.recording import Recording
+from hydragrad.report.wording import signed
 from hydragrad.scores import Scores, mean_loss, sample_losses
 from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss
 from hydragrad.tracking import Store, hypergradients
@@ -94,7 +95,7 @@ class Extremes:
         """The training samples as pictures, harmful ones first; label → predicted label and its probability."""
         shown = [*self.harmful, *self.helpful]
         captions = [
-            f"{each.sample}: {each.contribution:+.1e}\n{each.label} → {each.predicted}\n{each.confidence:.1%}"
+            f"{each.sample}\n{each.label} → {each.predicted}, {each.confidence:.0%}\n{signed(each.contribution)}"
             for each in shown
         ]
         return picture_grid([self._picture(each.sample) for each in shown], captions, len(self.harmful))
@@ -105,12 +106,12 @@ class Extremes:
         columns = 1
         for each in (*self.harmful, *self.helpful):
             pictures.append(self._picture(each.sample))
-            captions.append(f"train {each.sample}\n{each.label}\n{each.contribution:+.1e}")
+            captions.append(f"{each.sample}\n{each.label}\n{signed(each.contribution)}")
             moved = (*each.harmed, *each.helped)
             columns = 1 + len(moved)
             for one in moved:
                 pictures.append(self.splits.picture(self.splits.test.tensors[0][one.sample]))
-                captions.append(f"test {one.sample}\n{one.label} → {one.predicted}\n{one.contribution:+.3g}")
+                captions.append(f"test {one.sample}\n{one.label} → {one.predicted}\n{signed(one.contribution)}")
         return picture_grid(pictures, captions, columns)
 
     def _picture(self, sample: int) -> NDArray[np.uint8]:
