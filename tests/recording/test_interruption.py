@@ -13,13 +13,7 @@ from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.manifest import read_manifest
 from recording import toys
 
-
-@pytest.fixture(autouse=True)
-def ctrl_c_raises():
-    """As in a shell; what is started in the background may ignore the signal."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
+pytestmark = pytest.mark.usefixtures("ctrl_c_raises")
 
 
 def users_loop(path, interrupted_after, *, resume=False):

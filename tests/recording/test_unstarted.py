@@ -45,15 +45,7 @@ REFUSED = {
 }
 
 
-@pytest.fixture
-def interruptible():
-    """Ctrl-C raises KeyboardInterrupt, also where the tests run in the background and a shell has SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interruptible")
+@pytest.mark.usefixtures("ctrl_c_raises")
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_training_whose_first_step_is_refused_leaves_nothing(tmp_path, name):
     change, error = REFUSED[name]

@@ -108,10 +108,10 @@ class Answerer:
         for asked, phi, gradients in self._gradients(queries, memory):
             names += asked
             values += phi
-            lengths.append(gradients.double().norm(dim=1).cpu())
+            lengths += self._lengths(gradients)
             parts.append(torch.cat(list(self._products(gradients, block, count, memory)), 1).double())
         matrix, noise = torch.cat(parts), None
-        if self._projector is not None:
+        if lengths:
             noise = self._noise(matrix.cpu(), torch.cat(lengths), self._row_norms(block, count, memory))
         return numbered(names), torch.tensor(values, dtype=torch.float64), matrix, noise
 
@@ -144,7 +144,7 @@ class Answerer:
             for asked, phi, gradients in self._gradients(queries, memory):
                 names += asked
                 values += phi
-                lengths.append(gradients.double().norm(dim=1).cpu())
+                lengths += self._lengths(gradients)
                 best = _Extremes(top)
                 for product in self._products(gradients, block, len(sample_ids), memory):
                     best.add(product.double().cpu())
@@ -153,7 +153,7 @@ class Answerer:
         harm = torch.cat([values for values, _ in found])
         places = torch.cat([places for _, places in found])
         at, half, noise = sample_ids[places], harm.shape[1] // 2, None
-        if self._projector is not None:
+        if lengths:
             noise = self._noise(harm, torch.cat(lengths), self._row_norms(block, len(sample_ids), memory)[places])
         return TopContributions(
             query_names=numbered(names),
@@ -165,6 +165,10 @@ class Answerer:
             helpful_noise=None if noise is None else noise[:, :half],
             harmful_noise=None if noise is None else noise[:, half:],
         )
+
+    def _lengths(self, gradients: Tensor) -> list[Tensor]:
+        """Norms of query gradients; none of whole rows, whose answers have no noise."""
+        return [] if self._projector is None else [gradients.double().norm(dim=1).cpu()]
 
     def _noise(self, values: Tensor, lengths: Tensor, norms: Tensor) -> Tensor:
         """Standard errors of projected products, from the norms of query gradients and of rows, (queries, k) or (k,).

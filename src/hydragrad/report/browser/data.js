@@ -24,8 +24,8 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const NO_LABEL = 0xffff;
 
 /* A row a scored sample, the most suspect first: id, contribution, and where known its standard error, given, suggested
-   and true labels (codes), flipped, sure_given and sure_suggested (the trained model's probabilities), and sure_unseen (of the given
-   label, by models that never saw the sample). */
+   and true labels (codes), flipped, sure_given and sure_suggested (the trained model's probabilities), and sure_unseen
+   (of the given label, by models that never saw the sample). */
 const TABLE = unpackedAll(DATA.samples);
 const ROW_OF = new Map(Array.from(TABLE.id, (id, row) => [id, row]));
 

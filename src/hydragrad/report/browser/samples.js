@@ -52,8 +52,8 @@ function sampleView(set, id, name, full = false) {
 
 /** A contribution on a card, its standard error in percent of it where that is known. */
 function contributionLine(value, error) {
-  const percent = inPercent(value, error);
-  return element("span", { class: value < 0 ? "number harms" : "number helps" }, signed(value), percent && element("span", { class: "chance", text: percent }));
+  const share = inPercent(value, error);
+  return element("span", { class: value < 0 ? "number harms" : "number helps" }, signed(value), share ? element("span", { class: "chance", text: share }) : null);
 }
 
 /** A bar from the middle: to the right helps, to the left harms. */
