@@ -112,12 +112,12 @@ def reproduce_table4(
     for method in methods:
         measured(method, "rank", partial(_rank, case, method))
     for method in methods:
-        if method in filtering:
-            ranking = _ranking(case, method)
-            for action in actions:
-                cleaned = _cleaned(case, ranking, action)
-                if cleaned is not None:
-                    measured(method, action, partial(_train_again, case, *cleaned))
+        for action in actions if method in filtering else ():
+            if (method, action) in rows:
+                continue
+            cleaned = _cleaned(case, _ranking(case, method), action)
+            if cleaned is not None:
+                measured(method, action, partial(_train_again, case, *cleaned))
     return list(rows.values())
 
 
