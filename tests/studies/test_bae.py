@@ -5,13 +5,13 @@ import pytest
 from typer.testing import CliRunner
 
 from hydragrad.cli.app import app
-from hydragrad.studies import bae
+from hydragrad.studies import bae, estimates
 from hydragrad.studies.bae import BaeSetting, reproduce_bae
 from studies.small import small_published
 
 pytest.importorskip("curvlinops", reason="influence functions need the extra 'studies'")
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # in what curvlinops imports
-SOME = ("hessian", "hessian of own half", "influence functions", "TracIn")
+SOME = ("hessian", "ggn of own half", "influence functions", "TracIn")
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     setting = BaeSetting(subsets=3, seeds=2, queries=2, runs=1, estimators=SOME)
     rows = reproduce_bae(tmp_path, setting)
     assert [row.estimator for row in rows] == ["ceiling", *SOME]
-    monkeypatch.setattr(bae, "attribute", lambda *_, **__: pytest.fail("attributed again"))
+    monkeypatch.setattr(estimates, "attribute", lambda *_, **__: pytest.fail("attributed again"))
     monkeypatch.setattr("hydragrad.studies.subsets._answers", lambda *_: pytest.fail("trained again"))
     assert str(reproduce_bae(tmp_path, setting)) == str(rows)
 

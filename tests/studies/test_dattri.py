@@ -5,14 +5,14 @@ import pytest
 from typer.testing import CliRunner
 
 from hydragrad.cli.app import app
-from hydragrad.studies import dattri
+from hydragrad.studies import dattri, estimates
 from hydragrad.studies.dattri import DattriSetting, asked_images, reproduce_dattri
 from hydragrad.studies.rows import kept_rows
 from studies.small import small_published
 
 pytest.importorskip("curvlinops", reason="influence functions need the extra 'studies'")
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # in what curvlinops imports
-SOME = ("hessian", "hessian of own half", "influence functions", "TracIn")
+SOME = ("hessian", "ggn of own half", "influence functions", "TracIn")
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +31,7 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     assert {(row.metric, row.subsets) for row in rows} == {("LDS", 4), ("LDS", 3), ("LOO", 3)}
     assert {row.runs for row in rows} == {1, 2}
     assert all(abs(row.value) <= 1 + 1e-9 for row in rows)
-    monkeypatch.setattr(dattri, "attribute", lambda *_, **__: pytest.fail("attributed again"))
+    monkeypatch.setattr(estimates, "attribute", lambda *_, **__: pytest.fail("attributed again"))
     monkeypatch.setattr("hydragrad.studies.subsets._answers", lambda *_: pytest.fail("trained again"))
     assert reproduce_dattri(tmp_path, setting) == rows
     assert kept_rows(dattri.DattriRow, tmp_path / dattri.ROWS_FILE) == rows

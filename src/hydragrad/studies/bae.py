@@ -11,8 +11,8 @@ deviation, and test images drawn at random; the authors' choice of them is not k
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,21 +20,17 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from hydragrad.attribution import attribute
-from hydragrad.attribution.replays import kept_weights
 from hydragrad.datasets import published
-from hydragrad.recording.reweighted import Reweighted
 from hydragrad.scores import sample_margins
 from hydragrad.scores.margins import margins
-from hydragrad.studies.baselines import influence_functions, tracin
+from hydragrad.studies.estimates import ESTIMATORS, estimate
 from hydragrad.studies.recipes import cross_entropy
-from hydragrad.studies.rows import append_rows, kept_array, kept_rows
+from hydragrad.studies.rows import kept_array, replace_rows
 from hydragrad.studies.subsets import Training, answers_on_subsets, random_subsets, score
 from hydragrad.trust.lds import lds, lds_interval
 
 ROWS_FILE = "bae.jsonl"
 TRAIN, TESTS = 6144, 1000
-MEMORY = 1 << 30
 Array = NDArray[np.float64]
 
 
@@ -56,15 +52,6 @@ TRAINING = Training(
     weight_decay=1e-3,
     at_once=2,
 )
-ESTIMATORS: dict[str, dict[str, Any]] = {
-    "none": {"curvature": "none"},
-    "hessian": {"curvature": "hessian"},
-    "hessian of own half": {"curvature": "hessian"},
-    "ggn": {"curvature": "ggn"},
-    "ggn damped 0.01": {"curvature": "ggn", "damping": 0.01},
-    "influence functions": {},
-    "TracIn": {},
-}
 DAMPING, ITERATIONS = 0.01, 10
 
 
@@ -80,6 +67,10 @@ class BaeRow:
     queries: int
     subsets: int
     seeds: int
+
+    def key(self) -> tuple[object, ...]:
+        """What is measured once."""
+        return self.estimator, self.runs, self.queries, self.subsets, self.seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,15 +124,7 @@ def reproduce_bae(out: Path, setting: BaeSetting, *, data_dir: Path | None = Non
         each = [_contributions(estimator, train, tests, chosen, seed, out) for seed in range(setting.runs)]
         for runs in sorted({1, setting.runs}):
             rows.append(_row(setting, estimator, runs, score(np.mean(each[:runs], axis=0), halves, truth)))
-    size = (setting.queries, setting.subsets, setting.seeds)
-    known = {(row.estimator, row.runs, *size) for row in rows}
-    kept = [
-        row
-        for row in kept_rows(BaeRow, out / ROWS_FILE)
-        if (row.estimator, row.runs, row.queries, row.subsets, row.seeds) not in known
-    ]
-    (out / ROWS_FILE).unlink(missing_ok=True)
-    append_rows(out / ROWS_FILE, kept + rows)
+    replace_rows(out / ROWS_FILE, rows, BaeRow.key)
     return rows
 
 
@@ -164,14 +147,8 @@ def _contributions(
     asked = sample_margins(tests, chosen)
 
     def measure() -> Array:
-        run = TRAINING.recorded(train, seed, out / f"run-{seed}")
-        if estimator == "influence functions":
-            return np.asarray(influence_functions(run, asked, damping=DAMPING, iterations=ITERATIONS).numpy())
-        if estimator == "TracIn":
-            return np.asarray(tracin(run, asked).numpy())
-        if estimator == "hessian of own half":
-            run = Reweighted(run, kept_weights(TRAIN, 0.5, seed), memory=MEMORY)
-        return np.asarray(attribute(run, asked, **ESTIMATORS[estimator]).values.numpy())
+        recorded = partial(TRAINING.recorded, train, seed, out / f"run-{seed}")
+        return estimate(estimator, recorded, asked, seed=seed, damping=DAMPING, iterations=ITERATIONS)
 
     return kept_array(out / "contributions" / f"{estimator} {seed} {len(chosen)}.npy", measure)
 

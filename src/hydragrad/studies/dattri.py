@@ -12,8 +12,8 @@ contributions to all of them are too expensive; images to tune on are others (50
 """
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from hydragrad.attribution import attribute
-from hydragrad.attribution.replays import kept_weights
 from hydragrad.datasets import published
-from hydragrad.recording.reweighted import Reweighted
 from hydragrad.scores import sample_losses
-from hydragrad.studies.baselines import influence_functions, tracin
+from hydragrad.studies.estimates import ESTIMATORS, estimate
 from hydragrad.studies.recipes import cross_entropy
-from hydragrad.studies.rows import append_rows, kept_array, kept_rows
+from hydragrad.studies.rows import kept_array, replace_rows
 from hydragrad.studies.subsets import Training, answers_on_subsets, random_subsets, score
 from hydragrad.trust.lds import lds, lds_interval
 
 ROWS_FILE = "dattri.jsonl"
 TRAIN, TESTS, ASKED_FROM = 5000, 1000, 500
-MEMORY = 1 << 30
 Array = NDArray[np.float64]
 
 
@@ -63,15 +59,6 @@ TRAININGS: dict[str, Training] = {
     ),
     "mlp": Training(build=_mlp, loss=cross_entropy, measure=_losses, epochs=50, batch_size=64, lr=0.01, momentum=0.9),
 }
-ESTIMATORS: dict[str, dict[str, Any]] = {
-    "none": {"curvature": "none"},
-    "hessian": {"curvature": "hessian"},
-    "hessian of own half": {"curvature": "hessian"},
-    "ggn": {"curvature": "ggn"},
-    "ggn damped 0.01": {"curvature": "ggn", "damping": 0.01},
-    "influence functions": {},
-    "TracIn": {},
-}
 INFLUENCE = {"logistic": (0.01, 50), "mlp": (0.01, 10)}
 """Damping and iterations of conjugate gradients; the best damping of dattri's grid for the MLP is not published."""
 
@@ -89,6 +76,10 @@ class DattriRow:
     high: float
     queries: int
     subsets: int
+
+    def key(self) -> tuple[object, ...]:
+        """What is measured once."""
+        return self.model, self.estimator, self.runs, self.metric, self.queries, self.subsets
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,14 +138,7 @@ def reproduce_dattri(out: Path, setting: DattriSetting, *, data_dir: Path | None
                 predicted = mean[:, [gone[0] for gone in removed]]
                 rows.append(_row(setting, estimator, runs, "LOO", _correlation(predicted, change), len(removed)))
     if not setting.tuning:
-        known = {(row.model, row.estimator, row.runs, row.metric, row.queries, row.subsets) for row in rows}
-        kept = [
-            row
-            for row in kept_rows(DattriRow, out / ROWS_FILE)
-            if (row.model, row.estimator, row.runs, row.metric, row.queries, row.subsets) not in known
-        ]
-        (out / ROWS_FILE).unlink(missing_ok=True)
-        append_rows(out / ROWS_FILE, kept + rows)
+        replace_rows(out / ROWS_FILE, rows, DattriRow.key)
     return rows
 
 
@@ -224,16 +208,11 @@ def _contributions(
     file = folder / "contributions" / f"{estimator} {seed} {kind} {len(chosen)}.npy"
     asked = sample_losses(tests, chosen)
 
+    damping, iterations = INFLUENCE[setting.model]
+
     def measure() -> Array:
-        run = training.recorded(train, seed, folder / f"run-{seed}")
-        if estimator == "influence functions":
-            damping, iterations = INFLUENCE[setting.model]
-            return np.asarray(influence_functions(run, asked, damping=damping, iterations=iterations).numpy())
-        if estimator == "TracIn":
-            return np.asarray(tracin(run, asked).numpy())
-        if estimator == "hessian of own half":
-            run = Reweighted(run, kept_weights(TRAIN, 0.5, seed), memory=MEMORY)
-        return np.asarray(attribute(run, asked, **ESTIMATORS[estimator]).values.numpy())
+        recorded = partial(training.recorded, train, seed, folder / f"run-{seed}")
+        return estimate(estimator, recorded, asked, seed=seed, damping=damping, iterations=iterations)
 
     return kept_array(file, measure)
 

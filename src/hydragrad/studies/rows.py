@@ -1,7 +1,7 @@
 """Rows and arrays of a study in files: what is there is not measured again."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -35,6 +35,17 @@ def append_rows(file: Path, rows: Iterable[Any]) -> None:
     """
     with _alone_with(file):
         _append(file, rows)
+
+
+def replace_rows(file: Path, rows: Sequence[Row], key: Callable[[Row], object]) -> None:
+    """Write rows in place of those that are there under the same keys."""
+    with _alone_with(file):
+        new = {key(row) for row in rows}
+        kept = [row for row in kept_rows(type(rows[0]), file) if key(row) not in new]
+        unfinished = file.with_suffix(".unfinished.jsonl")
+        unfinished.unlink(missing_ok=True)
+        _append(unfinished, [*kept, *rows])
+        os.replace(unfinished, file)
 
 
 @contextmanager

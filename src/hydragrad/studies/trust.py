@@ -6,7 +6,7 @@ every curvature over the mean test loss and over single test samples, the slope 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from hydragrad.attribution import attribute
 from hydragrad.datasets import load
 from hydragrad.models import LeNet5
 from hydragrad.recording import Recording
-from hydragrad.recording.files import AppendOnlyLines, read_lines
 from hydragrad.scores import mean_loss, sample_losses
+from hydragrad.studies.rows import kept_rows, replace_rows
 from hydragrad.training import mean_loss_and_accuracy, train
 from hydragrad.trust import smoothness, verify
 
@@ -114,7 +114,7 @@ def reproduce_trust(
         workers: Processes that retrain at the same time.
     """
     out.mkdir(parents=True, exist_ok=True)
-    rows = [Row(**row) for row in read_lines(out / ROWS_FILE, "rows")] if (out / ROWS_FILE).exists() else []
+    rows = kept_rows(Row, out / ROWS_FILE)
     splits = load(data, data_dir=data_dir, train_size=train_size)
     for name in networks:
         if sum(row.network == name for row in rows) == len(ESTIMATORS):
@@ -125,12 +125,7 @@ def reproduce_trust(
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
         run = train(model, _loss, splits.train, optimizer, epochs=epochs, batch_size=64, out=out / name, resume=True)
         rows += _measured(name, run, splits.test, groups, share, workers)
-        (out / ROWS_FILE).unlink(missing_ok=True)
-        log = AppendOnlyLines(out / ROWS_FILE)
-        for row in rows:
-            log.append(asdict(row))
-        log.sync()
-        log.close()
+        replace_rows(out / ROWS_FILE, rows, lambda row: row.network)
     return [row for row in rows if row.network in networks]
 
 

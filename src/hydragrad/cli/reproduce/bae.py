@@ -8,7 +8,8 @@ import typer
 from hydragrad.cli.console import columns, number, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet, named_among
 from hydragrad.progress import quiet
-from hydragrad.studies.bae import ESTIMATORS, BaeSetting, reproduce_bae
+from hydragrad.studies.bae import BaeSetting, reproduce_bae
+from hydragrad.studies.estimates import ESTIMATORS
 
 
 def bae(

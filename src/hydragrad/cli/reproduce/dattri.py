@@ -8,7 +8,8 @@ import typer
 from hydragrad.cli.console import columns, number, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet, named_among
 from hydragrad.progress import quiet
-from hydragrad.studies.dattri import ESTIMATORS, TRAININGS, DattriSetting, reproduce_dattri
+from hydragrad.studies.dattri import TRAININGS, DattriSetting, reproduce_dattri
+from hydragrad.studies.estimates import ESTIMATORS
 
 
 def dattri(

@@ -1,0 +1,52 @@
+"""What several estimators say of one run, for the protocols whose truth are networks trained on random halves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hydragrad.attribution import attribute
+from hydragrad.attribution.replays import kept_weights
+from hydragrad.recording import Recording
+from hydragrad.recording.reweighted import Reweighted
+from hydragrad.scores import Query
+from hydragrad.studies.baselines import influence_functions, tracin
+
+OF_HALF = " of own half"
+"""The run that is differentiated is the same one on a random half of its samples, drawn with its seed."""
+MEMORY = 1 << 30
+ESTIMATORS: dict[str, dict[str, Any]] = {
+    "none": {"curvature": "none"},
+    "hessian": {"curvature": "hessian"},
+    f"hessian{OF_HALF}": {"curvature": "hessian"},
+    "ggn": {"curvature": "ggn"},
+    f"ggn{OF_HALF}": {"curvature": "ggn"},
+    "ggn damped 0.01": {"curvature": "ggn", "damping": 0.01},
+    "influence functions": {},
+    "TracIn": {},
+}
+
+
+def estimate(
+    estimator: str, recorded: Callable[[], Recording], asked: Query, *, seed: int, damping: float, iterations: int
+) -> NDArray[np.float64]:
+    """Contributions of every training sample to every scalar of a query, (queries, samples).
+
+    Args:
+        estimator: One of `ESTIMATORS`.
+        recorded: Gives the run.
+        asked: The query.
+        seed: Of the run.
+        damping: Of influence functions.
+        iterations: Of their conjugate gradients.
+    """
+    run = recorded()
+    if estimator == "influence functions":
+        return np.asarray(influence_functions(run, asked, damping=damping, iterations=iterations).numpy())
+    if estimator == "TracIn":
+        return np.asarray(tracin(run, asked).numpy())
+    if estimator.endswith(OF_HALF):
+        length: int = run.manifest.data["length"]
+        run = Reweighted(run, kept_weights(length, 0.5, seed), memory=MEMORY)
+    return np.asarray(attribute(run, asked, **ESTIMATORS[estimator]).values.numpy())
