@@ -9,8 +9,6 @@ from hydragrad.studies import bae, estimates
 from hydragrad.studies.bae import BaeSetting, reproduce_bae
 from studies.small import small_published
 
-pytest.importorskip("curvlinops", reason="influence functions need the extra 'studies'")
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # in what curvlinops imports
 SOME = ("hessian", "ggn of own half", "influence functions", "TracIn")
 
 

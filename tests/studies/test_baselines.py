@@ -1,17 +1,14 @@
-"""Baselines: influence functions against a dense solve, TracIn against gradients one by one, cleanlab's ranking."""
+"""Baselines: TracIn against gradients one by one, cleanlab's ranking."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.func import functional_call, hessian
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.studies.baselines import confident_learning, influence_functions, tracin
+from hydragrad.studies.baselines import confident_learning, tracin
 from hydragrad.studies.recipes import cross_entropy
-
-DAMPING = 0.05
 
 
 def data(size: int, seed: int) -> TensorDataset:
@@ -36,31 +33,6 @@ def flat_gradient(model, images, labels):
 
 def each_gradient(model, dataset):
     return torch.stack([flat_gradient(model, x[None], y[None]) for x, y in dataset])
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # in what curvlinops imports
-def test_influence_functions_equal_a_dense_solve(trained):
-    pytest.importorskip("curvlinops", reason="influence functions need the extra 'studies'")
-    held_out, model = data(12, 1), trained.trained_model().requires_grad_(True)
-    names, values = zip(*model.named_parameters(), strict=True)
-    images, labels = trained.train_set.tensors
-
-    def loss(weight, bias):
-        return F.cross_entropy(functional_call(model, dict(zip(names, (weight, bias), strict=True)), images), labels)
-
-    blocks = hessian(loss, argnums=(0, 1))(*values)
-    sizes = [value.numel() for value in values]
-    dense = torch.cat(
-        [
-            torch.cat([b.reshape(n, m) for b, m in zip(row, sizes, strict=True)], 1)
-            for row, n in zip(blocks, sizes, strict=True)
-        ]
-    )
-    gradient = flat_gradient(model, *held_out.tensors)
-    direction = torch.linalg.solve(dense + DAMPING * torch.eye(len(dense)), gradient)
-    expected = each_gradient(model, trained.train_set) @ direction / len(images)
-    found = influence_functions(trained, hg.mean_loss(held_out), damping=DAMPING, iterations=100)
-    torch.testing.assert_close(found[0].float(), expected, rtol=1e-3, atol=1e-6)
 
 
 def test_tracin_sums_gradient_products_over_checkpoints(trained):

@@ -7,9 +7,7 @@ from hydragrad.studies import Setting, damping, reproduce_damping
 SETTING = Setting(data="digits", noise="0.3", size=120, epochs=1, seed=0, lr=0.05)
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # in what curvlinops imports
 def test_candidates_are_measured_once(tmp_path, monkeypatch):
-    pytest.importorskip("curvlinops", reason="influence functions need the extra 'studies'")
     monkeypatch.setattr("hydragrad.studies.rankings.ITERATIONS", 3)
     rows = reproduce_damping(tmp_path, SETTING, dampings=(1.0, 0.1))
     assert [row.damping for row in rows] == [0.1, 1.0]

@@ -10,8 +10,6 @@ from hydragrad.studies.dattri import DattriSetting, asked_images, reproduce_datt
 from hydragrad.studies.rows import kept_rows
 from studies.small import small_published
 
-pytest.importorskip("curvlinops", reason="influence functions need the extra 'studies'")
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # in what curvlinops imports
 SOME = ("hessian", "ggn of own half", "influence functions", "TracIn")
 
 

@@ -4,17 +4,15 @@ import pytest
 import torch
 
 import hydragrad as hg
+from hydragrad.attribution.influence import DampedGaussNewton, trained_layout
 from hydragrad.studies import error, reproduce_error
-from hydragrad.studies.baselines import damped_gauss_newton
 from hydragrad.studies.error import INFLUENCE, NONE, influence_hypergradients
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")  # in what curvlinops imports
 SMALL = {"networks": ("logistic",), "train_size": 100, "epochs": 2, "samples": 4, "points": 2}
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    pytest.importorskip("curvlinops", reason="influence functions need the extra 'studies'")
     out = tmp_path_factory.mktemp("error")
     return out, reproduce_error(out, **SMALL)
 
@@ -37,15 +35,14 @@ def test_rows_that_are_there_are_not_measured_again(study, monkeypatch):
 
 
 def test_influence_functions_solve_their_equation(study, tmp_path):
-    pytest.importorskip("curvlinops")
     splits = error.load("digits", train_size=100)
     run = hg.Recording(
         study[0] / "digits-logistic-100x2-0", error.NETWORKS["logistic"](1), error.cross_entropy, splits.train
     )
-    model = run.trained_model()
-    found = influence_hypergradients(run, model, [3], damping=0.1, iterations=200)
-    flat = torch.cat([part.flatten(1) for part in found.values()], 1)[0]
+    layout = trained_layout(run)
+    (found,) = influence_hypergradients(run, layout, run.final, [3], damping=0.1, iterations=200)
+    model = run.trained_model().requires_grad_()
     (loss,) = run.loss(model, run.collate([3]))
     gradient = torch.cat([part.flatten() for part in torch.autograd.grad(loss, list(model.parameters()))])
-    back = torch.from_numpy(damped_gauss_newton(run, model, 0.1) @ (-100 * flat.double().numpy()))
+    back = DampedGaussNewton(run, layout, run.final, 0.1) @ (-100 * found)
     assert float((back - gradient).norm() / gradient.norm()) < 1e-3

@@ -9,8 +9,6 @@ from hydragrad.studies import reproduce_estimators
 from hydragrad.studies.estimators import HALVES, KINDS, ROUNDED, ROWS_FILE, chosen_damping, summary
 from hydragrad.studies.rows import append_rows
 
-pytest.importorskip("curvlinops")
-
 
 def test_rows_are_kept_and_every_estimator_has_its_sizes(tmp_path, monkeypatch):
     monkeypatch.setattr("hydragrad.studies.estimators.DAMPINGS", (0.1,))

@@ -5,6 +5,7 @@ ensemble   the public function over independent runs
 segments   without curvature: a sum over segments, in any order
 sweep      with curvature: the reverse sweep
 history    the run's optimizer history, by lanes
+influence  influence functions, from the trained weights alone
 advice     which estimator suits the run
 job        what is asked of which run, and the tally of the answers
 partial    unfinished attributions, kept to go on

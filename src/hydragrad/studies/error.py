@@ -11,21 +11,20 @@ Source: Chen et al. 2021, section 5.2, which compares the first two at the end o
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.sparse.linalg import cg
-from torch import Tensor, nn
+from torch import Tensor
 
+from hydragrad.attribution.influence import DampedGaussNewton, query_gradients
 from hydragrad.datasets import Splits, load
-from hydragrad.derivatives.directional import differentiable_kernels
+from hydragrad.derivatives import Layout
 from hydragrad.figures import error_over_time
 from hydragrad.progress import bar
-from hydragrad.recording import Recording
-from hydragrad.scores import mean_loss
-from hydragrad.studies.baselines import damped_gauss_newton
+from hydragrad.recording import Checkpoint, Recording
+from hydragrad.scores import mean_loss, sample_losses
 from hydragrad.studies.recipes import cross_entropy
 from hydragrad.studies.rows import append_rows, kept_rows
 from hydragrad.studies.trust import NETWORKS
@@ -131,30 +130,26 @@ def picture(out: Path, row: ErrorRow) -> Path:
 
 
 def influence_hypergradients(
-    run: Recording, model: nn.Module, samples: Sequence[int], *, damping: float, iterations: int
-) -> dict[str, Tensor]:
-    """What influence functions take for dw/d(weight of a sample), by parameter, each (samples, *shape).
+    run: Recording, layout: Layout, at: Checkpoint, samples: Sequence[int], *, damping: float, iterations: int
+) -> Tensor:
+    """What influence functions take for dw/d(weight of a sample), (samples, parameters).
 
     Args:
         run: Has loss and training set.
-        model: At the weights in question, in eval mode.
+        layout: Lays out the parameters.
+        at: The weights in question.
         samples: Training samples.
         damping: Added to the Gauss-Newton matrix's diagonal.
         iterations: Of conjugate gradients, at most.
     """
-    matrix = damped_gauss_newton(run, model, damping)
-    names, parameters = zip(*model.named_parameters(), strict=True)
+    matrix = DampedGaussNewton(run, layout, at, damping)
     found = []
-    with differentiable_kernels(), bar("influence functions", len(samples), unit="samples") as progress:
-        for sample in samples:
-            losses = run.loss(model, run.collate([sample]))
-            gradient = torch.cat([part.reshape(-1) for part in torch.autograd.grad(losses.sum(), parameters)])
-            solution, _ = cg(matrix, gradient.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
-            found.append(-torch.from_numpy(solution).to(gradient) / run.manifest.data["length"])
+    gradients = query_gradients(run, layout, at, sample_losses(run.train_set, samples))
+    with bar("influence functions", len(samples), unit="samples") as progress:
+        for gradient in gradients:
+            found.append(-matrix.solve(gradient, iterations) / run.manifest.data["length"])
             progress.advance()
-    parts = torch.stack(found).split([parameter.numel() for parameter in parameters], dim=1)
-    pairs = zip(names, parts, parameters, strict=True)
-    return {name: part.reshape(-1, *parameter.shape) for name, part, parameter in pairs}
+    return torch.stack(found)
 
 
 def _trained(folder: Path, splits: Splits, network: str, epochs: int, seed: int) -> Recording:
@@ -197,12 +192,9 @@ def _beside(
     def observe(at: PairAt) -> None:
         if at.step in kept:
             return
-        model = run.trained_model()
-        with torch.no_grad():
-            for name, value in [*model.named_parameters(), *model.named_buffers()]:
-                value.copy_(at.parameters[name] if name in at.parameters else at.buffers[name])
-        found = influence_hypergradients(run, model, chosen, damping=DAMPING, iterations=ITERATIONS)
-        other = torch.cat([found[name].flatten(1) for name in at.weights.names], dim=1)
+        here = replace(run.final, parameters=dict(at.parameters), buffers=dict(at.buffers))
+        options: dict[str, Any] = {"damping": DAMPING, "iterations": ITERATIONS}
+        other = influence_hypergradients(run, at.weights, here, chosen, **options)
         size = float(at.exact[at.drawn].double().norm(dim=1).mean())
         measured: dict[str, Any] = {"step": at.step, "exact": size, **distances(at, other)}
         row = ErrorRow(**setting, estimator=INFLUENCE, **measured)

@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hydragrad.attribution import attribute
+from hydragrad.attribution.influence import influence_functions
 from hydragrad.attribution.replays import kept_weights
 from hydragrad.recording import Recording
 from hydragrad.recording.reweighted import Reweighted
 from hydragrad.scores import Query
-from hydragrad.studies.baselines import influence_functions, tracin
+from hydragrad.studies.baselines import tracin
 
 OF_HALF = " of own half"
 """The run that is differentiated is the same one on a random half of its samples, drawn with its seed."""
@@ -43,7 +44,8 @@ def estimate(
     """
     run = recorded()
     if estimator == "influence functions":
-        return np.asarray(influence_functions(run, asked, damping=damping, iterations=iterations).numpy())
+        options: dict[str, Any] = {"damping": damping, "iterations": iterations, "matrix_samples": None}
+        return np.asarray(influence_functions(run, asked, **options).numpy())
     if estimator == "TracIn":
         return np.asarray(tracin(run, asked).numpy())
     if estimator.endswith(OF_HALF):

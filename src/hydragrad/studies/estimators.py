@@ -32,10 +32,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydragrad.attribution import attribute
+from hydragrad.attribution.influence import influence_functions
 from hydragrad.datasets import load
 from hydragrad.figures import agreement
 from hydragrad.scores import Query
-from hydragrad.studies.baselines import influence_functions, tracin
+from hydragrad.studies.baselines import tracin
 from hydragrad.studies.removals import FEW, HALF, SHARES, SINGLE, WHOLE, Removals
 from hydragrad.studies.rows import append_rows, kept_rows
 from hydragrad.trust.lds import lds, lds_interval
@@ -311,7 +312,7 @@ def _contributions(removals: Removals, estimator: _Estimator) -> tuple[Array, fl
 def _baseline(removals: Removals, name: str) -> Callable[[Query], Tensor]:
     if name == "TracIn":
         return partial(tracin, removals.run)
-    return partial(influence_functions, removals.run, damping=0.1, iterations=15)
+    return partial(influence_functions, removals.run, damping=0.1, iterations=15, matrix_samples=None)
 
 
 def _row(predicted: Array, actual: Array, *, tuned: bool) -> dict[str, Any]:

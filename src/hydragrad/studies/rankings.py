@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hydragrad.attribution.influence import influence_functions
 from hydragrad.cleaning import suspects
 from hydragrad.scores import Curvature, Query
-from hydragrad.studies.baselines import confident_learning, influence_functions, tracin
+from hydragrad.studies.baselines import confident_learning, tracin
 from hydragrad.studies.noisy_run import NoisyRun
 
 DAMPING, ITERATIONS, MATRIX = 0.01, 50, 5000

@@ -1,0 +1,152 @@
+"""Influence functions: what the trained weights alone tell of the samples, without the way there.
+
+Gradient of the sample, inverse damped Gauss-Newton matrix of the training set, gradient of the query, over the number
+of samples: sign and unit of a contribution. As a prediction of what removing does they are weak where training has not
+converged (docs/results.md); beside contributions they say of a suspect what these do not.
+
+Source: Koh and Liang, ICML 2017.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from scipy.sparse.linalg import LinearOperator, cg
+from torch import Tensor
+
+from hydragrad.attribution.attribute import query_point
+from hydragrad.derivatives import (
+    Batch,
+    CurvatureProducts,
+    Layout,
+    LossModule,
+    Point,
+    directional_derivatives,
+    require_one_call,
+)
+from hydragrad.progress import bar
+from hydragrad.randomness import preserved
+from hydragrad.recording import Recording
+from hydragrad.recording.checkpoints import Checkpoint
+from hydragrad.recording.history import run_lanes
+from hydragrad.scores import Query
+
+CHUNK = 500
+DAMPING, ITERATIONS, MATRIX = 0.1, 20, 5000
+
+
+def influence_functions(
+    run: Recording,
+    query: Query,
+    *,
+    damping: float = DAMPING,
+    iterations: int = ITERATIONS,
+    matrix_samples: int | None = MATRIX,
+) -> Tensor:
+    """Influence of every training sample on every scalar of a query, float64 (queries, samples).
+
+    Args:
+        run: The recorded run.
+        query: The query.
+        damping: Added to the matrix's diagonal.
+        iterations: Of conjugate gradients, at most.
+        matrix_samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
+
+    Raises:
+        LossError: The loss does not call the model once, or uses the parameters otherwise, too.
+
+    Cost: a gradient of the whole training set, and `iterations` Gauss-Newton products of `matrix_samples` a query.
+    """
+    layout = trained_layout(run)
+    matrix = DampedGaussNewton(run, layout, run.final, damping, matrix_samples)
+    directions = []
+    gradients = query_gradients(run, layout, run.final, query)
+    with bar("influence functions", len(gradients), unit="queries") as progress:
+        for gradient in gradients:
+            directions.append(matrix.solve(gradient, iterations))
+            progress.advance()
+    return losses_along(run, layout, run.final, torch.stack(directions)) / int(run.manifest.data["length"])
+
+
+class DampedGaussNewton:
+    """The training set's mean Gauss-Newton matrix at some weights in eval mode, plus damping times the identity.
+
+    Args:
+        run: Has model, loss and training set.
+        layout: Lays out the parameters that it speaks of.
+        at: The weights.
+        damping: Added to the diagonal.
+        samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
+
+    Raises:
+        LossError: The loss does not call the model once, or uses the parameters otherwise, too.
+    """
+
+    def __init__(
+        self, run: Recording, layout: Layout, at: Checkpoint, damping: float, samples: int | None = None
+    ) -> None:
+        problem = LossModule(run.model, run.loss)
+        problem.eval()
+        self._products = CurvatureProducts(problem, layout, Layout({}), gauss_newton=True)
+        self._damping, self._size = damping, layout.size
+        length: int = run.manifest.data["length"]
+        chosen = torch.arange(length)
+        if samples is not None and samples < length:
+            chosen = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
+        self._run, self._chosen = run, chosen
+        self._parameters, self._buffers = _on(run, at.parameters), _on(run, at.buffers)
+        require_one_call(problem, self._parameters, self._point(chosen[:1]))
+
+    def __matmul__(self, vector: Tensor) -> Tensor:
+        """Times a vector (parameters,)."""
+        found = self._damping * vector
+        for some in self._chosen.split(CHUNK):
+            found += self._products(self._point(some), vector[None], vector.new_zeros(1, 0)).w_bar[0]
+        return found
+
+    def solve(self, vector: Tensor, iterations: int) -> Tensor:
+        """The inverse times a vector (parameters,), by so many conjugate gradient steps at most."""
+
+        def times(values: object) -> object:
+            return (self @ torch.as_tensor(values).to(vector)).cpu().double().numpy()
+
+        operator = LinearOperator((self._size, self._size), times, dtype="float64")
+        found, _ = cg(operator, vector.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
+        return torch.from_numpy(found).to(vector)
+
+    def _point(self, samples: Tensor) -> Point:
+        data = self._run.collate(samples.tolist())
+        return Point(self._parameters, self._buffers, Batch(data, len(samples), 0), len(self._chosen))
+
+
+def trained_layout(run: Recording) -> Layout:
+    """Lays out the parameters that some step of the run moved."""
+    shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
+    return Layout({name: shapes[name] for lane in run_lanes(run) for name in lane.names})
+
+
+def query_gradients(run: Recording, layout: Layout, at: Checkpoint, query: Query) -> Tensor:
+    """Gradients of the query's scalars at a checkpoint, (queries, parameters)."""
+    point = replace(
+        query_point(run, layout, Layout({})), parameters=_on(run, at.parameters), buffers=_on(run, at.buffers)
+    )
+    with preserved():
+        return torch.stack([row.w_bar for row in query.rows(point)])
+
+
+def losses_along(run: Recording, layout: Layout, at: Checkpoint, directions: Tensor) -> Tensor:
+    """Derivatives of every training sample's loss along directions (queries, parameters), float64 (queries, N)."""
+    problem = LossModule(run.model, run.loss)
+    problem.eval()
+    parameters, buffers = _on(run, at.parameters), _on(run, at.buffers)
+    length, parts = run.manifest.data["length"], []
+    for start in range(0, length, CHUNK):
+        some = range(start, min(length, start + CHUNK))
+        batch = Batch(run.collate(some), len(some), 0)
+        found = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
+        parts.append(found.losses_dot.double().cpu())
+    return torch.cat(parts, dim=1)
+
+
+def _on(run: Recording, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.to(run.device) for name, value in values.items()}
