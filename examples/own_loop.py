@@ -36,8 +36,9 @@ with hg.Recorder(f"{folder}/run", model, optimizer, loss, train_set) as recorder
                 optimizer.step()
 
 run = hg.Recording(f"{folder}/run", model, loss, train_set)
-scores = hg.attribute(run, hg.mean_loss(held_out, "held-out loss"), curvature="ggn", labels=True)
-suspects = hg.suspects(run, scores)
+question = hg.mean_loss(held_out, "held-out loss")
+scores = hg.attribute(run, question, curvature="ggn", labels=True)
+suspects = hg.suspects(run, scores, held_out=question)
 page = hg.report(run, scores, f"{folder}/report.html", suspects=suspects)
 
 found = (suspects["sample"].head(50) < 50).mean()

@@ -15,7 +15,7 @@ def make(pictures: Path, runs: Path) -> list[Path]:
     """Train, attribute, draw."""
     asked = experiment(SETTINGS, data_dir=None, run=runs if runs.exists() else None)
     run = jobs.record(asked, runs, resume=True)
-    ranked = suspects(run, jobs.kept_scores(asked, run, "validation", "none"))
+    ranked = suspects(run, jobs.kept_scores(asked, run, "validation", "none"), held_out=asked.query("validation"))
     assert asked.render is not None
     worst = ranked.head(SHOWN)
     captions = [f"sample {row.sample}\n{row.given_label} → {row.suggested_label}" for row in worst.itertuples()]

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.cleaning import training_signals
 from hydragrad.cleaning.suspicion import against, normal_scores, suspicion
-from hydragrad.errors import QueryError
+from hydragrad.errors import LossError, QueryError
 
 
 def logits_at(run, checkpoint):
@@ -68,12 +69,48 @@ def test_normal_scores_know_ranks_only():
     torch.testing.assert_close(scores, torch.tensor([0.0, -0.9674, 0.9674], dtype=torch.float64), atol=1e-4, rtol=0)
 
 
-def test_suspicion_adds_what_contributions_say(noisy_run):
+def test_contributions_and_influence_add_to_what_training_says(noisy_run):
     run, labels, scores = noisy_run
-    signals = training_signals(run)
-    alone = suspicion(signals, torch.zeros(80))
-    both = suspicion(signals, scores.row())
-    torch.testing.assert_close(both - alone, 0.1 * normal_scores(-scores.row()))
+    signals, nothing = training_signals(run), torch.zeros(80)
+    alone, heard = suspicion(signals, nothing), suspicion(signals, scores.row())
+    spoken = normal_scores(-scores.row())
+    torch.testing.assert_close(heard - alone, (spoken - 0.5).clamp(min=0))  # who helps is not the less suspect for it
+    weighed = suspicion(signals, scores.row(), scores.row())
+    torch.testing.assert_close(weighed - heard, 0.3 * spoken)
     ranked = hg.suspects(run, scores)
-    assert ranked["suspicion"].tolist() == both.sort(descending=True).values.tolist()
+    assert ranked["suspicion"].tolist() == heard.sort(descending=True).values.tolist()
     assert ranked["flipped"].head(int(labels.flipped.sum())).all()
+
+
+def test_influence_on_held_out_data_is_taken_in_and_kept(noisy_run, monkeypatch):
+    run, labels, scores = noisy_run
+    held_out = hg.mean_loss(TensorDataset(run.train_set.tensors[0][:20], labels.true[:20]))
+    ranked = hg.suspects(run, scores, held_out=held_out)
+    by_sample = ranked.set_index("sample").sort_index()
+    influence = torch.from_numpy(by_sample["influence"].to_numpy(copy=True))
+    expected = suspicion(training_signals(run), scores.row(), influence)
+    assert by_sample["suspicion"].tolist() == expected.tolist()
+    assert influence[labels.flipped].max() < influence[~labels.flipped].median()
+    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_functions", lambda *_: pytest.fail("measured twice"))
+    assert hg.suspects(run, scores, held_out=held_out).equals(ranked)
+    (file,) = (run.path / "signals").glob("influence-*")
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(pytest.fail.Exception, match="measured twice"):  # a damaged file is not believed
+        hg.suspects(run, scores, held_out=held_out)
+
+
+def test_influence_on_several_losses_is_refused(noisy_run):
+    run, _, scores = noisy_run
+    with pytest.raises(QueryError, match="takes one scalar"):
+        hg.suspects(run, scores, held_out=hg.sample_losses(run.train_set, [0, 1]))
+
+
+def test_a_loss_without_a_gauss_newton_matrix_does_without_influence(noisy_run, monkeypatch):
+    run, _, scores = noisy_run
+
+    def refused(*_):
+        raise LossError("a penalty")
+
+    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_functions", refused)
+    other = hg.mean_loss(run.train_set)
+    assert "influence" not in hg.suspects(run, scores, held_out=other)

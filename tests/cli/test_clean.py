@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from cli.test_app import hydragrad as hydragrad
@@ -63,3 +64,11 @@ def test_bars_say_which_training_it_is(hydragrad, trained, monkeypatch):
     monkeypatch.setattr(loop, "bar", lambda title, *rest, **more: said.append(title) or shown(title, *rest, **more))
     assert hydragrad("clean", trained, "--remove", "0.1")[0] == 0
     assert said == ["training without 12 samples", "training on true labels"]
+
+
+def test_folds_are_trained_and_their_confidence_written(trained, hydragrad):
+    assert hydragrad("clean", trained, "--folds", "2", "--remove", "0.1", "--no-reference")[0] == 0
+    frame = pd.read_csv(trained / "suspects.csv")
+    assert frame["confidence"].between(0, 1).all() and frame["influence"].notna().all()
+    code, _, err = hydragrad("clean", trained, "--folds", "1")
+    assert code and "need 2 folds" in err

@@ -39,7 +39,7 @@ def test_every_method_is_ranked_and_one_cleaned_after(study):
 def test_figures_are_those_of_the_default_suspects(study):
     out, rows = study
     case = NoisyRun(SETTING, out / SETTING.name, None, 1)
-    ranked = suspects(case.run, case.scores("validation", "none"))
+    ranked = suspects(case.run, case.scores("validation", "none"), held_out=case.query("validation"))
     assert row_of(rows, "hydragrad", "rank").auc == pytest.approx(area_under_roc(ranked), abs=1e-9)
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
-from scipy.sparse.linalg import LinearOperator, cg
 from torch import Tensor
 
 from hydragrad.attribution.attribute import query_point
@@ -106,6 +105,7 @@ class DampedGaussNewton:
 
     def solve(self, vector: Tensor, iterations: int) -> Tensor:
         """The inverse times a vector (parameters,), by so many conjugate gradient steps at most."""
+        from scipy.sparse.linalg import LinearOperator, cg  # slow to import
 
         def times(values: object) -> object:
             return (self @ torch.as_tensor(values).to(vector)).cpu().double().numpy()

@@ -2,6 +2,7 @@
 
 signals       what training itself says of each label
 suspects      samples ranked by what speaks against their labels, with suggested labels
+held_out      influence functions of held-out data, kept with the run
 suspicion     one number from all that speaks against a label
 changed_sets  data sets without some samples, or relabelled
 marks         labels decided by hand, as the report saves them

@@ -20,6 +20,7 @@ from hydragrad.tracking import hypergradients
 from hydragrad.trust import counterfactual
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=24, batch_size=64)
+QUERY = "validation"
 HARMFUL, HELPFUL, RANDOM_GROUPS = (20, 40), (30, 60), 2
 """Groups really left out: so many of the most harmful, of the most helpful, and random ones."""
 RANDOM_SIZE = 50
@@ -50,13 +51,13 @@ def run_demo(out: Path) -> dict[str, Any]:
         "Now the run is replayed, and every training sample gets its contribution: how much it lowered the loss on "
         "held-out images whose labels are right."
     )
-    scores = jobs.score(asked, run, "validation", "none")
+    scores = jobs.score(asked, run, QUERY, "none")
     say(
         "A label is suspect if the network leaned to another one for most of the training, and the more so if the "
         "sample harms. Trained again without the suspects, with their labels replaced, and with the true labels:"
     )
-    found = jobs.clean(asked, run, scores, remove=None, relabel=False, reference=True)
-    replaced = jobs.clean(asked, run, scores, remove=None, relabel=True, reference=False)
+    found = jobs.clean(asked, run, scores, QUERY, remove=None, relabel=False, reference=True)
+    replaced = jobs.clean(asked, run, scores, QUERY, remove=None, relabel=True, reference=False)
     ranked, figures = found.suspects, found.figures
     accuracies = found.accuracies | replaced.accuracies
     accuracies["true labels"] = accuracies.pop("true labels")  # what can be reached stands last
@@ -129,7 +130,7 @@ def _show_suspects(ranked: Any) -> None:
 
 def _check(asked: Any, run: Any, ranked: Any) -> dict[str, Any]:
     """Predicted (Gauss-Newton) against actual change of the validation loss, over groups really left out."""
-    query = asked.query("validation")
+    query = asked.query(QUERY)
     scores = attribute(run, query, curvature="ggn")
     generator = torch.Generator().manual_seed(0)
     worst = ranked.sort_values("contribution")["sample"].tolist()

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from hydragrad.attribution.influence import ITERATIONS, MATRIX
 from hydragrad.cli.console import say
 from hydragrad.cli.experiment import Experiment
 from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
@@ -19,6 +20,8 @@ from hydragrad.training import Plan, batch_losses, forecast_bytes, mean_loss_and
 WARM_UP, TIMED, EVALUATED = 2, 5, 250
 POINTS = 10
 """Evaluations of the training set before suspects are ranked."""
+PRODUCT = 4.0
+"""Gauss-Newton product of a sample, in evaluations of it."""
 SHOWN_FROM_SECONDS = 60
 FACTORS = {"none": 2.0, "ggn": 3.4, "hessian": 4.2}
 """Attribution in trainings, rounded up: see docs/costs.md."""
@@ -95,10 +98,11 @@ def query_seconds(experiment: Experiment, model: nn.Module, text: str) -> float:
 
 
 def signals_seconds(experiment: Experiment, run: Recording) -> float:
-    """Seconds that evaluating the training set along the run takes, where that was not done."""
+    """Seconds that evaluating the training set along the run and influence functions take, where that was not done."""
     if (run.path / "signals").exists():
         return 0.0
-    return POINTS * seconds_of_evaluation(experiment, run.trained_model(), "train")
+    share: float = min(1.0, MATRIX / run.manifest.data["length"])
+    return (POINTS + PRODUCT * ITERATIONS * share) * seconds_of_evaluation(experiment, run.trained_model(), "train")
 
 
 def model_bytes(run: Recording) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 from torch.utils.data import Dataset
@@ -13,11 +13,13 @@ from torch.utils.data import Dataset
 from hydragrad.attribution import attribute
 from hydragrad.cleaning import (
     Marks,
+    Signals,
     area_under_roc,
     estimated_share,
     found_in_first,
     relabelled,
     suspects,
+    training_signals,
     without,
 )
 from hydragrad.cli.console import percent, say
@@ -240,10 +242,12 @@ def clean(
     experiment: Experiment,
     run: Recording,
     scores: Scores,
+    query: str,
     *,
     remove: float | None,
     relabel: bool,
     reference: bool,
+    folds: int = 0,
     marks: Marks | None = None,
 ) -> Cleaned:
     """Rank suspects, remove or relabel the worst, or those that were marked, retrain from a fresh start, compare.
@@ -251,7 +255,8 @@ def clean(
     Raises:
         QueryError: An estimated share of 1, or relabelling without suggested labels.
     """
-    ranked = suspects(run, scores)
+    signals: Signals | Literal["auto"] = training_signals(run, folds=folds) if folds else "auto"
+    ranked = suspects(run, scores, held_out=experiment.query(query), signals=signals)
     share = estimated_share(ranked) if remove is None else remove
     if not 0 <= share < 1:
         raise QueryError(

@@ -84,10 +84,10 @@ def reproduce_label_errors(
         monitor=lambda model: {"validation_loss": mean_loss_and_accuracy(model, loss, splits.validation)[0]},
         resume=True,
     )
-    file = out / "scores" / "validation-none.safetensors"
+    file, held_out = out / "scores" / "validation-none.safetensors", mean_loss(splits.validation, "validation loss")
     if not file.exists():
-        attribute(run, mean_loss(splits.validation, "validation loss")).save(file)
-    ranked = suspects(run, Scores.load(file))
+        attribute(run, held_out).save(file)
+    ranked = suspects(run, Scores.load(file), held_out=held_out)
     ranked["votes"] = ranked["sample"].map(checked[0])
     ranked["wrong"] = ranked["sample"].map(checked[1]).fillna(False).astype(bool)
     images, names = splits.test.tensors[0], splits.classes

@@ -72,7 +72,7 @@ def _confident_learning(case: NoisyRun) -> Ranking:
 
 
 def _default(case: NoisyRun, held_out: str) -> Ranking:
-    frame = suspects(case.run, case.scores(held_out, "none")).sort_values("sample")
+    frame = suspects(case.run, case.scores(held_out, "none"), held_out=case.query(held_out)).sort_values("sample")
     return Ranking(
         suspicion=torch.from_numpy(frame["suspicion"].to_numpy(copy=True)),
         suspects=torch.from_numpy((frame["suggested_label"] != frame["given_label"]).to_numpy(copy=True)),

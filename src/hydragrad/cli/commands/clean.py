@@ -35,6 +35,9 @@ def clean(
         typer.Option(metavar="FILE", help="Train with the labels marked as fixed in the report (its JSON file)."),
     ] = None,
     curvature: CurvatureOption = "none",
+    folds: Annotated[
+        int, typer.Option(min=0, help="Also ask so many networks that were trained without a part of the samples.")
+    ] = 0,
     query: Annotated[str, typer.Option(help="Held-out data to help: validation or test.")] = "validation",
     reference: Annotated[
         bool,
@@ -63,7 +66,7 @@ def clean(
     retrainings = 1 + (asked.labels is not None and reference)
     have = jobs.scores_path(run, query, curvature, seeds=seeds).exists()
     seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
-    seconds += signals_seconds(asked, opened)
+    seconds += signals_seconds(asked, opened) + training_seconds(asked, jobs.plan_of(asked)) * folds
     if not have:
         seconds += query_seconds(asked, opened.trained_model(), query) * seeds
         seconds += attribution_seconds(opened, curvature) * seeds
@@ -74,7 +77,9 @@ def clean(
         return
     with quiet(silent):
         scores = jobs.kept_scores(asked, opened, query, curvature, seeds=seeds)
-        found = jobs.clean(asked, opened, scores, remove=remove, relabel=relabel, reference=reference, marks=marks)
+        found = jobs.clean(
+            asked, opened, scores, query, remove=remove, relabel=relabel, reference=reference, folds=folds, marks=marks
+        )
     ending = (
         "-relabelled" if relabel else "-by-hand" if marks else ""
     )  # so that both ways of cleaning a run can be compared
