@@ -1,6 +1,7 @@
 """A step's data: fetched again from the training set, the same to the bit, and told apart from other data."""
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,8 +11,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from hydragrad.derivatives import tensor_leaves
-from hydragrad.errors import DataError
+from hydragrad.errors import DataError, NonFinite
 from hydragrad.randomness import preserved, reseed_everything
+from hydragrad.recording.log import StepRecord
 
 Collate = Callable[[list[Any]], Any]
 
@@ -128,6 +130,31 @@ def non_finite_rows(data: Any, size: int) -> list[int]:
         if leaf.is_floating_point() and leaf.dim() > 0 and len(leaf) == size:
             bad |= ~leaf.isfinite().reshape(size, -1).all(1).cpu()
     return bad.nonzero().flatten().tolist()
+
+
+def require_finite_step(record: StepRecord, data: Callable[[], Any]) -> None:
+    """Refuse a step after which weights or loss are not finite, and name the samples that brought it about.
+
+    Args:
+        record: The step.
+        data: Gives its batch.
+
+    Raises:
+        NonFinite: The loss, or the weights.
+    """
+    if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
+        return
+    kept = "; the run is kept up to the step before" if record.step else ""
+    rows = non_finite_rows(data(), len(record.indices))
+    if rows:
+        raise NonFinite(
+            f"Step {record.step} trained on NaN or infinity in samples {[record.indices[row] for row in rows][:5]} "
+            f"of the training set. Remove or repair them{kept}."
+        )
+    raise NonFinite(
+        f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
+        f"({record.options[0]['lr']}){kept}."
+    )
 
 
 def _as_tensors(item: Any) -> Any:

@@ -14,11 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
-from hydragrad.errors import (
-    NonFinite,
-    RunExists,
-    StepError,
-)
+from hydragrad.errors import RunExists, StepError
 from hydragrad.randomness import (
     BATCH,
     every_generator_state,
@@ -28,13 +24,14 @@ from hydragrad.randomness import (
     stream_seed,
 )
 from hydragrad.recording import manifest as manifests
+from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.checkpoints import Checkpoint, CheckpointFolder, resume_from, snapshot
 from hydragrad.recording.data import (
     Collate,
     data_fingerprint,
     fetch,
-    non_finite_rows,
     require_finite,
+    require_finite_step,
     require_map_style,
     to_device,
 )
@@ -130,7 +127,7 @@ class Recorder:
         self._seed, self._about, self._resume = seed, about or {}, resume
         self._watch = Watch(model, optimizer, "recorder.step()")
         self._parameters = self._watch.parameters
-        self._buffer_holders = [module._buffers for module in model.modules() if module._buffers]
+        self._between = BetweenSteps(model)
         self._device = next(model.parameters()).device
         self.next_step = 0
         self.fingerprint: dict[str, Any] = {}
@@ -145,7 +142,6 @@ class Recorder:
         self._unchecked: Checkpoint | None = None
         self._last_indices: Sequence[int] | Tensor = ()
         self._made_folder = False
-        self._norm: float | None = None
         self._while_open = ExitStack()
         self._manifest: Manifest
         self._log: AppendOnlyLines
@@ -159,7 +155,7 @@ class Recorder:
         self._while_open.enter_context(threads(self._manifest.machine["threads"]))
         self._while_open.enter_context(self._interruption)
         self._watch.attach()
-        self._versions = self._version()
+        self._between.begin()
         self._open = True
         return self
 
@@ -211,7 +207,7 @@ class Recorder:
         if not self._open or self._in_step:
             raise StepError("recorder.step() belongs inside `with Recorder(...)`, one block a step, never nested.")
         chosen = checked_batch(indices, self._manifest.data["length"])
-        self._require_untouched()
+        self._between.require_untouched(self.next_step)
         start = self._checkpoint_if_due(indices)
         self._in_step, self._consistent = True, False
         self._watch.begin()
@@ -222,9 +218,10 @@ class Recorder:
         finally:
             self._in_step = False
             self._watch.end()
-        self._finish(chosen, indices, batch, handle, start)
+        record = self._finish(chosen, indices, batch, handle, start)
+        self._between.begin(record.structure, record.norm)
         self._consistent, self._interruption.noticed = True, False  # a loop that goes on is one that ends
-        self._last_indices, self._versions = indices, self._version()
+        self._last_indices = indices
 
     def take_sampler_position(self, loader: DataLoader[Any]) -> tuple[int, dict[str, Tensor] | None]:
         """After a resume inside an epoch, once: put the loader's generators back to the epoch's start.
@@ -297,26 +294,6 @@ class Recorder:
         self._manifest = dataclasses.replace(recorded, status="running", steps=None)
         manifests.write_manifest(self.path, self._manifest)
 
-    def _require_untouched(self) -> None:
-        if self._version() != self._versions or self._moved():
-            raise StepError(
-                f"Weights or buffers of the model changed outside recorder.step() before step {self.next_step} (set "
-                f"by hand, or a forward pass in train mode that updates running statistics). The replay can't know "
-                f"of it: use model.eval() for evaluation, and leave the weights to the optimizer."
-            )
-
-    def _moved(self) -> bool:
-        """Whether the weights moved without a trace: `parameter.data` has no version."""
-        if self._norm is None or self._before is None:
-            return False
-        return first_trained_norm(self._parameters, self._before.structure) != self._norm
-
-    def _version(self) -> int:
-        versions = sum(parameter._version for parameter in self._parameters.values())
-        for holder in self._buffer_holders:
-            versions += sum(buffer._version for buffer in holder.values() if buffer is not None)
-        return versions
-
     def _checkpoint_if_due(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:
         """Write a checkpoint where one is due; return the state where a segment starts here."""
         every = self._checkpoint_every or max(1, math.isqrt(self.next_step))
@@ -358,7 +335,7 @@ class Recorder:
         batch: Any,
         handle: StepHandle,
         start: Checkpoint | None,
-    ) -> None:
+    ) -> StepRecord:
         self._watch.require_one_step()
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         structure = self._watch.structure(None if self._before is None else self._before.structure)
@@ -371,7 +348,7 @@ class Recorder:
             norm=first_trained_norm(self._parameters, structure),
             loss=handle.loss,
         )
-        self._require_finite_step(record, batch)
+        require_finite_step(record, lambda: self._fetch(record) if batch is None else batch)
         if self._store_batches:
             if batch is None:
                 raise StepError("With store_batches=True the batch must be given: recorder.step(indices, batch).")
@@ -381,24 +358,9 @@ class Recorder:
             seed = stream_seed(self._manifest.seed, record.step)
             self._verifier.verify(start, record, lambda: Batch(self._fetch(record), len(chosen), seed), after)
         self._log.append(to_line(record, self._before))
-        self._before, self._norm = record, record.norm
+        self._before = record
         self.next_step += 1
-
-    def _require_finite_step(self, record: StepRecord, batch: Any) -> None:
-        if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
-            return
-        kept = "; the run is kept up to the step before" if record.step else ""
-        data = batch if batch is not None else self._fetch(record)
-        rows = non_finite_rows(data, len(record.indices))
-        if rows:
-            raise NonFinite(
-                f"Step {record.step} trained on NaN or infinity in samples {[record.indices[row] for row in rows][:5]} "
-                f"of the training set. Remove or repair them{kept}."
-            )
-        raise NonFinite(
-            f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
-            f"({record.options[0]['lr']}){kept}."
-        )
+        return record
 
     def _fetch(self, record: StepRecord) -> Any:
         if self._store_batches:

@@ -1,0 +1,52 @@
+"""Between two recorded steps nothing may move the weights: a replay could not know of it."""
+
+from torch import nn
+
+from hydragrad.errors import StepError
+from hydragrad.recording.log import Structure
+from hydragrad.recording.replay import first_trained_norm
+
+
+class BetweenSteps:
+    """Notices weights and buffers that changed since the last step.
+
+    Args:
+        model: The model being trained.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._parameters = dict(model.named_parameters())
+        self._buffer_holders = [module._buffers for module in model.modules() if module._buffers]
+        self._versions = 0
+        self._last: tuple[Structure, float] | None = None
+
+    def begin(self, structure: Structure | None = None, norm: float = 0.0) -> None:
+        """What is there now is right. After a step: which parameters it trained, and the first one's norm."""
+        self._versions = self._version()
+        self._last = None if structure is None else (structure, norm)
+
+    def require_untouched(self, step: int) -> None:
+        """Refuse a change since `begin`.
+
+        Raises:
+            StepError: Weights or buffers changed before `step`.
+        """
+        if self._version() != self._versions or self._moved():
+            raise StepError(
+                f"Weights or buffers of the model changed outside recorder.step() before step {step} (set "
+                f"by hand, or a forward pass in train mode that updates running statistics). The replay can't know "
+                f"of it: use model.eval() for evaluation, and leave the weights to the optimizer."
+            )
+
+    def _moved(self) -> bool:
+        """Whether the weights moved without a trace: `parameter.data` has no version."""
+        if self._last is None:
+            return False
+        structure, norm = self._last
+        return first_trained_norm(self._parameters, structure) != norm
+
+    def _version(self) -> int:
+        versions = sum(parameter._version for parameter in self._parameters.values())
+        for holder in self._buffer_holders:
+            versions += sum(buffer._version for buffer in holder.values() if buffer is not None)
+        return versions
