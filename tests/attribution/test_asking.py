@@ -6,7 +6,8 @@ from torch.optim import SGD
 
 import hydragrad as hg
 from attribution import oracle
-from cases import HELD_OUT, Case, Tied, mlp
+from case_models import Tied, mlp
+from cases import HELD_OUT, Case
 from hydragrad.errors import QueryError, Unsupported
 
 MLP = Case("mlp", "all")

@@ -7,7 +7,8 @@ from torch.optim import SGD
 
 import hydragrad as hg
 from attribution import oracle
-from cases import Case, cross_entropy_loss, vectors
+from case_models import cross_entropy_loss, vectors
+from cases import Case
 from hydragrad.errors import Unsupported
 
 

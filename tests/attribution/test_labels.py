@@ -8,7 +8,8 @@ from torch.optim import SGD
 
 import hydragrad as hg
 from attribution import oracle
-from cases import SAMPLES, Case, cross_entropy_loss, mlp, two_calls_loss, vectors
+from case_models import cross_entropy_loss, mlp, two_calls_loss, vectors
+from cases import SAMPLES, Case
 from hydragrad.errors import LossError, QueryError
 
 NAMES = ["mlp-two_groups", "mlp-maximize", "mlp-sum", "dropout-all", "tied-all", "two_inputs-all", "batch_norm-all"]

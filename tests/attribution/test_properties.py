@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from attribution import oracle
-from cases import cross_entropy_loss
+from case_models import cross_entropy_loss
 
 OPTIONS = st.fixed_dictionaries(
     {

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import BATCH_SIZE, MODELS, Case, collate
+from case_models import MODELS
+from cases import BATCH_SIZE, Case, collate
 from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives, works_at_once
 from hydragrad.randomness import preserved, reseed
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cases import cross_entropy_loss
+from case_models import cross_entropy_loss
 from hydragrad.derivatives import Batch, Layout, LossModule, check_losses
 from hydragrad.derivatives.one_call import capture_output, losses_of_output
 from hydragrad.errors import LossError

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-import cases
+import case_models
 from hydragrad.derivatives import Batch, Layout, LossModule, SharedForward, directional_derivatives
 
 
@@ -16,16 +16,16 @@ def small(*, inplace: bool = False) -> nn.Module:
         nn.Conv2d(3, 4, 2, bias=False),
         nn.Tanh(),
         nn.Flatten(),
-        nn.Linear(16, cases.CLASSES),
+        nn.Linear(16, case_models.CLASSES),
     )
 
 
-def evaluated(model, names=None, before=None, loss=cases.cross_entropy_loss, draw=None):
+def evaluated(model, names=None, before=None, loss=case_models.cross_entropy_loss, draw=None):
     """Losses and derivatives without and with a forward pass beside, and how many layer calls were taken over."""
     torch.manual_seed(0)
     model = model.double()
     hooks = [len(module._forward_hooks) for module in model.modules()]
-    x, y = (draw or cases.vectors(1, 6, 6))(5, 0).tensors
+    x, y = (draw or case_models.vectors(1, 6, 6))(5, 0).tensors
     parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
     layout = Layout({name: value.shape for name, value in parameters.items() if names is None or name in names})
     direction = torch.randn(1, layout.size, dtype=torch.float64)
@@ -92,11 +92,11 @@ def test_frozen_layers_are_left_alone():
 
 
 def test_a_layer_that_is_called_twice():
-    assert evaluated(cases.mlp(), loss=cases.two_calls_loss, draw=cases.vectors(4)) == 4
+    assert evaluated(case_models.mlp(), loss=case_models.two_calls_loss, draw=case_models.vectors(4)) == 4
 
 
 def test_dropout_sees_the_same_draws():
-    assert evaluated(cases.dropout(), draw=cases.vectors(4)) == 2
+    assert evaluated(case_models.dropout(), draw=case_models.vectors(4)) == 2
 
 
 def test_an_input_that_differs_is_evaluated_again():
@@ -104,6 +104,6 @@ def test_an_input_that_differs_is_evaluated_again():
 
     def changing(model, batch):
         calls.append(batch)  # evaluated without a pass beside, then by the source, then beside it
-        return cases.cross_entropy_loss(model, [batch[0] + (1e-12 if len(calls) == 2 else 0.0), batch[1]])
+        return case_models.cross_entropy_loss(model, [batch[0] + (1e-12 if len(calls) == 2 else 0.0), batch[1]])
 
-    assert evaluated(cases.mlp(), loss=changing, draw=cases.vectors(4)) == 0
+    assert evaluated(case_models.mlp(), loss=changing, draw=case_models.vectors(4)) == 0

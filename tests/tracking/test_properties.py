@@ -17,7 +17,7 @@ from torch.optim import SGD
 
 import hydragrad as hg
 from attribution.test_properties import data, recorded, runs, unrolled
-from cases import cross_entropy_loss
+from case_models import cross_entropy_loss
 
 
 class Stop(Exception):
