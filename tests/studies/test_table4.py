@@ -56,7 +56,7 @@ def test_the_summary_gives_mean_and_spread():
     ]
     rows.append(Row(setting="a", method="m", action="remove suspects", wrong=1, samples=2, accuracy=0.5))
     (line,) = summary(rows).itertuples(index=False)
-    assert list(line) == ["m", "1", "0.850 ± 0.071", "0.100 ± 0.000", "0.200 ± 0.000", "-", "-", "50.00", "-"]
+    assert list(line) == ["m", "1", "0.8500 ± 0.0707", "0.100 ± 0.000", "0.200 ± 0.000", "-", "-", "50.00", "-"]
 
 
 def test_failures_are_what_the_network_gets_wrong(study):

@@ -30,7 +30,8 @@ from hydragrad.recording.checkpoints import Checkpoint
 from hydragrad.recording.history import run_lanes
 from hydragrad.scores import Query
 
-CHUNK = 500
+CHUNK = 125
+"""Samples in one product: it holds about twice what the backward pass of a query holds, which takes 250."""
 DAMPING, ITERATIONS, MATRIX = 0.1, 20, 5000
 
 

@@ -180,7 +180,8 @@ def summary(rows: Sequence[Row]) -> pd.DataFrame:
     for method in dict.fromkeys(row.method for row in rows):
         own = [row for row in rows if row.method == method]
         ranks = [row for row in own if row.action == "rank"]
-        cells = [_spread([getattr(row, name) for row in ranks], 3) for name in ("auc", "found_10", "found_20")]
+        cells = [_spread([row.auc for row in ranks], 4)]
+        cells += [_spread([getattr(row, name) for row in ranks], 3) for name in ("found_10", "found_20")]
         cells.append(_spread([_percent(row.suggested) for row in ranks], 1))
         for action in ACTIONS:
             done = [row for row in own if row.action in (action, "nothing")]
