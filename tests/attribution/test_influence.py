@@ -8,8 +8,9 @@ from torch.func import functional_call, hessian, jacrev
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.attribution.influence import DampedGaussNewton, influence_functions, trained_layout
+from hydragrad.attribution.influence import DampedGaussNewton, influence_functions
 from hydragrad.errors import LossError
+from hydragrad.recording.history import trained_layout
 
 DAMPING = 0.05
 

@@ -1,6 +1,6 @@
 """`attribute`: contributions of training samples to queries, from a recorded run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -24,8 +24,8 @@ from hydragrad.derivatives import (
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording, fetch
-from hydragrad.recording.history import run_lanes
+from hydragrad.recording import Checkpoint, Recording, fetch
+from hydragrad.recording.history import run_lanes, trained_layout
 from hydragrad.recording.statistics import moved_statistics
 from hydragrad.scores import (
     Curvature,
@@ -151,14 +151,14 @@ def attribute(
     )
 
 
-def query_point(run: Recording, weights: Layout, statistics: Layout) -> QueryPoint:
-    """The run's final model, as queries take it."""
-    final = run.final
+def query_point(run: Recording, weights: Layout, statistics: Layout, at: Checkpoint | None = None) -> QueryPoint:
+    """The run's final model, or the one at a checkpoint, as queries take it."""
+    state = run.final if at is None else at
     return QueryPoint(
         model=run.model,
         loss=run.loss,
-        parameters={name: value.to(run.device) for name, value in final.parameters.items()},
-        buffers={name: value.to(run.device) for name, value in final.buffers.items()},
+        parameters=on_device(run, state.parameters),
+        buffers=on_device(run, state.buffers),
         weights=weights,
         statistics=statistics,
         fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=run.collate_fn, device=run.device),
@@ -176,13 +176,12 @@ def _prepare(
     stretches: int,
 ) -> Job:
     lanes = run_lanes(run)
-    shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
     statistics = moved_statistics(run) if curvature != "none" else {}
     return Job(
         run=run,
         rows=rows,
         lanes=lanes,
-        weights=Layout({name: shapes[name] for lane in lanes for name in lane.names}),
+        weights=trained_layout(run, lanes),
         statistics=Layout(statistics),
         sample_ids=sample_ids,
         damping=damping,
@@ -249,7 +248,7 @@ def _classes(run: Recording) -> int:
     with preserved(), torch.no_grad(), capture_output(problem, required=True) as captured:
         batch = run.batch(record)
         initial = run.initial
-        problem.at(_on(run, initial.parameters), _on(run, initial.buffers), batch)
+        problem.at(on_device(run, initial.parameters), on_device(run, initial.buffers), batch)
         output = captured.tensor
     integers = [leaf for leaf in tensor_leaves(batch.data) if not leaf.is_floating_point()]
     if output.dim() != 2 or not any(leaf.shape == output.shape[:1] for leaf in integers):
@@ -260,7 +259,8 @@ def _classes(run: Recording) -> int:
     return output.shape[1]
 
 
-def _on(run: Recording, values: dict[str, Tensor]) -> dict[str, Tensor]:
+def on_device(run: Recording, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors on the run's device."""
     return {name: value.to(run.device) for name, value in values.items()}
 
 

@@ -7,13 +7,10 @@ converged (docs/results.md); beside contributions they say of a suspect what the
 Source: Koh and Liang, ICML 2017.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.attribute import query_point
+from hydragrad.attribution.attribute import on_device, query_point
 from hydragrad.derivatives import (
     Batch,
     CurvatureProducts,
@@ -27,7 +24,7 @@ from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording
 from hydragrad.recording.checkpoints import Checkpoint
-from hydragrad.recording.history import run_lanes
+from hydragrad.recording.history import trained_layout
 from hydragrad.scores import Query
 
 CHUNK = 125
@@ -57,10 +54,22 @@ def influence_functions(
 
     Cost: a gradient of the whole training set, and `iterations` Gauss-Newton products of `matrix_samples` a query.
     """
+    gradients = query_gradients(run, trained_layout(run), run.final, query)
+    return influence_on(run, gradients, damping=damping, iterations=iterations, matrix_samples=matrix_samples)
+
+
+def influence_on(
+    run: Recording,
+    gradients: Tensor,
+    *,
+    damping: float = DAMPING,
+    iterations: int = ITERATIONS,
+    matrix_samples: int | None = MATRIX,
+) -> Tensor:
+    """The same, of scalars whose gradients (queries, parameters) by `trained_layout` are known."""
     layout = trained_layout(run)
     matrix = DampedGaussNewton(run, layout, run.final, damping, matrix_samples)
     directions = []
-    gradients = query_gradients(run, layout, run.final, query)
     with bar("influence functions", len(gradients), unit="queries") as progress:
         for gradient in gradients:
             directions.append(matrix.solve(gradient, iterations))
@@ -94,7 +103,7 @@ class DampedGaussNewton:
         if samples is not None and samples < length:
             chosen = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
         self._run, self._chosen = run, chosen
-        self._parameters, self._buffers = _on(run, at.parameters), _on(run, at.buffers)
+        self._parameters, self._buffers = on_device(run, at.parameters), on_device(run, at.buffers)
         require_one_call(problem, self._parameters, self._point(chosen[:1]))
 
     def __matmul__(self, vector: Tensor) -> Tensor:
@@ -120,17 +129,9 @@ class DampedGaussNewton:
         return Point(self._parameters, self._buffers, Batch(data, len(samples), 0), len(self._chosen))
 
 
-def trained_layout(run: Recording) -> Layout:
-    """Lays out the parameters that some step of the run moved."""
-    shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
-    return Layout({name: shapes[name] for lane in run_lanes(run) for name in lane.names})
-
-
 def query_gradients(run: Recording, layout: Layout, at: Checkpoint, query: Query) -> Tensor:
     """Gradients of the query's scalars at a checkpoint, (queries, parameters)."""
-    point = replace(
-        query_point(run, layout, Layout({})), parameters=_on(run, at.parameters), buffers=_on(run, at.buffers)
-    )
+    point = query_point(run, layout, Layout({}), at)
     with preserved():
         return torch.stack([row.w_bar for row in query.rows(point)])
 
@@ -139,7 +140,7 @@ def losses_along(run: Recording, layout: Layout, at: Checkpoint, directions: Ten
     """Derivatives of every training sample's loss along directions (queries, parameters), float64 (queries, N)."""
     problem = LossModule(run.model, run.loss)
     problem.eval()
-    parameters, buffers = _on(run, at.parameters), _on(run, at.buffers)
+    parameters, buffers = on_device(run, at.parameters), on_device(run, at.buffers)
     length, parts = run.manifest.data["length"], []
     for start in range(0, length, CHUNK):
         some = range(start, min(length, start + CHUNK))
@@ -147,7 +148,3 @@ def losses_along(run: Recording, layout: Layout, at: Checkpoint, directions: Ten
         found = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
         parts.append(found.losses_dot.double().cpu())
     return torch.cat(parts, dim=1)
-
-
-def _on(run: Recording, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.to(run.device) for name, value in values.items()}

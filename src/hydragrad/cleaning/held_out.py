@@ -5,17 +5,11 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hydragrad.attribution.influence import (
-    DAMPING,
-    ITERATIONS,
-    MATRIX,
-    influence_functions,
-    query_gradients,
-    trained_layout,
-)
+from hydragrad.attribution.influence import DAMPING, ITERATIONS, MATRIX, influence_on, query_gradients
 from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import LossError, QueryError
 from hydragrad.recording import Recording
+from hydragrad.recording.history import trained_layout
 from hydragrad.scores import Query
 
 
@@ -34,23 +28,23 @@ def influence(run: Recording, held_out: Query) -> Tensor | None:
     """
     if len(held_out.names()) != 1:
         raise QueryError(f"held_out= takes one scalar, as hg.mean_loss(held_out) is; {len(held_out.names())} came.")
-    file = _file(run, held_out)
+    gradients = query_gradients(run, trained_layout(run), run.final, held_out)
+    file = _file(run, gradients)
     if file.exists():
         try:
             return load_sealed(file)[0]["influence"]
         except (OSError, KeyError, ValueError):
             pass  # damaged: measured again
     try:
-        found = influence_functions(run, held_out)[0]
+        found = influence_on(run, gradients)[0]
     except (LossError, NotImplementedError):
         return None
     save_sealed({"influence": found}, file)
     return found
 
 
-def _file(run: Recording, held_out: Query) -> Path:
+def _file(run: Recording, gradients: Tensor) -> Path:
     """Named after the gradient of what is asked, by which two questions differ if their influences do."""
-    gradient = query_gradients(run, trained_layout(run), run.final, held_out).cpu()
-    told = hashlib.sha256(gradient.double().numpy().tobytes()).hexdigest()[:16]
+    told = hashlib.sha256(gradients.cpu().double().numpy().tobytes()).hexdigest()[:16]
     name = f"influence-step{len(run.steps)}-damping{DAMPING:g}-iterations{ITERATIONS}-of{MATRIX}-{told}.safetensors"
     return run.path / "signals" / name

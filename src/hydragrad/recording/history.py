@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from hydragrad.derivatives import Layout
 from hydragrad.recording.log import StepRecord, Structure
 from hydragrad.recording.recording import Recording
 from hydragrad.steps import Lane, SGDOptions, lanes, sgd_options
@@ -23,6 +24,12 @@ def run_lanes(run: Recording) -> list[Lane]:
         name: histories[seat] for name, seat in seats.items() if any(histories[seat])
     }
     return lanes(moved, frozenset(run.initial.momentum))
+
+
+def trained_layout(run: Recording, found: Sequence[Lane] | None = None) -> Layout:
+    """Lays out the parameters that some step of the run moved, lane by lane; `found` spares finding the lanes again."""
+    shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
+    return Layout({name: shapes[name] for lane in found or run_lanes(run) for name in lane.names})
 
 
 def _places(structure: Structure) -> dict[str, int]:

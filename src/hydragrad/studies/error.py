@@ -193,8 +193,7 @@ def _beside(
         if at.step in kept:
             return
         here = replace(run.final, parameters=dict(at.parameters), buffers=dict(at.buffers))
-        options: dict[str, Any] = {"damping": DAMPING, "iterations": ITERATIONS}
-        other = influence_hypergradients(run, at.weights, here, chosen, **options)
+        other = influence_hypergradients(run, at.weights, here, chosen, damping=DAMPING, iterations=ITERATIONS)
         size = float(at.exact[at.drawn].double().norm(dim=1).mean())
         measured: dict[str, Any] = {"step": at.step, "exact": size, **distances(at, other)}
         row = ErrorRow(**setting, estimator=INFLUENCE, **measured)

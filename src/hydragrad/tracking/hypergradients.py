@@ -12,7 +12,7 @@ from torch import Tensor
 from hydragrad.derivatives import BatchStatistics, Layout
 from hydragrad.progress import Bar, bar
 from hydragrad.recording import Recording, Replay, StepRecord
-from hydragrad.recording.history import run_lanes
+from hydragrad.recording.history import run_lanes, trained_layout
 from hydragrad.recording.statistics import moved_statistics
 from hydragrad.scores import checked_samples
 from hydragrad.tracking.building import (
@@ -95,8 +95,7 @@ class _Building:
     ) -> None:
         self._run, self._sample_ids = run, sample_ids
         lanes = run_lanes(run)
-        shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
-        self._weights = Layout({name: shapes[name] for lane in lanes for name in lane.names})
+        self._weights = trained_layout(run, lanes)
         self._statistics = Layout(moved_statistics(run) if curvature == "hessian" else {})
         like = next(iter(run.final.parameters.values())).to(run.device)
         kind = storage(dtype, like.dtype)
