@@ -1,7 +1,7 @@
 """Every error that hydragrad raises on purpose:
 
     HydragradError
-    ├── RunExists            (FileExistsError)   a run directory is already there
+    ├── RunExists            (FileExistsError)   a run directory is already there, or being written
     ├── RunNotFound          (FileNotFoundError) no run directory is there
     ├── RunDamaged           (ValueError)        truncated or altered files of a run
     ├── RecordingMismatch    (ValueError)        another model, loss, data set or schema than recorded
@@ -29,7 +29,7 @@ class HydragradError(Exception):
 
 
 class RunExists(HydragradError, FileExistsError):
-    """A run directory that would be overwritten."""
+    """A run directory that would be overwritten, or that another process is writing."""
 
 
 class RunNotFound(HydragradError, FileNotFoundError):

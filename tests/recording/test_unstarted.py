@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hydragrad import errors
+from hydragrad.recording import files
 from hydragrad.recording.manifest import read_manifest
 from hydragrad.recording.unstarted import holds_run, never_started
 from recording.killing import Kill, killed, users_loop
@@ -107,6 +108,22 @@ def test_a_later_step_that_is_refused_keeps_the_run(tmp_path):
         take_step(r, model, optimizer, range(5), samples()[:5])
         block(r, model, optimizer, "no step")
     assert read_manifest(tmp_path).steps == 1
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_a_run_that_is_being_recorded_is_not_gone_on_with(tmp_path, monkeypatch, steps):
+    monkeypatch.setattr(files, "PATIENCE", 0)
+    model, other = build(), build()
+    optimizer = sgd(model)
+    with recorder(tmp_path, model, optimizer) as r:
+        for _ in range(steps):
+            take_step(r, model, optimizer, range(5), samples()[:5])
+        before = digest(tmp_path)
+        with pytest.raises(errors.RunExists, match="being recorded now"):
+            recorder(tmp_path, other, sgd(other), resume=True).__enter__()
+        assert digest(tmp_path) == before
+        take_step(r, model, optimizer, range(5), samples()[:5])
+    assert read_manifest(tmp_path).steps == steps + 1
 
 
 DAMAGES = {

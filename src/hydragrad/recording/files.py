@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
@@ -11,13 +12,15 @@ from typing import IO, Any
 from hydragrad.disk import naming_full_disk as naming_full_disk
 from hydragrad.disk import replace_file as replace_file
 from hydragrad.disk import save_file as save_file
-from hydragrad.errors import RunDamaged
+from hydragrad.errors import RunDamaged, RunExists
 
 try:
     import fcntl
 except ImportError:  # Windows, where files are not locked
     fcntl = None  # type: ignore[assignment]
 
+PATIENCE = 10.0
+"""Seconds for which the data loader's workers of a killed process may still hold its files: they look every five."""
 CHECKSUM = ', "crc32": "'
 
 
@@ -42,18 +45,24 @@ class AppendOnlyLines:
     Args:
         path: Made if it is not there.
         keep: Keep this many lines and drop the rest (a run that goes on from its last checkpoint).
+
+    Raises:
+        RunExists: The file is being written, here or in another process.
     """
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
         self.path = path
-        with open(path, "ab"):
-            pass
+        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        if not _lock(self._file):
+            self._file.close()
+            raise RunExists(
+                f"{path.parent} is being recorded now, here or in another process. Wait until that ends, or stop it; "
+                f"then go on with the run: resume=True (--resume)."
+            )
         with open(path, "rb+") as file:
             for _ in range(keep):
                 file.readline()
             file.truncate(file.tell())
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
-        _lock(self._file)
 
     def append(self, record: dict[str, Any]) -> None:
         """Append one record."""
@@ -90,10 +99,20 @@ def locked(path: Path, otherwise: bool) -> bool:
     return False
 
 
-def _lock(file: IO[bytes]) -> None:
-    if fcntl is not None:
-        with suppress(OSError):
+def _lock(file: IO[bytes]) -> bool:
+    """Whether nobody else writes it, or stops to within `PATIENCE`; True where that can't be told."""
+    patient_until = time.monotonic() + PATIENCE
+    while fcntl is not None:
+        try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > patient_until:
+                return False
+            time.sleep(0.05)
+        except OSError:  # a file system without locks
+            return True
+    return True
 
 
 def _unlock(file: IO[bytes]) -> None:

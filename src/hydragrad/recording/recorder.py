@@ -89,7 +89,7 @@ class Recorder:
         fingerprint: Length and digest of the training set, once the recorder was entered.
 
     Raises:
-        RunExists: `path` holds a run and `resume` is not set.
+        RunExists: `path` holds a run and `resume` is not set, or is being recorded by another process.
         RecordingMismatch: `resume` with another model, data set, reduction or seed.
         Unsupported: Optimizer, precision or module whose derivatives would be silently wrong.
         DataError: An empty data set, a stream, NaN in memory.
