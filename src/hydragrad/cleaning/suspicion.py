@@ -8,14 +8,15 @@ mean over the run says more than its end. Wrong labels that agree with one anoth
 only what they do to held-out data speaks. That a sample helps does not make its label right, so contributions count
 where they harm. Influence at the trained weights tells rare but right labels from wrong ones.
 
-The weights were chosen on seed 0 of twelve settings, by mean AUC over a grid, and left alone since: flips (20 and
-50 %), swaps (30 %), clusters, copies and patches in MNIST (10,000 samples), flips (20 and 40 %), swaps, clusters and
-patches in digits (1,000), and the errors in MNIST's own test set. The last held the weight of contributions down: among
-labels that are nearly all right, those that harm most are rare rather than wrong. docs/results.md has other seeds and
-data.
+The weights were chosen on seed 0 of twelve settings and left alone since (`hydragrad reproduce weights` has the
+settings and the search): flips, swaps, clusters, copies and patches in MNIST and digits, and the errors in MNIST's own
+test set. The last held the weight of contributions down: among labels that are nearly all right, those that harm most
+are rare rather than wrong. docs/results.md has other seeds and data.
 
 Source: mean over training in the spirit of Pleiss et al., NeurIPS 2020; normal scores: van der Waerden.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,24 +24,44 @@ from torch import Tensor
 
 from hydragrad.cleaning.signals import Signals
 
-CONTRIBUTION, FROM, INFLUENCE, OUT_OF_FOLD = 0.5, 0.5, 0.1, 0.1
-"""Weights, and from where a contribution counts, in normal scores."""
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """What each signal counts beside the margin over training.
+
+    Attributes:
+        contribution: Of contributions that harm.
+        above: From where they count, in normal scores.
+        influence: Of influence functions.
+        out_of_fold: Of models that never saw the sample.
+    """
+
+    contribution: float = 0.5
+    above: float = 0.5
+    influence: float = 0.1
+    out_of_fold: float = 0.1
 
 
-def suspicion(signals: Signals, contributions: Tensor, influence: Tensor | None = None) -> Tensor:
+WEIGHTS = Weights()
+
+
+def suspicion(
+    signals: Signals, contributions: Tensor, influence: Tensor | None = None, weights: Weights = WEIGHTS
+) -> Tensor:
     """How suspect each label is, float64 (samples,); higher is more suspect, only the order has a meaning.
 
     Args:
         signals: What training says of the samples.
         contributions: Of the same samples to a loss on held-out data whose labels are right, (samples,).
         influence: The same by influence functions, (samples,).
+        weights: Others than the chosen ones.
     """
     found = normal_scores(against(signals.over_training, signals.given))
-    found += CONTRIBUTION * (normal_scores(-contributions) - FROM).clamp(min=0)
+    found += weights.contribution * (normal_scores(-contributions) - weights.above).clamp(min=0)
     if influence is not None:
-        found += INFLUENCE * normal_scores(-influence)
+        found += weights.influence * normal_scores(-influence)
     if signals.out_of_fold is not None:
-        found += OUT_OF_FOLD * normal_scores(against(signals.out_of_fold, signals.given))
+        found += weights.out_of_fold * normal_scores(against(signals.out_of_fold, signals.given))
     return found
 
 

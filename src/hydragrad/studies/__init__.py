@@ -12,6 +12,7 @@ from hydragrad.studies.rankings import METHODS
 from hydragrad.studies.settling import reproduce_settling
 from hydragrad.studies.table4 import reproduce_table4
 from hydragrad.studies.trust import NETWORKS, reproduce_trust
+from hydragrad.studies.weights import reproduce_weights
 
 __all__ = [
     "AccuracyRow",
@@ -34,4 +35,5 @@ __all__ = [
     "reproduce_settling",
     "reproduce_table4",
     "reproduce_trust",
+    "reproduce_weights",
 ]

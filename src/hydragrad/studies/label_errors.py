@@ -13,9 +13,10 @@ from sklearn.metrics import roc_auc_score
 
 from hydragrad.attribution import attribute
 from hydragrad.cleaning import suspects
-from hydragrad.datasets import checked_labels, load
+from hydragrad.datasets import Splits, checked_labels, load
 from hydragrad.figures import picture_grid
-from hydragrad.scores import Scores, mean_loss
+from hydragrad.recording import Recording
+from hydragrad.scores import Query, Scores, mean_loss
 from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss
 from hydragrad.training import mean_loss_and_accuracy, train
 
@@ -66,17 +67,37 @@ def reproduce_label_errors(
     Raises:
         UnknownName: A data set whose labels nobody checked.
     """
-    checked = pd.DataFrame(
-        {each.sample: (each.votes, each.wrong) for each in checked_labels(data, data_dir=data_dir)}
-    ).T
+    checked = checked_by_people(data, data_dir)
     splits = load(data, data_dir=data_dir)
-    start, loss = fresh(splits, "lenet5", seed=0), recipe_loss(data)
+    run, scores, held_out = trained_on_test_set(out, splits, epochs)
+    ranked = suspects(run, scores, held_out=held_out)
+    ranked["votes"] = ranked["sample"].map(checked["votes"])
+    ranked["wrong"] = ranked["sample"].map(checked["wrong"]).fillna(False).astype(bool)
+    images, names = splits.test.tensors[0], splits.classes
+    columns = ranked.head(shown)[["sample", "given_label", "suggested_label", "votes"]].to_dict("list")
+    pictures, captions = [], []
+    for sample, given, suggested, votes in zip(*columns.values(), strict=True):
+        pictures.append(splits.picture(images[sample]))
+        captions.append(f"{sample}\n{names[given]} → {names[suggested]}?\n{_said(votes)}")
+    picture = picture_grid(pictures, captions, columns=8)
+    return LabelErrors(ranked=ranked, picture=picture)
+
+
+def checked_by_people(data: str, data_dir: Path | None = None) -> pd.DataFrame:
+    """What people said of doubtful labels: `votes` for the given one and `wrong`, by sample of the test set."""
+    checked = checked_labels(data, data_dir=data_dir)
+    return pd.DataFrame({each.sample: {"votes": each.votes, "wrong": each.wrong} for each in checked}).T
+
+
+def trained_on_test_set(out: Path, splits: Splits, epochs: int | None = None) -> tuple[Recording, Scores, Query]:
+    """The run on the published test set, its contributions to the loss on validation samples, and that question."""
+    start, loss = fresh(splits, "lenet5", seed=0), recipe_loss(splits.name)
     run = train(
         start.model,
         loss,
         splits.test,
         start.optimizer,
-        epochs=epochs or RECIPES[data].epochs,
+        epochs=epochs or RECIPES[splits.name].epochs,
         batch_size=64,
         out=out,
         scheduler=start.scheduler,
@@ -87,17 +108,7 @@ def reproduce_label_errors(
     file, held_out = out / "scores" / "validation-none.safetensors", mean_loss(splits.validation, "validation loss")
     if not file.exists():
         attribute(run, held_out).save(file)
-    ranked = suspects(run, Scores.load(file), held_out=held_out)
-    ranked["votes"] = ranked["sample"].map(checked[0])
-    ranked["wrong"] = ranked["sample"].map(checked[1]).fillna(False).astype(bool)
-    images, names = splits.test.tensors[0], splits.classes
-    columns = ranked.head(shown)[["sample", "given_label", "suggested_label", "votes"]].to_dict("list")
-    pictures, captions = [], []
-    for sample, given, suggested, votes in zip(*columns.values(), strict=True):
-        pictures.append(splits.picture(images[sample]))
-        captions.append(f"{sample}\n{names[given]} → {names[suggested]}?\n{_said(votes)}")
-    picture = picture_grid(pictures, captions, columns=8)
-    return LabelErrors(ranked=ranked, picture=picture)
+    return run, Scores.load(file), held_out
 
 
 def _said(votes: float) -> str:

@@ -15,10 +15,11 @@ from hydragrad.cli.reproduce.label_errors import label_errors
 from hydragrad.cli.reproduce.settling import settling
 from hydragrad.cli.reproduce.table4 import table4
 from hydragrad.cli.reproduce.trust import trust
+from hydragrad.cli.reproduce.weights import weights
 
 reproduce = typer.Typer(no_args_is_help=True, help="The paper's tables and figures, measured again.")
 STUDIES = (
-    *(figure1, table1, table2, table4, damping, accuracy),
+    *(figure1, table1, table2, table4, damping, weights, accuracy),
     *(label_errors, trust, error, estimators, settling, hara, dattri, bae),
 )
 for study in STUDIES:

@@ -1,0 +1,34 @@
+"""The search for the weights of the default ranking: the chosen ones are on the grid and rank as `hg.suspects` does."""
+
+import pytest
+
+import hydragrad as hg
+from hydragrad.cleaning.suspicion import WEIGHTS, Weights
+from hydragrad.studies import Setting, reproduce_weights
+from hydragrad.studies.noisy_run import NoisyRun
+from hydragrad.studies.weights import _combinations
+
+SETTINGS = [Setting(data="digits", noise=noise, size=120, epochs=2, seed=0, lr=0.05) for noise in ("0.3", "swap-0.3")]
+
+
+def test_the_grid_holds_the_chosen_weights_and_each_combination_once():
+    every = list(_combinations())
+    assert WEIGHTS in every
+    assert Weights(contribution=0, above=0, influence=0, out_of_fold=0) in every
+    assert len(set(every)) == len(every) == 90
+
+
+def test_the_chosen_weights_rank_as_the_default_does(tmp_path):
+    found = reproduce_weights(tmp_path, settings=SETTINGS, label_errors=False)
+    names = [each.name for each in SETTINGS]
+    assert found["mean"].is_monotonic_decreasing
+    assert found["mean"].to_numpy() == pytest.approx(found[names].mean(axis=1).to_numpy())
+    chosen = found[(found["contribution"] == 0.5) & (found["above"] == 0.5) & (found["influence"] == 0.1)]
+    chosen = chosen[chosen["out_of_fold"] == 0.1].iloc[0]
+    case = NoisyRun(SETTINGS[0], tmp_path / names[0], None, 1)
+    ranked = hg.suspects(
+        case.run, case.scores("validation", "none"), held_out=case.query("validation"), signals=case.signals
+    )
+    wrong, right = ranked[ranked["flipped"]]["suspicion"], ranked[~ranked["flipped"]]["suspicion"]
+    above = (wrong.to_numpy()[:, None] > right.to_numpy()).mean()
+    assert chosen[names[0]] == pytest.approx(above, abs=1e-9)
