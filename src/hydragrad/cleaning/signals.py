@@ -57,12 +57,17 @@ def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: 
 
     Cost: `points` evaluations of the training set, and `folds` trainings, which are kept in RUN/retrained.
     """
-    file = run.path / "signals" / f"step{len(run.steps)}-points{points}-folds{folds}-seed{seed}.safetensors"
+    file = signals_file(run, points=points, folds=folds, seed=seed)
     kept = _load(file)
     if kept is None:
         kept = _measure(run, points, folds, seed, workers)
         save_sealed({name: value for name, value in vars(kept).items() if value is not None}, file)
     return kept
+
+
+def signals_file(run: Recording, *, points: int = 10, folds: int = 0, seed: int = 0) -> Path:
+    """Where `training_signals` keeps them."""
+    return run.path / "signals" / f"step{len(run.steps)}-points{points}-folds{folds}-seed{seed}.safetensors"
 
 
 def _load(file: Path) -> Signals | None:

@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils.data import Subset
 
 from hydragrad.attribution.influence import ITERATIONS, MATRIX
+from hydragrad.cleaning.signals import signals_file
 from hydragrad.cli.console import say
 from hydragrad.cli.experiment import Experiment
 from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
@@ -25,8 +26,6 @@ PRODUCT = 4.0
 SHOWN_FROM_SECONDS = 60
 FACTORS = {"none": 2.0, "ggn": 3.4, "hessian": 4.2}
 """Attribution in trainings, rounded up: see docs/costs.md."""
-
-
 A_SAMPLE = 0.4
 """Backward pass of a single sample, in attributions without curvature: docs/tracking.md has the step times."""
 
@@ -97,12 +96,14 @@ def query_seconds(experiment: Experiment, model: nn.Module, text: str) -> float:
     return 0.0 if one or name not in experiment.held_out else 3 * seconds_of_evaluation(experiment, model, name)
 
 
-def signals_seconds(experiment: Experiment, run: Recording) -> float:
-    """Seconds that evaluating the training set along the run and influence functions take, where that was not done."""
-    if (run.path / "signals").exists():
+def signals_seconds(experiment: Experiment, run: Recording, plan: Plan, folds: int) -> float:
+    """Seconds that evaluating the training set along the run, influence functions and folds take, if not yet done."""
+    if signals_file(run, folds=folds).exists():
         return 0.0
     share: float = min(1.0, MATRIX / run.manifest.data["length"])
-    return (POINTS + PRODUCT * ITERATIONS * share) * seconds_of_evaluation(experiment, run.trained_model(), "train")
+    evaluation = seconds_of_evaluation(experiment, run.trained_model(), "train")
+    trainings = folds * training_seconds(experiment, plan) if folds else 0.0
+    return (POINTS + PRODUCT * ITERATIONS * share) * evaluation + trainings
 
 
 def model_bytes(run: Recording) -> int:

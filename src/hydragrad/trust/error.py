@@ -22,7 +22,7 @@ from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.recording import Recording, StepRecord
-from hydragrad.recording.history import run_lanes
+from hydragrad.recording.history import run_lanes, trained_layout
 from hydragrad.recording.replay import Replay
 from hydragrad.recording.statistics import moved_statistics
 from hydragrad.scores import Evidence, Query, checked_samples
@@ -182,11 +182,10 @@ class _Pair:
     def __init__(self, run: Recording, replay: Replay, samples: Tensor) -> None:
         self._run, self._replay, self._samples = run, replay, samples
         self._lanes = run_lanes(run)
-        parameters = replay.trajectory.parameters
-        self._weights = Layout({name: parameters[name].shape for lane in self._lanes for name in lane.names})
+        self._weights = trained_layout(run, self._lanes)
         self._statistics = Layout(moved_statistics(run))
         self._tangents = ExactTangents(replay.trajectory.model, run.loss, self._weights, self._statistics)
-        like = next(iter(parameters.values()))
+        like = next(iter(replay.trajectory.parameters.values()))
         count = len(samples)
         self._r = like.new_zeros(count, self._statistics.size)
         warm = run.initial.momentum

@@ -66,7 +66,7 @@ def clean(
     retrainings = 1 + (asked.labels is not None and reference)
     have = jobs.scores_path(run, query, curvature, seeds=seeds).exists()
     seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
-    seconds += signals_seconds(asked, opened) + training_seconds(asked, jobs.plan_of(asked)) * folds
+    seconds += signals_seconds(asked, opened, jobs.plan_of(asked), folds)
     if not have:
         seconds += query_seconds(asked, opened.trained_model(), query) * seeds
         seconds += attribution_seconds(opened, curvature) * seeds

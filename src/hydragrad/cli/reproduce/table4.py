@@ -15,6 +15,8 @@ from hydragrad.studies import METHODS, Setting, reproduce_table4
 from hydragrad.studies.recipes import RECIPES
 from hydragrad.studies.table4 import ACTIONS, DEFAULT, FILTERING, summary
 
+EPOCHS = ", ".join(f"{name} {recipe.epochs}" for name, recipe in RECIPES.items())
+
 
 def table4(
     data: Annotated[str, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = "mnist",
@@ -26,7 +28,9 @@ def table4(
         ),
     ] = "0.5",
     train_size: Annotated[int | None, typer.Option(min=100, help="Training samples (default: all).")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them (default: the paper's).")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help=f"Passes over them (default: the paper's: {EPOCHS}).")
+    ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, ...")] = 5,
     model: Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = "lenet5",
     validation_noise: Annotated[
