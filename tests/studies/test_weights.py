@@ -15,7 +15,7 @@ def test_the_grid_holds_the_chosen_weights_and_each_combination_once():
     every = list(_combinations())
     assert WEIGHTS in every
     assert Weights(contribution=0, above=0, influence=0, out_of_fold=0) in every
-    assert len(set(every)) == len(every) == 90
+    assert len(set(every)) == len(every) == 120
 
 
 def test_the_chosen_weights_rank_as_the_default_does(tmp_path):

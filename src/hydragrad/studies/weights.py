@@ -25,7 +25,7 @@ from hydragrad.studies.noisy_run import FOLDS, NoisyRun, Setting
 GRID = {
     "contribution": (0.0, 0.25, 0.5, 1.0),
     "above": (0.0, 0.5, 1.0),
-    "influence": (0.0, 0.1, 0.3),
+    "influence": (0.0, 0.1, 0.3, 1.0),
     "out_of_fold": (0.0, 0.1, 0.3),
 }
 CHOSEN_ON = (
