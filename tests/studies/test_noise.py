@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from sklearn.model_selection import KFold
 
 from hydragrad.datasets import load
 from hydragrad.errors import DataError
@@ -51,6 +52,12 @@ def test_copies_share_image_and_wrong_label(splits):
     right = ~noisy.labels.flipped
     assert torch.equal(images[right], splits.train.tensors[0][right])
     assert torch.equal(given[right], splits.train.tensors[1][right])
+
+
+def test_copies_are_spread_over_the_folds(splits):
+    flipped = make_noisy(splits, "copies-0.1", seed=0).labels.flipped
+    for _, part in KFold(2, shuffle=True, random_state=0).split(flipped):
+        assert 0.3 < flipped[part].sum() / flipped.sum() < 0.7
 
 
 def test_patched_images_are_labelled_0_in_training_and_rightly_in_validation(splits):

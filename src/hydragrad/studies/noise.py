@@ -129,7 +129,8 @@ def _cluster(splits: Splits, share: float, seed: int) -> Noisy:
 
 def _copies(splits: Splits, share: float, seed: int) -> Noisy:
     images, true = (each.clone() for each in splits.train.tensors)
-    random, given = np.random.RandomState(seed), true.clone()
+    random = np.random.RandomState([seed, COPIES])  # with the folds' own seed, all copies of an image fall into one
+    given = true.clone()
     chosen = torch.from_numpy(random.permutation(len(true))[: int(share * len(true)) // COPIES * COPIES])
     groups = chosen.view(-1, COPIES)
     originals = groups[:, 0]
