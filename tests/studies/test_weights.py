@@ -4,9 +4,9 @@ import pytest
 
 import hydragrad as hg
 from hydragrad.cleaning.suspicion import WEIGHTS, Weights
-from hydragrad.studies import Setting, reproduce_weights
+from hydragrad.studies import Setting, reproduce_filtering, reproduce_weights, weights
 from hydragrad.studies.noisy_run import NoisyRun
-from hydragrad.studies.weights import _combinations
+from hydragrad.studies.weights import GRID, _combinations
 
 SETTINGS = [Setting(data="digits", noise=noise, size=120, epochs=2, seed=0, lr=0.05) for noise in ("0.3", "swap-0.3")]
 
@@ -32,3 +32,11 @@ def test_the_chosen_weights_rank_as_the_default_does(tmp_path):
     wrong, right = ranked[ranked["flipped"]]["suspicion"], ranked[~ranked["flipped"]]["suspicion"]
     above = (wrong.to_numpy()[:, None] > right.to_numpy()).mean()
     assert chosen[names[0]] == pytest.approx(above, abs=1e-9)
+
+
+def test_every_weight_of_influence_is_trained_after_once(tmp_path, monkeypatch):
+    rows = reproduce_filtering(tmp_path, settings=SETTINGS[:1])
+    assert [row.influence for row in rows] == list(GRID["influence"])
+    assert all(0 <= row.accuracy <= 1 for row in rows)
+    monkeypatch.setattr(weights, "_filtered", lambda *_: pytest.fail("measured twice"))
+    assert reproduce_filtering(tmp_path, settings=SETTINGS[:1]) == rows

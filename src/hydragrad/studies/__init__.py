@@ -12,7 +12,7 @@ from hydragrad.studies.rankings import METHODS
 from hydragrad.studies.settling import reproduce_settling
 from hydragrad.studies.table4 import reproduce_table4
 from hydragrad.studies.trust import NETWORKS, reproduce_trust
-from hydragrad.studies.weights import reproduce_weights
+from hydragrad.studies.weights import reproduce_filtering, reproduce_weights
 
 __all__ = [
     "AccuracyRow",
@@ -31,6 +31,7 @@ __all__ = [
     "reproduce_extremes",
     "reproduce_estimators",
     "reproduce_figure1",
+    "reproduce_filtering",
     "reproduce_label_errors",
     "reproduce_settling",
     "reproduce_table4",

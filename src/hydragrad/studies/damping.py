@@ -8,11 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch.utils.data import Subset, TensorDataset
-
 from hydragrad.cleaning import without
 from hydragrad.progress import bar
-from hydragrad.scores import mean_loss
 from hydragrad.studies.noisy_run import NoisyRun, Setting
 from hydragrad.studies.rankings import influence_ranking
 from hydragrad.studies.rows import append_rows, kept_rows
@@ -62,12 +59,10 @@ def reproduce_damping(
 
 
 def _measured(case: NoisyRun, damping: float) -> DampingRow:
-    half = len(case.validation) // 2
-    ranking = influence_ranking(case, mean_loss(Subset(case.validation, range(half))), damping)
+    ranking = influence_ranking(case, case.query("first half"), damping)
     wrong = int(case.labels.flipped.sum())
     kept = without(case.train_set, most_suspect(ranking, wrong))
-    images, labels = case.validation[half:]
-    accuracy = case.trained_on(kept, TensorDataset(images, labels))
+    accuracy = case.trained_on(kept, case.second_half)
     auc = quality(ranking, case.labels)["auc"]
     assert auc is not None
     return DampingRow(setting=case.setting.name, damping=damping, accuracy=accuracy, auc=auc)

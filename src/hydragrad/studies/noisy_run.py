@@ -109,12 +109,21 @@ class NoisyRun:
         return training_signals(self.run, folds=FOLDS, workers=self._workers)
 
     def query(self, held_out: str) -> Query:
-        """The mean loss on "validation" or "test", or on "failures": validation samples that the network gets wrong.
+        """The mean loss on a part of the held-out data.
+
+        Args:
+            held_out: "validation" or "test"; "first half" of the validation set; "failures": validation samples that
+                the network gets wrong.
 
         Raises:
             DataError: There are no failures.
         """
-        sets: dict[str, Dataset[Any]] = {"validation": self.validation, "test": self.splits.test}
+        first = Subset(self.validation, range(len(self.validation) // 2))
+        sets: dict[str, Dataset[Any]] = {
+            "validation": self.validation,
+            "test": self.splits.test,
+            "first half": first,
+        }
         if held_out == "failures":
             sets["failures"] = Subset(self.validation, self._failures())
         return mean_loss(sets[held_out], name=f"{held_out} loss")
@@ -130,10 +139,15 @@ class NoisyRun:
 
     def scores(self, held_out: str, curvature: Curvature) -> Scores:
         """Contributions to the loss on a held-out set (`query`), kept with the run."""
-        file = self.folder / "scores" / f"{held_out}-{curvature}.safetensors"
+        file = self.folder / "scores" / f"{held_out.replace(' ', '-')}-{curvature}.safetensors"
         if not file.exists():
             attribute(self.run, self.query(held_out), curvature=curvature, labels=True).save(file)
         return Scores.load(file)
+
+    @property
+    def second_half(self) -> TensorDataset:
+        """Of the validation set: what judges where the first half ranked."""
+        return TensorDataset(*self.validation[len(self.validation) // 2 :])
 
     def trained_on(self, train_set: Dataset[Any], held_out: TensorDataset | None = None) -> float:
         """Accuracy on the test set, or another, after training from another initialisation."""
