@@ -11,7 +11,7 @@ where they harm. Influence at the trained weights tells rare but right labels fr
 The weights were chosen on seed 0 of twelve settings and left alone since (`hydragrad reproduce weights` has the
 settings and the search): flips, swaps, clusters, copies and patches in MNIST and digits, and the errors in MNIST's own
 test set. The last held the weight of contributions down: among labels that are nearly all right, those that harm most
-are rare rather than wrong. docs/results.md has other seeds and data.
+are rare rather than wrong; and that of influence functions. docs/results.md has other seeds and data.
 
 Source: mean over training in the spirit of Pleiss et al., NeurIPS 2020; normal scores: van der Waerden.
 """

@@ -1,8 +1,8 @@
 """The weights of the default ranking of suspects: a grid, on the twelve settings that they were chosen on.
 
-A combination is judged by its mean AUC over the settings, seed 0 of each, and the weight of influence functions also by
-how good the network is when trained without what ranks first, on validation images that did not rank: the rare but
-right samples that influence functions spare are worth more to it than the AUC says. Left alone since.
+A combination is judged by its mean AUC over the settings, seed 0 of each. Influence functions spare the rare but right
+samples that a network needs most, which the AUC does not see; so for their weight it is also measured how good the
+network is when trained without what ranks first, on validation images that did not rank.
 """
 
 from collections.abc import Iterator, Sequence
