@@ -5,7 +5,7 @@ import torch
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.cleaning import training_signals
+from hydragrad.cleaning import Signals, training_signals
 from hydragrad.cleaning.suspicion import against, normal_scores, suspicion
 from hydragrad.errors import LossError, QueryError
 
@@ -80,6 +80,16 @@ def test_contributions_and_influence_add_to_what_training_says(noisy_run):
     ranked = hg.suspects(run, scores)
     assert ranked["suspicion"].tolist() == heard.sort(descending=True).values.tolist()
     assert ranked["flipped"].head(int(labels.flipped.sum())).all()
+
+
+@pytest.mark.parametrize(("disagrees", "factor"), [(0.0, 1), (0.6, 1), (0.7, 10), (0.9, 1000)])
+def test_influence_counts_more_where_training_disagrees_with_most_labels(disagrees, factor):
+    over_training = torch.tensor([[0.7, 0.3]]).repeat(10, 1)
+    given = torch.tensor([1] * round(10 * disagrees) + [0] * (10 - round(10 * disagrees)))
+    signals = Signals(given=given, at_end=over_training, over_training=over_training, margin=torch.zeros(10))
+    nothing, influence = torch.zeros(10), torch.linspace(-1, 1, 10)
+    added = suspicion(signals, nothing, influence) - suspicion(signals, nothing)
+    torch.testing.assert_close(added, 0.1 * factor * normal_scores(-influence))
 
 
 def test_influence_on_held_out_data_is_taken_in_and_kept(noisy_run, monkeypatch):
