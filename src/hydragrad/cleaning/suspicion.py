@@ -6,9 +6,9 @@ z are normal scores (the normal quantile of a sample's rank), so that signals of
 of probabilities: the largest other label's less the given one's. Right labels are learned before wrong ones, so the
 mean over the run says more than its end. Wrong labels that agree with one another are learned like right ones: there
 only what they do to held-out data speaks. That a sample helps does not make its label right, so contributions count
-where they harm. Influence at the trained weights tells rare but right labels from wrong ones. A network that disagrees with
-most labels was misled by them, or has hardly learned; what it says of them is worth little then, and what held-out data
-say more: from a share of 0.6 on, the weight of influence grows tenfold with every further tenth.
+where they harm. Influence at the trained weights tells rare but right labels from wrong ones. A network that disagrees
+with most labels was misled by them, or has hardly learned; its word is worth little then, and what held-out data say
+more: from a share of 0.6 on, the weight of influence grows tenfold with every further tenth.
 
 The weights were chosen on seed 0 of twelve settings and left alone since (`hydragrad reproduce weights` has the
 settings and the search): flips, swaps, clusters, copies and patches in MNIST and digits, and the errors in MNIST's own
