@@ -73,7 +73,7 @@ def suspicion(
 def growth(signals: Signals) -> float:
     """How much more influence weighs for what training disagrees with: 1 where that is at most `DISAGREES`."""
     share = float((signals.over_training.argmax(1) != signals.given).double().mean())
-    return 10.0 ** (GROWTH * max(0.0, share - DISAGREES))
+    return float(10 ** (GROWTH * max(0.0, share - DISAGREES)))
 
 
 def against(probabilities: Tensor, given: Tensor) -> Tensor:
