@@ -137,18 +137,18 @@ def test_predictions_are_explained_from_both_ends(opened, path, explaining):
     assert harmed.count() == 8
     harmed.first.click()
     worst = int(values.argmin())
-    assert f"Training sample {worst}" in box.inner_text()
+    box.get_by_text(f"Training sample {worst}").first.wait_for()
     assert page.locator("#training-number").input_value() == str(worst)
     column = explaining.values[:, worst]
     back = box.locator("section[aria-label='Test samples that it harmed most'] .card")
     expected = [i for i in column.argsort()[:4].tolist() if column[i] < 0]
     assert [int(href.split("/")[-1]) for href in back.evaluate_all("e => e.map(x => x.hash)")] == expected
     back.first.click()
-    assert f"Test sample {expected[0]}" in box.inner_text()
+    box.get_by_text(f"Test sample {expected[0]}").first.wait_for()
     assert f"Test sample {expected[0]}," in selected(page, "#tests").get_attribute("aria-label")
     page.locator("#training-number").fill("7")
     page.keyboard.press("Enter")
-    assert "Training sample 7" in box.inner_text()
+    box.get_by_text("Training sample 7").first.wait_for()
 
 
 def test_contributions_by_class_and_over_time(opened, path, scores):
@@ -165,7 +165,7 @@ def test_contributions_by_class_and_over_time(opened, path, scores):
     cells = page.locator("section[aria-labelledby=time-title] tbody tr").first.locator("td")
     assert float(cells.nth(1).inner_text().replace("−", "-")) == pytest.approx(float(means[0]), rel=1e-2)
     extreme.click()
-    assert page.locator("#suspects").is_visible()
+    page.locator("#suspects").wait_for()
     assert sample_of(selected(page).get_attribute("aria-label")) == worst
     assert page.locator("#detail .over-time rect").count() == 4
 
@@ -177,7 +177,7 @@ def test_everything_by_keyboard(opened, path):
     page.keyboard.press("Tab")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    assert page.locator("#suspects").is_visible()
+    page.locator("#suspects").wait_for()
     first_card(page).focus()
     columns = page.locator("#cards [role=option]").evaluate_all("e => e.filter(x => x.style.top === '0px').length")
     for key, at in (("ArrowRight", 1), ("ArrowDown", 1 + columns), ("ArrowLeft", columns), ("ArrowUp", 0), ("End", 89)):
