@@ -37,13 +37,13 @@ def test_every_view_opens_without_errors_or_requests(opened, path):
     assert page.locator("h1").first.inner_text() == "Training samples that probably carry a wrong label"
     for view in VIEWS:
         page.locator(f"#views a[href='#{view}']").click()
-        assert page.locator(f"#{view}").is_visible()
+        page.locator(f"#{view}").wait_for()
         assert [each for each in VIEWS if page.locator(f"#{each}").is_visible()] == [view]
         assert page.locator("#views [aria-current=page]").inner_text().lower() == view
     assert page.locator("#training svg path.line").count() == 1, "drawn though its view is not in sight any more"
     assert page.locator("#check-0 svg circle").count() == 9
     page.go_back()
-    assert page.locator("#explain").is_visible()
+    page.locator("#explain").wait_for()
 
 
 def test_pictures_are_cut_from_their_sheet(opened, path, run):
