@@ -96,14 +96,20 @@ def query_seconds(experiment: Experiment, model: nn.Module, text: str) -> float:
     return 0.0 if one or name not in experiment.held_out else 3 * seconds_of_evaluation(experiment, model, name)
 
 
-def signals_seconds(experiment: Experiment, run: Recording, plan: Plan, folds: int) -> float:
-    """Seconds that evaluating the training set along the run, influence functions and folds take, if not yet done."""
+def signals_seconds(experiment: Experiment, run: Recording, folds: int, training: float) -> float:
+    """Seconds that evaluating the training set along the run, influence functions and folds take, if not yet done.
+
+    Args:
+        experiment: What is trained.
+        run: The recorded run.
+        folds: Trainings for out-of-fold probabilities.
+        training: Seconds of one training.
+    """
     if signals_file(run, folds=folds).exists():
         return 0.0
     share: float = min(1.0, MATRIX / run.manifest.data["length"])
     evaluation = seconds_of_evaluation(experiment, run.trained_model(), "train")
-    trainings = folds * training_seconds(experiment, plan) if folds else 0.0
-    return (POINTS + PRODUCT * ITERATIONS * share) * evaluation + trainings
+    return (POINTS + PRODUCT * ITERATIONS * share) * evaluation + folds * training
 
 
 def model_bytes(run: Recording) -> int:

@@ -65,12 +65,12 @@ def clean(
     marks = None if labels is None else read_marks(labels, opened, asked.known_labels())
     retrainings = 1 + (asked.labels is not None and reference)
     have = jobs.scores_path(run, query, curvature, seeds=seeds).exists()
-    seconds = training_seconds(asked, jobs.plan_of(asked)) * retrainings
-    seconds += signals_seconds(asked, opened, jobs.plan_of(asked), folds)
+    training = training_seconds(asked, jobs.plan_of(asked))
+    seconds = training * retrainings + signals_seconds(asked, opened, folds, training)
     if not have:
         seconds += query_seconds(asked, opened.trained_model(), query) * seeds
         seconds += attribution_seconds(opened, curvature) * seeds
-        seconds += training_seconds(asked, jobs.plan_of(asked)) * (seeds - 1)
+        seconds += training * (seeds - 1)
     disk = retrainings * training_disk(asked, jobs.plan_of(asked), jobs.checkpoints_every(asked))
     announce("cleaning", seconds, disk, always=dry_run)
     if dry_run:
