@@ -8,7 +8,13 @@ from torch.func import functional_call, hessian, jacrev
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.attribution.influence import DampedGaussNewton, influence_functions
+from hydragrad.attribution.influence import (
+    DampedGaussNewton,
+    influence_functions,
+    influence_on,
+    query_gradients,
+    spread_steps,
+)
 from hydragrad.errors import LossError
 from hydragrad.recording.history import trained_layout
 
@@ -82,6 +88,22 @@ def test_equal_a_dense_solve(tmp_path, model, curvature):
     expected = torch.stack([gradient(x[None], y[None]) for x, y in run.train_set]) @ direction / 24
     found = influence_functions(run, hg.mean_loss(held_out), damping=DAMPING, iterations=200)
     torch.testing.assert_close(found[0], expected, rtol=2e-3, atol=1e-6)
+
+
+def test_checkpoints_are_averaged(tmp_path):
+    run, query = trained(tmp_path / "run", network()), hg.mean_loss(data(12, 1))
+    ends = [step for step, _ in run.segments if step > 0]
+    assert spread_steps(run, 1) == [12]
+    assert spread_steps(run, 100) == [*ends, 12]
+    assert spread_steps(run, 2) == [min(ends, key=lambda step: abs(step - 6)), 12]
+    layout, options = trained_layout(run), {"damping": DAMPING, "iterations": 200}
+    each = []
+    for step in spread_steps(run, 2):
+        at = run.final if step == 12 else run.checkpoint(step)
+        each.append(influence_on(run, query_gradients(run, layout, at, query), at=at, **options))
+    assert not torch.allclose(each[0], each[1])
+    torch.testing.assert_close(influence_functions(run, query, checkpoints=2, **options), (each[0] + each[1]) / 2)
+    torch.testing.assert_close(influence_functions(run, query, **options), each[1])
 
 
 def test_a_part_of_the_samples_gives_their_matrix(tmp_path):

@@ -1,12 +1,17 @@
 """Influence functions: what the trained weights alone tell of the samples, without the way there.
 
 Gradient of the sample, inverse damped Gauss-Newton matrix of the training set, gradient of the query, over the number
-of samples: sign and unit of a contribution. As a prediction of what removing does they are weak where training has not
-converged (docs/results.md); beside contributions they say of a suspect what these do not.
+of samples: sign and unit of a contribution. As a prediction of what removing does to one run they are weak where
+training has not converged; beside contributions they say of a suspect what these do not. Averaged over the run's
+checkpoints they tell what networks with other seeds learn from the samples, better than the trained weights alone
+(docs/results.md has the measurements).
 
 Source: Koh and Liang, ICML 2017.
 """
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -39,6 +44,7 @@ def influence_functions(
     damping: float = DAMPING,
     iterations: int = ITERATIONS,
     matrix_samples: int | None = MATRIX,
+    checkpoints: int = 1,
 ) -> Tensor:
     """Influence of every training sample on every scalar of a query, float64 (queries, samples).
 
@@ -48,33 +54,58 @@ def influence_functions(
         damping: Added to the matrix's diagonal.
         iterations: Of conjugate gradients, at most.
         matrix_samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
+        checkpoints: Over how many the influence is averaged: the trained weights, and those nearest to equal parts of
+            the run before them. 1: the trained weights alone.
 
     Raises:
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
 
-    Cost: a gradient of the whole training set, and `iterations` Gauss-Newton products of `matrix_samples` a query.
+    Cost: a gradient of the whole training set, and `iterations` Gauss-Newton products of `matrix_samples` a query; all
+    of it for every checkpoint.
     """
-    gradients = query_gradients(run, trained_layout(run), run.final, query)
-    return influence_on(run, gradients, damping=damping, iterations=iterations, matrix_samples=matrix_samples)
+    layout, found = trained_layout(run), []
+    options: dict[str, Any] = {"damping": damping, "iterations": iterations, "matrix_samples": matrix_samples}
+    for step in spread_steps(run, checkpoints):
+        at = run.final if step == len(run.steps) else run.checkpoint(step)
+        found.append(influence_on(run, query_gradients(run, layout, at, query), at=at, **options))
+    return torch.stack(found).mean(0)
 
 
 def influence_on(
     run: Recording,
     gradients: Tensor,
     *,
+    at: Checkpoint | None = None,
     damping: float = DAMPING,
     iterations: int = ITERATIONS,
     matrix_samples: int | None = MATRIX,
 ) -> Tensor:
-    """The same, of scalars whose gradients (queries, parameters) by `trained_layout` are known."""
-    layout = trained_layout(run)
-    matrix = DampedGaussNewton(run, layout, run.final, damping, matrix_samples)
+    """The same at one checkpoint, the trained weights if None, of scalars whose gradients by `trained_layout` are known.
+
+    Args:
+        gradients: (queries, parameters), at the same checkpoint.
+    """
+    layout, at = trained_layout(run), at or run.final
+    matrix = DampedGaussNewton(run, layout, at, damping, matrix_samples)
     directions = []
     with bar("influence functions", len(gradients), unit="queries") as progress:
         for gradient in gradients:
             directions.append(matrix.solve(gradient, iterations))
             progress.advance()
-    return losses_along(run, layout, run.final, torch.stack(directions)) / int(run.manifest.data["length"])
+    return losses_along(run, layout, at, torch.stack(directions)) / int(run.manifest.data["length"])
+
+
+def spread_steps(run: Recording, count: int) -> list[int]:
+    """The run's end, and the checkpoints nearest to its equal parts before it; never the start, each once.
+
+    Args:
+        run: The recorded run.
+        count: In how many parts; fewer steps where checkpoints are few.
+    """
+    end = len(run.steps)
+    there = np.array([start for start, _ in run.segments if start > 0] + [end])
+    wanted = end * np.arange(1, count + 1) / count
+    return sorted({int(there[np.abs(there - step).argmin()]) for step in wanted})
 
 
 class DampedGaussNewton:

@@ -16,6 +16,8 @@ from hydragrad.studies.baselines import tracin
 
 OF_HALF = " of own half"
 """The run that is differentiated is the same one on a random half of its samples, drawn with its seed."""
+OVER_TRAINING = "influence functions over training"
+"""Their mean over ten checkpoints, each with few conjugate gradients on a part of the samples."""
 MEMORY = 1 << 30
 ESTIMATORS: dict[str, dict[str, Any]] = {
     "none": {"curvature": "none"},
@@ -24,7 +26,8 @@ ESTIMATORS: dict[str, dict[str, Any]] = {
     "ggn": {"curvature": "ggn"},
     f"ggn{OF_HALF}": {"curvature": "ggn"},
     "ggn damped 0.01": {"curvature": "ggn", "damping": 0.01},
-    "influence functions": {},
+    "influence functions": {"matrix_samples": None},
+    OVER_TRAINING: {"matrix_samples": 2_000, "iterations": 5, "checkpoints": 10},
     "TracIn": {},
 }
 
@@ -43,8 +46,8 @@ def estimate(
         iterations: Of their conjugate gradients.
     """
     run = recorded()
-    if estimator == "influence functions":
-        options: dict[str, Any] = {"damping": damping, "iterations": iterations, "matrix_samples": None}
+    if estimator in ("influence functions", OVER_TRAINING):
+        options = {"damping": damping, "iterations": iterations} | ESTIMATORS[estimator]
         return np.asarray(influence_functions(run, asked, **options).numpy())
     if estimator == "TracIn":
         return np.asarray(tracin(run, asked).numpy())

@@ -72,7 +72,7 @@ def reproduce_label_errors(
     run, scores, held_out = trained_on_test_set(out, splits, epochs)
     ranked = suspects(run, scores, held_out=held_out)
     ranked["votes"] = ranked["sample"].map(checked["votes"])
-    ranked["wrong"] = ranked["sample"].map(checked["wrong"]).fillna(False).astype(bool)
+    ranked["wrong"] = ranked["sample"].isin(checked.index[checked["wrong"]])
     images, names = splits.test.tensors[0], splits.classes
     columns = ranked.head(shown)[["sample", "given_label", "suggested_label", "votes"]].to_dict("list")
     pictures, captions = [], []
@@ -86,7 +86,8 @@ def reproduce_label_errors(
 def checked_by_people(data: str, data_dir: Path | None = None) -> pd.DataFrame:
     """What people said of doubtful labels: `votes` for the given one and `wrong`, by sample of the test set."""
     checked = checked_labels(data, data_dir=data_dir)
-    return pd.DataFrame({each.sample: {"votes": each.votes, "wrong": each.wrong} for each in checked}).T
+    said = pd.DataFrame({"votes": [each.votes for each in checked], "wrong": [each.wrong for each in checked]})
+    return said.set_index(pd.Index([each.sample for each in checked], name="sample"))
 
 
 def trained_on_test_set(out: Path, splits: Splits, epochs: int | None = None) -> tuple[Recording, Scores, Query]:

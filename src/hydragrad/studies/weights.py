@@ -165,7 +165,7 @@ def _label_errors(out: Path, data_dir: Path | None, workers: int) -> Case:
     checked = checked_by_people("mnist", data_dir)
     run, scores, held_out = trained_on_test_set(out, load("mnist", data_dir=data_dir))
     wrong = torch.zeros(len(scores.sample_ids), dtype=torch.bool)
-    wrong[checked.index[checked["wrong"].astype(bool)].tolist()] = True
+    wrong[checked.index[checked["wrong"]].tolist()] = True
     return Case(
         name=LABEL_ERRORS,
         signals=training_signals(run, folds=FOLDS, workers=workers),
