@@ -80,10 +80,11 @@ def influence_on(
     iterations: int = ITERATIONS,
     matrix_samples: int | None = MATRIX,
 ) -> Tensor:
-    """The same at one checkpoint, the trained weights if None, of scalars whose gradients by `trained_layout` are known.
+    """The same at one checkpoint, of scalars whose gradients by `trained_layout` are known.
 
     Args:
-        gradients: (queries, parameters), at the same checkpoint.
+        gradients: (queries, parameters), at that checkpoint.
+        at: The checkpoint; the trained weights if None.
     """
     layout, at = trained_layout(run), at or run.final
     matrix = DampedGaussNewton(run, layout, at, damping, matrix_samples)
