@@ -1,11 +1,15 @@
 """Table 4: kinds of noise, what is kept, and figures that agree with the ranking they speak of."""
 
+import json
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
+from typer.testing import CliRunner
 
 import hydragrad as hg
 from hydragrad.cleaning import area_under_roc, suspects
+from hydragrad.cli.app import app
 from hydragrad.studies import Setting, noisy_run, reproduce_table4
 from hydragrad.studies.noisy_run import NoisyRun
 from hydragrad.studies.table4 import KNOWN, Row, summary
@@ -47,6 +51,21 @@ def test_finished_measurements_are_not_made_again(study, monkeypatch):
     out, rows = study
     monkeypatch.setattr(noisy_run, "fit", lambda *_: pytest.fail("trained twice"))
     assert reproduce_table4(out, SETTING, methods=METHODS, filtering=("hydragrad",)) == rows
+
+
+def test_a_later_seed_is_measured_by_itself(tmp_path):
+    options = {"--data": "digits", "--train-size": 100, "--epochs": 1, "--first-seed": 3, "--seeds": 2}
+    options |= {
+        "--methods": "small loss",
+        "--filtering": "none",
+        "--out": tmp_path,
+        "--json": tmp_path / "figures.json",
+    }
+    words = [str(word) for option in options.items() for word in option]
+    result = CliRunner().invoke(app, ["reproduce", "table4", *words, "--no-references", "--quiet"])
+    assert result.exit_code == 0, result.output
+    found = json.loads((tmp_path / "figures.json").read_text())
+    assert [key.split()[0] for key in found] == [f"digits-0.5-100-lenet5-e1-s{seed}" for seed in (3, 4)]
 
 
 def test_the_summary_gives_mean_and_spread():

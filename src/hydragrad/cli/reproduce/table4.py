@@ -32,6 +32,7 @@ def table4(
         int | None, typer.Option(min=1, help=f"Passes over them (default: the paper's: {EPOCHS}).")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many: 0, 1, ...")] = 5,
+    first_seed: Annotated[int, typer.Option(min=0, help="Which comes first, to measure some seeds only.")] = 0,
     model: Annotated[str, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = "lenet5",
     validation_noise: Annotated[
         float, typer.Option(min=0, max=1, help="Share of validation labels that are flipped too.")
@@ -64,7 +65,7 @@ def table4(
         )
     rows = []
     with quiet(silent):
-        for seed in range(seeds):
+        for seed in range(first_seed, first_seed + seeds):
             setting = Setting(
                 data=data,
                 noise=noise,
