@@ -6,6 +6,7 @@ from typer.testing import CliRunner
 from hydragrad.cli.app import app
 from hydragrad.errors import UnknownName
 from hydragrad.studies import reproduce_estimators
+from hydragrad.studies.estimates import OVER_TRAINING
 from hydragrad.studies.estimators import HALVES, KINDS, ROUNDED, ROWS_FILE, chosen_damping, summary
 from hydragrad.studies.rows import append_rows
 
@@ -20,7 +21,8 @@ def test_rows_are_kept_and_every_estimator_has_its_sizes(tmp_path, monkeypatch):
     assert shares.pop(HALVES) == [0.1]
     assert all(each == [0.1, 0.05, 0.01] for each in shares.values())
     damped = "ggn, damping 0.1"
-    assert set(shares) == {"none", "hessian", "ggn", damped, "influence functions", "TracIn", "hessian, 2 replays"}
+    influence = {"influence functions", OVER_TRAINING}
+    assert set(shares) == {"none", "hessian", "ggn", damped, *influence, "TracIn", "hessian, 2 replays"}
     assert all(-1 <= row.lds_low <= row.lds_high <= 1 and row.trainings > 0 for row in rows)
     # One epoch of logistic regression is smooth: exact derivatives foretell removals, and rounding changes nothing.
     exact = next(row for row in rows if row.estimator == "hessian")

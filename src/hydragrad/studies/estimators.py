@@ -9,7 +9,7 @@ The protocol, fixed before any of its numbers were seen:
 - Queries: the mean loss of the first 2,000 test samples, and the losses of test samples 0 and 1.
 - Estimators: none; hessian; ggn; ggn damped by 0.01, 0.1 or 1; hessian and ggn averaged over K = 2, 4, 8 replays
   without a tenth; influence functions at the final weights (Gauss-Newton matrix, damping 0.1, 15 steps of conjugate
-  gradients); TracIn over ten checkpoints.
+  gradients), and, since later, averaged over ten checkpoints (2,000 samples, 5 steps); TracIn over ten checkpoints.
 - Tuned: the damping alone, by the LDS of the mean loss of 2,000 *validation* samples over the removals of 10 %. All of
   the grid is shown; `chosen_damping` says what the validation loss chose.
 - Ceilings: the first ten removals of 10 % and of 1 % retrained with the initial weights changed by one rounding (no
@@ -37,6 +37,7 @@ from hydragrad.datasets import load
 from hydragrad.figures import agreement
 from hydragrad.scores import Query
 from hydragrad.studies.baselines import tracin
+from hydragrad.studies.estimates import ESTIMATORS, OVER_TRAINING
 from hydragrad.studies.removals import FEW, HALF, SHARES, SINGLE, WHOLE, Removals
 from hydragrad.studies.rows import append_rows, kept_rows
 from hydragrad.trust.lds import lds, lds_interval
@@ -48,7 +49,10 @@ DAMPINGS = (0.01, 0.1, 1.0)
 REPLAYS = (2, 4, 8)
 ROUNDED, HALVES = "re-rounded retraining", "two halves, summed"
 CEILINGS = {ROUNDED: (WHOLE, FEW), HALVES: (WHOLE,)}
-KINDS = ("ceilings", "none", "hessian", "ggn", "damped", "influence", "tracin", "hessian-replays", "ggn-replays")
+KINDS = (
+    *("ceilings", "none", "hessian", "ggn", "damped", "influence", "influence-over", "tracin"),
+    *("hessian-replays", "ggn-replays"),
+)
 """Kinds of estimator, as they are asked for; the cheap ones first."""
 
 
@@ -255,6 +259,7 @@ def _estimators(kinds: Sequence[str], replays: Sequence[int]) -> list[_Estimator
         "ceilings": [_Estimator(name=name) for name in CEILINGS],
         "damped": damped,
         "influence": [_Estimator(name="influence functions")],
+        "influence-over": [_Estimator(name=OVER_TRAINING)],
         "tracin": [_Estimator(name="TracIn")],
     }
     for curvature in ("none", "hessian", "ggn"):
@@ -312,7 +317,8 @@ def _contributions(removals: Removals, estimator: _Estimator) -> tuple[Array, fl
 def _baseline(removals: Removals, name: str) -> Callable[[Query], Tensor]:
     if name == "TracIn":
         return partial(tracin, removals.run)
-    return partial(influence_functions, removals.run, damping=0.1, iterations=15, matrix_samples=None)
+    options: dict[str, Any] = {"damping": 0.1, "iterations": 15} | ESTIMATORS[name]
+    return partial(influence_functions, removals.run, **options)
 
 
 def _row(predicted: Array, actual: Array, *, tuned: bool) -> dict[str, Any]:
