@@ -53,9 +53,15 @@ def test_a_jagged_run_is_not(tmp_path):
     found = hg.smoothness(trained(Jagged(), tmp_path / "run"), workers=1)
     smooth = hg.smoothness(trained(nn.Tanh(), tmp_path / "smooth"))
     assert found.probes[-1].cosine < smooth.probes[-1].cosine - 0.2
-    assert found.options == {"curvature": "hessian", "replays": 4}
+    assert found.options == {"curvature": "ggn", "replays": 4}
     assert found.quick == {"curvature": "ggn"}
     assert found.rounding_growth > 10 * smooth.rounding_growth
+
+
+def test_samples_that_are_coupled_are_asked_of_exactly(tmp_path):
+    found = hg.smoothness(trained(nn.Sequential(nn.BatchNorm1d(8), Jagged()), tmp_path / "run"))
+    assert found.probes[-1].cosine < SMOOTH
+    assert found.options == {"curvature": "hessian", "replays": 4}
 
 
 def test_the_verdict_goes_into_the_evidence_once(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hydragrad.attribution.advice import Advice, words
 from hydragrad.errors import QueryError
@@ -29,8 +29,10 @@ it did on some and not on others: digits, MNIST and Fashion-MNIST, `hydragrad re
 (docs/results.md)."""
 
 EXACT: dict[str, Any] = {"curvature": "hessian"}
-AVERAGED: dict[str, Any] = {"curvature": "hessian", "replays": 4}
 STEADY: dict[str, Any] = {"curvature": "ggn"}
+AVERAGED: dict[str, Any] = STEADY | {"replays": 4}
+AVERAGED_COUPLED: dict[str, Any] = EXACT | {"replays": 4}
+"""Where BatchNorm couples samples: what goes through its statistics is not in a Gauss-Newton matrix."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +145,8 @@ def smoothness(
     )
     # The whole initial vector was changed, parameter by parameter, by epsilon of each one's norm.
     growth = float(moved[0].norm()) / max(1e-300, epsilon * float(start.norm()))
-    advice = _advice(probes[-1].cosine, share)
+    coupled = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in run.model.modules())
+    advice = _advice(probes[-1].cosine, share, coupled)
     advice.keep(run.path)
     return Smoothness(
         rounding=epsilon,
@@ -158,7 +161,7 @@ def smoothness(
     )
 
 
-def _advice(cosine: float, share: float) -> Advice:
+def _advice(cosine: float, share: float, coupled: bool) -> Advice:
     because = (
         f"leaving out {share:.0%} of the samples in two halves moves the weights with cosine {cosine:.2f}".replace(
             "%", " %"
@@ -166,7 +169,7 @@ def _advice(cosine: float, share: float) -> Advice:
     )
     if cosine >= SMOOTH:
         return Advice(options=EXACT, quick=EXACT, because=because)
-    return Advice(options=AVERAGED, quick=STEADY, because=because)
+    return Advice(options=AVERAGED_COUPLED if coupled else AVERAGED, quick=STEADY, because=because)
 
 
 def _sentence(advice: Advice, cosine: float, growth: float) -> str:
