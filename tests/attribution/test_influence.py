@@ -104,6 +104,8 @@ def test_checkpoints_are_averaged(tmp_path):
     assert not torch.allclose(each[0], each[1])
     torch.testing.assert_close(influence_functions(run, query, checkpoints=2, **options), (each[0] + each[1]) / 2)
     torch.testing.assert_close(influence_functions(run, query, **options), each[1])
+    with pytest.raises(ValueError, match="one checkpoint or more"):
+        influence_functions(run, query, checkpoints=0)
 
 
 def test_a_part_of_the_samples_gives_their_matrix(tmp_path):

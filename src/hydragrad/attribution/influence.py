@@ -59,10 +59,13 @@ def influence_functions(
 
     Raises:
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
+        ValueError: No checkpoint.
 
     Cost: a gradient of the whole training set, and `iterations` Gauss-Newton products of `matrix_samples` a query; all
     of it for every checkpoint.
     """
+    if checkpoints < 1:
+        raise ValueError(f"influence_functions averages over one checkpoint or more; checkpoints={checkpoints} came.")
     layout, found = trained_layout(run), []
     options: dict[str, Any] = {"damping": damping, "iterations": iterations, "matrix_samples": matrix_samples}
     for step in spread_steps(run, checkpoints):
