@@ -1,4 +1,4 @@
-"""Influence functions: what the trained weights alone tell of the samples, without the way there.
+"""Influence functions: what weights alone tell of the samples, without the way to them.
 
 Gradient of the sample, inverse damped Gauss-Newton matrix of the training set, gradient of the query, over the number
 of samples: sign and unit of a contribution. As a prediction of what removing does to one run they are weak where

@@ -9,7 +9,7 @@ The protocol, fixed before any of its numbers were seen:
 - Queries: the mean loss of the first 2,000 test samples, and the losses of test samples 0 and 1.
 - Estimators: none; hessian; ggn; ggn damped by 0.01, 0.1 or 1; hessian and ggn averaged over K = 2, 4, 8 replays
   without a tenth; influence functions at the final weights (Gauss-Newton matrix, damping 0.1, 15 steps of conjugate
-  gradients), and, since later, averaged over ten checkpoints (2,000 samples, 5 steps); TracIn over ten checkpoints.
+  gradients) and, added later, averaged over ten checkpoints (2,000 samples, 5 steps); TracIn over ten checkpoints.
 - Tuned: the damping alone, by the LDS of the mean loss of 2,000 *validation* samples over the removals of 10 %. All of
   the grid is shown; `chosen_damping` says what the validation loss chose.
 - Ceilings: the first ten removals of 10 % and of 1 % retrained with the initial weights changed by one rounding (no
