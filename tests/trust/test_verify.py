@@ -176,3 +176,9 @@ def test_the_score_of_a_perfect_and_of_a_reversed_ranking():
 )
 def test_a_check_is_said_in_one_sentence(value, slope, expected):
     assert sentence({"groups": 5, "lds": value, "lds_interval": [0.91, 0.97], "scale": slope}) == expected
+
+
+def test_an_interval_that_leaves_everything_open_is_said_to():
+    check = {"groups": 5, "lds": 0.54, "lds_interval": [-0.04, 0.86], "scale": 1.01}
+    assert "rank removals fairly (LDS .54 [−.04, .86]; more groups would tell better) and" in sentence(check)
+    assert "more groups" not in sentence(check | {"lds_interval": [0.1, 0.86]})

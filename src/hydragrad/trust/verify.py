@@ -22,6 +22,8 @@ Size = int | float
 
 CONFIDENCE = 0.9
 SHOWN_QUERIES = 3
+MORE = "; more groups would tell better"
+"""Said of an interval that reaches from no ranking at all to a fair one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +154,9 @@ def sentence(check: dict[str, Any]) -> str:
     if value is None:
         return f"{check['groups']} groups are too few, or too alike, to tell how well predictions rank removals."
     grade = "well" if value >= 0.8 else "fairly" if value >= 0.5 else "weakly" if value >= 0.2 else "not"
-    interval = "" if low is None or high is None else f" [{_short(low)}, {_short(high)}]"
+    interval = ""
+    if low is not None and high is not None:
+        interval = f" [{_short(low)}, {_short(high)}]" + (MORE if low <= 0.0 and high >= 0.5 else "")
     ranks = f"Predicted changes {'do not rank' if grade == 'not' else 'rank'} removals"
     ranks += ("" if grade == "not" else f" {grade}") + f" (LDS {_short(value)}{interval})"
     return f"{ranks} and {_size(scale)}.{_ceiling(check.get('ceiling_lds'))}"
