@@ -10,8 +10,8 @@ from torch.utils.data import TensorDataset
 import hydragrad as hg
 from hydragrad.attribution.influence import (
     DampedGaussNewton,
+    influence_at,
     influence_functions,
-    influence_on,
     query_gradients,
     spread_steps,
 )
@@ -100,7 +100,7 @@ def test_checkpoints_are_averaged(tmp_path):
     each = []
     for step in spread_steps(run, 2):
         at = run.final if step == 12 else run.checkpoint(step)
-        each.append(influence_on(run, query_gradients(run, layout, at, query), at=at, **options))
+        each.append(influence_at(run, layout, at, query_gradients(run, layout, at, query), **options))
     assert not torch.allclose(each[0], each[1])
     torch.testing.assert_close(influence_functions(run, query, checkpoints=2, **options), (each[0] + each[1]) / 2)
     torch.testing.assert_close(influence_functions(run, query, **options), each[1])

@@ -101,7 +101,7 @@ def test_influence_on_held_out_data_is_taken_in_and_kept(noisy_run, monkeypatch)
     expected = suspicion(training_signals(run), scores.row(), influence)
     assert by_sample["suspicion"].tolist() == expected.tolist()
     assert influence[labels.flipped].max() < influence[~labels.flipped].median()
-    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_on", lambda *_: pytest.fail("measured twice"))
+    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_at", lambda *_: pytest.fail("measured twice"))
     assert hg.suspects(run, scores, held_out=held_out).equals(ranked)
     (file,) = (run.path / "signals").glob("influence-*")
     file.write_bytes(file.read_bytes()[:-9])
@@ -121,6 +121,6 @@ def test_a_loss_without_a_gauss_newton_matrix_does_without_influence(noisy_run, 
     def refused(*_):
         raise LossError("a penalty")
 
-    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_on", refused)
+    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_at", refused)
     other = hg.mean_loss(run.train_set)
     assert "influence" not in hg.suspects(run, scores, held_out=other)

@@ -54,17 +54,13 @@ def test_finished_measurements_are_not_made_again(study, monkeypatch):
 
 
 def test_a_later_seed_is_measured_by_itself(tmp_path):
+    figures = tmp_path / "figures.json"
     options = {"--data": "digits", "--train-size": 100, "--epochs": 1, "--first-seed": 3, "--seeds": 2}
-    options |= {
-        "--methods": "small loss",
-        "--filtering": "none",
-        "--out": tmp_path,
-        "--json": tmp_path / "figures.json",
-    }
+    options |= {"--methods": "small loss", "--filtering": "none", "--out": tmp_path, "--json": figures}
     words = [str(word) for option in options.items() for word in option]
     result = CliRunner().invoke(app, ["reproduce", "table4", *words, "--no-references", "--quiet"])
     assert result.exit_code == 0, result.output
-    found = json.loads((tmp_path / "figures.json").read_text())
+    found = json.loads(figures.read_text())
     assert [key.split()[0] for key in found] == [f"digits-0.5-100-lenet5-e1-s{seed}" for seed in (3, 4)]
 
 

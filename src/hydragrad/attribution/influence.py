@@ -9,8 +9,6 @@ checkpoints they tell what networks with other seeds learn from the samples, bet
 Source: Koh and Liang, ICML 2017.
 """
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -66,30 +64,28 @@ def influence_functions(
     """
     if checkpoints < 1:
         raise ValueError(f"influence_functions averages over one checkpoint or more; checkpoints={checkpoints} came.")
-    layout, found = trained_layout(run), []
-    options: dict[str, Any] = {"damping": damping, "iterations": iterations, "matrix_samples": matrix_samples}
-    for step in spread_steps(run, checkpoints):
+    layout, steps = trained_layout(run), spread_steps(run, checkpoints)
+    total = torch.zeros((), dtype=torch.float64)
+    for step in steps:
         at = run.final if step == len(run.steps) else run.checkpoint(step)
-        found.append(influence_on(run, query_gradients(run, layout, at, query), at=at, **options))
-    return torch.stack(found).mean(0)
+        gradients = query_gradients(run, layout, at, query)
+        total = total + influence_at(
+            run, layout, at, gradients, damping=damping, iterations=iterations, matrix_samples=matrix_samples
+        )
+    return total / len(steps)
 
 
-def influence_on(
+def influence_at(
     run: Recording,
+    layout: Layout,
+    at: Checkpoint,
     gradients: Tensor,
     *,
-    at: Checkpoint | None = None,
     damping: float = DAMPING,
     iterations: int = ITERATIONS,
     matrix_samples: int | None = MATRIX,
 ) -> Tensor:
-    """The same at one checkpoint, of scalars whose gradients by `trained_layout` are known.
-
-    Args:
-        gradients: (queries, parameters), at that checkpoint.
-        at: The checkpoint; the trained weights if None.
-    """
-    layout, at = trained_layout(run), at or run.final
+    """The same at one checkpoint, of scalars whose gradients (queries, parameters) there are known."""
     matrix = DampedGaussNewton(run, layout, at, damping, matrix_samples)
     directions = []
     with bar("influence functions", len(gradients), unit="queries") as progress:

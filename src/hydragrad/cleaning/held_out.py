@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hydragrad.attribution.influence import DAMPING, ITERATIONS, MATRIX, influence_on, query_gradients
+from hydragrad.attribution.influence import DAMPING, ITERATIONS, MATRIX, influence_at, query_gradients
 from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import LossError, QueryError
 from hydragrad.recording import Recording
@@ -28,7 +28,8 @@ def influence(run: Recording, held_out: Query) -> Tensor | None:
     """
     if len(held_out.names()) != 1:
         raise QueryError(f"held_out= takes one scalar, as hg.mean_loss(held_out) is; {len(held_out.names())} came.")
-    gradients = query_gradients(run, trained_layout(run), run.final, held_out)
+    layout = trained_layout(run)
+    gradients = query_gradients(run, layout, run.final, held_out)
     file = _file(run, gradients)
     if file.exists():
         try:
@@ -36,7 +37,7 @@ def influence(run: Recording, held_out: Query) -> Tensor | None:
         except (OSError, KeyError, ValueError):
             pass  # damaged: measured again
     try:
-        found = influence_on(run, gradients)[0]
+        found = influence_at(run, layout, run.final, gradients)[0]
     except (LossError, NotImplementedError):
         return None
     save_sealed({"influence": found}, file)

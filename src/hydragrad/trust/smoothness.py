@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hydragrad.attribution.advice import Advice, words
+from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import QueryError
 from hydragrad.recording import Recording
 from hydragrad.scores import Curvature, Evidence, Query
@@ -145,8 +146,7 @@ def smoothness(
     )
     # The whole initial vector was changed, parameter by parameter, by epsilon of each one's norm.
     growth = float(moved[0].norm()) / max(1e-300, epsilon * float(start.norm()))
-    coupled = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in run.model.modules())
-    advice = _advice(probes[-1].cosine, share, coupled)
+    advice = _advice(probes[-1].cosine, share, coupled=normalises_batches(run.model))
     advice.keep(run.path)
     return Smoothness(
         rounding=epsilon,
@@ -161,7 +161,7 @@ def smoothness(
     )
 
 
-def _advice(cosine: float, share: float, coupled: bool) -> Advice:
+def _advice(cosine: float, share: float, *, coupled: bool) -> Advice:
     because = (
         f"leaving out {share:.0%} of the samples in two halves moves the weights with cosine {cosine:.2f}".replace(
             "%", " %"
