@@ -20,7 +20,7 @@ from hydragrad.recording import indexed as indexed
 from hydragrad.training import augmented as augmented
 
 # Replay
-from hydragrad.recording import Recording as Recording
+from hydragrad.replay import Recording as Recording
 
 # Ask
 from hydragrad.scores import mean_loss as mean_loss

@@ -8,13 +8,13 @@ import torch
 import hydragrad as hg
 from attribution import oracle
 from cases import BATCH_SIZE, EPOCHS, SAMPLES, STEPS, Case, record
-from hydragrad.attribution.job import Job
+from hydragrad.attribution.plan import Job
 from hydragrad.attribution.segments import choose_route, sum_segments
 from hydragrad.attribution.sweep import _bytes
 from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError
-from hydragrad.recording.history import run_lanes
-from hydragrad.recording.trajectory import Trajectory
+from hydragrad.replay.histories import run_lanes
+from hydragrad.replay.trajectory import Trajectory
 from hydragrad.scores import QueryPoint
 
 CURVATURES = ("none", "hessian", "ggn")

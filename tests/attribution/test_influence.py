@@ -16,7 +16,7 @@ from hydragrad.attribution.influence import (
     spread_steps,
 )
 from hydragrad.errors import LossError
-from hydragrad.recording.history import trained_layout
+from hydragrad.replay.histories import trained_layout
 
 DAMPING = 0.05
 

@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 import hydragrad as hg
 from hydragrad.attribution import replays
 from hydragrad.errors import QueryError
-from hydragrad.training.retraining import Change, retrain
+from hydragrad.replay.retraining import Change, retrain
 
 
 def loss(model, batch):

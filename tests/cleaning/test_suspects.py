@@ -8,7 +8,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 import hydragrad as hg
 from hydragrad.cleaning import area_under_roc, estimated_share, found_in_first, labels_of, relabelled, without
-from hydragrad.cleaning.finding import finding_curve
+from hydragrad.cleaning.detection import finding_curve
 from hydragrad.errors import DataError
 
 

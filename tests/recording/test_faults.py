@@ -15,8 +15,8 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 import hydragrad as hg
 from hydragrad import errors
-from hydragrad.recording import checkpoints, files
-from hydragrad.recording.manifest import read_manifest, write_manifest
+from hydragrad.runs import checkpoints, lines
+from hydragrad.runs.manifest import read_manifest, write_manifest
 from recording.toys import STEPS, Plain, build, build_batch_norm, digest, loss, samples, sgd, take_step, train
 
 
@@ -306,7 +306,7 @@ def test_a_full_disk_is_foreseen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    ("owner", "name", "after"), [(files.AppendOnlyLines, "append", 14), (checkpoints, "save_file", 2)]
+    ("owner", "name", "after"), [(lines.AppendOnlyLines, "append", 14), (checkpoints, "save_file", 2)]
 )
 def test_a_full_disk_keeps_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, after: int
@@ -316,7 +316,7 @@ def test_a_full_disk_keeps_the_run(
 
     def limited(*arguments: Any) -> None:
         calls.append(name)
-        with files.naming_full_disk(tmp_path):
+        with lines.naming_full_disk(tmp_path):
             if len(calls) > after:
                 raise OSError(28, "No space left on device")
         real(*arguments)

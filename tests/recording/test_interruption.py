@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 import hydragrad as hg
 from hydragrad.recording.interruption import Interruption
-from hydragrad.recording.manifest import read_manifest
+from hydragrad.runs.manifest import read_manifest
 from recording import toys
 
 pytestmark = pytest.mark.usefixtures("ctrl_c_raises")

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, default_collate
 
 import hydragrad as hg
 from hydragrad.errors import QueryError, RecordingMismatch, ReplayMismatch, RunExists, StepError, Unsupported
-from hydragrad.recording.checkpoints import CheckpointFolder
-from hydragrad.recording.manifest import read_manifest
+from hydragrad.runs.checkpoints import CheckpointFolder
+from hydragrad.runs.manifest import read_manifest
 from recording.toys import (
     SAMPLES,
     Plain,

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import Evidence, Scores
 from hydragrad.training import train
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from hydragrad.errors import PresentationError, QueryError
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report import report
 from hydragrad.scores import Evidence, Scores
 

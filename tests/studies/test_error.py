@@ -5,7 +5,7 @@ import torch
 
 import hydragrad as hg
 from hydragrad.attribution.influence import DampedGaussNewton
-from hydragrad.recording.history import trained_layout
+from hydragrad.replay.histories import trained_layout
 from hydragrad.studies import error, reproduce_error
 from hydragrad.studies.error import INFLUENCE, NONE, influence_hypergradients
 

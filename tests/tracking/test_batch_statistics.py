@@ -29,7 +29,7 @@ def test_online_equals_recorded_and_differs_from_exact(case, recorded):
 
 
 def test_rows_are_the_closed_form_of_gradients_with_statistics_detached(recorded):
-    from derivatives.test_frozen_gradients import detached
+    from derivatives.per_sample.test_frozen_statistics import detached
 
     case = Case("batch_norm", "plain")
     run, expected = recorded(case), torch.zeros(len(case.train_set), 5 * 5 + 10 + 18, dtype=torch.float64)
@@ -48,7 +48,7 @@ def test_rows_are_the_closed_form_of_gradients_with_statistics_detached(recorded
 
 
 def detached_of(detached, model, case, data):
-    import derivatives.test_frozen_gradients as reference
+    import derivatives.per_sample.test_frozen_statistics as reference
 
     before, reference.loss = reference.loss, case.loss
     try:

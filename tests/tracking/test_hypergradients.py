@@ -113,7 +113,7 @@ def test_interrupted_it_goes_on_to_the_same_rows(case, recorded, tmp_path, monke
 
 
 def test_a_table_that_was_killed_inside_a_step_is_put_back(tmp_path):
-    from hydragrad.tracking.table import Table
+    from hydragrad.tracking.rows.table import Table
 
     table = Table.create(tmp_path, rows=4, width=3, accumulators=2, dtype=torch.float64, room=2, state_bytes=8)
     state = {"w": torch.tensor([1.0], dtype=torch.float64)}

@@ -146,7 +146,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from tracking.test_tracker import MLP, track
-import hydragrad.tracking.table as table
+import hydragrad.tracking.rows.table as table
 real, calls = table.Table._put, []
 def put(self, *given):
     calls.append(1)

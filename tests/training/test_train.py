@@ -11,8 +11,9 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import DataError, DiskFull, LossError, RecordingMismatch, RunExists
-from hydragrad.recording import files
-from hydragrad.recording.manifest import read_manifest
+from hydragrad.randomness import stream_seed
+from hydragrad.runs import lines
+from hydragrad.runs.manifest import read_manifest
 from hydragrad.training import epoch_logs, forecast_bytes, train
 from hydragrad.training.loop import Plan
 from recording.killing import Kill, killed, monitored
@@ -40,7 +41,7 @@ def test_it_is_the_loop_that_a_user_would_write(tmp_path):
     other = build()
     optimizer = sgd(other)
     for record in run.steps:
-        torch.manual_seed(hg.recording.recording.stream_seed(0, record.step))
+        torch.manual_seed(stream_seed(0, record.step))
         optimizer.zero_grad()
         loss(other, samples()[record.indices]).mean().backward()
         optimizer.step()
@@ -299,16 +300,16 @@ def test_a_disk_too_small_is_told_before_a_file_is_written(tmp_path, monkeypatch
 
 def test_a_disk_full_in_the_epoch_log_loses_nothing(tmp_path, monkeypatch):
     straight = train_toy(tmp_path / "straight")
-    append = files.AppendOnlyLines.append
+    append = lines.AppendOnlyLines.append
 
     def full(self, record):
         if self.path.name == "epochs.jsonl" and record["epoch"] == 1:
-            with files.naming_full_disk(self.path):
+            with lines.naming_full_disk(self.path):
                 raise OSError(28, "No space left on device")
         append(self, record)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files.AppendOnlyLines, "append", full)
+        patch.setattr(lines.AppendOnlyLines, "append", full)
         with pytest.raises(DiskFull, match=r"epochs.jsonl"):
             train_toy(tmp_path / "run")
     assert read_manifest(tmp_path / "run").status == "interrupted"

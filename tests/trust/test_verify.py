@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import DataError, LossError, QueryError
-from hydragrad.training.retraining import FOLDER
+from hydragrad.replay.retraining import FOLDER
 from hydragrad.trust.lds import lds, lds_interval
 from hydragrad.trust.verify import sentence
 
@@ -81,7 +81,7 @@ def test_retrainings_are_kept_and_not_made_twice(run, data, monkeypatch):
     def fail(*_):
         raise AssertionError("retrained again")
 
-    monkeypatch.setattr("hydragrad.training.retraining._Retraining.__call__", fail)
+    monkeypatch.setattr("hydragrad.replay.retraining._Retraining.__call__", fail)
     again = hg.counterfactual(run, [[5], [1, 0]], [query, hg.sample_losses(data[1], [2])])
     assert again.values[0].tolist() == [first.values[0, 1].item(), first.values[0, 0].item()]
     with pytest.raises(AssertionError, match="retrained again"):

@@ -4,11 +4,11 @@ attribute  the public function
 ensemble   the public function over independent runs
 segments   without curvature: a sum over segments, in any order
 sweep      with curvature: the reverse sweep
-history    the run's optimizer history, by lanes
+replays    averages over replays that leave some samples out
 influence  influence functions, from weights alone
 advice     which estimator suits the run
-job        what is asked of which run, and the tally of the answers
-partial    unfinished attributions, kept to go on
+plan       what is asked of which run, and the tally of the answers
+resumable  unfinished attributions, saved in order to be resumed
 """
 
 from hydragrad.attribution.attribute import attribute as attribute

@@ -11,7 +11,7 @@ import torch
 from hydragrad.derivatives import LossModule
 from hydragrad.derivatives.kinks import kinks
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 
 FILE = "smoothness.json"
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hydragrad.attribution.advice import advice_notes
-from hydragrad.attribution.job import Job, Tally
+from hydragrad.attribution.plan import Job, Tally
 from hydragrad.attribution.replays import over_replays
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
 from hydragrad.attribution.sweep import require_curvature, sweep
@@ -24,9 +24,10 @@ from hydragrad.derivatives import (
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
-from hydragrad.recording import Checkpoint, Recording, fetch
-from hydragrad.recording.history import run_lanes, trained_layout
-from hydragrad.recording.statistics import moved_statistics
+from hydragrad.replay import Recording, fetch
+from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.statistics import moved_statistics
+from hydragrad.runs import Checkpoint
 from hydragrad.scores import (
     Curvature,
     Evidence,

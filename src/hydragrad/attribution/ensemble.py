@@ -16,7 +16,7 @@ from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 

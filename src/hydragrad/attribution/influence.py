@@ -25,9 +25,9 @@ from hydragrad.derivatives import (
 )
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording
-from hydragrad.recording.checkpoints import Checkpoint
-from hydragrad.recording.history import trained_layout
+from hydragrad.replay import Recording
+from hydragrad.replay.histories import trained_layout
+from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.scores import Query
 
 CHUNK = 125

@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.job import Job, Tally
-from hydragrad.attribution.partial import Partial
+from hydragrad.attribution.plan import Job, Tally
+from hydragrad.attribution.resumable import Partial
 from hydragrad.attribution.sweep import sweep
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
-from hydragrad.recording import Recording
-from hydragrad.recording.reweighted import Reweighted
+from hydragrad.replay import Recording
+from hydragrad.replay.reweighted import Reweighted
 
 
 def kept_weights(length: int, share: float, seed: int) -> Tensor:

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydragrad.attribution.job import Job, Tally, require_same_losses
-from hydragrad.attribution.partial import Partial, as_ids
+from hydragrad.attribution.plan import Job, Tally, require_same_losses
+from hydragrad.attribution.resumable import Partial, as_ids
 from hydragrad.derivatives import (
     Batch,
     HooksInapplicable,
@@ -27,7 +27,8 @@ from hydragrad.derivatives import (
     works_at_once,
 )
 from hydragrad.progress import bar
-from hydragrad.recording import Replay, StepRecord
+from hydragrad.replay import Replay
+from hydragrad.runs import StepRecord
 from hydragrad.steps import coefficients
 
 Route = Literal["hooks", "jvp"]

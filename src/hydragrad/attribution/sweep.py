@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.job import Job, Tally, require_same_losses
-from hydragrad.attribution.partial import Partial
+from hydragrad.attribution.plan import Job, Tally, require_same_losses
+from hydragrad.attribution.resumable import Partial
 from hydragrad.attribution.segments import same_modes
 from hydragrad.derivatives import (
     Batch,
@@ -26,7 +26,8 @@ from hydragrad.derivatives import (
     use_explicit_batch_norm,
 )
 from hydragrad.progress import bar
-from hydragrad.recording import Checkpoint, Replay, StepRecord
+from hydragrad.replay import Replay
+from hydragrad.runs import Checkpoint, StepRecord
 from hydragrad.steps import SGDCotangent, transpose_step
 
 

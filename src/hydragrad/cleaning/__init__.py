@@ -13,9 +13,9 @@ finding       how well a ranking finds known flips
 from hydragrad.cleaning.changed_sets import labels_of as labels_of
 from hydragrad.cleaning.changed_sets import relabelled as relabelled
 from hydragrad.cleaning.changed_sets import without as without
-from hydragrad.cleaning.finding import area_under_roc as area_under_roc
-from hydragrad.cleaning.finding import finding_curve as finding_curve
-from hydragrad.cleaning.finding import found_in_first as found_in_first
+from hydragrad.cleaning.detection import area_under_roc as area_under_roc
+from hydragrad.cleaning.detection import finding_curve as finding_curve
+from hydragrad.cleaning.detection import found_in_first as found_in_first
 from hydragrad.cleaning.label_noise import Labels as Labels
 from hydragrad.cleaning.label_noise import flip_labels as flip_labels
 from hydragrad.cleaning.label_noise import load_labels as load_labels

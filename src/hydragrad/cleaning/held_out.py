@@ -8,8 +8,8 @@ from torch import Tensor
 from hydragrad.attribution.influence import DAMPING, ITERATIONS, MATRIX, influence_at, query_gradients
 from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import LossError, QueryError
-from hydragrad.recording import Recording
-from hydragrad.recording.history import trained_layout
+from hydragrad.replay import Recording
+from hydragrad.replay.histories import trained_layout
 from hydragrad.scores import Query
 
 

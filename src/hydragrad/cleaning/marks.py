@@ -8,7 +8,7 @@ from typing import Any
 
 from hydragrad.cleaning.changed_sets import labels_of
 from hydragrad.errors import MarksInvalid
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 
 FORMAT, VERSION = "hydragrad marks", 1
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import LossError, QueryError
 from hydragrad.progress import bar
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
+from hydragrad.replay.retraining import Change, retrain
 from hydragrad.training.measuring import evaluated
-from hydragrad.training.retraining import Change, retrain
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,7 @@ from hydragrad.cleaning.label_noise import load_labels
 from hydragrad.cleaning.signals import Signals, training_signals
 from hydragrad.cleaning.suspicion import suspicion
 from hydragrad.errors import LossError
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import Query, Scores
 
 

@@ -15,7 +15,7 @@ from hydragrad.cli.console import console, percent, say, table
 from hydragrad.cli.experiment import Settings, experiment
 from hydragrad.cli.reporting import write_report
 from hydragrad.errors import HydragradError, RunExists
-from hydragrad.recording.manifest import FILE, read_manifest
+from hydragrad.runs.manifest import FILE, read_manifest
 from hydragrad.tracking import hypergradients
 from hydragrad.trust import counterfactual
 

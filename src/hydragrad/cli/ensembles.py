@@ -9,8 +9,8 @@ from hydragrad.cleaning import save_labels
 from hydragrad.cli.experiment import Experiment
 from hydragrad.cli.training import train_into
 from hydragrad.errors import LossError
-from hydragrad.recording import Recording
-from hydragrad.recording.manifest import FILE as MANIFEST
+from hydragrad.replay import Recording
+from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.scores import Curvature, Scores
 
 FOLDER = "seeds"

@@ -18,8 +18,8 @@ from hydragrad.cleaning import Labels, flip_labels, labels_of, load_labels
 from hydragrad.datasets import load
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import DataError, QueryError, RecordingMismatch, UnknownName
-from hydragrad.recording import Recording, require_map_style
-from hydragrad.recording.manifest import read_manifest
+from hydragrad.replay import Recording, require_map_style
+from hydragrad.runs.manifest import read_manifest
 from hydragrad.scores import Query, mean_loss, sample_losses
 from hydragrad.studies.recipes import Start, fresh, recipe_loss
 from hydragrad.training import mean_loss_and_accuracy

@@ -19,7 +19,7 @@ from hydragrad.cli.experiment import Experiment
 from hydragrad.cli.forecast import announce, store_seconds
 from hydragrad.derivatives import BatchStatistics
 from hydragrad.errors import RecordingMismatch
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import sample_losses
 from hydragrad.tracking import Store, TopContributions, hypergradients
 from hydragrad.tracking.store import FILE

@@ -15,7 +15,7 @@ from hydragrad.cli.console import say
 from hydragrad.cli.experiment import Experiment
 from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording, fetch
+from hydragrad.replay import Recording, fetch
 from hydragrad.training import Plan, batch_losses, forecast_bytes, mean_loss_and_accuracy, require_trainable
 
 WARM_UP, TIMED, EVALUATED = 2, 5, 250

@@ -29,7 +29,7 @@ from hydragrad.cli.training import record as record
 from hydragrad.cli.training import train_into
 from hydragrad.errors import LossError, QueryError, RunDamaged
 from hydragrad.figures import predicted_against_actual
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report.wording import counted
 from hydragrad.scores import Curvature, Scores
 from hydragrad.training import Plan, checkpoint_distance, mean_loss_and_accuracy

@@ -10,7 +10,7 @@ import torch
 
 from hydragrad.cli.experiment import Experiment
 from hydragrad.errors import HydragradError
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report import report
 from hydragrad.scores import Scores
 from hydragrad.tracking import Store

@@ -13,8 +13,9 @@ from hydragrad.cleaning import Labels, load_labels, save_labels
 from hydragrad.cleaning.label_noise import FILE as LABELS
 from hydragrad.cli.experiment import Experiment, settings_entry
 from hydragrad.errors import DataError, RunExists
-from hydragrad.recording import Recording, holds_run
-from hydragrad.recording.manifest import FILE as MANIFEST
+from hydragrad.replay import Recording
+from hydragrad.runs import holds_run
+from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.studies.recipes import Start
 from hydragrad.training import train
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from hydragrad.derivatives.padding import use_constant_padding
-from hydragrad.derivatives.recurrent import use_unfused_recurrence
+from hydragrad.derivatives.torch_gaps.padding import use_constant_padding
+from hydragrad.derivatives.torch_gaps.recurrent import use_unfused_recurrence
 from hydragrad.errors import LossError
 from hydragrad.randomness import reseed
 

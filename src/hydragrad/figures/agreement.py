@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hydragrad.figures.given import same_length, vector
+from hydragrad.figures.values import same_length, vector
 
 
 @dataclass(frozen=True, kw_only=True)

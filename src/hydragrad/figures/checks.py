@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from numpy.typing import ArrayLike
 
 from hydragrad.figures.agreement import agreement
-from hydragrad.figures.given import vector
 from hydragrad.figures.style import BLUE, QUIET, drawing, new_figure, plain
+from hydragrad.figures.values import vector
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hydragrad.figures.given import same_length, vector
 from hydragrad.figures.style import BLUE, QUIET, VERMILLION, drawing, new_figure, plain, wrapped
+from hydragrad.figures.values import same_length, vector
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,8 +3,8 @@
 from torch import nn
 
 from hydragrad.errors import StepError
-from hydragrad.recording.log import Structure
-from hydragrad.recording.replay import first_trained_norm
+from hydragrad.replay.replay import first_trained_norm
+from hydragrad.runs.log import Structure
 
 
 class BetweenSteps:

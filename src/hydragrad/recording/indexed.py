@@ -15,8 +15,8 @@ from hydragrad.randomness import (
     set_generator_states,
     stream_seed,
 )
-from hydragrad.recording.data import collate_items
 from hydragrad.recording.observer import Epoch, Indices
+from hydragrad.replay.data import collate_items
 
 if TYPE_CHECKING:
     from hydragrad.recording.recorder import Recorder

@@ -23,10 +23,14 @@ from hydragrad.randomness import (
     set_generator_states,
     stream_seed,
 )
-from hydragrad.recording import manifest as manifests
 from hydragrad.recording.between_steps import BetweenSteps
-from hydragrad.recording.checkpoints import Checkpoint, CheckpointFolder, resume_from, snapshot
-from hydragrad.recording.data import (
+from hydragrad.recording.indexed import put_back
+from hydragrad.recording.interruption import Interruption
+from hydragrad.recording.observer import Indices, StepHandle
+from hydragrad.recording.resuming import reached, require_same_run
+from hydragrad.recording.verifying import Verifier
+from hydragrad.recording.watch import Watch, checked_batch
+from hydragrad.replay.data import (
     Collate,
     data_fingerprint,
     fetch,
@@ -35,18 +39,15 @@ from hydragrad.recording.data import (
     require_map_style,
     to_device,
 )
-from hydragrad.recording.files import AppendOnlyLines
-from hydragrad.recording.indexed import put_back
-from hydragrad.recording.interruption import Interruption
-from hydragrad.recording.log import LOG, StepRecord, to_line
-from hydragrad.recording.manifest import Manifest, Reduction
-from hydragrad.recording.observer import Indices, StepHandle
-from hydragrad.recording.replay import first_trained_norm, threads
-from hydragrad.recording.resuming import reached, require_same_run
-from hydragrad.recording.stored_batches import load_batch, store_batch, sync_batches
-from hydragrad.recording.unstarted import clear_away, never_started
-from hydragrad.recording.verifying import Verifier
-from hydragrad.recording.watching import Watch, checked_batch
+from hydragrad.replay.machine import this_machine, threads
+from hydragrad.replay.replay import first_trained_norm
+from hydragrad.runs import manifest as manifests
+from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder, resume_from, snapshot
+from hydragrad.runs.lines import AppendOnlyLines
+from hydragrad.runs.log import LOG, StepRecord, to_line
+from hydragrad.runs.manifest import Manifest, Reduction
+from hydragrad.runs.stored_batches import load_batch, store_batch, sync_batches
+from hydragrad.runs.unstarted import clear_away, never_started
 from hydragrad.steps import require_supported
 
 OWN_FILES = (LOG, "checkpoints.jsonl", "checkpoints", "batches", "scores")
@@ -248,7 +249,7 @@ class Recorder:
         with preserved():
             seed = torch.randint(2**62, ()).item() if self._seed is None else self._seed
         self._manifest = Manifest(
-            machine=manifests.this_machine(self._device),
+            machine=this_machine(self._device),
             model=manifests.model_facts(self._model),
             data=self.fingerprint,
             reduction=self._reduction,

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from hydragrad.errors import RecordingMismatch, RunDamaged
-from hydragrad.recording import manifest as manifests
-from hydragrad.recording.checkpoints import Checkpoint, CheckpointFolder
-from hydragrad.recording.files import read_lines
-from hydragrad.recording.log import LOG, StepRecord, from_lines
-from hydragrad.recording.manifest import Manifest
-from hydragrad.recording.replay import warn_other_machine
+from hydragrad.replay.machine import this_machine, warn_other_machine
+from hydragrad.runs import manifest as manifests
+from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
+from hydragrad.runs.lines import read_lines
+from hydragrad.runs.log import LOG, StepRecord, from_lines
+from hydragrad.runs.manifest import Manifest
 
 
 class Reached(NamedTuple):
@@ -80,7 +80,7 @@ def require_same_run(
                 f"{path} was recorded with {option}={getattr(manifest, option)!r}, not {value!r}. Go on "
                 f"with what it was recorded with."
             )
-    machine = manifests.this_machine(next(model.parameters()).device)
+    machine = this_machine(next(model.parameters()).device)
     if not warn_other_machine([manifest.machine], machine) and machine not in manifest.resumed_on:
         # What is made here can't be replayed to the bit there, nor the other way round.
         return dataclasses.replace(manifest, resumed_on=[*manifest.resumed_on, machine])

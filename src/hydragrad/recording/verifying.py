@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from hydragrad.derivatives import Batch, PerSampleLoss
 from hydragrad.errors import ReplayMismatch
 from hydragrad.randomness import preserved
-from hydragrad.recording.checkpoints import Checkpoint
-from hydragrad.recording.log import StepRecord
-from hydragrad.recording.manifest import Reduction
-from hydragrad.recording.replay import relative_difference
-from hydragrad.recording.trajectory import Trajectory
+from hydragrad.replay.replay import relative_difference
+from hydragrad.replay.trajectory import Trajectory
+from hydragrad.runs.checkpoints import Checkpoint
+from hydragrad.runs.log import StepRecord
+from hydragrad.runs.manifest import Reduction
 
 
 class Verifier:

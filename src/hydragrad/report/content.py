@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report.charts import curves, found, scatters
 from hydragrad.report.explaining import Explanations
 from hydragrad.report.facts import run_facts

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hydragrad.errors import QueryError
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report.predictions import Predictions, predictions
 from hydragrad.scores import Scores, sample_losses
 from hydragrad.tracking import Store

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from hydragrad.recording import Recording
-from hydragrad.recording.log import Options
+from hydragrad.replay import Recording
 from hydragrad.report.wording import counted, number
+from hydragrad.runs.log import Options
 
 SAID = ("model", "seed")
 """Settings of the command line that the recording itself tells of."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from hydragrad.cleaning import suspects as rank_suspects
 from hydragrad.errors import DataError, PresentationError
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import Scores
 
 NEEDED = ("sample", "given_label", "contribution")

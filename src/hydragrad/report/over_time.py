@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report.listing import flipped
 from hydragrad.report.packing import packed
 from hydragrad.scores import Scores

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording, fetch
+from hydragrad.replay import Recording, fetch
 from hydragrad.training.measuring import evaluated
 
 

@@ -8,14 +8,14 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from hydragrad.errors import PresentationError, QueryError
-from hydragrad.recording import Recording
-from hydragrad.recording.files import replace_file
+from hydragrad.replay import Recording
 from hydragrad.report.content import read_content
 from hydragrad.report.explaining import EXPLAINED, Explanations, explained_samples, from_scores, from_store
 from hydragrad.report.gallery import Gallery
 from hydragrad.report.listing import listing
 from hydragrad.report.page import page
 from hydragrad.report.rendering import Render
+from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Scores
 from hydragrad.tracking import Store
 

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import Batch, Layout, LossModule, PerSampleLoss, use_explicit_batch_norm
-from hydragrad.derivatives.directional import differentiable_kernels
+from hydragrad.derivatives.directional.forward_mode import differentiable_kernels
 from hydragrad.errors import QueryError
 from hydragrad.randomness import reseed
 

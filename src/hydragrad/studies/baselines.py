@@ -12,8 +12,8 @@ from torch import Tensor
 from hydragrad.attribution.influence import losses_along, query_gradients
 from hydragrad.errors import Unsupported
 from hydragrad.progress import bar
-from hydragrad.recording import Recording
-from hydragrad.recording.history import trained_layout
+from hydragrad.replay import Recording
+from hydragrad.replay.histories import trained_layout
 from hydragrad.scores import Query
 
 INSTALL = "Install what the studies compare with: pip install 'hydragrad[studies]'."

@@ -23,7 +23,8 @@ from hydragrad.datasets import Splits, load
 from hydragrad.derivatives import Layout
 from hydragrad.figures import error_over_time
 from hydragrad.progress import bar
-from hydragrad.recording import Checkpoint, Recording
+from hydragrad.replay import Recording
+from hydragrad.runs import Checkpoint
 from hydragrad.scores import mean_loss, sample_losses
 from hydragrad.studies.recipes import cross_entropy
 from hydragrad.studies.rows import append_rows, kept_rows

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from hydragrad.attribution import attribute
 from hydragrad.attribution.influence import influence_functions
 from hydragrad.attribution.replays import kept_weights
-from hydragrad.recording import Recording
-from hydragrad.recording.reweighted import Reweighted
+from hydragrad.replay import Recording
+from hydragrad.replay.reweighted import Reweighted
 from hydragrad.scores import Query
 from hydragrad.studies.baselines import tracin
 

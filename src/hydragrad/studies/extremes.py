@@ -21,7 +21,7 @@ from torch.utils.data import TensorDataset
 from hydragrad.attribution import attribute
 from hydragrad.datasets import Splits, load
 from hydragrad.figures import picture_grid
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report.wording import signed
 from hydragrad.scores import Scores, mean_loss, sample_losses
 from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss

@@ -25,8 +25,8 @@ from hydragrad.figures import growth
 from hydragrad.models import build
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
-from hydragrad.recording.files import AppendOnlyLines, read_lines
-from hydragrad.recording.replay import threads
+from hydragrad.replay.machine import threads
+from hydragrad.runs.lines import AppendOnlyLines, read_lines
 from hydragrad.tracking import Tracker
 
 COUNTS = (400, 2_000, 10_000)

@@ -33,12 +33,13 @@ from torch.utils.data import TensorDataset
 from hydragrad.attribution import attribute
 from hydragrad.datasets import published
 from hydragrad.derivatives import Layout
-from hydragrad.derivatives.directional import differentiable_kernels
+from hydragrad.derivatives.directional.forward_mode import differentiable_kernels
 from hydragrad.progress import bar
-from hydragrad.recording import Recorder, Recording
+from hydragrad.recording import Recorder
+from hydragrad.replay import Recording
 from hydragrad.scores import Query, query
+from hydragrad.studies.many_networks import outputs_together, train_together
 from hydragrad.studies.rows import append_rows, kept_array, kept_rows
-from hydragrad.training import outputs_together, train_together
 
 ROWS_FILE = "hara.jsonl"
 SAMPLES, ENDS = 200, 10

@@ -15,7 +15,7 @@ from hydragrad.attribution import attribute
 from hydragrad.cleaning import suspects
 from hydragrad.datasets import Splits, checked_labels, load
 from hydragrad.figures import picture_grid
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import Query, Scores, mean_loss
 from hydragrad.studies.recipes import RECIPES, fresh, recipe_loss
 from hydragrad.training import mean_loss_and_accuracy, train

@@ -13,7 +13,7 @@ from hydragrad.attribution import attribute
 from hydragrad.cleaning import Signals, save_labels, training_signals
 from hydragrad.datasets import load
 from hydragrad.errors import DataError
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import Curvature, Query, Scores, mean_loss
 from hydragrad.studies.noise import make_noisy
 from hydragrad.studies.recipes import RECIPES, Start, fresh, recipe_loss

@@ -14,14 +14,14 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hydragrad.datasets import Splits
-from hydragrad.recording import Recording
-from hydragrad.recording.files import save_file
+from hydragrad.replay import Recording
+from hydragrad.replay.retraining import Change, retrain
+from hydragrad.runs.lines import save_file
 from hydragrad.scores import Query, mean_loss, sample_losses
 from hydragrad.studies.recipes import cross_entropy
 from hydragrad.studies.rows import kept_array
 from hydragrad.studies.trust import NETWORKS
 from hydragrad.training import mean_loss_and_accuracy, train
-from hydragrad.training.retraining import Change, retrain
 from hydragrad.trust import smoothness
 from hydragrad.trust.counterfactual import measure
 

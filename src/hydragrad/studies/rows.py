@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hydragrad.recording.files import AppendOnlyLines, read_lines
+from hydragrad.runs.lines import AppendOnlyLines, read_lines
 
 try:
     import fcntl

@@ -16,9 +16,10 @@ from torch.utils.data import TensorDataset
 
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.randomness import ORDER, stream_seed
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
+from hydragrad.studies.many_networks import outputs_together, train_together
 from hydragrad.studies.rows import kept_array
-from hydragrad.training import outputs_together, train, train_together
+from hydragrad.training import train
 from hydragrad.trust.lds import lds, lds_interval
 
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from hydragrad.attribution import attribute
 from hydragrad.datasets import load
 from hydragrad.models import LeNet5
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.scores import mean_loss, sample_losses
 from hydragrad.studies.rows import kept_rows, replace_rows
 from hydragrad.training import mean_loss_and_accuracy, train

@@ -10,12 +10,22 @@ import torch
 from torch import Tensor
 
 from hydragrad.derivatives import BatchStatistics, Layout
+from hydragrad.derivatives.curvature.tangents import ExactTangents
 from hydragrad.progress import Bar, bar
-from hydragrad.recording import Recording, Replay, StepRecord
-from hydragrad.recording.history import run_lanes, trained_layout
-from hydragrad.recording.statistics import moved_statistics
+from hydragrad.replay import Recording, Replay
+from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.statistics import moved_statistics
+from hydragrad.runs import StepRecord
 from hydragrad.scores import checked_samples
-from hydragrad.tracking.building import (
+from hydragrad.tracking.options import notes, require_sound
+from hydragrad.tracking.rows.columns import Columns
+from hydragrad.tracking.rows.growing_rows import GrowingRows
+from hydragrad.tracking.rows.histories import GrowingLanes
+from hydragrad.tracking.rows.recurrence import Lazy, Planned, Recurrence
+from hydragrad.tracking.rows.table import Table
+from hydragrad.tracking.step_gradients import StepGradients
+from hydragrad.tracking.store import DTYPES, Store, StoreFacts
+from hydragrad.tracking.unfinished import (
     GROWING,
     finish,
     make_projector,
@@ -23,15 +33,6 @@ from hydragrad.tracking.building import (
     require_same_store,
     storage,
 )
-from hydragrad.tracking.columns import Columns
-from hydragrad.tracking.exact import ExactTangents
-from hydragrad.tracking.gradients import StepGradients
-from hydragrad.tracking.growing import GrowingRows
-from hydragrad.tracking.lanes import GrowingLanes
-from hydragrad.tracking.options import notes, require_sound
-from hydragrad.tracking.recurrence import Lazy, Planned, Recurrence
-from hydragrad.tracking.store import DTYPES, Store, StoreFacts
-from hydragrad.tracking.table import Table
 
 
 def hypergradients(

@@ -9,21 +9,21 @@ import torch
 from torch import Tensor, nn
 
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
+from hydragrad.derivatives.curvature.tangents import ExactTangents, Tangents
 from hydragrad.randomness import preserved
-from hydragrad.recording import StepRecord
-from hydragrad.recording.files import AppendOnlyLines, read_lines
-from hydragrad.recording.log import from_lines, to_line
-from hydragrad.tracking.building import LOG, model_state, new_table
-from hydragrad.tracking.columns import Columns
-from hydragrad.tracking.drawn import Drawn
-from hydragrad.tracking.exact import ExactTangents, Tangents
-from hydragrad.tracking.gradients import StepGradients
-from hydragrad.tracking.growing import GrowingRows
-from hydragrad.tracking.lanes import GrowingLanes
-from hydragrad.tracking.recurrence import Lazy, Recurrence
+from hydragrad.runs import StepRecord
+from hydragrad.runs.lines import AppendOnlyLines, read_lines
+from hydragrad.runs.log import from_lines, to_line
+from hydragrad.tracking.rows.columns import Columns
+from hydragrad.tracking.rows.growing_rows import GrowingRows
+from hydragrad.tracking.rows.histories import GrowingLanes
+from hydragrad.tracking.rows.recurrence import Lazy, Recurrence
+from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.schedule import Schedule, Told
+from hydragrad.tracking.step_batch import Drawn
+from hydragrad.tracking.step_gradients import StepGradients
 from hydragrad.tracking.store import DTYPES, StoreFacts
-from hydragrad.tracking.table import Table
+from hydragrad.tracking.unfinished import LOG, model_state, new_table
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,10 +15,10 @@ from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from hydragrad.errors import QueryError, StepError
-from hydragrad.recording import StepRecord
+from hydragrad.runs import StepRecord
 from hydragrad.steps import Lane, SGDOptions, lanes, read_group, require_supported, sgd_options
-from hydragrad.tracking.columns import Columns
-from hydragrad.tracking.recurrence import Planned
+from hydragrad.tracking.rows.columns import Columns
+from hydragrad.tracking.rows.recurrence import Planned
 
 Schedule = Sequence[tuple[SGDOptions, ...]]
 """The options of every parameter group, at every step."""

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, Projector
 from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExists, RunNotFound
-from hydragrad.recording.data import Collate
-from hydragrad.recording.files import replace_file, save_file
-from hydragrad.recording.manifest import require_same_model
+from hydragrad.replay.data import Collate
+from hydragrad.runs.lines import replace_file, save_file
+from hydragrad.runs.manifest import require_same_model
 from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
-from hydragrad.tracking.asking import Answer, Answerer
-from hydragrad.tracking.table import from_numpy
+from hydragrad.tracking.answers import Answer, Answerer
+from hydragrad.tracking.rows.table import from_numpy
 
 SCHEMA = 1
 FILE = "store.json"
@@ -136,7 +136,7 @@ class Store:
         """
         folder = Path(path)
         if not (folder / FILE).exists() and (folder / "growing.json").exists():
-            from hydragrad.tracking.building import reopened  # which makes stores
+            from hydragrad.tracking.unfinished import reopened  # which makes stores
 
             return cast(Self, reopened(folder, model, loss, collate))
         facts = read_facts(folder)

@@ -15,19 +15,28 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, require_differentiable, running_statistics
 from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import BATCH, preserved, seeded, step_seed, stream_seed
-from hydragrad.recording import Indices, StepHandle, StepRecord, require_map_style
-from hydragrad.recording.checkpoints import Checkpoint, snapshot
-from hydragrad.recording.data import Collate, data_fingerprint
-from hydragrad.recording.files import read_lines
-from hydragrad.recording.log import from_lines
-from hydragrad.recording.manifest import Reduction, model_facts
-from hydragrad.recording.trajectory import Trajectory
+from hydragrad.recording import Indices, StepHandle
 from hydragrad.recording.verifying import check_one_step
-from hydragrad.recording.watching import Watch, checked_batch
+from hydragrad.recording.watch import Watch, checked_batch
+from hydragrad.replay import require_map_style
+from hydragrad.replay.data import Collate, data_fingerprint
+from hydragrad.replay.trajectory import Trajectory
+from hydragrad.runs import StepRecord
+from hydragrad.runs.checkpoints import Checkpoint, snapshot
+from hydragrad.runs.lines import read_lines
+from hydragrad.runs.log import from_lines
+from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import require_supported
-from hydragrad.tracking.asking import Answer
-from hydragrad.tracking.building import (
+from hydragrad.tracking.answers import Answer
+from hydragrad.tracking.online import OnlineRows, Tracked
+from hydragrad.tracking.options import notes, require_sound
+from hydragrad.tracking.resuming import place_among, require_same_step, state_norm
+from hydragrad.tracking.rows.growing_rows import GrowingRows
+from hydragrad.tracking.schedule import Schedule, fingerprint
+from hydragrad.tracking.step_batch import Drawn
+from hydragrad.tracking.store import FILE, Store, StoreFacts
+from hydragrad.tracking.unfinished import (
     GROWING,
     LOG,
     finish,
@@ -39,13 +48,6 @@ from hydragrad.tracking.building import (
     storage,
     unfinished_schedule,
 )
-from hydragrad.tracking.drawn import Drawn
-from hydragrad.tracking.growing import GrowingRows
-from hydragrad.tracking.online import OnlineRows, Tracked
-from hydragrad.tracking.options import notes, require_sound
-from hydragrad.tracking.place import place_among, require_same_step, state_norm
-from hydragrad.tracking.schedule import Schedule, fingerprint
-from hydragrad.tracking.store import FILE, Store, StoreFacts
 
 
 class Tracker:

@@ -5,8 +5,6 @@ loop          the plain loop
 augmentation  seeded random augmentation
 probe         what would be refused hours into a run, found before the first step
 measuring     losses, logits, mean loss and accuracy of a model on data
-together      many small networks trained at once
-retraining    a recorded run once more, with other weights or labels of some samples
 """
 
 from hydragrad.training.augmentation import augmented as augmented
@@ -17,8 +15,6 @@ from hydragrad.training.loop import batch_losses as batch_losses
 from hydragrad.training.loop import fit as fit
 from hydragrad.training.measuring import mean_loss_and_accuracy as mean_loss_and_accuracy
 from hydragrad.training.probe import require_trainable as require_trainable
-from hydragrad.training.together import outputs_together as outputs_together
-from hydragrad.training.together import train_together as train_together
 from hydragrad.training.train import checkpoint_distance as checkpoint_distance
 from hydragrad.training.train import epoch_logs as epoch_logs
 from hydragrad.training.train import forecast_bytes as forecast_bytes

@@ -16,8 +16,9 @@ from hydragrad.derivatives import PerSampleLoss, check_losses
 from hydragrad.errors import DataError, NonFinite
 from hydragrad.progress import Bar, bar
 from hydragrad.randomness import BATCH, ORDER, preserved, seeded, stream_seed
-from hydragrad.recording import Indices, StepObserver, fetch
-from hydragrad.recording.data import Collate, non_finite_rows
+from hydragrad.recording import Indices, StepObserver
+from hydragrad.replay import fetch
+from hydragrad.replay.data import Collate, non_finite_rows
 
 Monitor = Callable[[nn.Module], dict[str, float]]
 

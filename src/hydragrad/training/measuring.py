@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import PerSampleLoss, tensor_leaves
-from hydragrad.recording import fetch
+from hydragrad.replay import fetch
 
 CHUNK = 500
 

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset, TensorDataset
 from hydragrad.derivatives import PerSampleLoss, require_differentiable
 from hydragrad.errors import DataError
 from hydragrad.randomness import preserved
-from hydragrad.recording import fetch, require_finite, require_map_style
-from hydragrad.recording.data import Collate
+from hydragrad.replay import fetch, require_finite, require_map_style
+from hydragrad.replay.data import Collate
 from hydragrad.steps import require_supported
 from hydragrad.training.loop import batch_losses
 

@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import DiskFull, RecordingMismatch, RunExists
-from hydragrad.recording import Recorder, Recording, StepObserver, require_map_style
-from hydragrad.recording.data import Collate
-from hydragrad.recording.files import AppendOnlyLines, read_lines
-from hydragrad.recording.log import LOG, from_lines
-from hydragrad.recording.manifest import FILE as MANIFEST
-from hydragrad.recording.manifest import read_manifest
+from hydragrad.recording import Recorder, StepObserver
+from hydragrad.replay import Recording, require_map_style
+from hydragrad.replay.data import Collate
+from hydragrad.runs.lines import AppendOnlyLines, read_lines
+from hydragrad.runs.log import LOG, from_lines
+from hydragrad.runs.manifest import FILE as MANIFEST
+from hydragrad.runs.manifest import read_manifest
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
 from hydragrad.training.probe import require_labels_in_range
 

@@ -14,9 +14,9 @@ from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
+from hydragrad.replay.retraining import Change, State, retrain
 from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
-from hydragrad.training.retraining import Change, State, retrain
 
 OWN = 500
 

@@ -18,16 +18,17 @@ from torch import Tensor
 
 from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Batch, Layout
+from hydragrad.derivatives.curvature.tangents import ExactTangents
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
-from hydragrad.recording import Recording, StepRecord
-from hydragrad.recording.history import run_lanes, trained_layout
-from hydragrad.recording.replay import Replay
-from hydragrad.recording.statistics import moved_statistics
+from hydragrad.replay import Recording
+from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.replay import Replay
+from hydragrad.replay.statistics import moved_statistics
+from hydragrad.runs import StepRecord
 from hydragrad.scores import Evidence, Query, checked_samples
 from hydragrad.steps import Lane, SGDTangent, coefficients, tangent_step
-from hydragrad.tracking.exact import ExactTangents
 from hydragrad.trust.counterfactual import training_loss
 from hydragrad.trust.lds import lds
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from hydragrad.attribution.advice import Advice, words
 from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import QueryError
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
+from hydragrad.replay.retraining import Change, State, retrain
 from hydragrad.scores import Curvature, Evidence, Query
-from hydragrad.training.retraining import Change, State, retrain
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
 
 SMOOTH = 0.2

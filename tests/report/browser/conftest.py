@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from hydragrad.cleaning import suspects
-from hydragrad.recording import Recording
+from hydragrad.replay import Recording
 from hydragrad.report import report
 from hydragrad.scores import Evidence, Scores, sample_losses
 from hydragrad.training import train

@@ -6,7 +6,7 @@ import torch
 
 from hydragrad.cli.console import table, write_json
 from hydragrad.cli.options import Json, Quiet, Run
-from hydragrad.recording.manifest import read_manifest
+from hydragrad.runs.manifest import read_manifest
 from hydragrad.training import epoch_logs
 
 

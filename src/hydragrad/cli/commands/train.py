@@ -23,7 +23,7 @@ from hydragrad.datasets import DATASETS
 from hydragrad.errors import QueryError, UnknownName, Unsupported
 from hydragrad.models import MODELS
 from hydragrad.progress import quiet
-from hydragrad.recording.manifest import FILE as MANIFEST
+from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.studies.recipes import RECIPES
 from hydragrad.training import epoch_logs
 

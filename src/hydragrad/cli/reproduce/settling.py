@@ -11,7 +11,7 @@ from hydragrad.datasets import DATASETS
 from hydragrad.progress import quiet
 from hydragrad.scores import Curvature
 from hydragrad.studies import NETWORKS, reproduce_settling
-from hydragrad.studies.settling import CURVATURES, PICTURE
+from hydragrad.studies.convergence import CURVATURES, PICTURE
 
 
 def settling(

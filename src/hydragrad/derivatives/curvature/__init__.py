@@ -1,0 +1,7 @@
+"""Curvature of the loss.
+
+products       exact and Gauss-Newton products with the directional derivatives of one evaluation
+many_products  the same products of many cotangents in one pass
+tangents       exact tangents of the batch gradient along many samples
+symmetric      whether the trained gradient has a symmetric curvature
+"""

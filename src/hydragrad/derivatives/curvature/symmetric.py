@@ -1,0 +1,76 @@
+"""Whether the trained gradient is the derivative of the loss: without that there is no symmetric curvature.
+
+A reverse sweep needs the transpose of the gradient's derivative, and takes the derivative itself for it, along ḡ. The
+two are the same where the gradient is that of a function. It is not where a gradient is stopped on its way
+(`detach()`, `.data`, `torch.no_grad`), nor where the padding row of an embedding is used otherwise than as a lookup:
+torch gives the row no gradient of the lookup, but one of the other use.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from hydragrad.derivatives.directional.forward_mode import differentiable_kernels, one_direction
+from hydragrad.derivatives.layout import Layout
+from hydragrad.derivatives.loss_module import Batch, LossModule
+from hydragrad.derivatives.stopped import through_stops
+from hydragrad.errors import Unsupported
+
+Named = dict[str, Tensor]
+
+
+def require_symmetric(problem: LossModule, layout: Layout, parameters: Named, buffers: Named, batch: Batch) -> None:
+    """Refuse a model and loss whose gradient is no derivative, as told by one batch.
+
+    Values that are detached to be looked at, or where that changes nothing, are no hindrance.
+
+    Args:
+        problem: The private copy of model and loss.
+        layout: The parameters that are trained.
+        parameters: Values of all parameters.
+        buffers: Values of all buffers.
+        batch: The batch.
+
+    Raises:
+        Unsupported: The gradient is stopped on its way, or a padding row learns.
+    """
+    learning = _learning_padding(problem, parameters, buffers, batch)
+    if learning:
+        raise Unsupported(
+            f"The embedding {learning[0]} has a padding index and shares its weight with another layer, so torch's "
+            f"gradient of it is no derivative of the loss, and has no symmetric curvature. Use curvature='none'."
+        )
+    like = next(iter(parameters.values()))
+    generator = torch.Generator().manual_seed(1)
+    direction = torch.randn(layout.size, generator=generator, dtype=like.dtype).to(like.device)
+    given = (problem, layout, parameters, buffers, batch, direction)
+    trained = one_direction(*given).losses_dot
+    try:
+        true = one_direction(*given, evaluating=through_stops).losses_dot
+    except (RuntimeError, NotImplementedError):
+        return  # Something that only runs without gradients has no forward-mode rule: it can't be told.
+    if float((true - trained).norm()) > 1e-5 * float(true.norm()):
+        raise Unsupported(
+            "The gradient is stopped inside the model or the loss (detach(), .data or torch.no_grad()) where that "
+            "changes it: the run was trained along something that is not the derivative of its loss, and has no "
+            "symmetric curvature. Use curvature='none', which follows the gradient that trained."
+        )
+
+
+def _learning_padding(problem: LossModule, parameters: Named, buffers: Named, batch: Batch) -> list[str]:
+    """Names of embeddings whose padding row has a gradient."""
+    paddings = {
+        f"{name}.weight".lstrip("."): module.padding_idx
+        for name, module in problem.model.named_modules()
+        if type(module) is nn.Embedding and module.padding_idx is not None
+    }
+    leaves = {name: parameters[name].detach().requires_grad_() for name in paddings if name in parameters}
+    if not leaves:
+        return []
+    with torch.enable_grad(), differentiable_kernels():
+        losses, _ = problem.at(parameters | leaves, buffers, batch)
+        gradients = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
+    return [
+        name.removesuffix(".weight")
+        for name, gradient in zip(leaves, gradients, strict=True)
+        if gradient is not None and bool(gradient[paddings[name]].any())
+    ]

@@ -1,0 +1,144 @@
+"""Exact tangents of the run, forward: d(weights, running statistics)/d(sample weight), curvature included.
+
+One step differentiates the batch gradient along (w_dot, r_dot, alpha_dot) of every tracked sample: forward over
+reverse, several samples in one vectorised tangent.
+
+Source: Chen et al. 2021, eqs. 35-36 ("with Hessian"), generalised to running statistics.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.autograd.forward_ad as forward_mode
+from torch import Tensor, nn
+from torch.func import grad, jvp
+
+from hydragrad.derivatives.curvature.products import Point
+from hydragrad.derivatives.curvature.symmetric import require_symmetric
+from hydragrad.derivatives.directional.forward_mode import differentiable_kernels, dual_parameters, unpack
+from hydragrad.derivatives.layout import Layout
+from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
+from hydragrad.derivatives.stopped import stopped_gradients
+from hydragrad.derivatives.torch_gaps.batch_norm import use_explicit_batch_norm
+
+AT_ONCE = 8
+"""Samples in one vectorised tangent: each holds activations of its own."""
+
+Named = dict[str, Tensor]
+
+
+class Tangents(NamedTuple):
+    """Tangents of the batch gradient (rows, parameters), and of the statistics after the step (rows, statistics)."""
+
+    g_dot: Tensor
+    r_dot: Tensor
+
+
+class ExactTangents:
+    """Differentiates one step's batch gradient along the tangents of many samples.
+
+    Args:
+        model: Is copied.
+        loss: Per-sample loss.
+        weights: Lays out the parameters.
+        statistics: Lays out the running statistics.
+    """
+
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, weights: Layout, statistics: Layout) -> None:
+        self._model, self._weights, self._statistics = model, weights, statistics
+        self._problem = LossModule(model, loss, use_explicit_batch_norm)
+        self._at_once: int | None = None
+
+    def __call__(
+        self,
+        parameters: Named,
+        buffers: Named,
+        batch: Batch,
+        divisor: float,
+        w_dot: Tensor,
+        r_dot: Tensor,
+        alpha_dot: Tensor,
+    ) -> Tangents:
+        """Differentiate.
+
+        Args:
+            parameters: Before the step.
+            buffers: Before the step.
+            batch: The step's data.
+            divisor: The step's loss is the sum of its per-sample losses over this number.
+            w_dot: (rows, parameters).
+            r_dot: (rows, statistics).
+            alpha_dot: Tangents of the weights of the batch's losses, (rows, batch).
+
+        Raises:
+            Unsupported: The gradient is stopped (detach(), torch.no_grad) on its way, where that changes it.
+        """
+        for copy, original in zip(self._problem.model.modules(), self._model.modules(), strict=True):
+            copy.training = original.training
+        point = Point(parameters, buffers, batch, divisor)
+        with differentiable_kernels():
+            if self._at_once is None:
+                require_symmetric(self._problem, self._weights, parameters, buffers, batch)
+                self._at_once = self._agrees_at_once(point, w_dot, r_dot, alpha_dot)
+            size = self._at_once
+            rows = zip(w_dot.split(size), r_dot.split(size), alpha_dot.split(size), strict=True)
+            evaluate = self._singly if size == 1 else self._together
+            parts = [evaluate(point, *each) for each in rows]
+        return Tangents(torch.cat([part.g_dot for part in parts]), torch.cat([part.r_dot for part in parts]))
+
+    def _singly(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
+        """One row by dual numbers and torch's own reverse mode: valid for any model."""
+        weights = {name: point.parameters[name].detach().requires_grad_() for name in self._weights.names}
+        with forward_mode.dual_level():
+            duals = dual_parameters(self._weights, point.parameters | weights, w_dot[0])
+            moving = dual_parameters(self._statistics, point.buffers, r_dot[0])
+            alpha = forward_mode.make_dual(torch.ones_like(alpha_dot[0]), alpha_dot[0])
+            with stopped_gradients():
+                losses, after = self._problem.at(duals, moving, point.batch)
+            objective = (losses * alpha).sum() / point.divisor
+            gradients = torch.autograd.grad(objective, list(weights.values()), allow_unused=True)
+            g = [None if gradient is None else unpack(gradient)[1] for gradient in gradients]
+            r = {name: unpack(after[name])[1].detach() for name in self._statistics.names}
+        named = dict(zip(weights, g, strict=True))
+        return Tangents(
+            self._weights.flatten(named, w_dot)[None].detach(), self._statistics.flatten(r, r_dot)[None].detach()
+        )
+
+    def _together(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
+        """Several rows in one vectorised tangent."""
+        chosen = {name: point.parameters[name].detach() for name in self._weights.names}
+        statistics = {name: point.buffers[name].detach() for name in self._statistics.names}
+        ones = torch.ones_like(alpha_dot[0])
+
+        def objective(weights: Named, moving: Named, alpha: Tensor) -> tuple[Tensor, Named]:
+            losses, after = self._problem.at(point.parameters | weights, point.buffers | moving, point.batch)
+            return (losses * alpha).sum() / point.divisor, {name: after[name] for name in self._statistics.names}
+
+        def along(w: Named, r: Named, alpha: Tensor) -> tuple[Named, Named]:
+            gradient = grad(objective, has_aux=True)
+            result: tuple[Named, Named] = jvp(gradient, (chosen, statistics, ones), (w, r, alpha))[1]
+            return result
+
+        with stopped_gradients():
+            g, after = torch.vmap(along, randomness="same")(
+                self._weights.views(w_dot), self._statistics.views(r_dot), alpha_dot
+            )
+        return Tangents(_flat(g, self._weights, w_dot), _flat(after, self._statistics, r_dot))
+
+    def _agrees_at_once(self, point: Point, *examples: Tensor) -> int:
+        """How many rows may be vectorised: some models draw other dropout there, or have no batching rule."""
+        generator = torch.Generator().manual_seed(0)
+        random = [
+            torch.randn(2, each.shape[1], generator=generator, dtype=each.dtype).to(each.device) for each in examples
+        ]
+        singly = torch.cat([self._singly(point, *(each[i : i + 1] for each in random)).g_dot for i in (0, 1)])
+        try:
+            found = self._together(point, *random).g_dot
+        except (RuntimeError, NotImplementedError, ValueError):
+            return 1
+        return AT_ONCE if float((found - singly).norm()) <= 1e-3 * float(singly.norm()) else 1
+
+
+def _flat(named: Named, layout: Layout, like: Tensor) -> Tensor:
+    parts = [named[name].reshape(len(like), -1) for name in layout.names]
+    return torch.cat(parts, 1) if parts else like.new_zeros(len(like), 0)

@@ -1,0 +1,4 @@
+"""Rules of single layers.
+
+gradient_rules  per-sample gradients of one layer
+"""

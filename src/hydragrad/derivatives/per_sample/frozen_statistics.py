@@ -1,0 +1,111 @@
+"""Per-sample gradients with the batch's statistics as constants, by one forward and backward pass of our own.
+
+BatchNorm in training mode gives a sample no gradient of its own: its loss reaches every sample of the batch through
+mean and variance, and the exact gradients cost a backward pass each. With the statistics held where they were,
+samples are not coupled, and one pass that gathers what every layer was given and what arrived at its output has the
+gradients of all. The step's own backward pass can't serve: it runs through the statistics.
+
+The pass needs no gradients of parameters, so it costs two thirds of a training step.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hydragrad.derivatives.directional.layer_dots import HooksInapplicable
+from hydragrad.derivatives.layout import Layout
+from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
+from hydragrad.derivatives.per_sample.by_layers import LayerGradients
+from hydragrad.derivatives.per_sample.one_by_one import sample_gradients
+from hydragrad.derivatives.per_sample.projection import Projector
+from hydragrad.derivatives.torch_gaps.batch_norm import use_frozen_statistics
+
+COMPARED = 4
+"""Samples that are differentiated in both ways at the first batch."""
+
+
+class FrozenGradients:
+    """Gradients of single losses of a batch, statistics of the batch held constant.
+
+    Layers without a rule, or that couple samples otherwise, are found at the first batch, by comparing some samples
+    with one backward pass each; that way is then taken for all.
+
+    Args:
+        model: Is copied.
+        loss: Per-sample loss.
+        layout: The parameters to differentiate by.
+        projector: Projects the gradients.
+
+    Attributes:
+        by_layers: Whether one pass gives all gradients; None before the first batch.
+    """
+
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, layout: Layout, projector: Projector | None) -> None:
+        self._layout, self._projector = layout, projector
+        self._problem = LossModule(model, loss, use_frozen_statistics)
+        self._layers: LayerGradients | None = None
+        self.by_layers: bool | None = None
+
+    def __call__(self, model: nn.Module, batch: Batch, positions: Sequence[int]) -> Tensor:
+        """Differentiate.
+
+        Args:
+            model: Its parameters, buffers and modes are taken as they are, and left so.
+            batch: The batch.
+            positions: Which of its samples.
+
+        Returns:
+            (positions, columns).
+        """
+        for copy, original in zip(self._problem.model.modules(), model.modules(), strict=True):
+            copy.training = original.training
+        for copied, parameter in zip(self._problem.model.parameters(), model.parameters(), strict=True):
+            copied.requires_grad_(parameter.requires_grad)
+        parameters = {name: value.detach() for name, value in model.named_parameters()}
+        buffers = {name: value.detach() for name, value in model.named_buffers()}
+        if self.by_layers is None:
+            self.by_layers = self._agrees(parameters, buffers, batch, positions[:COMPARED])
+        if self.by_layers:
+            return self._pass(parameters, buffers, batch, positions)
+        return self._singly(parameters, buffers, batch, positions)
+
+    def _pass(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
+    ) -> Tensor:
+        if self._layers is None:
+            self._layers = LayerGradients(self._problem.model, self._layout, self._projector, anchored=True)
+        self._layers.begin(batch.size)
+        with torch.enable_grad():
+            losses, _ = self._problem.at(parameters, buffers, batch)
+            losses.sum().backward()
+        return self._layers.rows(positions)
+
+    def _singly(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
+    ) -> Tensor:
+        _, rows = sample_gradients(
+            self._problem,
+            self._layout,
+            parameters,
+            buffers,
+            batch,
+            positions,
+            projector=self._projector,
+            frozen=[name for name, value in self._problem.model.named_parameters() if not value.requires_grad],
+        )
+        return rows
+
+    def _agrees(
+        self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
+    ) -> bool:
+        expected = self._singly(parameters, buffers, batch, positions)
+        try:
+            found = self._pass(parameters, buffers, batch, positions)
+        except (HooksInapplicable, RuntimeError):  # no rule, or losses that no layer with a rule leads to
+            found = torch.full_like(expected, torch.nan)
+        tolerance = 1e-3 if expected.dtype == torch.float32 else 1e-8
+        agree = bool((found - expected).norm() <= tolerance * expected.norm())
+        if not agree and self._layers is not None:
+            self._layers.remove()
+        return agree

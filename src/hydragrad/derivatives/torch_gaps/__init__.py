@@ -1,0 +1,6 @@
+"""What torch's own rules lack.
+
+batch_norm  BatchNorm as a differentiable formula
+padding     embeddings' padding rows as constants
+recurrent   recurrent layers by kernels that have a forward-mode rule
+"""

@@ -1,0 +1,19 @@
+"""A recorded run once more: opened, repeated to the bit, and repeated with changes.
+
+recording   Recording: opens a run directory
+trajectory  model and optimizer moving along recorded steps
+replay      repeats steps and holds them to the record
+machine     threads and processors: where a replay is equal to the bit
+data        a step's data, fetched again
+histories   the run's optimizer histories
+statistics  which running statistics the run moved
+retraining  the run with other weights or labels of some samples
+reweighted  the run with other weights, ready to be differentiated there
+"""
+
+from hydragrad.replay.data import fetch as fetch
+from hydragrad.replay.data import require_finite as require_finite
+from hydragrad.replay.data import require_map_style as require_map_style
+from hydragrad.replay.data import to_device as to_device
+from hydragrad.replay.recording import Recording as Recording
+from hydragrad.replay.replay import Replay as Replay

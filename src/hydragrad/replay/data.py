@@ -1,0 +1,177 @@
+"""A step's data: fetched again from the training set, the same to the bit, and told apart from other data."""
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
+
+from hydragrad.derivatives import tensor_leaves
+from hydragrad.errors import DataError, NonFinite
+from hydragrad.randomness import preserved, reseed_everything
+from hydragrad.runs.log import StepRecord
+
+Collate = Callable[[list[Any]], Any]
+
+FINGERPRINT_ITEMS = 16
+FINGERPRINT_SEED = 20210519
+
+
+def require_map_style(train_set: Any, name: str = "training set") -> None:
+    """Refuse data sets without length and index access, and empty ones.
+
+    Raises:
+        DataError: Says what came.
+    """
+    is_stream = isinstance(train_set, IterableDataset)  # which has a __getitem__, and may have a length
+    if is_stream or not hasattr(train_set, "__getitem__") or not hasattr(train_set, "__len__"):
+        raise DataError(
+            f"The {name} must be a map-style data set (with len() and [index]); a "
+            f"{type(train_set).__name__} is not. Samples need an index to be attributed to."
+        )
+    if len(train_set) == 0:
+        raise DataError(f"The {name} is empty; give one with at least one sample.")
+
+
+def fetch(
+    train_set: Dataset[Any],
+    indices: Sequence[int],
+    *,
+    seed: int,
+    collate: Collate | None,
+    device: torch.device,
+) -> Any:
+    """Fetch and collate samples, as a stock DataLoader would, on `device`.
+
+    Args:
+        train_set: Map-style data set.
+        indices: Which samples.
+        seed: What random augmentation in the data set's `__getitem__` draws from.
+        collate: Turns a list of items into a batch; torch's default if None.
+        device: Where the tensors are put.
+    """
+    if type(train_set) is TensorDataset and collate is None:
+        chosen = torch.as_tensor(indices)
+        return [tensor[chosen].to(device) for tensor in train_set.tensors]
+    with preserved():
+        reseed_everything(seed)
+        return to_device(collate_items(train_set, indices, collate), device)
+
+
+def collate_items(train_set: Dataset[Any], indices: Sequence[int], collate: Collate | None) -> Any:
+    """Fetch items one by one and collate them."""
+    return (collate or default_collate)([train_set[i] for i in indices])
+
+
+def to_device(data: Any, device: torch.device) -> Any:
+    """Move all tensors in nested lists, tuples and dicts."""
+    return map_tensors(data, lambda tensor: tensor.to(device))
+
+
+def map_tensors(data: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Apply `change` to all tensors in nested lists, tuples and dicts."""
+    if isinstance(data, Tensor):
+        return change(data)
+    if isinstance(data, dict):
+        return {key: map_tensors(value, change) for key, value in data.items()}
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        return type(data)(*(map_tensors(value, change) for value in data))
+    if isinstance(data, list | tuple):
+        return type(data)(map_tensors(value, change) for value in data)
+    return data
+
+
+def data_fingerprint(train_set: Dataset[Any]) -> dict[str, Any]:
+    """Tell this data set from others: its length and a digest of its content.
+
+    Of a TensorDataset everything is digested, of any other data set fixed items under a fixed seed.
+    """
+    length = len(train_set)  # type: ignore[arg-type]
+    digest = hashlib.sha256()
+    if type(train_set) is TensorDataset:
+        for tensor in train_set.tensors:
+            _add(digest, tensor)
+        return {"length": length, "digest": digest.hexdigest(), "items": "all"}
+    chosen = np.random.default_rng(FINGERPRINT_SEED).integers(length, size=min(FINGERPRINT_ITEMS, length))
+    with preserved():
+        for index in chosen.tolist():
+            reseed_everything(FINGERPRINT_SEED)
+            for leaf in tensor_leaves(_as_tensors(train_set[index])):
+                _add(digest, leaf)
+    return {"length": length, "digest": digest.hexdigest(), "items": chosen.tolist()}
+
+
+def require_finite(train_set: Dataset[Any]) -> None:
+    """Refuse in-memory data with NaN or infinity, before any work.
+
+    Raises:
+        DataError: Names the first samples concerned.
+    """
+    if type(train_set) is TensorDataset:
+        for tensor in train_set.tensors:
+            # The sum is one pass without a mask; only where it is not finite is the tensor looked through.
+            if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
+                bad = (~tensor.isfinite()).flatten(1).any(1) if tensor.dim() > 1 else ~tensor.isfinite()
+                first = bad.nonzero().flatten()[:5].tolist()
+                raise DataError(
+                    f"{int(bad.sum())} training samples hold NaN or infinity (the first: {first}). "
+                    f"Remove or repair them."
+                )
+
+
+def non_finite_rows(data: Any, size: int) -> list[int]:
+    """Rows of a batch whose floating-point tensors hold NaN or infinity."""
+    bad = torch.zeros(size, dtype=torch.bool)
+    for leaf in tensor_leaves(data):
+        if leaf.is_floating_point() and leaf.dim() > 0 and len(leaf) == size:
+            bad |= ~leaf.isfinite().reshape(size, -1).all(1).cpu()
+    return bad.nonzero().flatten().tolist()
+
+
+def require_finite_step(record: StepRecord, data: Callable[[], Any]) -> None:
+    """Refuse a step after which weights or loss are not finite, and name the samples that brought it about.
+
+    Args:
+        record: The step.
+        data: Gives its batch.
+
+    Raises:
+        NonFinite: The loss, or the weights.
+    """
+    if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
+        return
+    kept = "; the run is kept up to the step before" if record.step else ""
+    rows = non_finite_rows(data(), len(record.indices))
+    if rows:
+        raise NonFinite(
+            f"Step {record.step} trained on NaN or infinity in samples {[record.indices[row] for row in rows][:5]} "
+            f"of the training set. Remove or repair them{kept}."
+        )
+    raise NonFinite(
+        f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
+        f"({record.options[0]['lr']}){kept}."
+    )
+
+
+def _as_tensors(item: Any) -> Any:
+    if isinstance(item, list | tuple):
+        return [_as_tensors(part) for part in item]
+    if isinstance(item, dict):
+        return {key: _as_tensors(value) for key, value in item.items()}
+    if isinstance(item, Tensor):
+        return item
+    try:
+        return torch.as_tensor(np.asarray(item))
+    except TypeError:
+        nameless = repr(item) == object.__repr__(item)  # which tells the address in memory
+        told = type(item).__name__ if nameless else repr(item)
+        return torch.tensor(list(told.encode()))
+
+
+def _add(digest: Any, tensor: Tensor) -> None:
+    digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -1,0 +1,61 @@
+"""Where a replay is equal to the bit: threads, processor, versions."""
+
+import importlib.metadata
+import platform
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def this_machine(device: torch.device) -> dict[str, Any]:
+    """What replay must find again to be bit-equal."""
+    return {
+        "hydragrad": importlib.metadata.version("hydragrad"),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "processor": _processor(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+    }
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run with a number of threads: the same sum over more threads is rounded differently."""
+    before = torch.get_num_threads()
+    try:
+        if count != before:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        if count != before:
+            torch.set_num_threads(before)
+
+
+def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mapping[str, object]) -> bool:
+    """Compare the machines of a run's parts with this one; warn about what differs. True where replay is bit-equal."""
+    differing = [
+        f"{key}: {machine.get(key)!r} then, {present[key]!r} now"
+        for machine in recorded
+        for key in ("torch", "processor", "device")
+        if machine.get(key) != present[key]
+    ]
+    if differing:
+        warnings.warn(
+            "This is not the machine of the recording (" + "; ".join(differing) + "). Replay starts every segment "
+            "from its recorded weights, and the evidence of the scores tells how far it drifted.",
+            stacklevel=4,
+        )
+    return not differing
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,209 @@
+"""A Recording: a run directory opened for replay."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
+from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
+from hydragrad.randomness import preserved, stream_seed
+from hydragrad.replay.data import Collate, data_fingerprint, fetch, require_map_style, to_device
+from hydragrad.replay.machine import this_machine, threads, warn_other_machine
+from hydragrad.replay.replay import Replay
+from hydragrad.replay.trajectory import Trajectory
+from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
+from hydragrad.runs.lines import read_lines
+from hydragrad.runs.log import LOG, StepRecord, from_lines
+from hydragrad.runs.manifest import Manifest, read_manifest, require_same_model
+from hydragrad.runs.stored_batches import load_batch
+
+
+class Recording:
+    """A finished or interrupted run, ready to be replayed.
+
+    Args:
+        path: Run directory.
+        model: A model like the recorded one; its weights may be anything, and it is never changed.
+        loss: The loss that was recorded.
+        train_set: The data set that was recorded.
+        collate: As given to the Recorder.
+        fingerprint: What `data_fingerprint` says of `train_set`, where the caller has just asked it.
+
+    Attributes:
+        loss_weights: Loss weight of every sample, (samples,), or None: 1, as in the run.
+        steps: What every complete step did.
+        manifest: The facts about the run.
+
+    Raises:
+        RunNotFound: No run at `path`.
+        RunDamaged: Truncated or altered files.
+        RecordingMismatch: Another model, loss, data set, or schema.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        model: nn.Module,
+        loss: PerSampleLoss,
+        train_set: Dataset[Any],
+        *,
+        collate: Collate | None = None,
+        fingerprint: dict[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.manifest: Manifest = read_manifest(self.path)
+        require_same_model(self.manifest.model, model, self.path)
+        require_differentiable(model)
+        require_map_style(train_set)
+        self.model, self.loss, self.train_set = model, loss, train_set
+        self.collate_fn = collate
+        self.loss_weights: Tensor | None = None
+        self.device = next(model.parameters()).device
+        self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
+        self._folder = CheckpointFolder(self.path)
+        self.steps = self._read_steps()
+        self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
+        self._require_whole()
+        self.same_machine = warn_other_machine(
+            [self.manifest.machine, *self.manifest.resumed_on], this_machine(self.device)
+        )
+        self._require_same_loss()
+
+    @property
+    def completed(self) -> bool:
+        """True where the loop ran to its end."""
+        return self.manifest.status == "completed"
+
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """Stretches of steps [start, stop), each starting at a checkpoint."""
+        starts = sorted(step for step in self._digests if step < len(self.steps))
+        return list(zip(starts, [*starts[1:], len(self.steps)], strict=True))
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """Read the checkpoint before `step`; it must be one of the segments' starts, or the run's end."""
+        return self._folder.read(step, self._digests[step])
+
+    def has_checkpoint(self, step: int) -> bool:
+        """Whether there is a checkpoint before `step`."""
+        return step in self._digests
+
+    @property
+    def digest(self) -> str:
+        """Digest of the last checkpoint and the number of steps, which names this run and no other."""
+        return f"{self._digests[max(self._digests)]}-{len(self.steps)}"
+
+    def batch(self, record: StepRecord) -> Batch:
+        """Draw a step's batch again. It draws from the global generators; callers preserve them."""
+        if self.manifest.store_batches:
+            data = to_device(load_batch(self.path, record.step), self.device)
+        else:
+            data = fetch(
+                self.train_set,
+                record.indices,
+                seed=record.batch_seed,
+                collate=self.collate_fn,
+                device=self.device,
+            )
+        return Batch(data, len(record.indices), stream_seed(self.manifest.seed, record.step))
+
+    def divisor(self, record: StepRecord) -> float:
+        """The step's loss is the sum of its per-sample losses over this number."""
+        return float(len(record.indices)) if self.manifest.reduction == "mean" else 1.0
+
+    @contextmanager
+    def replay(self) -> Iterator[Replay]:
+        """Replay steps on a private copy, with the recorded threads; global generators are preserved."""
+        with preserved(), threads(self.manifest.machine["threads"]):
+            trajectory = Trajectory(self.model, self.loss, self.manifest.reduction)
+            yield Replay(trajectory, exact=self.same_machine)
+
+    @cached_property
+    def final(self) -> Checkpoint:
+        """The state after the last complete step."""
+        end = len(self.steps)
+        if end in self._digests:
+            return self.checkpoint(end)
+        start, _ = self.segments[-1]
+        with self.replay() as replay:
+            replay.trajectory.restore(self.checkpoint(start))
+            for record in self.steps[start:end]:
+                replay.advance(record, self.batch(record))
+            return replay.trajectory.checkpoint(end)
+
+    @cached_property
+    def initial(self) -> Checkpoint:
+        """The state before the first step."""
+        return self.checkpoint(0)
+
+    def trained_model(self) -> nn.Module:
+        """A copy of the model with the run's final weights and buffers, in eval mode."""
+        with preserved():
+            trajectory = Trajectory(self.model, self.loss, self.manifest.reduction)
+        trajectory.restore(self.final)
+        return trajectory.model.eval().requires_grad_(False)
+
+    def collate(self, indices: Sequence[int]) -> Any:
+        """Draw samples of the training set outside any step."""
+        return fetch(self.train_set, indices, seed=0, collate=self.collate_fn, device=self.device)
+
+    def _read_steps(self) -> list[StepRecord]:
+        steps = list(from_lines(read_lines(self.path / LOG, "steps")))
+        expected = self.manifest.steps
+        if expected is not None and len(steps) < expected:
+            raise RunDamaged(
+                f"{self.path / LOG} has {len(steps):,} steps; the run had {expected:,}. It was truncated: restore "
+                f"it from a copy, or train again."
+            )
+        if not steps:
+            raise RunDamaged(f"{self.path} holds no complete step, so there is nothing to replay. Train again.")
+        if not self.completed:
+            warnings.warn(
+                f"{self.path} was not completed; it is read up to its last complete step, {len(steps):,}. Train on "
+                f"with resume=True (--resume).",
+                stacklevel=3,
+            )
+        return steps
+
+    def _require_whole(self) -> None:
+        if 0 not in self._digests:
+            raise RunDamaged(f"{self._folder.index} does not list the first checkpoint. Restore it, or train again.")
+        last = max(self._folder.entries())
+        if last > len(self.steps):
+            raise RunDamaged(
+                f"{self.path / LOG} ends at step {len(self.steps):,}, before the checkpoint of step {last:,}. The file "
+                f"was truncated: restore it from a copy, or train again."
+            )
+
+    def _require_same_data(self, given: dict[str, Any]) -> None:
+        recorded = self.manifest.data
+        if recorded["length"] != given["length"]:
+            raise RecordingMismatch(
+                f"{self.path} was recorded on {recorded['length']:,} training samples; this data set has "
+                f"{given['length']:,}. Give the data set it was recorded with."
+            )
+        if recorded != given and not self.manifest.store_batches:
+            raise RecordingMismatch(
+                f"{self.path} was recorded on a data set of the same length but other content (digest "
+                f"{recorded['digest'][:12]} then, {given['digest'][:12]} now). Give the data set it was recorded "
+                f"with, labels included."
+            )
+
+    def _require_same_loss(self) -> None:
+        """Replay the first step: another loss, or a model of the same shapes that computes otherwise, shows."""
+        record = self.steps[0]
+        try:
+            with self.replay() as replay:
+                replay.trajectory.restore(self.initial)
+                replay.advance(record, self.batch(record))
+        except (ReplayMismatch, LossError) as error:
+            raise RecordingMismatch(
+                f"The first step of {self.path} can't be repeated with this model and loss: {error} Give the model "
+                f"and the loss it was recorded with."
+            ) from error

@@ -1,0 +1,103 @@
+"""Replay: the recorded steps once more, checked against what was recorded."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from hydragrad.derivatives import Batch
+from hydragrad.errors import ReplayMismatch
+from hydragrad.replay.trajectory import Trajectory
+from hydragrad.runs.checkpoints import Checkpoint
+from hydragrad.runs.log import StepRecord, Structure
+
+DRIFT_TOLERANCE = 0.05
+"""Largest relative difference of the weights at the end of a segment that a replay on another machine may have."""
+
+
+class Replay:
+    """A trajectory that is held to the record.
+
+    Args:
+        trajectory: Moves along the steps.
+        exact: True on the machine (and threads) of the recording: any difference is an error. Otherwise every
+            segment starts from its recorded weights, and `drift` says how far it went astray.
+
+    Attributes:
+        drift: Largest relative L2 difference of the weights at the end of a segment so far.
+    """
+
+    def __init__(self, trajectory: Trajectory, *, exact: bool) -> None:
+        self.trajectory = trajectory
+        self.exact = exact
+        self.drift = 0.0
+        self.loss_weights: Tensor | None = None
+
+    def advance(
+        self,
+        record: StepRecord,
+        batch: Batch,
+        weights: Tensor | None = None,
+        *,
+        beside: Callable[[], None] | None = None,
+    ) -> Tensor:
+        """Make one step and check it; return the per-sample losses.
+
+        Steps with `weights` other than the run's own lead elsewhere and are not checked. `beside` is called between
+        the step's forward and backward pass.
+
+        Raises:
+            ReplayMismatch: Names step and size.
+        """
+        if weights is None and self.loss_weights is not None:
+            weights = self.loss_weights[record.indices]
+        losses = self.trajectory.advance(record, batch, weights, beside=beside)
+        if weights is None and self.exact:
+            norm = first_trained_norm(self.trajectory.parameters, record.structure)
+            if norm != record.norm:
+                raise ReplayMismatch(
+                    f"Replaying step {record.step} gives other weights than were recorded (relative difference "
+                    f"{abs(norm - record.norm) / max(abs(record.norm), 1e-300):.1e}). The loss, the data or the code "
+                    f"of the model differ from the recording, or they draw on something that is not seeded."
+                )
+        return losses
+
+    def check_against(self, recorded: Checkpoint) -> None:
+        """Compare the present weights with a checkpoint.
+
+        Raises:
+            ReplayMismatch: Any difference on the recording's machine; more than DRIFT_TOLERANCE elsewhere.
+        """
+        drift = relative_difference(self.trajectory.parameters, recorded.parameters)
+        self.drift = max(self.drift, drift)
+        if (self.exact and drift > 0) or not drift <= DRIFT_TOLERANCE:
+            raise ReplayMismatch(
+                f"The replayed weights before step {recorded.step} differ from the recorded ones by {drift:.1e} "
+                f"(relative L2). "
+                + (
+                    "Something in the run is not seeded, or weights were changed between steps."
+                    if self.exact
+                    else f"More than {DRIFT_TOLERANCE} on another machine is too much: attribute where the run was "
+                    f"recorded, or record with checkpoints closer together (checkpoint_every)."
+                )
+            )
+
+
+def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -> float:
+    """Norm of the first parameter that the step moved: every departure shows in it within a step or two."""
+    for group in structure.groups:
+        for name in group:
+            if name not in structure.idle:
+                return float(torch.linalg.vector_norm(parameters[name].detach()))
+    return 0.0
+
+
+def relative_difference(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
+    """Relative L2 distance of two sets of named tensors; 0 only where they are equal to the bit."""
+    distance = scale = 0.0
+    for name, value in expected.items():
+        value = value.double().cpu()
+        distance += float((given[name].double().cpu() - value).square().sum())
+        scale += float(value.square().sum())
+    return math.sqrt(distance / scale) if scale > 0 else math.sqrt(distance)

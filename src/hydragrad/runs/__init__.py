@@ -1,0 +1,15 @@
+"""The run directory: what a training run did, written while it runs, readable without the code that wrote it.
+
+manifest        what was recorded, by what, where
+log             the step log
+checkpoints     states as safetensors
+stored_batches  batches that are stored with the run
+lines           files of sealed lines that survive a kill
+encoding        states without pickling
+unstarted       runs that never got through their first step
+"""
+
+from hydragrad.runs.checkpoints import Checkpoint as Checkpoint
+from hydragrad.runs.log import StepRecord as StepRecord
+from hydragrad.runs.unstarted import holds_run as holds_run
+from hydragrad.runs.unstarted import never_started as never_started

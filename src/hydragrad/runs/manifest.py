@@ -1,0 +1,128 @@
+"""The manifest: what was recorded, by what, and on which machine."""
+
+import json
+import zlib
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
+from hydragrad.runs.lines import replace_file
+
+SCHEMA = 1
+FILE = "manifest.json"
+Status = Literal["running", "completed", "interrupted"]
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The facts about a run that hold from its first step on.
+
+    Attributes:
+        machine: Library versions, processor, device and threads: what a bit-equal replay needs.
+        model: Class, and parameter and buffer names with shapes and dtypes.
+        data: Length and digest of the training set.
+        reduction: How a step's loss came from the per-sample losses.
+        seed: What the seeds of all steps are derived from.
+        store_batches: Whether the batches themselves are stored.
+        status: running until the recorder was left.
+        steps: Complete steps, once the recorder was left.
+        resumed_on: Other machines on which a part of the run was made.
+        about: Free entries of whoever recorded (epochs, batch size, data set names).
+    """
+
+    machine: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    reduction: Reduction
+    seed: int
+    store_batches: bool
+    status: Status = "running"
+    steps: int | None = None
+    resumed_on: list[dict[str, Any]] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+
+def model_facts(model: nn.Module) -> dict[str, Any]:
+    """Names, shapes and dtypes of a model's parameters and buffers."""
+    return {
+        "class": f"{type(model).__module__}.{type(model).__qualname__}",
+        "parameters": {name: [list(p.shape), str(p.dtype)] for name, p in model.named_parameters()},
+        "buffers": {name: [list(b.shape), str(b.dtype)] for name, b in model.named_buffers()},
+    }
+
+
+def require_same_model(recorded: dict[str, Any], model: nn.Module, path: Path) -> None:
+    """Refuse a model other than the recorded one.
+
+    Raises:
+        RecordingMismatch: Counts, and what is missing, added or of another shape.
+    """
+    given = model_facts(model)
+    for part in ("parameters", "buffers"):
+        theirs, ours = recorded[part], given[part]
+        if theirs == ours:
+            continue
+        differences = [f"missing: {name}" for name in theirs if name not in ours]
+        differences += [f"added: {name}" for name in ours if name not in theirs]
+        differences += [
+            f"{name}: recorded {theirs[name]}, given {ours[name]}"
+            for name in theirs
+            if name in ours and theirs[name] != ours[name]
+        ]
+        shown = "; ".join(differences[:4]) + ("; ..." if len(differences) > 4 else "")
+        raise RecordingMismatch(
+            f"{path} was recorded with {_count(theirs):,} numbers in {part}; this model has {_count(ours):,} "
+            f"({shown}). Build the model it was recorded with."
+        )
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Write or replace the manifest of the run directory `path`."""
+    body = asdict(manifest)
+    body["crc32"] = _checksum(body)
+    replace_file(path / FILE, lambda to: to.write_text(json.dumps(body, indent=1) + "\n"))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read the manifest of the run directory `path`.
+
+    Raises:
+        RunNotFound: There is none.
+        RunDamaged: It is altered or not JSON.
+        RecordingMismatch: It was written in another schema.
+    """
+    file = path / FILE
+    if not file.exists():
+        raise RunNotFound(f"{path} is no run directory: it has no {FILE}. Record a run there first (hg.train).")
+    try:
+        body = json.loads(file.read_text())
+        schema, checksum = body["schema"], body.pop("crc32")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunDamaged(f"{file} can't be read ({error}). Restore it from a copy, or train again.") from error
+    if schema != SCHEMA:
+        raise RecordingMismatch(
+            f"{path} was written in schema {schema}; this version of hydragrad reads schema {SCHEMA}. Use the "
+            f"version that recorded it ({body.get('machine', {}).get('hydragrad', 'unknown')}), or train again."
+        )
+    if checksum != _checksum(body):
+        raise RunDamaged(f"{file} does not have the checksum it was written with. Restore it, or train again.")
+    return Manifest(**body)
+
+
+def closed(manifest: Manifest, status: Status, steps: int) -> Manifest:
+    """The manifest of a run whose recorder was left."""
+    return replace(manifest, status=status, steps=steps)
+
+
+def _checksum(body: dict[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(body, sort_keys=True).encode()):08x}"
+
+
+def _count(entries: dict[str, Any]) -> int:
+    return sum(torch.Size(shape).numel() for shape, _ in entries.values())

@@ -1,0 +1,56 @@
+"""Where a resumed loop goes on, among the steps that a store holds already."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from hydragrad.errors import ReplayMismatch
+from hydragrad.runs import StepRecord
+
+
+def state_norm(optimizer: Optimizer) -> float:
+    """L2 norm of all parameters and momentum buffers: tells states apart, also while a rate is 0.
+
+    Of two states that it takes for one, with the same batch to come, none moved a row differently.
+    """
+    parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
+    buffers = [state.get("momentum_buffer") for state in optimizer.state.values()]
+    return get_total_norm([*parameters, *(buffer for buffer in buffers if buffer is not None)]).item()
+
+
+def place_among(known: Sequence[StepRecord], chosen: list[int], norm: float, folder: Path | None) -> int:
+    """The step that the loop makes next, recognised by its batch and by the state before it.
+
+    Args:
+        known: The store's steps, with the `state_norm` after each; some.
+        chosen: Samples of the loop's next batch.
+        norm: Of the loop's state now.
+        folder: Where the store lies.
+
+    Raises:
+        ReplayMismatch: The loop is at none of them.
+    """
+    for step in range(len(known), -1, -1):
+        same_batch = step == len(known) or known[step].indices == chosen
+        before = known[step - 1] if step else None
+        if same_batch and (before is None or before.norm == norm):
+            return step
+    raise ReplayMismatch(
+        f"The loop goes on from weights that the store in {folder} has not seen, or with another batch. Resume it "
+        f"from a checkpoint of the same run, or choose another folder."
+    )
+
+
+def require_same_step(known: StepRecord, record: StepRecord) -> None:
+    """Refuse a step that was made otherwise the first time.
+
+    Raises:
+        ReplayMismatch: Other samples, or other weights after it.
+    """
+    if known.indices != record.indices or known.norm != record.norm:
+        raise ReplayMismatch(
+            f"Step {record.step} was repeated otherwise than the store has it (other samples or other weights), so "
+            f"the two can't be one run. Seed what the loop draws, or start again in another folder."
+        )

@@ -1,0 +1,283 @@
+"""The table of hypergradient rows while it grows: in memory, or memory-mapped so that a killed process loses nothing.
+
+On disk a step is all or nothing. Before rows are changed their old values go to a journal, and one word says
+whether a step is under way: a process killed inside a step leaves an odd word, and opening undoes that step. What
+is written to a mapped file outlives the process, so nothing is flushed from step to step.
+
+Source of the scheme: undo logging (Gray and Reuter 1993).
+"""
+
+import errno
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hydragrad.errors import DiskFull, NotEnoughMemory, RunDamaged
+from hydragrad.runs.lines import naming_full_disk
+
+NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32: np.float32, torch.bfloat16: np.uint16}
+"""How rows lie on disk. NumPy has no bfloat16: its 16 bits are the upper half of a float32's."""
+
+COMPUTED = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
+"""How rows are computed with."""
+
+ACCUMULATORS = ("rows", "velocity")
+Arrays = dict[str, NDArray[Any]]
+
+
+class Table:
+    """Rows of tracked samples, their velocities where the schedule is not known ahead, and the model's last state.
+
+    Use `create` or `open`.
+
+    Attributes:
+        folder: Where it lies, or None in memory.
+        touched: The number of steps each row takes into account, int64, (rows,).
+    """
+
+    def __init__(self, folder: Path | None, arrays: Arrays, dtype: torch.dtype) -> None:
+        self.folder, self._arrays, self._dtype = folder, arrays, dtype
+        self._accumulators = [name for name in ACCUMULATORS if name in arrays]
+        self.touched = arrays["touched"]
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path | None,
+        *,
+        rows: int,
+        width: int,
+        accumulators: int,
+        dtype: torch.dtype,
+        room: int,
+        state_bytes: int,
+    ) -> Self:
+        """Make an empty table.
+
+        Args:
+            folder: Where it will lie; None keeps it in memory.
+            rows: Tracked samples.
+            width: Columns.
+            accumulators: 1, or 2 with velocities.
+            dtype: float64, float32 or bfloat16.
+            room: Rows that one step may change at most.
+            state_bytes: Size of the model's state that is kept with every step.
+
+        Raises:
+            DiskFull: The files would not fit, computed before anything is written.
+        """
+        names, number = ACCUMULATORS[:accumulators], NUMPY_TYPES[dtype]
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {name: ((rows, width), number) for name in names}
+        shapes |= {"touched": ((rows,), np.int64), "word": ((2,), np.int64)}
+        if folder is None:
+            # Filled, so that no step pays for fetching fresh pages.
+            return cls(None, {name: np.full(shape, 0, kind) for name, (shape, kind) in shapes.items()}, dtype)
+        shapes |= {f"journal-{name}": ((room, width), number) for name in names}
+        shapes |= {f"journal-{name}": ((room,), np.int64) for name in ("ids", "touched")}
+        shapes["model"] = ((2, state_bytes), np.uint8)
+        folder.mkdir(parents=True, exist_ok=True)
+        require_disk(folder, sum(int(np.prod(shape)) * np.dtype(number).itemsize for shape, number in shapes.values()))
+        arrays: Arrays = {}
+        for name, (shape, kind) in shapes.items():
+            with naming_full_disk(folder / name):
+                arrays[name] = np.lib.format.open_memmap(_path(folder, name), mode="w+", dtype=kind, shape=shape)
+        return cls(folder, arrays, dtype)
+
+    @classmethod
+    def open(cls, folder: Path, dtype: torch.dtype) -> Self:
+        """Open a table on disk as it was after its last complete step.
+
+        Raises:
+            RunDamaged: Files are missing or damaged.
+        """
+        try:
+            arrays: Arrays = {
+                path.stem.removeprefix("table-"): np.lib.format.open_memmap(path, mode="r+")
+                for path in [folder / "rows.npy", *sorted(folder.glob("table-*.npy"))]
+            }
+            table = cls(folder, arrays, dtype)
+            table._undo()
+        except (OSError, ValueError, KeyError) as error:
+            raise RunDamaged(
+                f"The growing table in {folder} can't be read ({error!r}). Delete the folder and build it again."
+            ) from error
+        return table
+
+    @property
+    def steps(self) -> int:
+        """Complete steps."""
+        return int(self._arrays["word"][0]) // 2
+
+    @property
+    def accumulators(self) -> int:
+        """1, or 2 with velocities."""
+        return len(self._accumulators)
+
+    @property
+    def room(self) -> int:
+        """Rows that one step may change."""
+        return len(self._arrays["journal-ids"]) if self.folder is not None else len(self.touched)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, width = self._arrays["rows"].shape
+        return rows, width
+
+    def read(self, ids: NDArray[np.int64]) -> Tensor:
+        """Accumulators of some rows, (accumulators, rows, columns); float32 where they are kept as bfloat16."""
+        rows, width = len(ids), self.shape[1]
+        found = torch.empty(len(self._accumulators), rows, width, dtype=COMPUTED[self._dtype])
+        for name, out in zip(self._accumulators, found, strict=True):
+            if self._dtype == torch.bfloat16:
+                out.copy_(from_numpy(self._arrays[name][ids], self._dtype))
+            else:
+                np.take(self._arrays[name], ids, axis=0, out=out.numpy())
+        return found
+
+    def change(self, ids: NDArray[np.int64], values: Tensor, state: Mapping[str, Tensor]) -> None:
+        """Complete one step.
+
+        Args:
+            ids: The rows that it changes, each once.
+            values: Their accumulators after it, (accumulators, rows, columns).
+            state: The model's state after it.
+        """
+        done, word = self.steps + 1, self._arrays["word"]
+        if self.folder is not None:
+            self._keep(ids)
+            _pack(state, self._arrays["model"][done % 2])
+            word[0] += 1
+        self._put(ids, values, done)
+        word[0] = 2 * done
+
+    def add_velocity(self) -> None:
+        """Give every row a velocity of zero, for momentum that is switched on later.
+
+        Raises:
+            DiskFull: It would not fit.
+            NotEnoughMemory: It would not fit.
+        """
+        (rows, width), number = self.shape, NUMPY_TYPES[self._dtype]
+        needed = rows * width * np.dtype(number).itemsize
+        if self.folder is None:
+            available = psutil.virtual_memory().available
+            if needed > available:
+                raise NotEnoughMemory(
+                    f"Momentum was switched on: velocities of {rows:,} rows need {needed / 2**30:,.1f} GiB more and "
+                    f"{available / 2**30:,.1f} GiB are free. Give store=, a folder, or projection=, or fewer samples."
+                )
+            self._arrays["velocity"] = np.full((rows, width), 0, number)
+        else:
+            require_disk(self.folder, needed)
+            # The journal first: a table with a velocity always has one.
+            for name, length in (("journal-velocity", self.room), ("velocity", rows)):
+                with naming_full_disk(self.folder / name):
+                    self._arrays[name] = np.lib.format.open_memmap(
+                        _path(self.folder, name), mode="w+", dtype=number, shape=(length, width)
+                    )
+        self._accumulators = list(ACCUMULATORS)
+
+    def settle(self, ids: NDArray[np.int64], rows: Tensor) -> None:
+        """Set rows, (rows, columns), that were caught up to the last complete step."""
+        word = self._arrays["word"]
+        if self.folder is not None:
+            self._keep(ids)
+            word[0] += 1
+        self._put(ids, rows[None], self.steps)
+        word[0] -= word[0] % 2
+
+    def _put(self, ids: NDArray[np.int64], values: Tensor, steps: int) -> None:
+        # Rows that were caught up come without velocities, which nobody asks for any more.
+        for name, value in zip(self._accumulators, values, strict=False):
+            self._arrays[name][ids] = to_numpy(value, self._dtype)
+        self.touched[ids] = steps
+
+    def state(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The model's state after the last complete step, shaped as the examples."""
+        return _unpack(self._arrays["model"][self.steps % 2], like)
+
+    def rows(self) -> NDArray[Any]:
+        """The first accumulator as it lies, flushed to the disk."""
+        rows = self._arrays["rows"]
+        if isinstance(rows, np.memmap):
+            rows.flush()
+        return rows
+
+    def remove(self) -> None:
+        """Delete every file but the rows, which stay where they are."""
+        if self.folder is not None:
+            for name in self._arrays:
+                if name != "rows":
+                    _path(self.folder, name).unlink(missing_ok=True)
+
+    def _keep(self, ids: NDArray[np.int64]) -> None:
+        arrays, count = self._arrays, len(ids)
+        arrays["journal-ids"][:count] = ids
+        arrays["word"][1] = count
+        for name in (*self._accumulators, "touched"):
+            arrays[f"journal-{name}"][:count] = arrays[name][ids]
+
+    def _undo(self) -> None:
+        arrays = self._arrays
+        if arrays["word"][0] % 2:
+            count = int(arrays["word"][1])
+            ids = arrays["journal-ids"][:count]
+            for name in (*self._accumulators, "touched"):
+                arrays[name][ids] = arrays[f"journal-{name}"][:count]
+            arrays["word"][0] -= 1
+
+
+def to_numpy(values: Tensor, dtype: torch.dtype) -> NDArray[Any]:
+    """Values as they lie on disk."""
+    kept = values.detach().to(dtype).cpu()
+    return kept.view(torch.uint16).numpy() if dtype == torch.bfloat16 else kept.numpy()
+
+
+def from_numpy(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
+    """Values to compute with: float64 as it is, everything else float32."""
+    kept = torch.from_numpy(np.asarray(array))
+    return kept.view(torch.bfloat16).float() if dtype == torch.bfloat16 else kept
+
+
+def require_disk(folder: Path, needed: int) -> None:
+    """Refuse what would not fit.
+
+    Raises:
+        DiskFull: Says how much is needed and how much is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DiskFull(
+            errno.ENOSPC,
+            f"The hypergradient rows need {needed / 2**30:.1f} GiB and {folder} has {free / 2**30:.1f} GiB free. Track "
+            f"fewer samples, project (projection=2048), or store dtype=torch.bfloat16",
+        )
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / ("rows.npy" if name == "rows" else f"table-{name}.npy")
+
+
+def _pack(state: Mapping[str, Tensor], raw: NDArray[np.uint8]) -> None:
+    start = 0
+    for value in state.values():
+        part = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        raw[start : start + len(part)] = part
+        start += len(part)
+
+
+def _unpack(raw: NDArray[np.uint8], like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    result, start = {}, 0
+    for name, value in like.items():
+        part = torch.from_numpy(raw[start : start + value.nbytes].copy())
+        result[name] = part.view(value.dtype).reshape(value.shape)
+        start += value.nbytes
+    return result

@@ -1,0 +1,130 @@
+"""An interrupted attribution goes on where it stopped, to the same numbers."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import hydragrad as hg
+from cases import STEPS, Case, record
+from hydragrad.derivatives import CurvatureProducts
+from hydragrad.replay.trajectory import Trajectory
+
+CASE = Case("mlp", "all")
+WAYS = {
+    "hooks": {"route": "hooks"},
+    "jvp": {"route": "jvp"},
+    "labels": {"labels": True},
+    "hessian": {"curvature": "hessian"},
+    "ggn": {"curvature": "ggn", "damping": 0.1, "labels": True},
+}
+
+
+class Interrupt:
+    """Counts calls of a method and interrupts one of them."""
+
+    def __init__(self, owner: type, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.calls, self.at = 0, -1
+        original = getattr(owner, method)
+
+        def counted(*args, **kwargs):
+            self.calls += 1
+            if self.calls == self.at:
+                raise KeyboardInterrupt
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, method, counted)
+
+    def start(self, at: int = -1) -> None:
+        self.calls, self.at = 0, at
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> hg.Recording:
+    return record(CASE, tmp_path_factory.mktemp("partial") / "run", checkpoint_every=4)
+
+
+@pytest.fixture
+def steps(monkeypatch, run) -> Interrupt:
+    assert run.final is not None and run.initial is not None  # read once, so that they are not counted
+    return Interrupt(Trajectory, "advance", monkeypatch)
+
+
+def left_over(run: hg.Recording) -> list[Path]:
+    return sorted((run.path / "scores").glob("*"))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_it_goes_on_where_it_stopped(way, run, steps):
+    query = [hg.mean_loss(CASE.held_out), hg.sample_losses(CASE.held_out, [2])]
+    steps.start()
+    expected = hg.attribute(run, query, **WAYS[way])
+    whole = steps.calls
+    assert left_over(run) == []
+
+    steps.start(at=whole - STEPS + 11)  # two segments of four are done, the third is at work
+    with pytest.raises(KeyboardInterrupt):
+        hg.attribute(run, query, **WAYS[way])
+    assert [path.name[:8] for path in left_over(run)] == ["partial-"]
+
+    steps.start()
+    again = hg.attribute(run, query, **WAYS[way])
+    assert steps.calls == whole - 8
+    assert torch.equal(again.values, expected.values)
+    if expected.label_contributions is not None:
+        assert torch.equal(again.label_contributions, expected.label_contributions)
+    assert left_over(run) == []
+
+
+def test_interrupted_on_the_way_back(run, monkeypatch):
+    query = hg.mean_loss(CASE.held_out)
+    expected = hg.attribute(run, query, curvature="hessian")
+    products = Interrupt(CurvatureProducts, "__call__", monkeypatch)
+    products.start(at=7)
+    with pytest.raises(KeyboardInterrupt):
+        hg.attribute(run, query, curvature="hessian")
+    products.start()
+    again = hg.attribute(run, query, curvature="hessian")
+    assert products.calls == STEPS - 4
+    assert torch.equal(again.values, expected.values)
+    assert left_over(run) == []
+
+
+def test_interrupted_twice(run, steps):
+    query = hg.mean_loss(CASE.held_out)
+    expected = hg.attribute(run, query, route="jvp")
+    for at in (6, 6):
+        steps.start(at=at)
+        with pytest.raises(KeyboardInterrupt):
+            hg.attribute(run, query, route="jvp")
+    steps.start()
+    assert torch.equal(hg.attribute(run, query, route="jvp").values, expected.values)
+    assert steps.calls == STEPS - 8
+
+
+def test_another_question_starts_afresh(run, steps):
+    asked, other = hg.mean_loss(CASE.held_out), hg.sample_losses(CASE.held_out, [0])
+    expected = hg.attribute(run, other, curvature="hessian")
+    steps.start(at=10)
+    with pytest.raises(KeyboardInterrupt):
+        hg.attribute(run, asked, curvature="hessian")
+    steps.start()
+    assert torch.equal(hg.attribute(run, other, curvature="hessian").values, expected.values)
+    assert steps.calls == STEPS
+    assert len(left_over(run)) == 1
+    hg.attribute(run, asked, curvature="hessian")
+    assert left_over(run) == []
+
+
+def test_a_damaged_partial_file_is_passed_over(run, steps):
+    query = hg.mean_loss(CASE.held_out)
+    expected = hg.attribute(run, query, curvature="hessian")
+    steps.start(at=10)
+    with pytest.raises(KeyboardInterrupt):
+        hg.attribute(run, query, curvature="hessian")
+    (kept,) = left_over(run)
+    kept.write_bytes(kept.read_bytes()[:50])
+    steps.start()
+    assert torch.equal(hg.attribute(run, query, curvature="hessian").values, expected.values)
+    assert steps.calls == STEPS
+    assert left_over(run) == []
