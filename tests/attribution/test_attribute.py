@@ -10,10 +10,9 @@ from attribution import oracle
 from cases import BATCH_SIZE, EPOCHS, SAMPLES, STEPS, Case, record
 from hydragrad.attribution.plan import Job
 from hydragrad.attribution.segments import choose_route, sum_segments
-from hydragrad.attribution.sweep import _bytes
 from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError
-from hydragrad.replay.histories import run_lanes
+from hydragrad.replay.histories import run_histories
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.scores import QueryPoint
 
@@ -23,7 +22,7 @@ MLP = Case("mlp", "two_groups")
 
 def job_of(run: hg.Recording, query) -> Job:
     """One question, prepared by hand."""
-    run_of = run_lanes(run)
+    run_of = run_histories(run)
     shapes = {name: value.shape for name, value in run.final.parameters.items()}
     weights = Layout({name: shapes[name] for lane in run_of for name in lane.names})
     point = QueryPoint(
@@ -37,7 +36,7 @@ def job_of(run: hg.Recording, query) -> Job:
     )
     rows = list(query.rows(point))
     return Job(
-        run=run, rows=rows, lanes=run_of, weights=weights, statistics=Layout({}), sample_ids=torch.arange(SAMPLES)
+        run=run, rows=rows, histories=run_of, weights=weights, statistics=Layout({}), sample_ids=torch.arange(SAMPLES)
     )
 
 
@@ -59,7 +58,7 @@ def advances(monkeypatch):
 def test_segments_may_come_in_any_order(route, recorded):
     run = recorded(MLP)
     job = job_of(run, hg.mean_loss(MLP.held_out))
-    assert len(run.segments) > 3 and len(job.lanes) == 2
+    assert len(run.segments) > 3 and len(job.histories) == 2
     expected = hg.attribute(run, hg.mean_loss(MLP.held_out)).values
     order = run.segments[1::2] + run.segments[::2][::-1]
     assert sorted(order) == run.segments and order != run.segments
@@ -134,7 +133,7 @@ def test_little_memory_makes_the_sweep_replay_again(room, recorded, advances):
     expected = hg.attribute(recorded(case), query, curvature="hessian").values
     run = recorded_in_one_segment(case, recorded)
     advances.clear()
-    memory = room * _bytes(run.initial)
+    memory = room * run.initial.bytes
     assert oracle.relative(hg.attribute(run, query, curvature="hessian", memory=memory).values, expected) < 1e-12
     assert len(advances) > STEPS
     assert set(advances) == set(range(STEPS))

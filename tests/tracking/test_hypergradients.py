@@ -92,7 +92,7 @@ def test_a_saved_store_opens(recorded, tmp_path):
 def test_interrupted_it_goes_on_to_the_same_rows(case, recorded, tmp_path, monkeypatch):
     run = recorded(case)
     expected = hypergradients(run).rows
-    calls, real = [], hg.Recording.batch
+    calls, real = [], hg.Recording.batches
 
     def interrupted(self, record):
         calls.append(record.step)
@@ -100,7 +100,7 @@ def test_interrupted_it_goes_on_to_the_same_rows(case, recorded, tmp_path, monke
             raise KeyboardInterrupt
         return real(self, record)
 
-    monkeypatch.setattr(hg.Recording, "batch", interrupted)
+    monkeypatch.setattr(hg.Recording, "batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         hypergradients(run, store=tmp_path / "store")
     monkeypatch.undo()

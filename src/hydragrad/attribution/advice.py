@@ -93,5 +93,5 @@ def _kinks(run: Recording) -> list[str]:
             for name, value in start.parameters.items()
         }
         buffers = {name: value.to(run.device) for name, value in start.buffers.items()}
-        losses, _ = problem.at(parameters, buffers, run.batch(record))
+        losses, _ = problem.at(parameters, buffers, run.batches(record)[0])
         return kinks(losses)

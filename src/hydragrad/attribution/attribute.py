@@ -25,7 +25,7 @@ from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, fetch
-from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.histories import run_histories, trained_layout
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.runs import Checkpoint
 from hydragrad.scores import (
@@ -39,6 +39,7 @@ from hydragrad.scores import (
     numbered,
     queries_of,
 )
+from hydragrad.steps import SMOOTHING
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -52,6 +53,7 @@ def attribute(
     *,
     curvature: Curvature = "none",
     damping: float = 0.0,
+    smoothing: float | None = None,
     samples: Sequence[int] | Tensor | None = None,
     labels: bool = False,
     stretches: int = 0,
@@ -73,6 +75,9 @@ def attribute(
             "hessian" is the exact derivative of the run, for runs that are smooth. "ggn" takes the Gauss-Newton
             matrix for the Hessian: it does not blow up on runs with kinks (ReLU, max-pooling).
         damping: Added to the curvature, times the identity.
+        smoothing: For optimizers that divide by the root of a second moment (Adam, AdamW): what is added under the root
+            in the derivative, as a share of the mean second moment of the step. 0 is the exact derivative, which holds
+            for tiny changes only; 0.01, the default there, predicted removals best.
         samples: Training samples to score; all if None.
         replays: Average over so many replays that each leave out their own random share of the samples, in place of
             the run itself: for runs with kinks. Takes that many trainings and sweeps. Or the numbers of the replays,
@@ -117,7 +122,13 @@ def attribute(
     queries = queries_of(query)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
     prepare = partial(
-        _prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels, stretches=stretches
+        _prepare,
+        sample_ids=sample_ids,
+        curvature=curvature,
+        damping=damping,
+        smoothing=smoothing,
+        labels=labels,
+        stretches=stretches,
     )
     if curvature != "none":
         require_curvature(prepare(run, []))
@@ -133,7 +144,7 @@ def attribute(
                 asked,
                 replays=numbers,
                 share=drop,
-                gauss_newton=curvature == "ggn",
+                curvature=curvature,
                 memory=memory,
                 workers=workers,
             )
@@ -173,19 +184,21 @@ def _prepare(
     sample_ids: Tensor,
     curvature: Curvature,
     damping: float,
+    smoothing: float | None,
     labels: bool,
     stretches: int,
 ) -> Job:
-    lanes = run_lanes(run)
+    known = run_histories(run)
     statistics = moved_statistics(run) if curvature != "none" else {}
     return Job(
         run=run,
         rows=rows,
-        lanes=lanes,
-        weights=trained_layout(run, lanes),
+        histories=known,
+        weights=trained_layout(run, known),
         statistics=Layout(statistics),
         sample_ids=sample_ids,
         damping=damping,
+        smoothing=SMOOTHING if smoothing is None else smoothing,
         classes=_classes(run) if labels else 0,
         stretches=stretches,
     )
@@ -209,8 +222,8 @@ class _Asked:
 
 
 def _answer(job: Job, curvature: Curvature, route: str, memory: int) -> tuple[Tally, float, str]:
-    if curvature != "none":
-        return *sweep(job, gauss_newton=curvature == "ggn", memory=memory), "sweep"
+    if curvature != "none" or not job.has_closed_form:
+        return *sweep(job, curvature=curvature, memory=memory), "sweep"
     chosen: Route = choose_route(job)[0] if route == "auto" else _asked_route(job, route)
     try:
         return *sum_segments(job, chosen, job.run.segments), chosen
@@ -247,7 +260,7 @@ def _classes(run: Recording) -> int:
     record = run.steps[0]
     problem = LossModule(run.model, run.loss)
     with preserved(), torch.no_grad(), capture_output(problem, required=True) as captured:
-        batch = run.batch(record)
+        batch = run.batches(record)[0]
         initial = run.initial
         problem.at(on_device(run, initial.parameters), on_device(run, initial.buffers), batch)
         output = captured.tensor

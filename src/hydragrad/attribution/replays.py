@@ -16,6 +16,7 @@ from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.replay import Recording
 from hydragrad.replay.reweighted import Reweighted
+from hydragrad.scores import Curvature
 
 
 def kept_weights(length: int, share: float, seed: int) -> Tensor:
@@ -32,7 +33,7 @@ def over_replays(
     *,
     replays: Sequence[int],
     share: float,
-    gauss_newton: bool,
+    curvature: Curvature,
     memory: int,
     workers: int,
 ) -> tuple[Tally, float]:
@@ -43,19 +44,18 @@ def over_replays(
         prepare: Asks the same of another run.
         replays: Their numbers: which samples a replay leaves out follows from its number alone.
         share: Of the samples, left out by each.
-        gauss_newton: J' H_out J in place of the Hessian.
+        curvature: "hessian" or "ggn".
         memory: Bytes for replayed states, and for checkpoints.
         workers: Processes.
     """
-    method = "ggn" if gauss_newton else "hessian"
-    partials = [Partial(job, f"{method} replay {number} without {share}") for number in replays]
+    partials = [Partial(job, f"{curvature} replay {number} without {share}") for number in replays]
     found = {place: kept for place, partial in enumerate(partials) if (kept := partial.load())}
     waiting = [place for place in range(len(replays)) if place not in found]
     run = job.run
 
     def work(place: int) -> dict[str, Tensor]:
         weights = kept_weights(run.manifest.data["length"], share, replays[place])
-        tally, drift = sweep(prepare(Reweighted(run, weights, memory=memory)), gauss_newton=gauss_newton, memory=memory)
+        tally, drift = sweep(prepare(Reweighted(run, weights, memory=memory)), curvature=curvature, memory=memory)
         return tally.state() | {"drift": torch.tensor(drift, dtype=torch.float64)}
 
     with bar("replaying without some samples", len(replays), len(found), unit="replays") as progress:

@@ -77,7 +77,7 @@ def attribution_seconds(run: Recording, curvature: str) -> float:
 
         def step(number: int) -> None:
             record = run.steps[number % len(run.steps)]
-            replay.trajectory.advance(record, run.batch(record))
+            replay.trajectory.advance(record, run.batches(record))
 
         return _seconds_a_step(step) * len(run.steps) * FACTORS[curvature]
 

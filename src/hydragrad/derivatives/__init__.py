@@ -23,6 +23,7 @@ from hydragrad.derivatives.curvature.products import require_one_call as require
 from hydragrad.derivatives.curvature.symmetric import require_symmetric as require_symmetric
 from hydragrad.derivatives.curvature.tangents import ExactTangents as ExactTangents
 from hydragrad.derivatives.curvature.tangents import Tangents as Tangents
+from hydragrad.derivatives.curvature.zero import ZeroCurvature as ZeroCurvature
 from hydragrad.derivatives.directional.forward_mode import Directional as Directional
 from hydragrad.derivatives.directional.forward_mode import directional_derivatives as directional_derivatives
 from hydragrad.derivatives.directional.forward_mode import works_at_once as works_at_once

@@ -94,8 +94,11 @@ class _Retraining:
             if change.noise:
                 _perturb(replay.trajectory.parameters, change.noise, change.seed)
             for record in run.steps:
-                batch = _relabelled(run.batch(record), labels[record.indices]) if change.labels else run.batch(record)
-                replay.advance(record, batch, weights[record.indices])
+                batches = run.batches(record)
+                if change.labels:
+                    for part, batch in zip(record.micro_batches, batches, strict=True):
+                        _relabel(batch, labels[part.indices])
+                replay.advance(record, batches, weights[record.indices])
                 if self._advance is not None:
                     self._advance()
             state = replay.trajectory.parameters | replay.trajectory.buffers
@@ -109,14 +112,13 @@ def _perturb(parameters: State, size: float, seed: int) -> None:
         value.add_(noise, alpha=size * float(value.norm()) / max(1e-30, float(noise.norm())))
 
 
-def _relabelled(batch: Batch, labels: Tensor) -> Batch:
-    """The batch with new labels where they are not negative; batches are drawn afresh, so in place."""
+def _relabel(batch: Batch, labels: Tensor) -> None:
+    """Put new labels into the batch where they are not negative; batches are fetched afresh, so in place."""
     found = [leaf for leaf in tensor_leaves(batch.data) if not leaf.is_floating_point() and leaf.shape == labels.shape]
     if not found:
         raise LossError("Other labels need integer labels of shape (batch,) in the batch; there are none.")
     given = found[-1]
     given.copy_(torch.where(labels.to(given.device) < 0, given, labels.to(given)))
-    return batch
 
 
 def _kept(file: Path) -> State | None:

@@ -26,7 +26,7 @@ class Reweighted(Recording):
         vars(self).update(own)
         self.loss_weights = weights.to(run.device)
         starts = [start for start, _ in run.segments]
-        thinning = -(-len(starts) * _bytes(run.initial) // max(1, memory))
+        thinning = -(-len(starts) * 2 * run.initial.bytes // max(1, memory))
         wanted = set(starts[:: max(1, thinning)])
         self._kept: dict[int, Checkpoint] = {}
         with self.replay() as replay:
@@ -34,7 +34,7 @@ class Reweighted(Recording):
             for record in run.steps:
                 if record.step in wanted:
                     self._kept[record.step] = replay.trajectory.checkpoint(record.step)
-                replay.advance(record, run.batch(record))
+                replay.advance(record, run.batches(record))
             self.final = replay.trajectory.checkpoint(len(run.steps))
 
     @property
@@ -57,8 +57,3 @@ class Reweighted(Recording):
         with super().replay() as replay:
             replay.loss_weights = self.loss_weights
             yield replay
-
-
-def _bytes(checkpoint: Checkpoint) -> int:
-    parts = (checkpoint.parameters, checkpoint.buffers, checkpoint.momentum)
-    return sum(2 * tensor.nbytes for part in parts for tensor in part.values())

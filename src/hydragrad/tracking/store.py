@@ -29,10 +29,12 @@ from hydragrad.replay.data import Collate
 from hydragrad.runs.lines import replace_file, save_file
 from hydragrad.runs.manifest import require_same_model
 from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
+from hydragrad.steps import sgd
 from hydragrad.tracking.answers import Answer, Answerer
 from hydragrad.tracking.rows.table import from_numpy
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
 FILE = "store.json"
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -55,7 +57,9 @@ class StoreFacts:
         schedule: Steps and checksum of the schedule that was told ahead, or None.
         steps: Steps of training that they take into account.
         completed: Whether training had ended.
-        warm: Parameters whose momentum buffer was there before the first step.
+        optimizer: Class of the optimizer.
+        ages: How far parameters were when tracking began, where that was not at their start.
+        smoothing: Share of the mean second moment that was added under its root in the derivative.
         notes: Anything a reader must know.
     """
 
@@ -71,7 +75,9 @@ class StoreFacts:
     schedule: dict[str, int] | None = None
     steps: int
     completed: bool
-    warm: list[str] = field(default_factory=list)
+    optimizer: str = field(default_factory=lambda: sgd.RULE.name)
+    ages: dict[str, Any] = field(default_factory=dict)
+    smoothing: float = 0.0
     notes: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
@@ -286,8 +292,10 @@ def read_facts(folder: Path) -> StoreFacts:
         schema, checksum = body["schema"], body.pop("crc32")
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Build the store again.") from error
-    if schema != SCHEMA:
-        raise RecordingMismatch(f"{folder} is a store of schema {schema}; this version reads {SCHEMA}. Build it again.")
+    if schema not in READABLE:
+        raise RecordingMismatch(
+            f"{folder} is a store of schema {schema}; this version reads schemas up to {SCHEMA}. Build it again."
+        )
     if checksum != zlib.crc32(json.dumps(body, sort_keys=True).encode()):
         raise RunDamaged(f"{file} does not have the checksum it was written with. Build the store again.")
     return known_facts(folder, body)
@@ -299,6 +307,8 @@ def known_facts(folder: Path, body: dict[str, Any]) -> StoreFacts:
     Raises:
         RecordingMismatch: They say something that this version does not know.
     """
+    if body.get("schema") == 1:  # which knew one optimizer, and named the parameters that had a momentum buffer
+        body = {name: value for name, value in body.items() if name not in ("schema", "warm")}
     named = {each.name for each in fields(StoreFacts)}
     statistics = body.get("batch_statistics", "exact")
     if not set(body) <= named or statistics not in get_args(BatchStatistics):

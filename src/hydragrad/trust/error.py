@@ -19,16 +19,17 @@ from torch import Tensor
 from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Batch, Layout
 from hydragrad.derivatives.curvature.tangents import ExactTangents
-from hydragrad.errors import QueryError
+from hydragrad.errors import QueryError, Unsupported
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
-from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.histories import parts_of, run_histories, state_names, trained_layout
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.statistics import moved_statistics
+from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.scores import Evidence, Query, checked_samples
-from hydragrad.steps import Lane, SGDTangent, coefficients, tangent_step
+from hydragrad.steps import StepPoint, Tangent, coefficients, tangent_all, tangent_transforms
 from hydragrad.trust.counterfactual import training_loss
 from hydragrad.trust.lds import lds
 
@@ -177,29 +178,50 @@ def approximation_error(
     return ApproximationError(samples=tuple(chosen.tolist()), query=asked.names()[0], points=tuple(found))
 
 
+class _Noting(StepHooks):
+    """Notes where a step was taken."""
+
+    def __init__(self, trajectory: Trajectory, layout: Layout, states: Sequence[str]) -> None:
+        self._trajectory, self._layout, self._states = trajectory, layout, states
+        self.gradients: list[Tensor] = []
+        self.point: StepPoint | None = None
+
+    def before_transform(self) -> None:
+        self.gradients.append(self._trajectory.gradient(self._layout))
+
+    def before_update(self) -> None:
+        self.point = self._trajectory.point(self._layout, self._states)
+
+
 class _Pair:
     """Exact and approximate hypergradients of some samples, advanced side by side."""
 
     def __init__(self, run: Recording, replay: Replay, samples: Tensor) -> None:
         self._run, self._replay, self._samples = run, replay, samples
-        self._lanes = run_lanes(run)
-        self._weights = trained_layout(run, self._lanes)
+        self._histories = run_histories(run)
+        self._weights = trained_layout(run, self._histories)
+        self._spans = [self._weights.span(history.names) for history in self._histories]
         self._statistics = Layout(moved_statistics(run))
         self._tangents = ExactTangents(replay.trajectory.model, run.loss, self._weights, self._statistics)
         like = next(iter(replay.trajectory.parameters.values()))
         count = len(samples)
         self._r = like.new_zeros(count, self._statistics.size)
-        warm = run.initial.momentum
-        self._states = [
-            [self._start(lane, like.new_zeros(count, self._span(lane)), warm) for lane in self._lanes] for _ in range(2)
-        ]
+        zeros = like.new_zeros(count, self._weights.size)
+        self._names = state_names(self._histories)
+        self._states = [Tangent(zeros, (zeros,) * len(self._names)) for _ in range(2)]
         self._drawn = torch.zeros(count, dtype=torch.bool)
         self._curved: list[Array] = []
         self._largest_eigenvalue = self._largest_hypergradient = 0.0
 
     def advance(self, record: StepRecord, *, spectrum: bool) -> None:
         run, trajectory = self._run, self._replay.trajectory
-        batch, divisor = run.batch(record), run.divisor(record)
+        batches = run.batches(record)
+        if len(batches) > 1:
+            raise Unsupported(
+                f"Step {record.step} accumulated several micro-batches, which this comparison does not cover. Compare "
+                f"runs without accumulation."
+            )
+        batch, divisor = batches[0], record.micro_batches[0].divisor
         trajectory.arrange(record)
         exact = self._rows(0)
         alpha = (torch.tensor(record.indices) == self._samples[:, None]).to(exact)
@@ -219,16 +241,15 @@ class _Pair:
         self._curved.append((whole - own).double().norm(dim=1).cpu().numpy())
         if spectrum:
             self._largest_eigenvalue = max(self._largest_eigenvalue, self._eigenvalue(state, batch, divisor))
-        for states, g_dot in zip(self._states, (whole, own), strict=True):
-            for number, lane in enumerate(self._lanes):
-                options = lane.options[record.step]
-                if options is not None:
-                    part = g_dot[:, self._weights.span(lane.names)]
-                    states[number] = tangent_step(states[number], part, options)
+        noted = _Noting(trajectory, self._weights, self._names)
+        self._replay.advance(record, batches, hooks=noted)
+        parts = parts_of(self._histories, self._spans, record.step)
+        for number, g_dot in enumerate((whole, own)):
+            g_dot = tangent_transforms(record.transforms, self._weights.spans, g_dot, noted.gradients)
+            self._states[number] = tangent_all(parts, self._states[number], g_dot, noted.point, 0.0)
         self._r = found.r_dot[: len(exact)]
         self._drawn[mine] = True
         self._largest_hypergradient = max(self._largest_hypergradient, float(self._rows(0).norm(dim=1).max()))
-        self._replay.advance(record, batch)
 
     def at(self, query: Query) -> PairAt:
         exact, approximate = self._rows(0), self._rows(1)
@@ -260,9 +281,11 @@ class _Pair:
         )
 
     def _kappa(self, steps: int) -> Array:
-        """Largest |kappa| over the lanes, for the run up to now, (steps,)."""
-        cut = [Lane(lane.names, lane.options[:steps], lane.first[:steps]) for lane in self._lanes]
-        return np.asarray(np.max([np.abs(coefficients(lane)) for lane in cut], axis=0))
+        """Largest |kappa| over the histories, for the run up to now, (steps,); NaN where there is no closed form."""
+        if any(history.rule.closed_form is None for history in self._histories):
+            return np.full(steps, np.nan)
+        cut = [history.until(steps) for history in self._histories]
+        return np.asarray(np.max([np.abs(coefficients(history)) for history in cut], axis=0))
 
     def _gradient(self, query: Query) -> tuple[Tensor, Tensor]:
         trajectory = self._replay.trajectory
@@ -290,13 +313,7 @@ class _Pair:
         return float(abs(eigsh(operator, k=1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)[0]))
 
     def _rows(self, which: int) -> Tensor:
-        return torch.cat([state.w_dot for state in self._states[which]], 1)
-
-    def _span(self, lane: Lane) -> int:
-        return sum(self._weights.shapes[name].numel() for name in lane.names)
-
-    def _start(self, lane: Lane, zeros: Tensor, warm: dict[str, Tensor]) -> SGDTangent[Tensor]:
-        return SGDTangent(zeros, zeros.clone() if set(lane.names) & set(warm) else None)
+        return self._states[which].w_dot
 
 
 def distances(at: PairAt, other: Tensor) -> dict[str, float]:
