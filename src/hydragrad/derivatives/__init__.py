@@ -29,10 +29,10 @@ from hydragrad.derivatives.directional.forward_mode import works_at_once as work
 from hydragrad.derivatives.directional.labels import label_derivatives as label_derivatives
 from hydragrad.derivatives.directional.labels import require_cross_entropy as require_cross_entropy
 from hydragrad.derivatives.directional.labels import tensor_leaves as tensor_leaves
-from hydragrad.derivatives.directional.layer_dots import HooksInapplicable as HooksInapplicable
 from hydragrad.derivatives.directional.layer_dots import LayerDots as LayerDots
-from hydragrad.derivatives.directional.layer_dots import why_not_hooks as why_not_hooks
 from hydragrad.derivatives.directional.shared_forward import SharedForward as SharedForward
+from hydragrad.derivatives.layers.applicable import HooksInapplicable as HooksInapplicable
+from hydragrad.derivatives.layers.applicable import why_not_hooks as why_not_hooks
 from hydragrad.derivatives.layout import Layout as Layout
 from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule

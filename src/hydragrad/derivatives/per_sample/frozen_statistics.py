@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives.directional.layer_dots import HooksInapplicable
+from hydragrad.derivatives.layers.applicable import HooksInapplicable
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
 from hydragrad.derivatives.per_sample.by_layers import LayerGradients

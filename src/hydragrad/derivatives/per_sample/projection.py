@@ -85,8 +85,8 @@ class Projector:
         """Add the projection of one parameter's gradients, (rows, *shape), to `out`, (rows, width)."""
         self._maps[name].add(out, gradient.reshape(len(gradient), -1).to(self._dtype))
 
-    def add_linear(self, out: Tensor, name: str, x: Tensor, delta: Tensor) -> None:
-        """The same for a weight whose gradients are sums of delta x' over positions.
+    def add_outer_products(self, out: Tensor, name: str, x: Tensor, delta: Tensor) -> None:
+        """The same for a weight whose gradients are sums of outer products delta x' over positions.
 
         Args:
             out: (rows, width).
