@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hydragrad.derivatives.loss_module import Batch, LossModule
+from hydragrad.derivatives.point import Point
 from hydragrad.errors import LossError
 
 
@@ -71,3 +73,18 @@ def losses_of_output(problem: LossModule, batch: Batch, output: Tensor) -> Tenso
     losses: Tensor
     losses, _ = problem(batch, model=StandIn(problem.model, output))
     return losses
+
+
+def require_one_call(problem: LossModule, parameters: dict[str, Tensor], point: Point) -> None:
+    """Refuse losses that reach the parameters otherwise than through the model's one call.
+
+    Raises:
+        LossError: Gauss-Newton products would silently miss that part.
+    """
+    with torch.no_grad(), capture_output(problem, required=True) as captured:
+        problem.at(parameters, point.buffers, point.batch)
+    if losses_of_output(problem, point.batch, captured.tensor.detach()).requires_grad:
+        raise LossError(
+            "curvature='ggn' needs a loss that depends on the parameters through the model's output alone; this "
+            "one uses them directly, too (a penalty?). Use the optimizer's weight_decay, or curvature='hessian'."
+        )

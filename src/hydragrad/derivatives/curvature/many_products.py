@@ -5,7 +5,6 @@ running statistics rides in the Hessian's pass as the tangent of a factor that i
 statistics after>] is what flows from r_bar to weights and statistics.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,12 +12,14 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import grad, jvp, vjp
 
-from hydragrad.derivatives.curvature.products import CurvatureProducts, CurvatureStep, Point
+from hydragrad.derivatives.curvature.products import CurvatureProducts, CurvatureStep, Products
 from hydragrad.derivatives.directional.forward_mode import Directional, differentiable_kernels
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import LossModule
 from hydragrad.derivatives.one_call import capture_output, losses_of_output
+from hydragrad.derivatives.point import Point
 from hydragrad.derivatives.stopped import stopped_gradients
+from hydragrad.derivatives.trusted import compare_with_safe, tolerance_of
 
 MEMORY = 1 << 28
 """Bytes that the tangents of one batch's activations may take."""
@@ -27,7 +28,6 @@ MOST = 32
 """Rows of one pass: more gain nothing."""
 
 Named = dict[str, Tensor]
-Products = Callable[[Point, Tensor, Tensor], CurvatureStep]
 
 
 class VectorisedProducts:
@@ -156,18 +156,15 @@ def fastest_products(single: CurvatureProducts, point: Point, g_bar: Tensor, r_b
         gauss_newton=single.gauss_newton,
         with_output=single.with_output,
     )
-    expected = single(point, g_bar[:2], r_bar[:2])
-    try:
-        found = vectorised(point, g_bar[:2], r_bar[:2])
-    except (RuntimeError, NotImplementedError, ValueError):
-        return single
-    pairs = [
-        (found.along.losses_dot, expected.along.losses_dot),
-        (found.w_bar, expected.w_bar),
-        (found.r_bar, expected.r_bar),
-    ]
-    agree = all(float((a - b).norm()) <= 1e-3 * float(b.norm()) for a, b in pairs)
-    return vectorised if agree else single
+
+    def first_two(products: Products) -> tuple[Tensor, ...]:
+        step = products(point, g_bar[:2], r_bar[:2])
+        return step.along.losses_dot, step.w_bar, step.r_bar
+
+    safe = first_two(single)
+    tolerance = tolerance_of(*(value.dtype for value in safe))
+    trusted = compare_with_safe(lambda: first_two(vectorised), safe, tolerance=tolerance).trusted
+    return vectorised if trusted else single
 
 
 def _activation_bytes(problem: LossModule, point: Point) -> int:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydragrad.derivatives.directional.forward_mode import Directional
+from hydragrad.derivatives.leaves import tensor_leaves
 from hydragrad.errors import LossError
 
 
@@ -40,15 +41,6 @@ def require_cross_entropy(along: Directional, data: Any) -> None:
         f"(batch, classes) of the model's one call with integer labels from the batch; the output here has shape "
         f"{tuple(output.shape)} and the losses are something else. Ask without labels=True."
     )
-
-
-def tensor_leaves(data: Any) -> list[Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
-    if isinstance(data, Tensor):
-        return [data]
-    if isinstance(data, dict):
-        data = list(data.values())
-    return [leaf for part in data for leaf in tensor_leaves(part)] if isinstance(data, list | tuple) else []
 
 
 def _in_range(labels: Tensor, classes: int) -> bool:

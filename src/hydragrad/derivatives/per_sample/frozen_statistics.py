@@ -13,13 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives.layers.applicable import HooksInapplicable
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
 from hydragrad.derivatives.per_sample.by_layers import LayerGradients
 from hydragrad.derivatives.per_sample.one_by_one import sample_gradients
 from hydragrad.derivatives.per_sample.projection import Projector
 from hydragrad.derivatives.torch_gaps.batch_norm import use_frozen_statistics
+from hydragrad.derivatives.trusted import compare_with_safe
 
 COMPARED = 4
 """Samples that are differentiated in both ways at the first batch."""
@@ -99,13 +99,8 @@ class FrozenGradients:
     def _agrees(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
     ) -> bool:
-        expected = self._singly(parameters, buffers, batch, positions)
-        try:
-            found = self._pass(parameters, buffers, batch, positions)
-        except (HooksInapplicable, RuntimeError):  # no rule, or losses that no layer with a rule leads to
-            found = torch.full_like(expected, torch.nan)
-        tolerance = 1e-3 if expected.dtype == torch.float32 else 1e-8
-        agree = bool((found - expected).norm() <= tolerance * expected.norm())
-        if not agree and self._layers is not None:
+        singly = self._singly(parameters, buffers, batch, positions)
+        comparison = compare_with_safe(lambda: [self._pass(parameters, buffers, batch, positions)], [singly])
+        if not comparison.trusted and self._layers is not None:
             self._layers.remove()
-        return agree
+        return comparison.trusted
