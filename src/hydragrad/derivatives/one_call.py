@@ -26,14 +26,14 @@ class Captured:
             LossError: The model was called more or less than once, or returned something else than a tensor.
         """
         if len(self.outputs) != 1 or not isinstance(self.outputs[0], Tensor):
-            came = (
+            actual = (
                 f"was called {len(self.outputs)} times"
                 if len(self.outputs) != 1
                 else f"returned a {type(self.outputs[0]).__name__}"
             )
             raise LossError(
                 f"curvature='ggn' and labels=True need a loss that calls the model once and gets one tensor; "
-                f"here the model {came}. Use curvature='none' or 'hessian', or write the loss with one call."
+                f"here the model {actual}. Use curvature='none' or 'hessian', or write the loss with one call."
             )
         output: Tensor = self.outputs[0]
         return output
@@ -54,7 +54,7 @@ def capture_output(problem: LossModule, *, required: bool) -> Iterator[Captured]
 
 
 class StandIn:
-    """Answers the model's one call with a given output; everything else is the model's own."""
+    """Answers the model's one call with an output that is known; everything else is the model's own."""
 
     def __init__(self, model: Any, output: Tensor) -> None:
         self._model = model
@@ -69,7 +69,7 @@ class StandIn:
 
 
 def losses_of_output(problem: LossModule, batch: Batch, output: Tensor) -> Tensor:
-    """Evaluate the loss on a given model output, shape (batch,)."""
+    """Evaluate the loss on an output of the model, shape (batch,)."""
     losses: Tensor
     losses, _ = problem(batch, model=StandIn(problem.model, output))
     return losses

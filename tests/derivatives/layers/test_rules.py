@@ -19,7 +19,7 @@ def evaluated(case: LayerCase):
     losses = PerSample(layer)(case.x)
     (delta,) = torch.autograd.grad(losses.sum(), outputs, retain_graph=True)
     expected = gradients_by_autograd(losses, dict(layer.named_parameters()))
-    return layer, RULES[type(layer)].given(layer, case.x), delta, expected
+    return layer, RULES[type(layer)].rule_input(layer, case.x), delta, expected
 
 
 @pytest.mark.parametrize("name", LAYERS)

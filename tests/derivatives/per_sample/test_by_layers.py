@@ -94,7 +94,7 @@ def test_products_one_sample_at_a_time_agree(name):
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("dims", [1, 7])
 def test_projected_rows_are_projections_of_the_rows(name, dims, monkeypatch):
-    monkeypatch.setattr("hydragrad.derivatives.per_sample.projection.TENSOR_SKETCH_FROM", 1)
+    monkeypatch.setattr("hydragrad.derivatives.per_sample.projection.TENSOR_SKETCH_FROM_RATIO", 1)
     model, x, layout = case(name)
     projector = Projector(layout, [layout.names], dims, dtype=torch.float64)
     expected = projector.flat(one_by_one(model, x, layout))

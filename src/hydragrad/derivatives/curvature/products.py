@@ -2,7 +2,7 @@
 
 The exact product goes forward over reverse: the tangent, along g_bar, of the gradient of the batch loss is
 H g_bar, and the tangents of the per-sample losses are the <g_bar, gradient i> of all samples. Running
-statistics are part of the state: their cotangent rides in the same backward pass.
+statistics are part of the state: their cotangent goes through the same backward pass.
 
 The Gauss-Newton product is J' H_out J, with J the Jacobian of the whole batch's outputs and H_out the Hessian
 of the losses in the output of the model's one call.

@@ -22,8 +22,8 @@ from hydragrad.derivatives.stopped import stopped_gradients
 from hydragrad.derivatives.torch_gaps.batch_norm import use_explicit_batch_norm
 from hydragrad.derivatives.trusted import compare_with_safe
 
-AT_ONCE = 8
-"""Samples in one vectorised tangent: each holds activations of its own."""
+ROWS_AT_ONCE = 8
+"""Tracked samples in one vectorised tangent; every one holds activations of its own."""
 
 Named = dict[str, Tensor]
 
@@ -80,11 +80,11 @@ class ExactTangents:
         with differentiable_kernels():
             if self._at_once is None:
                 require_symmetric(self._problem, self._weights, parameters, buffers, batch)
-                self._at_once = self._agrees_at_once(point, w_dot, r_dot, alpha_dot)
+                self._at_once = self._rows_at_once(point, w_dot, r_dot, alpha_dot)
             size = self._at_once
             rows = zip(w_dot.split(size), r_dot.split(size), alpha_dot.split(size), strict=True)
-            evaluate = self._singly if size == 1 else self._together
-            parts = [evaluate(point, *each) for each in rows]
+            evaluate = self._singly if size == 1 else self._vectorised
+            parts = [evaluate(point, *row) for row in rows]
         return Tangents(torch.cat([part.g_dot for part in parts]), torch.cat([part.r_dot for part in parts]))
 
     def _singly(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
@@ -105,9 +105,9 @@ class ExactTangents:
             self._weights.flatten(named, w_dot)[None].detach(), self._statistics.flatten(r, r_dot)[None].detach()
         )
 
-    def _together(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
+    def _vectorised(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
         """Several rows in one vectorised tangent."""
-        chosen = {name: point.parameters[name].detach() for name in self._weights.names}
+        weights = {name: point.parameters[name].detach() for name in self._weights.names}
         statistics = {name: point.buffers[name].detach() for name in self._statistics.names}
         ones = torch.ones_like(alpha_dot[0])
 
@@ -117,7 +117,7 @@ class ExactTangents:
 
         def along(w: Named, r: Named, alpha: Tensor) -> tuple[Named, Named]:
             gradient = grad(objective, has_aux=True)
-            result: tuple[Named, Named] = jvp(gradient, (chosen, statistics, ones), (w, r, alpha))[1]
+            result: tuple[Named, Named] = jvp(gradient, (weights, statistics, ones), (w, r, alpha))[1]
             return result
 
         with stopped_gradients():
@@ -126,15 +126,15 @@ class ExactTangents:
             )
         return Tangents(_flat(g, self._weights, w_dot), _flat(after, self._statistics, r_dot))
 
-    def _agrees_at_once(self, point: Point, *examples: Tensor) -> int:
-        """How many rows may be vectorised: some models draw other dropout there, or have no batching rule."""
+    def _rows_at_once(self, point: Point, *examples: Tensor) -> int:
+        """How many rows may be vectorised: some models have other dropout there, or no batching rule."""
         generator = torch.Generator().manual_seed(0)
         random = [
-            torch.randn(2, each.shape[1], generator=generator, dtype=each.dtype).to(each.device) for each in examples
+            torch.randn(2, like.shape[1], generator=generator, dtype=like.dtype).to(like.device) for like in examples
         ]
-        singly = torch.cat([self._singly(point, *(each[i : i + 1] for each in random)).g_dot for i in (0, 1)])
-        comparison = compare_with_safe(lambda: [self._together(point, *random).g_dot], [singly])
-        return AT_ONCE if comparison.trusted else 1
+        singly = torch.cat([self._singly(point, *(rows[i : i + 1] for rows in random)).g_dot for i in (0, 1)])
+        comparison = compare_with_safe(lambda: [self._vectorised(point, *random).g_dot], [singly])
+        return ROWS_AT_ONCE if comparison.trusted else 1
 
 
 def _flat(named: Named, layout: Layout, like: Tensor) -> Tensor:

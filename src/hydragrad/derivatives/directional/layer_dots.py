@@ -71,7 +71,7 @@ class LayerDots:
             input = inputs[0].detach()
 
             def add_dots(delta: Tensor) -> None:
-                x = rule.given(layer, input)
+                x = rule.rule_input(layer, input)
                 for part in parts:
                     self.totals[part.history] += part.rule.dots(layer, x, delta, part.direction)
 

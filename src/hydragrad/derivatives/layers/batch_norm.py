@@ -43,5 +43,5 @@ RULE = LayerRule(
         "weight": ParameterRule(gradients=weight_gradients, dots=weight_dots),
         "bias": ParameterRule(gradients=bias_gradients, dots=bias_dots),
     },
-    given=standardised,
+    rule_input=standardised,
 )

@@ -5,7 +5,7 @@ layer's input x_i and the gradient delta_i that arrives at its output: for y = W
 parameter are made of these two.
 
 Legend of this folder: n sample, s position (of a sequence, an image), i input feature, o output feature, q query;
-`x` what the layer was given, `delta` the gradient that arrives at its output, `direction` the part of a direction G
+`x` the input of the layer, `delta` the gradient that arrives at its output, `direction` the part of a direction G
 that belongs to the parameter, with a leading q.
 """
 
@@ -51,10 +51,10 @@ class LayerRule:
         layers: The torch classes. Exact classes only: a subclass may compute something else.
         parameters: The layer's own name of a parameter to its rules.
         applies: Whether the rules hold for a layer with its options.
-        given: (layer, input) to the `x` of the rules, where it takes the whole batch to make it.
+        rule_input: (layer, input of the whole batch) to the `x` of the rules, before samples are selected.
     """
 
     layers: tuple[type[nn.Module], ...]
     parameters: Mapping[str, ParameterRule]
     applies: Callable[[Any], bool] = _always
-    given: Callable[[Any, Tensor], Tensor] = _input_itself
+    rule_input: Callable[[Any, Tensor], Tensor] = _input_itself

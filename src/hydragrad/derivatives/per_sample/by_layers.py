@@ -84,7 +84,7 @@ class LayerGradients:
         with torch.no_grad():
             for module, calls in caught.items() if positions else ():
                 for input, delta in calls:
-                    x = RULES[type(module)].given(module, input)  # of the whole batch, before samples are selected
+                    x = RULES[type(module)].rule_input(module, input)
                     self._add(out, module, x[wanted], delta[wanted])
         return out
 
