@@ -65,9 +65,8 @@ def test_a_state_comes_back_to_the_bit(tmp_path):
 def test_tensors_of_any_shape_and_name_come_back(tmp_path_factory, dtype, shape, name):
     value = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
     turned = value.permute(tuple(reversed(range(value.dim())))).clone()  # as it lies in memory, but its own
-    folder = write(
-        tmp_path_factory.mktemp("run"), Checkpoint(0, {name: value}, {}, {name: {"exp_avg": turned, "step": 3.0}})
-    )
+    state = {name: {"exp_avg": turned, "step": 3.0}}
+    folder = write(tmp_path_factory.mktemp("run"), Checkpoint(0, {name: value}, {}, state))
     read = folder.read(0, folder.entries()[0])
     assert equal(read.parameters, {name: value})
     assert equal(read.optimizer, state)

@@ -114,7 +114,7 @@ class Tally:
         Raises:
             LossError: Labels are wanted, and the loss is not plain cross-entropy with integer labels.
         """
-        self.add(step, part.indices, weighted(part, along.losses_dot))
+        self.add(step, part.indices, part.weighted(along.losses_dot))
         if not self.labels.shape[-1]:
             return
         require_cross_entropy(along, batch.data)
@@ -126,13 +126,6 @@ class Tally:
         else:
             derivatives = (1 / part.divisor) * derivatives
         self.labels.index_add_(1, columns[wanted], derivatives[:, wanted])
-
-
-def weighted(part: MicroBatch, derivatives: Tensor) -> Tensor:
-    """Derivatives of per-sample losses, (..., batch), times the losses' coefficients in the step."""
-    if isinstance(part.coefficients, tuple):
-        return derivatives * derivatives.new_tensor(part.coefficients)
-    return derivatives / part.divisor
 
 
 def require_same_losses(evaluated: Tensor, replayed: Tensor, step: int) -> None:

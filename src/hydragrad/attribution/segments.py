@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydragrad.attribution.plan import Job, Tally, require_same_losses, weighted
+from hydragrad.attribution.plan import Job, Tally, require_same_losses
 from hydragrad.attribution.resumable import Partial, as_ids
 from hydragrad.derivatives import (
     Batch,
@@ -27,6 +27,7 @@ from hydragrad.derivatives import (
     why_not_hooks,
     works_at_once,
 )
+from hydragrad.derivatives.trusted import agrees
 from hydragrad.progress import bar
 from hydragrad.replay import Replay
 from hydragrad.replay.trajectory import StepHooks
@@ -214,7 +215,7 @@ def _why_not_here(job: Job, replay: Replay, record: StepRecord) -> str | None:
     along = directional_derivatives(
         problem, job.weights, trajectory.parameters, trajectory.buffers, batches[0], direction
     )
-    expected = weighted(part, along.losses_dot)
+    expected = part.weighted(along.losses_dot)
     dots = _layer_dots(job, replay, direction)
     hooks = _ByHooks(dots, job.like, record)
     try:
@@ -223,8 +224,7 @@ def _why_not_here(job: Job, replay: Replay, record: StepRecord) -> str | None:
         return str(error)
     finally:
         dots.remove()
-    tolerance = 1e-3 if job.like.dtype == torch.float32 else 1e-8
-    if float((hooks.totals[0].sum(0) - expected.double().cpu()).norm()) > tolerance * float(expected.norm()):
+    if not agrees(hooks.totals[0].sum(0).to(expected), expected):
         return "the layers are used in a way that the rules do not know (shared tensors, coupled samples)"
     return None
 

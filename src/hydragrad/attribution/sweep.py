@@ -153,7 +153,7 @@ class ReverseStep:
         self._products: Products | None = None
         self._single: CurvatureProducts | None = None
         if curvature == "none":
-            self._products = ZeroCurvature(self._problem, job.weights, job.statistics, with_output=bool(job.classes))
+            self._products = ZeroCurvature(self._problem, job.weights, with_output=bool(job.classes))
         else:
             self._single = CurvatureProducts(
                 self._problem,
@@ -209,10 +209,10 @@ class ReverseStep:
         """What the losses are multiplied by next to the divisor: the run's own weights, and coefficients of each."""
         alpha = self._job.run.loss_weights
         weights = None if alpha is None else alpha[part.indices].to(like)
-        if isinstance(part.coefficients, tuple):
-            relative = like.new_tensor(part.coefficients)
-            weights = relative if weights is None else weights * relative
-        return weights
+        relative = part.loss_weights(like)
+        if weights is None or relative is None:
+            return relative if weights is None else weights
+        return weights * relative
 
 
 def backwards(job: Job, replay: Replay, start: Checkpoint, stop: int, memory: int) -> Iterator[Moment]:

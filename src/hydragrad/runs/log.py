@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from torch import Tensor
+
 from hydragrad.errors import RunDamaged
 from hydragrad.randomness import stream_seed
 from hydragrad.steps.transforms import Transform, from_plain, to_plain
@@ -67,6 +69,24 @@ class MicroBatch:
             return 1.0
         size = float(len(self.indices))
         return size if self.coefficients == 1 / size else 1 / self.coefficients
+
+    def loss_weights(self, like: Tensor) -> Tensor | None:
+        """What the per-sample losses are multiplied by next to the divisor, (batch,); None where that is 1."""
+        return like.new_tensor(self.coefficients) if isinstance(self.coefficients, tuple) else None
+
+    def weighted(self, values: Tensor, positions: Sequence[int] | None = None, dim: int = -1) -> Tensor:
+        """What goes with per-sample losses, times the losses' coefficients.
+
+        Args:
+            values: One entry a sample along `dim`.
+            positions: Which samples of the batch they are; all if None.
+            dim: Where the samples are.
+        """
+        if not isinstance(self.coefficients, tuple):
+            return values / self.divisor
+        factors = values.new_tensor(self.coefficients)
+        factors = factors if positions is None else factors[list(positions)]
+        return values * factors.reshape(-1, *[1] * (values.dim() - 1 - dim % values.dim()))
 
 
 @dataclass(frozen=True)

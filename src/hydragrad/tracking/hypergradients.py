@@ -123,7 +123,7 @@ class _SampleGradients(_Noting):
     def before_forward(self, number: int) -> None:
         part, batch = self._record.micro_batches[number], self._batches[number]
         positions = self._building.positions(part)
-        self._sample_gradients.before(len(part), positions, lambda: batch, part.divisor)
+        self._sample_gradients.before(positions, lambda: batch, part)
 
     def after_backward(self, number: int) -> None:
         self.rows.append(self._sample_gradients.after())
@@ -160,6 +160,7 @@ class _ExactStep(_Noting):
             self._w_dot,
             self.r_dot,
             alpha_dot,
+            part.loss_weights(self._w_dot),
         )
         self.g_dot = tangents.g_dot if number == 0 else self.g_dot + tangents.g_dot
         self.r_dot = tangents.r_dot

@@ -15,7 +15,7 @@ from hydragrad.randomness import preserved
 from hydragrad.replay.trajectory import step_point
 from hydragrad.runs import StepRecord
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
-from hydragrad.runs.log import from_lines, to_line
+from hydragrad.runs.log import MicroBatch, from_lines, to_line
 from hydragrad.steps import read_group, rule_named, rule_of
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
@@ -130,18 +130,18 @@ class OnlineRows:
             self.growing.pass_over(record)
         return known
 
-    def before(self, drawn: Drawn, divisor: float) -> None:
+    def before(self, drawn: Drawn, part: MicroBatch) -> None:
         """Everything that needs the weights before the step."""
         tracked, growing = self._tracked, self._there()
         with preserved():
             if tracked.exact:
-                self._tangents = self._exact_tangents(growing, drawn, divisor)
+                self._tangents = self._exact_tangents(growing, drawn, part)
                 return
             if self._gradients is None:
                 self._gradients = StepGradients(
                     tracked.model, tracked.loss, tracked.weights, tracked.projector, tracked.facts.batch_statistics
                 )
-            self._gradients.before(len(drawn.chosen), growing.positions(drawn.chosen), drawn, divisor)
+            self._gradients.before(growing.positions(drawn.chosen), drawn, part)
 
     def at_update(self) -> None:
         """The optimizer is about to step: note where, if rows need it."""
@@ -184,7 +184,7 @@ class OnlineRows:
         tracked = self._tracked
         return GrowingRows(table, recurrence, tracked.sample_ids, tracked.length, statistics=tracked.statistics.size)
 
-    def _exact_tangents(self, growing: GrowingRows, drawn: Drawn, divisor: float) -> Tangents:
+    def _exact_tangents(self, growing: GrowingRows, drawn: Drawn, part: MicroBatch) -> Tangents:
         tracked = self._tracked
         if self._exact is None:
             self._exact = ExactTangents(tracked.model, tracked.loss, tracked.weights, tracked.statistics)
@@ -194,4 +194,4 @@ class OnlineRows:
         alpha_dot = (torch.tensor(drawn.chosen) == tracked.sample_ids[:, None]).to(w_dot)
         parameters = {name: value.detach() for name, value in tracked.model.named_parameters()}
         buffers = {name: value.detach() for name, value in tracked.model.named_buffers()}
-        return self._exact(parameters, buffers, drawn(), divisor, w_dot, r_dot, alpha_dot)
+        return self._exact(parameters, buffers, drawn(), part.divisor, w_dot, r_dot, alpha_dot, part.loss_weights(like))

@@ -295,7 +295,9 @@ class Tracker:
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         draws = stream_seed(self._seed, self.next_step, BATCH) if batch_seed is None else batch_seed
         drawn = self._drawn(chosen, batch, draws, seed)
-        start = self._before(drawn, alone=outer is None)
+        coefficient = 1 / len(chosen) if self._reduction == "mean" else 1.0
+        part = MicroBatch(chosen, draws, seed, coefficient)
+        start = self._before(drawn, part, alone=outer is None)
         self._in_step = True
         self._watch.begin()
         try:
@@ -310,8 +312,6 @@ class Tracker:
         structure = self._watch.structure(None if self._last is None else self._last.structure)
         values = {name: parameter.detach() for name, parameter in self._watch.parameters.items()}
         norm = state_norm(self._optimizer)
-        coefficient = 1 / len(chosen) if self._reduction == "mean" else 1.0
-        part = MicroBatch(chosen, draws, seed, coefficient)
         record = StepRecord(self.next_step, (part,), self._watch.options, structure, norm, None)
         self._after(record, drawn, start, values)
         self._last = record
@@ -336,7 +336,7 @@ class Tracker:
             constants=constants,
         )
 
-    def _before(self, drawn: Drawn, *, alone: bool) -> Checkpoint | None:
+    def _before(self, drawn: Drawn, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
         """Everything that needs the weights before the step."""
         if self.next_step < self.steps:
             return None
@@ -346,7 +346,7 @@ class Tracker:
             )
         if self._rows.growing is None:
             self._rows.begin(len(drawn.chosen))
-        self._rows.before(drawn, float(len(drawn.chosen)) if self._reduction == "mean" else 1.0)
+        self._rows.before(drawn, part)
         # Beside a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
         due = self.next_step & (self.next_step - 1) == 0
         return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
