@@ -20,7 +20,8 @@ from hydragrad.attribution.advice import Advice, words
 from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
-from hydragrad.replay.retraining import Change, State, retrain
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Curvature, Evidence, Query
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
 
