@@ -148,7 +148,7 @@ def smoothness(
     # The whole initial vector was changed, parameter by parameter, by epsilon of each one's norm.
     growth = float(moved[0].norm()) / max(1e-300, epsilon * float(start.norm()))
     advice = _advice(probes[-1].cosine, share, coupled=normalises_batches(run.model))
-    advice.keep(run.path)
+    advice.keep(run)
     return Smoothness(
         rounding=epsilon,
         rounding_growth=growth,
