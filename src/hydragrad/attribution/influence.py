@@ -9,7 +9,6 @@ checkpoints they tell what networks with other seeds learn from the samples, bet
 Source: Koh and Liang, ICML 2017.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from hydragrad.derivatives import (
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
+from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.scores import Query
@@ -67,7 +67,7 @@ def influence_functions(
     layout, steps = trained_layout(run), spread_steps(run, checkpoints)
     total = torch.zeros((), dtype=torch.float64)
     for step in steps:
-        at = run.final if step == len(run.steps) else run.checkpoint(step)
+        at = checkpoint_at(run, step)
         gradients = query_gradients(run, layout, at, query)
         total = total + influence_at(
             run, layout, at, gradients, damping=damping, iterations=iterations, matrix_samples=matrix_samples
@@ -93,19 +93,6 @@ def influence_at(
             directions.append(matrix.solve(gradient, iterations))
             progress.advance()
     return losses_along(run, layout, at, torch.stack(directions)) / int(run.manifest.data["length"])
-
-
-def spread_steps(run: Recording, count: int) -> list[int]:
-    """The run's end, and the checkpoints nearest to its equal parts before it; never the start, each once.
-
-    Args:
-        run: The recorded run.
-        count: In how many parts; fewer steps where checkpoints are few.
-    """
-    end = len(run.steps)
-    there = np.array([start for start, _ in run.segments if start > 0] + [end])
-    wanted = end * np.arange(1, count + 1) / count
-    return sorted({int(there[np.abs(there - step).argmin()]) for step in wanted})
 
 
 class DampedGaussNewton:
