@@ -26,7 +26,7 @@ class Signals:
         given: Labels that were trained on, int64 (samples,).
         at_end: Probabilities by the trained model, float64 (samples, classes).
         over_training: Their mean over checkpoints of the run, float64 (samples, classes).
-        margin: Logit of the given label less the largest other one, mean over those checkpoints, float64 (samples,).
+        margin: Logit of the given label minus the largest other one, mean over those checkpoints, float64 (samples,).
         out_of_fold: Probabilities by models trained without the sample, float64 (samples, classes), or None.
 
     Source: margin over training: Pleiss et al., NeurIPS 2020 ("AUM"); out of fold: Northcutt et al., JAIR 2021.

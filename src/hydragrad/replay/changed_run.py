@@ -53,7 +53,7 @@ class ChangedRun(Recording):
     Raises:
         LossError: Other labels for data without integer labels, when a step is made.
 
-    Cost: one training, when its end or a checkpoint is first asked for.
+    Cost: one training, when its end or a checkpoint is first read.
     """
 
     def __init__(self, run: Recording, change: Change, *, memory: int = 0) -> None:
