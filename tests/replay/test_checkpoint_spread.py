@@ -2,8 +2,6 @@
 
 from types import SimpleNamespace
 
-import pytest
-
 import hydragrad as hg
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from recording.toys import build, loss, samples, sgd
@@ -43,8 +41,7 @@ def test_where_checkpoints_are_few_each_is_listed_once():
     assert spread_steps(run_with([0], 100), 10, at="starts") == [0]
 
 
-@pytest.mark.filterwarnings("ignore:.*was not completed")
-def test_the_end_is_there_even_without_a_checkpoint(tmp_path):
+def test_the_end_is_the_trained_weights(tmp_path):
     model, data = build(), samples()
     run = hg.train(model, loss, data, sgd(model), epochs=2, batch_size=4, out=tmp_path / "run", checkpoint_every=3)
     (first, *_, last) = steps = spread_steps(run, 3)
