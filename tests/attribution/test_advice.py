@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.attribution.advice import FILE, Advice, kept_advice
+from hydragrad.attribution.advice import Advice, kept_advice
 from hydragrad.derivatives.kinks import kinks
 
 
@@ -53,13 +53,13 @@ def test_a_model_with_kinks_is_told_of_until_it_was_measured(tmp_path):
     assert notes(run, curvature="ggn") == []
     assert notes(run, curvature="hessian", replays=1) == []
     good, quick = {"curvature": "hessian", "replays": 2}, {"curvature": "ggn", "damping": 0.1}
-    Advice(options=good, quick=quick, because="it was measured").keep(run.path)
+    Advice(options=good, quick=quick, because="it was measured").keep(run)
     (note,) = notes(run, curvature="ggn")
     assert "curvature='hessian', replays=2, or in one sweep with curvature='ggn', damping=0.1" in note
     assert note.endswith("it was measured.")
     assert notes(run, **good) == notes(run, **quick) == notes(run, curvature="hessian", replays=3) == []
-    (run.path / FILE).write_text("{")
-    assert kept_advice(run.path) is None
+    (run.path / "smoothness.json").write_text("{")
+    assert kept_advice(run) is None
 
 
 def test_a_smooth_model_is_left_in_peace(tmp_path):
@@ -70,6 +70,6 @@ def test_a_smooth_model_is_left_in_peace(tmp_path):
 def test_smoothness_leaves_its_advice_with_the_run(tmp_path):
     run = trained(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), tmp_path / "smooth")
     found = hg.smoothness(run, steps=[0.5], directions=1)
-    advice = kept_advice(run.path)
+    advice = kept_advice(run)
     assert advice is not None and advice.options == found.options and advice.because in found.sentence
     assert notes(run, **found.options) == []

@@ -1,9 +1,7 @@
 """Which estimator suits a run: what `smoothness` found, kept with the run, and what the model itself gives away."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +10,9 @@ from hydragrad.derivatives import LossModule
 from hydragrad.derivatives.kinks import kinks
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
+from hydragrad.runs.kept import KeptValues
 
-FILE = "smoothness.json"
+NAME = "smoothness"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +29,14 @@ class Advice:
     quick: dict[str, Any]
     because: str
 
-    def keep(self, run: Path) -> None:
-        """Write it into the run directory, where `attribute` finds it; a run on a read-only disk does without."""
-        try:
-            (run / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
-        except OSError:
-            return
+    def keep(self, run: Recording) -> None:
+        """Save it in RUN/smoothness.json, where `attribute` finds it; a run on a read-only disk does without."""
+        KeptValues(run.path, NAME, run.digest).write(asdict(self))
 
 
-def kept_advice(run: Path) -> Advice | None:
-    """What `smoothness` left in the run directory, if anything that can be read."""
-    try:
-        return Advice(**json.loads((run / FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+def kept_advice(run: Recording) -> Advice | None:
+    """What `smoothness` saved of this very run, if anything that can be read."""
+    return KeptValues(run.path, NAME, run.digest).read_as(Advice)
 
 
 def words(options: Mapping[str, Any]) -> str:
@@ -58,7 +51,7 @@ def advice_notes(run: Recording, asked: Mapping[str, Any]) -> list[str]:
         run: The run.
         asked: `curvature`, `damping` and `replays`, as they were asked for.
     """
-    advice = kept_advice(run.path)
+    advice = kept_advice(run)
     if advice is not None:
         if any(_at_least(asked, good) for good in (advice.options, advice.quick)):
             return []

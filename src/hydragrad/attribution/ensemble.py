@@ -1,7 +1,5 @@
 """`ensemble`: contributions with intervals, from independent runs of the same training."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,11 +10,12 @@ from torch import Tensor
 
 from hydragrad.attribution.attribute import attribute, query_point
 from hydragrad.derivatives import Layout
-from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged
+from hydragrad.errors import QueryError, RecordingMismatch
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
+from hydragrad.runs.kept import Kept
 from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 
@@ -126,21 +125,18 @@ class _Member:
     def __call__(self, seed: int) -> _Found:
         run = self._make(seed, self._out / f"seed-{seed}")
         names = [name for query in self._asked for name in query.names()]
-        said = json.dumps([run.digest, len(run.steps), names, self._options, self._samples])
-        file = run.path / "scores" / FOLDER / f"{hashlib.sha256(said.encode()).hexdigest()[:24]}.safetensors"
-        scores = self._kept(run, file)
+        key = [run.digest, len(run.steps), names, self._options, self._samples]
+        kept = Kept(run.path / "scores" / FOLDER, "", key)
+        scores = self._saved(run, kept)
         if scores is None:
             scores = attribute(run, self._asked, samples=self._samples, **self._options)
-            scores.save(file)
+            kept.write(*scores.packed())
         return _Found(scores=replace(scores, queries=None), data=run.manifest.data)
 
-    def _kept(self, run: Recording, file: Path) -> Scores | None:
-        """Scores of an earlier call, if they answer what is asked: queries of one name may ask different data."""
-        if not file.exists():
-            return None
-        try:
-            scores = Scores.load(file)
-        except RunDamaged:
+    def _saved(self, run: Recording, kept: Kept) -> Scores | None:
+        """Scores of an earlier call, if they are of these queries: queries of one name may have different data."""
+        scores = kept.read_as(Scores.unpacked)
+        if scores is None:
             return None
         point, model = query_point(run, Layout({}), Layout({})), run.trained_model()
         with preserved():

@@ -9,7 +9,7 @@ import torch
 from loky import cpu_count
 
 from hydragrad.attribution import attribute
-from hydragrad.cleaning import finding_curve
+from hydragrad.cleaning import detection_curve
 from hydragrad.cli import jobs
 from hydragrad.cli.console import console, percent, say, table
 from hydragrad.cli.experiment import Settings, experiment
@@ -94,7 +94,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     jobs.with_names(ranked, asked.classes).to_csv(out / "suspects.csv", index=False)
     say(f"\nLook at the pictures: {page}\nThe ranked samples: {out / 'suspects.csv'}")
     say("On your own data: README.md, 'Your own model and loop'; hydragrad train --help.")
-    inspected, share = finding_curve(ranked)
+    inspected, share = detection_curve(ranked)
     halfway = float(share[np.searchsorted(inspected, 0.5)])
     predicted = {f"predicted_{n}": p for n, p in enumerate(check["predicted"])}
     actual = {f"actual_{n}": a for n, a in enumerate(check["actual"])}

@@ -1,7 +1,7 @@
 """Scores: contributions of training samples to queries, with their evidence."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -145,6 +145,11 @@ class Scores:
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with everything but the queries themselves; `path`'s folder is made."""
+        tensors, metadata = self.packed()
+        save_sealed(tensors, Path(path), metadata)
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and metadata of a file: everything but the queries themselves."""
         tensors = {"values": self.values, "sample_ids": self.sample_ids, "query_values": self.query_values}
         optional = {
             "standard_errors": self.standard_errors,
@@ -157,7 +162,19 @@ class Scores:
             "query_names": json.dumps(self.query_names),
             "evidence": json.dumps(self.evidence.to_dict()),
         }
-        save_sealed(tensors, Path(path), metadata)
+        return tensors, metadata
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Self:
+        """The scores that `packed` took apart.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something else.
+        """
+        names = tuple(json.loads(metadata["query_names"]))
+        evidence = Evidence.from_dict(json.loads(metadata["evidence"]))
+        parts: dict[str, Any] = dict(tensors)
+        return cls(query_names=names, evidence=evidence, **parts)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -170,11 +187,7 @@ class Scores:
         if not Path(path).exists():
             raise FileNotFoundError(f"There are no scores at {path}. Compute them: hg.attribute (hydragrad attribute).")
         try:
-            kept, metadata = load_sealed(Path(path))
-            tensors: dict[str, Any] = dict(kept)
-            names = tuple(json.loads(metadata["query_names"]))
-            evidence = Evidence.from_dict(json.loads(metadata["evidence"]))
-            return cls(query_names=names, evidence=evidence, **tensors)
+            return cls.unpacked(*load_sealed(Path(path)))
         except (KeyError, TypeError, ValueError) as error:
             raise RunDamaged(f"{path} is no scores file ({error}). Compute the scores again.") from error
 

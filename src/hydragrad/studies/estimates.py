@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from hydragrad.attribution import attribute
 from hydragrad.attribution.influence import influence_functions
-from hydragrad.attribution.replays import kept_weights
+from hydragrad.attribution.replays import leave_out
 from hydragrad.replay import Recording
-from hydragrad.replay.reweighted import Reweighted
+from hydragrad.replay.changed_run import ChangedRun
 from hydragrad.scores import Query
 from hydragrad.studies.baselines import tracin
 
@@ -53,5 +53,5 @@ def estimate(
         return np.asarray(tracin(run, asked).numpy())
     if estimator.endswith(OF_HALF):
         length: int = run.manifest.data["length"]
-        run = Reweighted(run, kept_weights(length, 0.5, seed), memory=MEMORY)
+        run = ChangedRun(run, leave_out(length, 0.5, seed), memory=MEMORY)
     return np.asarray(attribute(run, asked, **ESTIMATORS[estimator]).values.numpy())

@@ -15,7 +15,8 @@ from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
-from hydragrad.replay.retraining import Change, State, retrain
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
 
 OWN = 500

@@ -20,7 +20,8 @@ from hydragrad.attribution.advice import Advice, words
 from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
-from hydragrad.replay.retraining import Change, State, retrain
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Curvature, Evidence, Query
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
 
@@ -147,7 +148,7 @@ def smoothness(
     # The whole initial vector was changed, parameter by parameter, by epsilon of each one's norm.
     growth = float(moved[0].norm()) / max(1e-300, epsilon * float(start.norm()))
     advice = _advice(probes[-1].cosine, share, coupled=normalises_batches(run.model))
-    advice.keep(run.path)
+    advice.keep(run)
     return Smoothness(
         rounding=epsilon,
         rounding_growth=growth,

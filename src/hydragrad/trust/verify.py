@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from hydragrad.errors import DataError, QueryError
 from hydragrad.figures import agreement
 from hydragrad.replay import Recording
-from hydragrad.replay.retraining import Change, retrain
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import retrain
 from hydragrad.scores import Evidence, Query, Scores, numbered, queries_of
 from hydragrad.trust.counterfactual import counterfactual, measure
 from hydragrad.trust.lds import lds, lds_interval, rank_correlations

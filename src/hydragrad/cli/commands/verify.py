@@ -75,7 +75,7 @@ def verify(
             ceiling=ceiling,
         )
     show_verified(found)
-    if kept_advice(run) is None:
+    if kept_advice(opened) is None:
         say(f"which estimator suits this run, and whether any can: hydragrad smoothness {run}")
     say(f"written: {found.path}; next: hydragrad report {run}")
     write_json(json, found.figures)
