@@ -22,6 +22,7 @@ from hydragrad.derivatives.curvature.tangents import ExactTangents
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
+from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
 from hydragrad.replay.histories import run_lanes, trained_layout
 from hydragrad.replay.replay import Replay
@@ -30,7 +31,6 @@ from hydragrad.runs import StepRecord
 from hydragrad.scores import Evidence, Query, checked_samples
 from hydragrad.steps import Lane, SGDTangent, coefficients, tangent_step
 from hydragrad.trust.counterfactual import training_loss
-from hydragrad.trust.lds import lds
 
 Array = NDArray[np.float64]
 
@@ -307,7 +307,7 @@ def distances(at: PairAt, other: Tensor) -> dict[str, float]:
     return {
         "error": float(errors.mean()),
         "relative_error": float((errors / exact.norm(dim=1).clamp(min=1e-300)).mean()),
-        "spearman": lds(c[1][None].cpu().numpy(), c[0][None].cpu().numpy()) if len(c[0]) > 1 else float("nan"),
+        "spearman": float(rank_correlation(c[1].cpu().numpy(), c[0].cpu().numpy())),
         "sign_disagreements": float((c[0].sign() != c[1].sign()).double().mean()),
         "relative_contribution_error": float((c[0] - c[1]).norm() / c[0].norm().clamp(min=1e-300)),
     }

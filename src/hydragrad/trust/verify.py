@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from hydragrad.errors import DataError, QueryError
 from hydragrad.figures import agreement
+from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
 from hydragrad.replay.retraining import Change, retrain
 from hydragrad.scores import Evidence, Query, Scores, numbered, queries_of
 from hydragrad.trust.counterfactual import counterfactual, measure
-from hydragrad.trust.lds import lds, lds_interval, rank_correlations
+from hydragrad.trust.lds import lds, lds_interval
 
 Array = NDArray[np.float64]
 Size = int | float
@@ -112,7 +113,7 @@ def _repeated(run: Recording, groups: Sequence[Sequence[int]], asked: Sequence[Q
 def _checks(
     kind: _Groups, predicted: Array, actual: Array, repeat: Array | None, scores: Scores, seed: int
 ) -> list[dict[str, Any]]:
-    each = rank_correlations(predicted, actual)
+    each = rank_correlation(predicted, actual)
     low, high = lds_interval(predicted, actual, seed=seed, confidence=CONFIDENCE)
     agreed = [agreement(p, a) for p, a in zip(predicted, actual, strict=True)]
     slope = _median([one.slope for one in agreed])
