@@ -213,10 +213,10 @@ def test_an_unfinished_run_is_attributed_up_to_its_last_step(tmp_path):
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ([0, SAMPLES], rf"trained on samples 0 to {SAMPLES - 1}; \[{SAMPLES}\] came"),
-        ([-1], r"\[-1\] came"),
-        ([3, 4, 3], "some came twice"),
-        ([], "none came"),
+        ([0, SAMPLES], rf"trained on samples 0 to {SAMPLES - 1}, got \[{SAMPLES}\]"),
+        ([-1], r"got \[-1\]"),
+        ([3, 4, 3], "got some twice"),
+        ([], "got none"),
     ],
 )
 def test_sample_ids_that_cannot_be_answered(samples, message, recorded):

@@ -332,7 +332,7 @@ def test_refuses_what_it_cannot_show(run: Recording, scores: Scores, suspects: p
         report(run, scores, report_path, checks=[{"name": "x"}])
     with pytest.raises(PresentationError, match="fractions"):
         report(run, scores, report_path, accuracies={"a": 71.0})
-    with pytest.raises(PresentationError, match=r"render\(item\) must return a PIL image.*; int came"):
+    with pytest.raises(PresentationError, match=r"render\(item\) must return a PIL image.*, got int"):
         report(run, scores, report_path, render=lambda item: 3)
     with pytest.raises(QueryError, match="'nope' came"):
         report(run, scores, report_path, query="nope")

@@ -1,9 +1,9 @@
-"""Influence functions: what weights alone tell of the samples, without the way to them.
+"""Influence functions: what weights alone say about the samples, whatever training led to them.
 
 Gradient of the sample, inverse damped Gauss-Newton matrix of the training set, gradient of the query, over the number
 of samples: sign and unit of a contribution. As a prediction of what removing does to one run they are weak where
-training has not converged; beside contributions they say of a suspect what these do not. Averaged over the run's
-checkpoints they tell what networks with other seeds learn from the samples, better than the trained weights alone
+training has not converged; next to contributions they show of a suspect what these do not. Averaged over the run's
+checkpoints they predict what networks with other seeds learn from the samples, better than the trained weights alone
 (docs/results.md has the measurements).
 
 Source: Koh and Liang, ICML 2017.
@@ -51,7 +51,7 @@ def influence_functions(
         query: The query.
         damping: Added to the matrix's diagonal.
         iterations: Of conjugate gradients, at most.
-        matrix_samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
+        matrix_samples: How many training samples the matrix is averaged over, sampled with a fixed seed; all if None.
         checkpoints: Over how many the influence is averaged: the trained weights, and those nearest to equal parts of
             the run before them. 1: the trained weights alone.
 
@@ -63,7 +63,7 @@ def influence_functions(
     of it for every checkpoint.
     """
     if checkpoints < 1:
-        raise ValueError(f"influence_functions averages over one checkpoint or more; checkpoints={checkpoints} came.")
+        raise ValueError(f"influence_functions averages over one checkpoint or more, got checkpoints={checkpoints}.")
     layout, steps = trained_layout(run), spread_steps(run, checkpoints)
     total = torch.zeros((), dtype=torch.float64)
     for step in steps:
@@ -113,10 +113,10 @@ class DampedGaussNewton:
 
     Args:
         run: Has model, loss and training set.
-        layout: Lays out the parameters that it speaks of.
+        layout: Lays out the parameters that the matrix is of.
         at: The weights.
         damping: Added to the diagonal.
-        samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
+        samples: How many training samples the matrix is averaged over, sampled with a fixed seed; all if None.
 
     Raises:
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
@@ -130,19 +130,19 @@ class DampedGaussNewton:
         self._products = CurvatureProducts(problem, layout, Layout({}), gauss_newton=True)
         self._damping, self._size = damping, layout.size
         length: int = run.manifest.data["length"]
-        chosen = torch.arange(length)
+        indices = torch.arange(length)
         if samples is not None and samples < length:
-            chosen = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
-        self._run, self._chosen = run, chosen
+            indices = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
+        self._run, self._samples = run, indices
         self._parameters, self._buffers = on_device(run, at.parameters), on_device(run, at.buffers)
-        require_one_call(problem, self._parameters, self._point(chosen[:1]))
+        require_one_call(problem, self._parameters, self._point(indices[:1]))
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Times a vector (parameters,)."""
-        found = self._damping * vector
-        for some in self._chosen.split(CHUNK):
-            found += self._products(self._point(some), vector[None], vector.new_zeros(1, 0)).w_bar[0]
-        return found
+        product = self._damping * vector
+        for some in self._samples.split(CHUNK):
+            product += self._products(self._point(some), vector[None], vector.new_zeros(1, 0)).w_bar[0]
+        return product
 
     def solve(self, vector: Tensor, iterations: int) -> Tensor:
         """The inverse times a vector (parameters,), by so many conjugate gradient steps at most."""
@@ -152,12 +152,12 @@ class DampedGaussNewton:
             return (self @ torch.as_tensor(values).to(vector)).cpu().double().numpy()
 
         operator = LinearOperator((self._size, self._size), times, dtype="float64")
-        found, _ = cg(operator, vector.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
-        return torch.from_numpy(found).to(vector)
+        solution, _ = cg(operator, vector.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
+        return torch.from_numpy(solution).to(vector)
 
     def _point(self, samples: Tensor) -> Point:
         data = self._run.collate(samples.tolist())
-        return Point(self._parameters, self._buffers, Batch(data, len(samples), 0), len(self._chosen))
+        return Point(self._parameters, self._buffers, Batch(data, len(samples), 0), len(self._samples))
 
 
 def query_gradients(run: Recording, layout: Layout, at: Checkpoint, query: Query) -> Tensor:
@@ -176,6 +176,6 @@ def losses_along(run: Recording, layout: Layout, at: Checkpoint, directions: Ten
     for start in range(0, length, CHUNK):
         some = range(start, min(length, start + CHUNK))
         batch = Batch(run.collate(some), len(some), 0)
-        found = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
-        parts.append(found.losses_dot.double().cpu())
+        along = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
+        parts.append(along.losses_dot.double().cpu())
     return torch.cat(parts, dim=1)
