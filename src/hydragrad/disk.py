@@ -82,6 +82,22 @@ def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file without its tensors; that they are whole is not checked.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    metadata.pop(DIGEST, None)
+    return metadata
+
+
 def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
     digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
     for name, tensor in sorted(tensors.items()):

@@ -1,10 +1,8 @@
-"""Which estimator suits a run: what `smoothness` found, kept with the run, and what the model itself gives away."""
+"""Which method suits a run: what `smoothness` measured, saved with the run, and what the model's operations show."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,76 +10,66 @@ from hydragrad.derivatives import LossModule
 from hydragrad.derivatives.kinks import kinks
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
+from hydragrad.scores import Method, Note
 
 FILE = "smoothness.json"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """Options of `attribute` that foretold removals best on runs like this one.
+    """Methods that predicted removals best on runs like this one.
 
     Attributes:
-        options: The best: keyword arguments of `attribute`.
-        quick: The best at the price of one sweep.
+        best: The best one.
+        quick: The best one at the price of one sweep.
         because: What was measured, a part of a sentence.
     """
 
-    options: dict[str, Any]
-    quick: dict[str, Any]
+    best: Method
+    quick: Method
     because: str
 
-    def keep(self, run: Path) -> None:
-        """Write it into the run directory, where `attribute` finds it; a run on a read-only disk does without."""
+    def save(self, run: Path) -> None:
+        """Write it into the run directory, where `attribute` reads it; a run on a read-only disk goes without."""
+        entries = {"options": self.best.options, "quick": self.quick.options, "because": self.because}
         try:
-            (run / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
+            (run / FILE).write_text(json.dumps(entries, indent=1) + "\n")
         except OSError:
             return
 
 
-def kept_advice(run: Path) -> Advice | None:
-    """What `smoothness` left in the run directory, if anything that can be read."""
+def saved_advice(run: Path) -> Advice | None:
+    """What `smoothness` left in the run directory, if there is anything that can be read."""
     try:
-        return Advice(**json.loads((run / FILE).read_text()))
-    except (OSError, ValueError, TypeError):
+        entries = json.loads((run / FILE).read_text())
+        best, quick = Method.of(**entries["options"]), Method.of(**entries["quick"])
+        return Advice(best=best, quick=quick, because=entries["because"])
+    except (OSError, KeyError, ValueError, TypeError):
         return None
 
 
-def words(options: Mapping[str, Any]) -> str:
-    """Options as they are typed in Python."""
-    return ", ".join(f"{name}={value!r}" for name, value in options.items())
-
-
-def advice_notes(run: Recording, asked: Mapping[str, Any]) -> list[str]:
-    """A note where another estimator is known, or likely, to foretell removals better than the one that was asked for.
-
-    Args:
-        run: The run.
-        asked: `curvature`, `damping` and `replays`, as they were asked for.
-    """
-    advice = kept_advice(run.path)
+def advice_notes(run: Recording, method: Method) -> list[Note]:
+    """A note where another method is known, or likely, to predict removals better than this one."""
+    advice = saved_advice(run.path)
     if advice is not None:
-        if any(_at_least(asked, good) for good in (advice.options, advice.quick)):
+        if method.covers(advice.best) or method.covers(advice.quick):
             return []
-        either = "" if advice.quick == advice.options else f", or in one sweep with {words(advice.quick)}"
-        return [
-            f"To foretell what removing samples does, ask this run with {words(advice.options)}{either}: "
+        either = "" if advice.quick == advice.best else f", or in one sweep with {advice.quick.in_python}"
+        text = (
+            f"To predict what removing samples does, attribute this run with {advice.best.in_python}{either}: "
             f"{advice.because}."
-        ]
-    if asked["replays"] or asked["curvature"] == "ggn":
+        )
+        return [Note("advice", text)]
+    if method.replays or method.curvature == "ggn":
         return []
-    found = _kinks(run)
-    if not found:
+    operations = _kinks(run)
+    if not operations:
         return []
-    return [
-        f"The model has kinks ({', '.join(found)}), so this may not foretell what removing samples does; "
-        f"hg.smoothness(run) (hydragrad smoothness) finds out, and which estimator suits."
-    ]
-
-
-def _at_least(asked: Mapping[str, Any], good: Mapping[str, Any]) -> bool:
-    """Whether what was asked for is what is advised, or the same with more replays."""
-    same = all(asked[name] == good.get(name, 0.0) for name in ("curvature", "damping"))
-    return same and asked["replays"] >= good.get("replays", 0)
+    text = (
+        f"The model has kinks ({', '.join(operations)}), so this may not predict what removing samples does; "
+        f"hg.smoothness(run) (hydragrad smoothness) measures whether it does, and which method suits."
+    )
+    return [Note("advice", text)]
 
 
 def _kinks(run: Recording) -> list[str]:

@@ -1,7 +1,7 @@
-"""One attribution, prepared: what is asked, of which run, and where the answers go."""
+"""One attribution, prepared: which queries of which run, by which method, and where the sums go."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,13 +11,13 @@ from hydragrad.derivatives.loss_module import Batch
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording
 from hydragrad.runs import StepRecord
-from hydragrad.scores import QueryRow
+from hydragrad.scores import Method, QueryRow
 from hydragrad.steps import Lane
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is asked of which run.
+    """One attribution of one run.
 
     Attributes:
         run: The recording.
@@ -25,10 +25,10 @@ class Job:
         lanes: Optimizer histories.
         weights: Lays out all parameters that some step moved, lane after lane.
         statistics: Lays out the running statistics that carry a cotangent.
-        sample_ids: Which samples are asked for, int64.
-        damping: Added to the curvature, times the identity.
-        classes: Number of labels whose contributions are asked for, or 0.
-        stretches: Equal stretches of the run whose own sums are kept as well, or 0.
+        sample_ids: The samples to score, int64.
+        method: Curvature, damping, smoothing and replays.
+        classes: Number of labels whose contributions are summed as well, or 0.
+        stretches: Equal stretches of the run whose own sums are taken as well, or 0.
     """
 
     run: Recording
@@ -37,7 +37,7 @@ class Job:
     weights: Layout
     statistics: Layout
     sample_ids: Tensor
-    damping: float = 0.0
+    method: Method = field(default_factory=Method)
     classes: int = 0
     stretches: int = 0
 
@@ -64,7 +64,7 @@ class Tally:
 
     Attributes:
         values: (queries, samples).
-        labels: (queries, samples, classes), or (queries, samples, 0) where labels are not asked for.
+        labels: (queries, samples, classes), or (queries, samples, 0) where no labels are summed.
         over_time: The same as values by stretch of the run, (queries, stretches, samples).
     """
 
@@ -79,7 +79,7 @@ class Tally:
         self._steps = len(job.run.steps)
 
     def wants(self, indices: Sequence[int]) -> bool:
-        """Whether any of these samples is asked for."""
+        """Whether any of these samples is to be scored."""
         return bool((self._column[indices] >= 0).any())
 
     def state(self) -> dict[str, Tensor]:

@@ -23,7 +23,8 @@ class Partial:
     """
 
     def __init__(self, job: Job, method: str) -> None:
-        key = hashlib.sha256(json.dumps([method, job.damping, job.classes, job.stretches, len(job.run.steps)]).encode())
+        settings = [method, job.method.damping, job.method.smoothing, job.classes, job.stretches, len(job.run.steps)]
+        key = hashlib.sha256(json.dumps(settings).encode())
         for tensor in (job.w_bar(), job.r_bar(), job.sample_ids):
             key.update(tensor.cpu().contiguous().numpy().tobytes())
         self._path: Path = job.run.path / "scores" / f"partial-{key.hexdigest()[:16]}.safetensors"

@@ -148,8 +148,8 @@ class ReverseStep:
         self._tally.add(record, product.along.losses_dot / point.divisor)
         self._tally.add_labels(record.indices, product.along, moment.batch, 1 / point.divisor)
         w_bar = product.w_bar.add_(w_bar)
-        if self._job.damping:
-            w_bar.add_(g_bar, alpha=self._job.damping)
+        if self._job.method.damping:
+            w_bar.add_(g_bar, alpha=self._job.method.damping)
         return Cotangents(w_bar, b_bar, product.r_bar)
 
     def _transpose(self, step: int, cotangents: Cotangents) -> tuple[Tensor, Tensor, Tensor]:
