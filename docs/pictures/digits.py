@@ -6,6 +6,7 @@ from hydragrad.cleaning import finding_curve, suspects
 from hydragrad.cli import jobs
 from hydragrad.cli.experiment import Settings, experiment
 from hydragrad.figures import contribution_histogram, found_curve, picture_grid
+from hydragrad.scores import Method
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=30)
 SHOWN, COLUMNS = 12, 6
@@ -15,7 +16,8 @@ def make(pictures: Path, runs: Path) -> list[Path]:
     """Train, attribute, draw."""
     asked = experiment(SETTINGS, data_dir=None, run=runs if runs.exists() else None)
     run = jobs.record(asked, runs, resume=True)
-    ranked = suspects(run, jobs.kept_scores(asked, run, "validation", "none"), held_out=asked.query("validation"))
+    scores = jobs.saved_or_scored(asked, run, "validation", Method())
+    ranked = suspects(run, scores, held_out=asked.query("validation"))
     assert asked.render is not None
     worst = ranked.head(SHOWN)
     captions = [f"sample {row.sample}\n{row.given_label} → {row.suggested_label}" for row in worst.itertuples()]

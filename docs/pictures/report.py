@@ -15,6 +15,7 @@ from hydragrad.cli import jobs
 from hydragrad.cli.demo import run_demo
 from hydragrad.cli.experiment import Settings, experiment
 from hydragrad.cli.reporting import write_report
+from hydragrad.scores import Method
 from hydragrad.tracking import hypergradients
 from hydragrad.tracking.store import FILE
 
@@ -65,7 +66,7 @@ def _demo(out: Path) -> Path:
 def _mnist(out: Path) -> Path:
     asked = experiment(SETTINGS, data_dir=_data(), run=out if out.exists() else None)
     run = jobs.record(asked, out, resume=True)
-    scores = jobs.kept_scores(asked, run, "validation", "none")
+    scores = jobs.saved_or_scored(asked, run, "validation", Method())
     if not (out / "store" / FILE).exists():
         hypergradients(run, projection=2048, store=out / "store")
     return write_report(asked, run, scores, out / "report.html").absolute()

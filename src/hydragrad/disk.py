@@ -89,6 +89,22 @@ def load_sealed(path: Path, *, key: str = "") -> tuple[dict[str, Tensor], dict[s
     return tensors, metadata
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file without its tensors; that they are whole is not checked.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    metadata.pop(DIGEST, None)
+    return metadata
+
+
 def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], key: str = "") -> str:
     """The sha256 of a key, of metadata, and of names, types, shapes and content of tensors on the CPU."""
     digest = hashlib.sha256((key + json.dumps(sorted(metadata.items()))).encode())

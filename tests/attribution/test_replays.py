@@ -70,7 +70,7 @@ def test_several_are_averaged_and_workers_change_nothing(run, held_out, curvatur
     assert torch.allclose(both.label_contributions, (each[0].label_contributions + each[1].label_contributions) / 2)
     assert (each[0].values != each[1].values).any()
     assert both.evidence.replays == 2
-    assert "left out" in both.evidence.notes[0]
+    assert both.evidence.notes[0].kind == "replays" and "left out" in both.evidence.notes[0].text
     together = hg.attribute(run, queries, curvature=curvature, replays=2, labels=True, workers=2)
     assert torch.equal(together.values, both.values)
     one_row_a_pass = hg.attribute(run, queries, curvature=curvature, replays=2, memory=1)

@@ -200,7 +200,7 @@ def test_bad_input_gets_a_named_error(recorded, tmp_path, monkeypatch):
     store = hypergradients(run, store=tmp_path / "store")
     with pytest.raises(RecordingMismatch, match="this model has"):
         Store.open(tmp_path / "store", Case("convolution", "all").build(), MLP.loss)
-    with pytest.raises(QueryError, match="Ask with"):
+    with pytest.raises(QueryError, match="Expected queries made by"):
         store.contributions([])
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(DiskFull, match="projection=2048"):

@@ -1,7 +1,7 @@
-"""One attribution, prepared: what is asked, of which run, and where the answers go."""
+"""One attribution, prepared: which queries of which run, by which method, and where the sums go."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,13 +12,13 @@ from hydragrad.errors import LossError
 from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form
 from hydragrad.runs.log import MicroBatch
-from hydragrad.scores import QueryRow
-from hydragrad.steps import History
+from hydragrad.scores import Method, QueryRow
+from hydragrad.steps import SMOOTHING, History
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is asked of which run.
+    """One attribution of one run.
 
     Attributes:
         run: The recording.
@@ -26,11 +26,10 @@ class Job:
         histories: Optimizer histories.
         weights: Lays out all parameters that some step moved, history after history.
         statistics: Lays out the running statistics that carry a cotangent.
-        sample_ids: Which samples are asked for, int64.
-        damping: Added to the curvature, times the identity.
-        smoothing: Share of the mean second moment that is added under its root in the derivative.
-        classes: Number of labels whose contributions are asked for, or 0.
-        stretches: Equal stretches of the run whose own sums are kept as well, or 0.
+        sample_ids: The samples to score, int64.
+        method: Curvature, damping, smoothing and replays.
+        classes: Number of labels whose contributions are summed as well, or 0.
+        stretches: Equal stretches of the run whose own sums are taken as well, or 0.
     """
 
     run: Recording
@@ -39,8 +38,7 @@ class Job:
     weights: Layout
     statistics: Layout
     sample_ids: Tensor
-    damping: float = 0.0
-    smoothing: float = 0.0
+    method: Method = field(default_factory=Method)
     classes: int = 0
     stretches: int = 0
 
@@ -52,6 +50,11 @@ class Job:
     def spans(self) -> list[slice]:
         """Where each history lies in the flat vectors."""
         return [self.weights.span(history.names) for history in self.histories]
+
+    @property
+    def smoothing(self) -> float:
+        """Share of the mean second moment that is added under its root in the derivative."""
+        return SMOOTHING if self.method.smoothing is None else self.method.smoothing
 
     @property
     def has_closed_form(self) -> bool:
@@ -72,7 +75,7 @@ class Tally:
 
     Attributes:
         values: (queries, samples).
-        labels: (queries, samples, classes), or (queries, samples, 0) where labels are not asked for.
+        labels: (queries, samples, classes), or (queries, samples, 0) where no labels are summed.
         over_time: The same as values by stretch of the run, (queries, stretches, samples).
     """
 
@@ -87,7 +90,7 @@ class Tally:
         self._steps = len(job.run.steps)
 
     def wants(self, indices: Sequence[int]) -> bool:
-        """Whether any of these samples is asked for."""
+        """Whether any of these samples is to be scored."""
         return bool((self._column[indices] >= 0).any())
 
     def state(self) -> dict[str, Tensor]:

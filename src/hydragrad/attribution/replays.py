@@ -1,10 +1,10 @@
 """Contributions averaged over replays that each leave out their own random share of the samples.
 
 Where a run has kinks, its derivative at the run itself is that of one linear piece. Averaged over neighbouring runs
-that each miss some samples, it is a slope over the very cloud of removals that one wants to predict.
+that each miss some samples, it is a slope over the very cloud of removals that is to be predicted.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,7 +16,6 @@ from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, ChangedRun
-from hydragrad.scores import Curvature
 
 
 def leave_out(length: int, share: float, seed: int) -> Change:
@@ -30,49 +29,40 @@ def over_replays(
     job: Job,
     prepare: Callable[[Recording], Job],
     *,
-    replays: Sequence[int],
-    share: float,
-    curvature: Curvature,
     memory: int,
     workers: int,
 ) -> tuple[Tally, float]:
     """Average the sweeps of several runs; finished ones are saved until all are done.
 
     Args:
-        job: What is attributed, of the run itself.
-        prepare: The same job for another run.
-        replays: Their numbers: which samples a replay leaves out follows from its number alone.
-        share: Of the samples, left out by each.
-        curvature: "hessian" or "ggn".
+        job: The attribution of the run itself; its method says which replays, and which share they leave out.
+        prepare: The same attribution of another run.
         memory: Bytes for replayed states, and for checkpoints.
         workers: Processes.
+
+    Returns:
+        The mean of their tallies, and the largest drift.
     """
-    partials = [Partial(job, f"{curvature} replay {number} without {share}") for number in replays]
-    results = {place: saved for place, partial in enumerate(partials) if (saved := partial.load())}
-    waiting = [place for place in range(len(replays)) if place not in results]
-    run = job.run
+    run, method = job.run, job.method
+    numbers = method.replays
+    partials = [Partial(job, f"{method.curvature} replay {number} without {method.drop}") for number in numbers]
+    results = {place: state for place, partial in enumerate(partials) if (state := partial.load())}
+    waiting = [place for place in range(len(numbers)) if place not in results]
 
     def work(place: int) -> dict[str, Tensor]:
-        changed = ChangedRun(run, leave_out(run.manifest.data["length"], share, replays[place]), memory=memory)
-        tally, drift = sweep(prepare(changed), curvature=curvature, memory=memory)
+        change = leave_out(run.manifest.data["length"], method.drop, numbers[place])
+        tally, drift = sweep(prepare(ChangedRun(run, change, memory=memory)), memory=memory)
         return tally.state() | {"drift": torch.tensor(drift, dtype=torch.float64)}
 
-    with bar("replaying without some samples", len(replays), len(results), unit="replays") as progress:
-        for place, result in _by_place(work, waiting, workers):
-            results[place] = result
-            partials[place].save(result, now=True)
+    with bar("replaying without some samples", len(numbers), len(results), unit="replays") as progress:
+        for at, state in run_jobs(work, waiting, workers=workers):
+            results[waiting[at]] = state
+            partials[waiting[at]].save(state, now=True)
             progress.advance()
     for partial in partials:
         partial.remove()
     tally = Tally(job)
     # In the order of the replays, not in that in which workers finished, so that sums round alike.
-    ordered = [results[place] for place in range(len(replays))]
-    tally.restore({name: torch.stack([state[name] for state in ordered]).mean(0) for name in tally.state()})
-    return tally, max(state["drift"].item() for state in ordered)
-
-
-def _by_place(
-    work: Callable[[int], dict[str, Tensor]], places: Sequence[int], workers: int
-) -> Iterator[tuple[int, dict[str, Tensor]]]:
-    for at, result in run_jobs(work, places, workers=workers):
-        yield places[at], result
+    states = [results[place] for place in range(len(numbers))]
+    tally.restore({name: torch.stack([state[name] for state in states]).mean(0) for name in tally.state()})
+    return tally, max(state["drift"].item() for state in states)

@@ -21,7 +21,7 @@ class Partial:
 
     def __init__(self, job: Job, method: str) -> None:
         tensors = [tensor_key(tensor) for tensor in (job.w_bar(), job.r_bar(), job.sample_ids)]
-        key = [job.run.digest, method, job.damping, job.smoothing, job.classes, job.stretches, *tensors]
+        key = [job.run.digest, method, job.method.damping, job.smoothing, job.classes, job.stretches, *tensors]
         self._kept = Kept(job.run.path / "scores", "partial", key)
         self._saved = time.monotonic()
 

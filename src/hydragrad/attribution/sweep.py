@@ -33,7 +33,6 @@ from hydragrad.replay.histories import parts_of, state_names
 from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import Checkpoint, StepRecord
 from hydragrad.runs.log import MicroBatch
-from hydragrad.scores import Curvature
 from hydragrad.steps import Cotangent, StepPoint, smoothing_of, transpose_all, transpose_transforms
 
 
@@ -77,18 +76,17 @@ class Cotangents(NamedTuple):
         return {"w_bar": self.w_bar, "r_bar": self.r_bar} | states
 
 
-def sweep(job: Job, *, curvature: Curvature, memory: int) -> tuple[Tally, float]:
+def sweep(job: Job, *, memory: int) -> tuple[Tally, float]:
     """Sweep the whole run; return the summed derivatives and the replay's drift.
 
     Args:
-        job: What is asked.
-        curvature: "hessian", "ggn" (J' H_out J in place of the Hessian), or "none".
+        job: Which run, queries and method.
         memory: Bytes that replayed states may take.
     """
     tally, drift, stop = Tally(job), 0.0, len(job.run.steps)
     zeros = tuple(torch.zeros_like(job.w_bar()) for _ in state_names(job.histories))
     cotangents = Cotangents(job.w_bar(), zeros, job.r_bar())
-    partial = Partial(job, curvature)
+    partial = Partial(job, job.method.curvature)
     kept = partial.load()
     if kept:
         read = {name: kept[name].to(job.run.device) for name in cotangents.named()}
@@ -105,7 +103,7 @@ def sweep(job: Job, *, curvature: Curvature, memory: int) -> tuple[Tally, float]
         job.run.replay() as replay,
         bar("attributing", len(job.run.steps), len(job.run.steps) - stop) as progress,
     ):
-        reverse = ReverseStep(job, replay, tally, curvature=curvature)
+        reverse = ReverseStep(job, replay, tally)
         for start, end in reversed(job.run.segments):
             if end > stop:
                 continue
@@ -147,7 +145,8 @@ def require_curvature(job: Job) -> None:
 class ReverseStep:
     """Pulls cotangents back through one step and tallies what flows to the sample weights."""
 
-    def __init__(self, job: Job, replay: Replay, tally: Tally, *, curvature: Curvature) -> None:
+    def __init__(self, job: Job, replay: Replay, tally: Tally) -> None:
+        curvature = job.method.curvature
         self._job, self._replay, self._tally = job, replay, tally
         self._problem = LossModule(job.run.model, job.run.loss, use_explicit_batch_norm)
         self._products: Products | None = None
@@ -175,8 +174,8 @@ class ReverseStep:
         for evaluated in reversed(moment.evaluated):
             curved, r_bar = self._through_micro_batch(moment, evaluated, g_bar, r_bar)
             w_bar = curved.add_(w_bar)
-        if self._job.damping:
-            w_bar.add_(g_bar, alpha=self._job.damping)
+        if self._job.method.damping:
+            w_bar.add_(g_bar, alpha=self._job.method.damping)
         return Cotangents(w_bar, before.states, r_bar)
 
     def _through_update(self, moment: Moment, cotangents: Cotangents) -> tuple[Tensor, Cotangent[Tensor]]:

@@ -16,6 +16,7 @@ from hydragrad.cli.experiment import Settings, experiment
 from hydragrad.cli.reporting import write_report
 from hydragrad.errors import HydragradError, RunExists
 from hydragrad.runs.manifest import FILE, read_manifest
+from hydragrad.scores import Check, Method
 from hydragrad.tracking import hypergradients
 from hydragrad.trust import counterfactual
 
@@ -51,7 +52,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         "Now the run is replayed, and every training sample gets its contribution: how much it lowered the loss on "
         "held-out images whose labels are right."
     )
-    scores = jobs.score(asked, run, QUERY, "none")
+    scores = jobs.score(asked, run, QUERY, Method())
     say(
         "A label is suspect if the network leaned to another one for most of the training, and the more so if the "
         "sample harms. Trained again without the suspects, with their labels replaced, and with the true labels:"
@@ -96,8 +97,8 @@ def run_demo(out: Path) -> dict[str, Any]:
     say("On your own data: README.md, 'Your own model and loop'; hydragrad train --help.")
     inspected, share = detection_curve(ranked)
     halfway = float(share[np.searchsorted(inspected, 0.5)])
-    predicted = {f"predicted_{n}": p for n, p in enumerate(check["predicted"])}
-    actual = {f"actual_{n}": a for n, a in enumerate(check["actual"])}
+    predicted = {f"predicted_{n}": p for n, p in enumerate(check.predicted)}
+    actual = {f"actual_{n}": a for n, a in enumerate(check.actual)}
     return figures | {"found_in_first_half": halfway, "report": str(page)} | predicted | actual
 
 
@@ -128,7 +129,7 @@ def _show_suspects(ranked: Any) -> None:
     table("The most suspect samples", rows)
 
 
-def _check(asked: Any, run: Any, ranked: Any) -> dict[str, Any]:
+def _check(asked: Any, run: Any, ranked: Any) -> Check:
     """Predicted (Gauss-Newton) against actual change of the validation loss, over groups really left out."""
     query = asked.query(QUERY)
     scores = attribute(run, query, curvature="ggn")
@@ -139,20 +140,21 @@ def _check(asked: Any, run: Any, ranked: Any) -> dict[str, Any]:
     workers = max(1, min(WORKERS, cpu_count() // torch.get_num_threads()))
     actual = counterfactual(run, groups, query, workers=workers)
     names = [f"the {size} most harmful" for size in HARMFUL] + [f"the {size} most helpful" for size in HELPFUL]
-    names += [f"{RANDOM_SIZE} drawn at random ({n + 1})" for n in range(RANDOM_GROUPS)]
-    return {
-        "name": "leaving groups out, predicted with curvature ggn",
-        "curvature": "ggn",
-        "groups": names,
-        "predicted": [float(scores.total(group)) for group in groups],
-        "actual": actual.values[0].tolist(),
-        "unit": "validation loss",
-    }
+    names += [f"{RANDOM_SIZE} chosen at random ({n + 1})" for n in range(RANDOM_GROUPS)]
+    return Check(
+        name="leaving groups out, predicted with curvature ggn",
+        curvature="ggn",
+        groups=len(groups),
+        group_names=tuple(names),
+        predicted=tuple(float(scores.total(group)) for group in groups),
+        actual=tuple(actual.values[0].tolist()),
+        unit="validation loss",
+    )
 
 
-def _show_check(check: dict[str, Any]) -> None:
+def _show_check(check: Check) -> None:
     rows = {
         f"without {name}": f"predicted {predicted:+.3f}, actual {actual:+.3f}"
-        for name, predicted, actual in zip(check["groups"], check["predicted"], check["actual"], strict=True)
+        for name, predicted, actual in zip(check.group_names or (), check.predicted, check.actual, strict=True)
     }
-    table("Does a prediction come true? Change of the validation loss, really trained without", rows)
+    table("Is a prediction right? Change of the validation loss, really trained without", rows)

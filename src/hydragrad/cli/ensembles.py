@@ -1,4 +1,4 @@
-"""Scores over several seeds of a run that the command line trained: the run itself, and others beside it."""
+"""Scores over several seeds of a run that the command line trained: the run itself, and others next to it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +11,7 @@ from hydragrad.cli.training import train_into
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording
 from hydragrad.runs.manifest import FILE as MANIFEST
-from hydragrad.scores import Curvature, Scores
+from hydragrad.scores import Method, Scores
 
 FOLDER = "seeds"
 
@@ -32,35 +32,31 @@ def score_seeds(
     experiment: Experiment,
     run: Recording,
     query: str,
-    curvature: Curvature,
+    method: Method,
     *,
     seeds: int,
-    damping: float,
     labels: bool | None,
-    replays: int,
     workers: int,
 ) -> Scores:
-    """Mean scores over `seeds` runs with their standard errors; runs in RUN/seeds that are finished are kept."""
+    """Mean scores over `seeds` runs with their standard errors; runs in RUN/seeds that are finished are used again."""
 
-    def given(*, labels: bool) -> Scores:
+    def attributed(*, labels: bool) -> Scores:
         return ensemble(
             _Make(experiment, run.path),
             experiment.query(query),
             seeds=seeds_of(experiment, seeds),
             out=run.path / FOLDER,
-            curvature=curvature,
-            damping=damping,
+            **method.options,
             labels=labels,
-            replays=replays,
             workers=workers,
         )
 
     try:
-        return given(labels=labels is not False)
+        return attributed(labels=labels is not False)
     except LossError:
         if labels:
             raise
-        return given(labels=False)
+        return attributed(labels=False)
 
 
 def with_errors(scores: Scores, samples: Sequence[int]) -> str:

@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset, TensorDataset
 
 from hydragrad.cleaning import Labels, flip_labels, labels_of, load_labels
+from hydragrad.cli.named_query import NamedQuery
 from hydragrad.datasets import load
 from hydragrad.derivatives import PerSampleLoss
-from hydragrad.errors import DataError, QueryError, RecordingMismatch, UnknownName
+from hydragrad.errors import DataError, RecordingMismatch, UnknownName
 from hydragrad.replay import Recording, require_map_style
 from hydragrad.runs.manifest import read_manifest
 from hydragrad.scores import Query, mean_loss, sample_losses
@@ -86,14 +87,19 @@ class Experiment:
         Raises:
             QueryError: No such data set, or no such sample.
         """
-        name, colon, index = text.partition(":")
-        known = {**self.held_out, "train": self.train_set}
-        if name not in known or (colon and not index.isdigit()):
-            raise QueryError(
-                f"--query {text!r} is not known; ask for one of {', '.join(known)}, or for one sample of it, as in "
-                f"{next(iter(known))}:42."
-            )
-        return sample_losses(known[name], [int(index)]) if colon else mean_loss(known[name], name=f"{name} loss")
+        named = self.named_query(text)
+        data = self.data_set(named.data_set)
+        if named.sample is not None:
+            return sample_losses(data, [named.sample])
+        return mean_loss(data, name=f"{named.data_set} loss")
+
+    def named_query(self, text: str) -> NamedQuery:
+        """Data set and sample of a query that was typed on the command line.
+
+        Raises:
+            QueryError: No such data set, or no number of a sample.
+        """
+        return NamedQuery.parse(text, [*self.held_out, "train"])
 
     def known_labels(self) -> frozenset[int]:
         """The labels that a training sample may carry: the named ones, else those that occur.

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -31,12 +31,15 @@ from hydragrad.errors import LossError, QueryError, RunDamaged
 from hydragrad.figures import predicted_against_actual
 from hydragrad.replay import Recording
 from hydragrad.report.wording import counted
-from hydragrad.scores import Curvature, Scores
+from hydragrad.scores import Check, Method, Scores
 from hydragrad.training import Plan, checkpoint_distance, mean_loss_and_accuracy
 from hydragrad.trust import verify
 
 MOST_STRETCHES = 40
 """Scores tell what each epoch added, or each of so many stretches of longer runs."""
+
+DATA_SET = "data_set"
+"""Entry of `Scores.about`: name of the data set that the query is about."""
 
 HARDLY = 0.5
 """Of the way from guessing to being right; on digits with 20 and 40 % flips, AUC was below .8 short of it."""
@@ -56,75 +59,56 @@ def checkpoints_every(experiment: Experiment) -> int:
     return checkpoint_distance(plan_of(experiment).steps(len(experiment.train_set)))  # type: ignore[arg-type]
 
 
-def scores_path(run: Path, query: str, curvature: str, damping: float = 0.0, replays: int = 0, seeds: int = 1) -> Path:
-    """Where the scores of a query are kept."""
-    how = curvature + (f"-damping{damping:g}" if damping else "") + (f"-replays{replays}" if replays else "")
-    how += f"-seeds{seeds}" if seeds > 1 else ""
-    return run / "scores" / f"{query}-{how}.safetensors"
+def scores_path(run: Path, query: str, method: Method, seeds: int = 1) -> Path:
+    """Where the scores of a query are saved."""
+    several = f"-seeds{seeds}" if seeds > 1 else ""
+    return run / "scores" / f"{query}-{method.in_file_names}{several}.safetensors"
 
 
 def score(
     experiment: Experiment,
     run: Recording,
     query: str,
-    curvature: Curvature,
+    method: Method,
     *,
-    damping: float = 0.0,
     labels: bool | None = None,
-    replays: int = 0,
     seeds: int = 1,
     workers: int = 1,
 ) -> Scores:
-    """Attribute and keep the scores; `labels=None` takes label contributions where the loss allows them."""
-    path = scores_path(run.path, query, curvature, damping, replays, seeds)
+    """Attribute and save the scores; `labels=None` takes label contributions where the loss allows them."""
     if seeds > 1:
-        together = score_seeds(
-            experiment,
-            run,
-            query,
-            curvature,
-            seeds=seeds,
-            damping=damping,
-            labels=labels,
-            replays=replays,
-            workers=workers,
-        )
-        together.save(path)
-        return together
-    asked = experiment.query(query)
-    given = partial(
-        attribute,
-        run,
-        asked,
-        curvature=curvature,
-        damping=damping,
-        stretches=min(experiment.settings.epochs, MOST_STRETCHES, len(run.steps)),
-        replays=replays,
-        workers=workers,
-    )
-    try:
-        scores = given(labels=labels is not False)
-    except LossError:
-        if labels:
-            raise
-        scores = given()
-    scores.save(path)
+        scores = score_seeds(experiment, run, query, method, seeds=seeds, labels=labels, workers=workers)
+    else:
+        scores = _score_run(experiment, run, query, method, labels=labels, workers=workers)
+    scores = replace(scores, about={DATA_SET: experiment.named_query(query).data_set})
+    scores.save(scores_path(run.path, query, method, seeds))
     return scores
 
 
-def kept_scores(
-    experiment: Experiment,
-    run: Recording,
-    query: str,
-    curvature: Curvature,
-    *,
-    damping: float = 0.0,
-    replays: int = 0,
-    seeds: int = 1,
-    workers: int = 1,
+def _score_run(
+    experiment: Experiment, run: Recording, query: str, method: Method, *, labels: bool | None, workers: int
 ) -> Scores:
-    """The scores kept with the run, or computed now."""
-    path = scores_path(run.path, query, curvature, damping, replays, seeds)
+    attributed = partial(
+        attribute,
+        run,
+        experiment.query(query),
+        **method.options,
+        stretches=min(experiment.settings.epochs, MOST_STRETCHES, len(run.steps)),
+        workers=workers,
+    )
+    try:
+        return attributed(labels=labels is not False)
+    except LossError:
+        if labels:
+            raise
+        return attributed()
+
+
+def saved_or_scored(
+    experiment: Experiment, run: Recording, query: str, method: Method, *, seeds: int = 1, workers: int = 1
+) -> Scores:
+    """The scores saved with the run, or computed now."""
+    path = scores_path(run.path, query, method, seeds)
     if path.exists():
         try:
             scores = Scores.load(path)
@@ -133,7 +117,7 @@ def kept_scores(
         if scores is not None and scores.evidence.steps == len(run.steps):
             say(f"scores: {path}")
             return scores
-    return score(experiment, run, query, curvature, damping=damping, replays=replays, seeds=seeds, workers=workers)
+    return score(experiment, run, query, method, seeds=seeds, workers=workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,15 +125,15 @@ class Verified:
     """What a verification measured.
 
     Attributes:
-        checks: As in the scores' evidence; those of this verification.
+        checks: Those of this verification.
         path: The scores with their evidence.
-        pictures: Predicted against actual, by the name of the check.
+        pictures: Predicted against actual changes, by size of the random groups.
         figures: Flat values for JSON.
     """
 
-    checks: tuple[dict[str, Any], ...]
+    checks: tuple[Check, ...]
     path: Path
-    pictures: dict[str, Path]
+    pictures: dict[int | None, Path]
     figures: dict[str, Any]
 
 
@@ -160,13 +144,13 @@ def parse_sizes(text: str) -> list[int | float]:
         QueryError: Something else.
     """
     sizes: list[int | float] = []
-    for each in text.split(","):
+    for part in text.split(","):
         try:
-            value = float(each)
+            value = float(part)
         except ValueError:
             value = -1.0
         if not value > 0 or (value >= 1 and not value.is_integer()):
-            raise QueryError(f"--size takes numbers of samples, or shares below 1, with commas between; {each!r} came.")
+            raise QueryError(f"--size takes numbers of samples, or shares below 1, with commas between, got {part!r}.")
         sizes.append(value if value < 1 else int(value))
     return sizes
 
@@ -175,45 +159,46 @@ def verify_scores(
     experiment: Experiment,
     run: Recording,
     query: str,
-    curvature: Curvature,
+    method: Method,
     *,
     groups: int,
     sizes: Sequence[int | float],
     seed: int,
     workers: int,
-    damping: float = 0.0,
-    replays: int = 0,
     seeds: int = 1,
     ceiling: bool = False,
 ) -> Verified:
-    """Verify scores, computed if absent; keep them with what was measured, and draw it."""
-    scores = kept_scores(
-        experiment, run, query, curvature, damping=damping, replays=replays, seeds=seeds, workers=workers
-    )
-    asked = experiment.query(query)
+    """Verify scores, computed if absent; save them with what was measured, and draw it."""
+    scores = saved_or_scored(experiment, run, query, method, seeds=seeds, workers=workers)
     runs = [run] if seeds == 1 else runs_of(experiment, run, seeds)
-    evidence = verify(
-        runs, scores, groups=groups, size=sizes, seed=seed, queries=asked, workers=workers, ceiling=ceiling
-    )
-    path = scores_path(run.path, query, curvature, damping, replays, seeds)
-    scores.with_evidence(evidence).save(path)
-    earlier = {id(check) for check in scores.evidence.checks}
-    checks = tuple(check for check in evidence.checks if id(check) not in earlier)
-    pictures: dict[str, Path] = {}
-    figures: dict[str, Any] = {"run": str(run.path), "query": query, "curvature": curvature}
+    unchecked = scores.with_evidence(replace(scores.evidence, checks=()))
+    checks = verify(
+        runs,
+        unchecked,
+        groups=groups,
+        size=sizes,
+        seed=seed,
+        queries=experiment.query(query),
+        workers=workers,
+        ceiling=ceiling,
+    ).checks
+    path = scores_path(run.path, query, method, seeds)
+    scores.with_evidence(scores.evidence.with_checks(checks)).save(path)
+    pictures: dict[int | None, Path] = {}
+    figures: dict[str, Any] = {"run": str(run.path), "query": query, "curvature": method.curvature}
     folder = run.path / "verify"
     folder.mkdir(exist_ok=True)
     for check in checks:
-        if check["random"]:
-            size = check["size"]
-            pictures[check["name"]] = folder / f"{path.stem}-{size}.png"
-            drawn = predicted_against_actual(check["predicted"], check["actual"], unit=check["unit"])
-            drawn.savefig(pictures[check["name"]], dpi=160)
-            for key in ("lds", "slope", "scale", "pearson", "sign_agreement", "groups"):
-                figures[f"{key}_{size}"] = check[key]
-            figures[f"lds_low_{size}"], figures[f"lds_high_{size}"] = check["lds_interval"]
+        if check.kind == "random":
+            size = check.size
+            pictures[size] = folder / f"{path.stem}-{size}.png"
+            drawn = predicted_against_actual(check.predicted, check.actual, unit=check.unit)
+            drawn.savefig(pictures[size], dpi=160)
+            for name in ("lds", "slope", "scale", "pearson", "sign_agreement", "groups"):
+                figures[f"{name}_{size}"] = getattr(check, name)
+            figures[f"lds_low_{size}"], figures[f"lds_high_{size}"] = check.lds_interval
             if ceiling:
-                figures[f"ceiling_lds_{size}"] = check["ceiling_lds"]
+                figures[f"ceiling_lds_{size}"] = check.ceiling_lds
     return Verified(checks=checks, path=path, pictures=pictures, figures=figures)
 
 

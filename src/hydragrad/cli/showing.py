@@ -1,38 +1,40 @@
 """What the commands found, as a person reads it."""
 
-from typing import Any
-
 from hydragrad.cli import jobs
 from hydragrad.cli.console import columns, number, percent, say, table
+from hydragrad.scores import Check
+from hydragrad.scores.checks import Interval
 from hydragrad.trust import ApproximationError
 
 
-def show_verified(found: jobs.Verified) -> None:
+def show_verified(verified: jobs.Verified) -> None:
     """Print what each check measured and means."""
-    for check in found.checks:
-        if check["random"]:
+    for check in verified.checks:
+        if check.kind == "random":
             rows = {
-                "LDS (Spearman over groups)": _correlation(check["lds"])
-                + f" [{', '.join(_correlation(end) for end in check['lds_interval'])}]",
+                "LDS (Spearman over groups)": _with_interval(check.lds, check.lds_interval),
                 **_ceiling(check),
-                "actual over predicted": f"{number(check['scale'])} (slope with an offset: {number(check['slope'])})",
-                "same sign": percent(check["sign_agreement"]),
-                "picture": str(found.pictures[check["name"]]),
+                "actual over predicted": f"{number(check.scale)} (slope with an offset: {number(check.slope)})",
+                "same sign": percent(check.sign_agreement),
+                "picture": str(verified.pictures[check.size]),
             }
-            table(check["name"], rows)
-            say(check["sentence"])
+            table(check.name, rows)
+            say(check.sentence)
         else:
             words = ("most harmful", "most helpful")
-            for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
-                which = f"{word} sample" if check["size"] == 1 else f"{check['size']:,} {word} samples"
+            for word, predicted, actual in zip(words, check.predicted, check.actual, strict=False):
+                which = f"{word} sample" if check.size == 1 else f"{check.size:,} {word} samples"
                 say(f"the {which} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
 
 
-def _ceiling(check: dict[str, Any]) -> dict[str, str]:
-    if "ceiling_lds" not in check:
+def _ceiling(check: Check) -> dict[str, str]:
+    if check.ceiling_interval is None:
         return {}
-    ends = ", ".join(_correlation(end) for end in check["ceiling_interval"])
-    return {"of a repeat, one rounding apart": f"{_correlation(check['ceiling_lds'])} [{ends}]"}
+    return {"of a repeat, one rounding apart": _with_interval(check.ceiling_lds, check.ceiling_interval)}
+
+
+def _with_interval(value: float | None, interval: Interval) -> str:
+    return f"{_correlation(value)} [{', '.join(map(_correlation, interval))}]"
 
 
 def _correlation(value: float | None) -> str:

@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hydragrad.attribution.ensemble import each_run
+from hydragrad.attribution.ensemble import score_members
 from hydragrad.datasets import Splits, load
 from hydragrad.figures import settling_curves
 from hydragrad.replay import Recording
-from hydragrad.scores import Curvature, mean_loss
+from hydragrad.scores import Curvature, Method, mean_loss
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 from hydragrad.studies.recipes import cross_entropy
 from hydragrad.studies.rows import append_rows, kept_rows
@@ -150,7 +150,7 @@ def _measured(
     workers: int,
 ) -> SettlingRow:
     query = mean_loss(TensorDataset(*(tensor[:HELD_OUT] for tensor in splits.test.tensors)), name="test loss")
-    members = each_run(make, [query], range(runs), folder, {"curvature": curvature}, workers=workers)
+    members = score_members(make, [query], range(runs), folder, method=Method.of(curvature), workers=workers)
     values = torch.stack([scores.values for scores in members])
     mean, error = mean_and_standard_error(values)
     single = float(rank_agreement(values)[0])

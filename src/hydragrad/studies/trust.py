@@ -18,21 +18,21 @@ from hydragrad.attribution import attribute
 from hydragrad.datasets import load
 from hydragrad.models import LeNet5
 from hydragrad.replay import Recording
-from hydragrad.scores import mean_loss, sample_losses
+from hydragrad.scores import Method, mean_loss, sample_losses
 from hydragrad.studies.rows import kept_rows, replace_rows
 from hydragrad.training import mean_loss_and_accuracy, train
 from hydragrad.trust import smoothness, verify
 
 ROWS_FILE = "trust.jsonl"
 SINGLE = 10
-ESTIMATORS: dict[str, dict[str, Any]] = {
-    "none": {"curvature": "none"},
-    "hessian": {"curvature": "hessian"},
-    "ggn": {"curvature": "ggn"},
-    "ggn, damping 0.1": {"curvature": "ggn", "damping": 0.1},
-    "hessian, 4 replays": {"curvature": "hessian", "replays": 4},
-    "ggn, 4 replays": {"curvature": "ggn", "replays": 4},
-}
+METHODS = (
+    Method.of("none"),
+    Method.of("hessian"),
+    Method.of("ggn"),
+    Method.of("ggn", damping=0.1),
+    Method.of("hessian", replays=4),
+    Method.of("ggn", replays=4),
+)
 
 
 def _logistic(channels: int) -> nn.Module:
@@ -117,7 +117,7 @@ def reproduce_trust(
     rows = kept_rows(Row, out / ROWS_FILE)
     splits = load(data, data_dir=data_dir, train_size=train_size)
     for name in networks:
-        if sum(row.network == name for row in rows) == len(ESTIMATORS):
+        if sum(row.network == name for row in rows) == len(METHODS):
             continue
         rows = [row for row in rows if row.network != name]
         torch.manual_seed(0)
@@ -135,11 +135,11 @@ def _measured(name: str, run: Recording, test: Any, groups: int, share: float, w
     smooth = smoothness(run, query=mean_loss(test), workers=workers)
     queries = [mean_loss(test, name="test loss"), sample_losses(test, range(SINGLE))]
     rows = []
-    for estimator, options in ESTIMATORS.items():
+    for method in METHODS:
         mean, single = (
             verify(
                 run,
-                attribute(run, query, **options, workers=workers),
+                attribute(run, query, **method.options, workers=workers),
                 groups=groups,
                 size=share,
                 extremes=False,
@@ -147,18 +147,19 @@ def _measured(name: str, run: Recording, test: Any, groups: int, share: float, w
             ).checks[0]
             for query in queries
         )
+        assert mean.size is not None, "random groups have one size"
         rows.append(
             Row(
                 network=name,
-                estimator=estimator,
+                estimator=method.in_words,
                 test_accuracy=accuracy,
                 groups=groups,
-                size=mean["size"],
-                lds_mean_loss=mean["lds"],
-                low=mean["lds_interval"][0],
-                high=mean["lds_interval"][1],
-                lds_single=single["lds"],
-                slope=mean["slope"],
+                size=mean.size,
+                lds_mean_loss=mean.lds,
+                low=mean.lds_interval[0],
+                high=mean.lds_interval[1],
+                lds_single=single.lds,
+                slope=mean.slope,
                 cosine=smooth.probes[-1].cosine,
                 rounding_growth=smooth.rounding_growth,
             )

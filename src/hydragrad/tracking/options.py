@@ -7,6 +7,7 @@ from torch import nn
 
 from hydragrad.derivatives import BatchStatistics, normalises_batches, running_statistics
 from hydragrad.errors import QueryError
+from hydragrad.scores.notes import STATISTICS_CONSTANT
 from hydragrad.steps import SMOOTHING, StepRule
 
 Kept = Literal["none", "hessian"]
@@ -54,7 +55,7 @@ def notes(model: nn.Module, curvature: str, batch_statistics: str) -> list[str]:
     """What a reader of the rows must know about BatchNorm."""
     found = []
     if curvature == "none" and running_statistics(model):
-        found.append("Running statistics of BatchNorm were treated as constants.")
+        found.append(STATISTICS_CONSTANT.text)
     if batch_statistics == "frozen" and normalises_batches(model):
         found.append(
             "The statistics of each BatchNorm's batch were treated as constants (batch_statistics='frozen'): an "

@@ -28,7 +28,8 @@ from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExist
 from hydragrad.replay.data import Collate
 from hydragrad.runs.lines import replace_file, save_file
 from hydragrad.runs.manifest import require_same_model
-from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
+from hydragrad.scores.notes import CURVATURE_DROPPED, interrupted
 from hydragrad.steps import sgd
 from hydragrad.tracking.answers import Answer, Answerer
 from hydragrad.tracking.rows.table import from_numpy
@@ -60,7 +61,7 @@ class StoreFacts:
         optimizer: Class of the optimizer.
         ages: How far parameters were when tracking began, where that was not at their start.
         smoothing: Share of the mean second moment that was added under its root in the derivative.
-        notes: Anything a reader must know.
+        notes: What a reader must know about the statistics of BatchNorm.
     """
 
     model: dict[str, Any]
@@ -236,20 +237,19 @@ class Store:
 
     def evidence(self) -> Evidence:
         """How the rows were computed."""
-        notes = list(self.facts.notes)
+        notes = [Note("statistics constant", text) for text in self.facts.notes]
         if self.facts.curvature == "none":
-            notes.append(
-                "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it."
-            )
+            notes.append(CURVATURE_DROPPED)
         if self.facts.projection:
-            notes.append(
+            text = (
                 f"Rows were projected to {self.rows.shape[1]:,} dimensions: contributions are estimates that carry its "
                 f"noise."
             )
+            notes.append(Note("projection", text))
         if not self.facts.completed:
-            notes.append(f"Training was interrupted; this is its state after step {self.facts.steps:,}.")
+            notes.append(interrupted(self.facts.steps))
         return Evidence(
-            curvature=self.facts.curvature,
+            method=Method(curvature=self.facts.curvature),
             route="store",
             steps=self.facts.steps,
             completed=self.facts.completed,

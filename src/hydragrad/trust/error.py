@@ -1,4 +1,4 @@
-"""How far contributions without curvature are from the exact ones, measured along the run, beside a bound.
+"""How far contributions without curvature are from the exact ones, measured along the run, with a bound.
 
 Legend: e = exact - approximate hypergradient; kappa the coefficients of the closed form; H the Hessian of the step's
 batch loss. Both hypergradients advance eagerly, side by side, so e_T = sum_t kappa_t H exact_{t-1} gives the bounds
@@ -22,23 +22,23 @@ from hydragrad.derivatives.curvature.tangents import ExactTangents
 from hydragrad.errors import QueryError, Unsupported
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
+from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
 from hydragrad.replay.histories import parts_of, run_histories, state_names, trained_layout
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs import StepRecord
-from hydragrad.scores import Evidence, Query, checked_samples
+from hydragrad.scores import Evidence, Note, Query, checked_samples
 from hydragrad.steps import StepPoint, Tangent, coefficients, tangent_all, tangent_transforms
 from hydragrad.trust.counterfactual import training_loss
-from hydragrad.trust.lds import lds
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorAt:
-    """What was measured after one step; norms are means over the samples drawn so far.
+    """What was measured after one step; norms are means over the samples trained on so far.
 
     Attributes:
         step: Steps made.
@@ -74,7 +74,7 @@ class PairAt:
     Attributes:
         step: Steps made.
         parameters, buffers: The model there; to be read, not changed.
-        drawn: Which of the samples were drawn so far, bool (samples,).
+        trained: Which of the samples were trained on so far, bool (samples,).
         exact, approximate: Hypergradients, (samples, parameters) in the order of `weights`.
         exact_contributions: Of the samples to the query, float64 (samples,).
         gradient: Of the query, float64 (parameters,).
@@ -84,7 +84,7 @@ class PairAt:
     step: int
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
-    drawn: Tensor
+    trained: Tensor
     exact: Tensor
     approximate: Tensor
     exact_contributions: Tensor
@@ -122,9 +122,7 @@ class ApproximationError:
 
     def noted(self, evidence: Evidence) -> Evidence:
         """The evidence with this measurement among its notes."""
-        start = "Without curvature, contributions of "
-        kept = tuple(note for note in evidence.notes if not note.startswith(start))
-        return replace(evidence, notes=(*kept, self.sentence))
+        return evidence.with_note(Note("approximation error", self.sentence))
 
 
 def approximation_error(
@@ -156,26 +154,26 @@ def approximation_error(
 
     Source: Chen et al. 2021, section 4.2 and Theorem 1, for mini-batches, momentum and any schedule.
     """
-    chosen = _chosen(run, samples, seed)
-    asked = query or training_loss(run, seed)
-    if len(asked.names()) != 1:
-        raise QueryError(f"approximation_error asks one scalar; {len(asked.names())} came. Ask one after the other.")
+    sample_ids = _sample_ids(run, samples, seed)
+    scalar = query or training_loss(run, seed)
+    if len(scalar.names()) != 1:
+        raise QueryError(f"approximation_error takes one scalar, got {len(scalar.names())}. Call it once for each.")
     total = len(run.steps)
     times = sorted({round(total * (k + 1) / points) for k in range(points)} - {0})
     spectral = {times[round(k)] for k in np.linspace(0, len(times) - 1, min(eigenvalues, len(times)))}
-    found: list[ErrorAt] = []
+    measured: list[ErrorAt] = []
     with run.replay() as replay, bar("exact and approximate", total) as progress:
         replay.trajectory.restore(run.initial)
-        pair = _Pair(run, replay, chosen)
+        pair = _Pair(run, replay, sample_ids)
         for record in run.steps:
             pair.advance(record, spectrum=record.step + 1 in spectral)
             if record.step + 1 in times:
-                at = pair.at(asked)
-                found.append(pair.measured(at))
+                at = pair.at(scalar)
+                measured.append(pair.measured(at))
                 if observe is not None:
                     observe(at)
             progress.advance()
-    return ApproximationError(samples=tuple(chosen.tolist()), query=asked.names()[0], points=tuple(found))
+    return ApproximationError(samples=tuple(sample_ids.tolist()), query=scalar.names()[0], points=tuple(measured))
 
 
 class _Noting(StepHooks):
@@ -209,7 +207,7 @@ class _Pair:
         zeros = like.new_zeros(count, self._weights.size)
         self._names = state_names(self._histories)
         self._states = [Tangent(zeros, (zeros,) * len(self._names)) for _ in range(2)]
-        self._drawn = torch.zeros(count, dtype=torch.bool)
+        self._trained = torch.zeros(count, dtype=torch.bool)
         self._curved: list[Array] = []
         self._largest_eigenvalue = self._largest_hypergradient = 0.0
 
@@ -227,7 +225,7 @@ class _Pair:
         alpha = (torch.tensor(record.indices) == self._samples[:, None]).to(exact)
         mine = alpha.any(1).nonzero()[:, 0]
         state = (dict(trajectory.parameters), {name: value.clone() for name, value in trajectory.buffers.items()})
-        found = self._tangents(
+        tangents = self._tangents(
             *state,
             batch,
             divisor,
@@ -236,8 +234,8 @@ class _Pair:
             torch.cat([alpha, alpha[mine]]),
         )
         own = torch.zeros_like(exact)
-        own[mine] = found.g_dot[len(exact) :]
-        whole = found.g_dot[: len(exact)]
+        own[mine] = tangents.g_dot[len(exact) :]
+        whole = tangents.g_dot[: len(exact)]
         self._curved.append((whole - own).double().norm(dim=1).cpu().numpy())
         if spectrum:
             self._largest_eigenvalue = max(self._largest_eigenvalue, self._eigenvalue(state, batch, divisor))
@@ -247,8 +245,8 @@ class _Pair:
         for number, g_dot in enumerate((whole, own)):
             g_dot = tangent_transforms(record.transforms, self._weights.spans, g_dot, noted.gradients)
             self._states[number] = tangent_all(parts, self._states[number], g_dot, noted.point, 0.0)
-        self._r = found.r_dot[: len(exact)]
-        self._drawn[mine] = True
+        self._r = tangents.r_dot[: len(exact)]
+        self._trained[mine] = True
         self._largest_hypergradient = max(self._largest_hypergradient, float(self._rows(0).norm(dim=1).max()))
 
     def at(self, query: Query) -> PairAt:
@@ -259,7 +257,7 @@ class _Pair:
             step=len(self._curved),
             parameters=trajectory.parameters,
             buffers=trajectory.buffers,
-            drawn=self._drawn if self._drawn.any() else torch.ones_like(self._drawn),
+            trained=self._trained if self._trained.any() else torch.ones_like(self._trained),
             exact=exact,
             approximate=approximate,
             exact_contributions=-(exact.double() @ w_bar + self._r.double() @ r_bar),
@@ -269,10 +267,10 @@ class _Pair:
 
     def measured(self, at: PairAt) -> ErrorAt:
         kappa = self._kappa(at.step)
-        bounds = kappa @ np.stack(self._curved)[:, at.drawn.numpy()]
+        bounds = kappa @ np.stack(self._curved)[:, at.trained.numpy()]
         return ErrorAt(
             step=at.step,
-            exact=float(at.exact[at.drawn].double().norm(dim=1).mean()),
+            exact=float(at.exact[at.trained].double().norm(dim=1).mean()),
             **distances(at, at.approximate),
             measured_bound=float(bounds.mean()),
             bound=float(kappa.sum() * self._largest_eigenvalue * self._largest_hypergradient),
@@ -303,8 +301,8 @@ class _Pair:
         def product(vector: Array) -> Array:
             w = torch.from_numpy(np.ascontiguousarray(vector.reshape(1, size))).to(like)
             r, alpha = like.new_zeros(1, self._statistics.size), like.new_zeros(1, batch.size)
-            found = self._tangents(*state, batch, divisor, w, r, alpha).g_dot[0]
-            return np.asarray(found.double().cpu().numpy())
+            image = self._tangents(*state, batch, divisor, w, r, alpha).g_dot[0]
+            return np.asarray(image.double().cpu().numpy())
 
         if size < 3:
             return float(np.abs(np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(size)]))).max())
@@ -317,24 +315,24 @@ class _Pair:
 
 
 def distances(at: PairAt, other: Tensor) -> dict[str, float]:
-    """How far other hypergradients, (samples, parameters), are from the exact ones, over the samples drawn so far."""
-    exact, some = (rows[at.drawn].double() for rows in (at.exact, other))
+    """How far other hypergradients, (samples, parameters), are from the exact ones, over samples trained on so far."""
+    exact, some = (rows[at.trained].double() for rows in (at.exact, other))
     errors = (exact - some).norm(dim=1)
-    c = at.exact_contributions[at.drawn], -(some @ at.gradient)
+    c = at.exact_contributions[at.trained], -(some @ at.gradient)
     return {
         "error": float(errors.mean()),
         "relative_error": float((errors / exact.norm(dim=1).clamp(min=1e-300)).mean()),
-        "spearman": lds(c[1][None].cpu().numpy(), c[0][None].cpu().numpy()) if len(c[0]) > 1 else float("nan"),
+        "spearman": float(rank_correlation(c[1].cpu().numpy(), c[0].cpu().numpy())),
         "sign_disagreements": float((c[0].sign() != c[1].sign()).double().mean()),
         "relative_contribution_error": float((c[0] - c[1]).norm() / c[0].norm().clamp(min=1e-300)),
     }
 
 
-def _chosen(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:
+def _sample_ids(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:
     length = run.manifest.data["length"]
     if isinstance(samples, int):
         if not 1 <= samples <= length:
-            raise QueryError(f"samples must be 1 to {length:,}, or a list of samples; {samples} came.")
+            raise QueryError(f"samples must be 1 to {length:,}, or a list of samples, got {samples}.")
         generator = torch.Generator().manual_seed(seed)
         return torch.randperm(length, generator=generator)[:samples].sort().values
     return checked_samples(samples, length)

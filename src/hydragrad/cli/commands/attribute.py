@@ -19,7 +19,7 @@ from hydragrad.cli.forecast import (
 )
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
 from hydragrad.progress import quiet
-from hydragrad.scores import MEANING
+from hydragrad.scores import MEANING, Method
 
 
 def attribute(
@@ -53,8 +53,9 @@ def attribute(
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
     asked, opened = open_run(run, data_dir=data_dir)
+    method = Method.of(curvature, damping=damping, replays=replays)
     at_once = workers if max(replays, seeds) > 1 else 1
-    seconds = attribution_seconds(opened, curvature) * len(query) * seeds * max(1, replays) / at_once
+    seconds = attribution_seconds(opened, method) * len(query) * seeds / at_once
     seconds += seeds * sum(query_seconds(asked, opened.trained_model(), each) for each in query)
     plan = jobs.plan_of(asked)
     seconds += training_seconds(asked, plan) * (seeds - 1) / at_once
@@ -66,18 +67,8 @@ def attribute(
     for text in query:
         begin = time.monotonic()
         with quiet(silent):
-            scores = jobs.score(
-                asked,
-                opened,
-                text,
-                curvature,
-                damping=damping,
-                labels=labels,
-                replays=replays,
-                seeds=seeds,
-                workers=workers,
-            )
-        path = jobs.scores_path(run, text, curvature, damping, replays, seeds)
+            scores = jobs.score(asked, opened, text, method, labels=labels, seeds=seeds, workers=workers)
+        path = jobs.scores_path(run, text, method, seeds)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
         rows = {
@@ -90,9 +81,9 @@ def attribute(
             "written": str(path),
             "took": duration(time.monotonic() - begin),
         }
-        table(f"{MEANING}, curvature {curvature}", rows)
+        table(f"{MEANING}, curvature {method.in_words}", rows)
         for note in scores.evidence.notes:
-            say(f"note: {note}")
+            say(f"note: {note.text}")
         figures |= {
             f"{text} value": scores.query_values[0].item(),
             f"{text} scores": str(path),

@@ -8,15 +8,12 @@ import typer
 from hydragrad.cli import jobs
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.experiment import open_run
-from hydragrad.cli.forecast import (
-    announce,
-    attribution_seconds,
-)
+from hydragrad.cli.forecast import announce, training_again_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
 from hydragrad.cli.showing import show_bound
 from hydragrad.figures import error_over_time
 from hydragrad.progress import quiet
-from hydragrad.scores import Scores
+from hydragrad.scores import Method, Scores
 from hydragrad.trust import approximation_error
 
 
@@ -39,7 +36,7 @@ def bound(
     """
     asked, opened = open_run(run, data_dir=data_dir)
     chosen = asked.query(query)
-    announce("the comparison", attribution_seconds(opened, "none") / 2 * 3 * samples, 0, always=dry_run)
+    announce("the comparison", training_again_seconds(opened) * 3 * samples, 0, always=dry_run)
     if dry_run:
         return
     with quiet(silent):
@@ -47,9 +44,9 @@ def bound(
     show_bound(found)
     picture = run / "bound.png"
     error_over_time([asdict(point) for point in found.points]).savefig(picture, dpi=160)
-    kept = jobs.scores_path(run, query, "none")
-    if kept.exists():
-        scores = Scores.load(kept)
-        scores.with_evidence(found.noted(scores.evidence)).save(kept)
+    path = jobs.scores_path(run, query, Method())
+    if path.exists():
+        scores = Scores.load(path)
+        scores.with_evidence(found.noted(scores.evidence)).save(path)
     say(f"picture: {picture}")
     write_json(json, {"run": str(run), "samples": samples, **asdict(found.points[-1])})

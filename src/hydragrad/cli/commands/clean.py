@@ -22,6 +22,7 @@ from hydragrad.cli.reporting import write_report
 from hydragrad.cli.showing import show_cleaned
 from hydragrad.errors import QueryError
 from hydragrad.progress import quiet
+from hydragrad.scores import Method
 
 
 def clean(
@@ -64,19 +65,20 @@ def clean(
     asked, opened = open_run(run, data_dir=data_dir)
     marks = None if labels is None else read_marks(labels, opened, asked.known_labels())
     retrainings = 1 + (asked.labels is not None and reference)
-    have = jobs.scores_path(run, query, curvature, seeds=seeds).exists()
+    method = Method.of(curvature)
+    have = jobs.scores_path(run, query, method, seeds).exists()
     training = training_seconds(asked, jobs.plan_of(asked))
     seconds = training * retrainings + signals_seconds(asked, opened, folds, training)
     if not have:
         seconds += query_seconds(asked, opened.trained_model(), query) * seeds
-        seconds += attribution_seconds(opened, curvature) * seeds
+        seconds += attribution_seconds(opened, method) * seeds
         seconds += training * (seeds - 1)
     disk = retrainings * training_disk(asked, jobs.plan_of(asked), jobs.checkpoints_every(asked))
     announce("cleaning", seconds, disk, always=dry_run)
     if dry_run:
         return
     with quiet(silent):
-        scores = jobs.kept_scores(asked, opened, query, curvature, seeds=seeds)
+        scores = jobs.saved_or_scored(asked, opened, query, method, seeds=seeds)
         found = jobs.clean(
             asked, opened, scores, query, remove=remove, relabel=relabel, reference=reference, folds=folds, marks=marks
         )

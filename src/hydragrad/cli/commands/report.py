@@ -11,6 +11,7 @@ from hydragrad.cli.experiment import open_run
 from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run, Seeds
 from hydragrad.cli.reporting import write_report
 from hydragrad.progress import quiet
+from hydragrad.scores import Method
 
 
 def report(
@@ -32,7 +33,7 @@ def report(
     """
     asked, opened = open_run(run, data_dir=data_dir)
     with quiet(silent):
-        scores = jobs.kept_scores(asked, opened, query, curvature, seeds=seeds)
+        scores = jobs.saved_or_scored(asked, opened, query, Method.of(curvature), seeds=seeds)
         page = write_report(asked, opened, scores, out or run / "report.html")
     say(f"report: {page}")
     write_json(json, {"report": str(page)})

@@ -6,7 +6,7 @@ import typer
 
 from hydragrad.cli.console import columns, number, say, write_json
 from hydragrad.cli.experiment import open_run
-from hydragrad.cli.forecast import announce, attribution_seconds, model_bytes
+from hydragrad.cli.forecast import announce, model_bytes, training_again_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
 from hydragrad.progress import quiet
 from hydragrad.trust import smoothness as probe
@@ -24,16 +24,16 @@ def smoothness(
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Tell whether derivatives of this run foretell what removing samples does, and which estimator to ask with.
+    """Measure whether derivatives of this run predict what removing samples does, and which method suits.
 
     Trains the run again with the weights of some samples lowered in steps, and once with the initial weights changed
-    by one rounding. The verdict is kept in RUN/smoothness.json, and scores say so where another estimator is used.
+    by one rounding. The verdict is saved in RUN/smoothness.json, and scores say so where another method is used.
 
     Example: hydragrad smoothness runs/m --workers 2
     """
     asked, opened = open_run(run, data_dir=data_dir)
     trainings = 1 + 6 * directions
-    seconds = attribution_seconds(opened, "none") / 2 * trainings / workers
+    seconds = training_again_seconds(opened) * trainings / workers
     announce(f"the probe ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
     if dry_run:
         return
@@ -45,9 +45,8 @@ def smoothness(
         [(f"{p.step:g}", number(p.cosine), number(p.slope_agreement)) for p in found.probes],
     )
     say(found.sentence)
-    how = found.options["curvature"]
-    how += f" --replays {found.options['replays']}" if "replays" in found.options else ""
-    say(f"next: hydragrad attribute {run} --query {query} --curvature {how}")
+    options = " ".join(f"--{name} {value}" for name, value in found.options.items())
+    say(f"next: hydragrad attribute {run} --query {query} {options}")
     figures = {"run": str(run), "rounding_growth": found.rounding_growth, "recommended": found.recommended}
     cosines = {f"cosine_{p.step:g}": p.cosine for p in found.probes}
     write_json(json, figures | cosines | {f"recommended_{name}": value for name, value in found.options.items()})

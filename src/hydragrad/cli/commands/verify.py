@@ -4,19 +4,20 @@ from typing import Annotated
 
 import typer
 
-from hydragrad.attribution.advice import kept_advice
+from hydragrad.attribution.advice import saved_advice
 from hydragrad.cli import jobs
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.experiment import open_run
 from hydragrad.cli.forecast import (
     announce,
-    attribution_seconds,
     model_bytes,
     query_seconds,
+    training_again_seconds,
 )
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
 from hydragrad.cli.showing import show_verified
 from hydragrad.progress import quiet
+from hydragrad.scores import Method
 
 
 def verify(
@@ -54,7 +55,8 @@ def verify(
     sizes = jobs.parse_sizes(size)
     asked, opened = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
-    seconds = attribution_seconds(opened, "none") / 2 * trainings / workers + attribution_seconds(opened, curvature)
+    method = Method.of(curvature, damping=damping, replays=replays)
+    seconds = training_again_seconds(opened) * (trainings / workers + method.trainings)
     seconds += trainings * query_seconds(asked, opened.trained_model(), query) / 3 / workers
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
     if dry_run:
@@ -64,18 +66,16 @@ def verify(
             asked,
             opened,
             query,
-            curvature,
+            method,
             groups=groups,
             sizes=sizes,
             seed=seed,
             workers=workers,
-            damping=damping,
-            replays=replays,
             seeds=seeds,
             ceiling=ceiling,
         )
     show_verified(found)
-    if kept_advice(opened) is None:
-        say(f"which estimator suits this run, and whether any can: hydragrad smoothness {run}")
+    if saved_advice(opened) is None:
+        say(f"which method suits this run, and whether any does: hydragrad smoothness {run}")
     say(f"written: {found.path}; next: hydragrad report {run}")
     write_json(json, found.figures)
