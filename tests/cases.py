@@ -4,7 +4,6 @@ A case is a user's loop. `record` puts a Recorder around it; `loop` runs it with
 train the same run in its own way.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import Dataset, default_collate
 
@@ -21,11 +20,6 @@ from case_models import MODELS, Loss, ModelCase
 from hydragrad.randomness import reseed, seeded
 from hydragrad.training import Plan
 
-with warnings.catch_warnings():
-    # torch loads this at its first forward-mode derivative, with a deprecation warning about itself.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    import torch._decomp.decompositions_for_jvp
-
 SAMPLES, HELD_OUT, BATCH_SIZE, EPOCHS, SEED = 18, 9, 5, 4, 7
 STEPS = EPOCHS * -(-SAMPLES // BATCH_SIZE)
 
@@ -33,9 +27,14 @@ STEPS = EPOCHS * -(-SAMPLES // BATCH_SIZE)
 # --- options
 
 
-def plain_sgd(**options: Any) -> Callable[[nn.Module], Optimizer]:
+def one_group(kind: type[Optimizer], **options: Any) -> Callable[[nn.Module], Optimizer]:
     """One parameter group of everything that is not frozen."""
-    return lambda model: SGD([p for p in model.parameters() if p.requires_grad], **{"lr": 0.2, **options})
+    return lambda model: kind([p for p in model.parameters() if p.requires_grad], **options)
+
+
+def plain_sgd(**options: Any) -> Callable[[nn.Module], Optimizer]:
+    """SGD with one parameter group."""
+    return one_group(SGD, **{"lr": 0.2, **options})
 
 
 def two_groups(model: nn.Module) -> Optimizer:
@@ -52,9 +51,28 @@ def two_groups(model: nn.Module) -> Optimizer:
     )
 
 
+def two_decay_groups(model: nn.Module) -> Optimizer:
+    """AdamW with decay on matrices only, as language models are trained; other decay rates for vectors."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "weight_decay": 0.1},
+        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0, "lr": 0.03, "betas": (0.7, 0.95)},
+    ]
+    return AdamW(groups, lr=0.02, betas=(0.9, 0.99))
+
+
 def warm(model: nn.Module) -> Optimizer:
-    """An optimizer with momentum buffers from steps before the recording."""
-    optimizer = plain_sgd(lr=0.1, momentum=0.9, dampening=0.3)(model)
+    """SGD with momentum buffers from steps before the recording."""
+    return warmed(plain_sgd(lr=0.1, momentum=0.9, dampening=0.3)(model), model)
+
+
+def warm_adam(model: nn.Module) -> Optimizer:
+    """Adam with moments from steps before the recording."""
+    return warmed(one_group(Adam, lr=0.02, betas=(0.8, 0.9), weight_decay=0.05)(model), model)
+
+
+def warmed(optimizer: Optimizer, model: nn.Module) -> Optimizer:
+    """An optimizer that has made two steps."""
     generator = torch.Generator().manual_seed(3)
     for _ in range(2):
         for parameter in model.parameters():
@@ -100,6 +118,7 @@ class OptionsCase:
         before_step: What the loop does before every step.
         reduction: How it makes one number of the per-sample losses.
         replacement: Batches draw with replacement, so that a sample may come twice in one batch.
+        closed_form: Whether the run without curvature is a sum over its steps.
     """
 
     optimizer: Callable[[nn.Module], Optimizer]
@@ -108,6 +127,11 @@ class OptionsCase:
     before_step: Callable[[int, nn.Module, Optimizer], None] = nothing
     reduction: Literal["mean", "sum"] = "mean"
     replacement: bool = False
+    closed_form: bool = True
+
+    @property
+    def family(self) -> str:
+        return "sgd" if self.closed_form else "adam"
 
 
 OPTIONS = {
@@ -131,6 +155,23 @@ OPTIONS = {
     "sum": OptionsCase(plain_sgd(lr=0.03, momentum=0.5), reduction="sum"),
     "replacement": OptionsCase(plain_sgd(momentum=0.5), replacement=True),
 }
+ADAPTIVE = {
+    "adam": OptionsCase(one_group(Adam, lr=0.02, weight_decay=0.1), closed_form=False),
+    "adamw": OptionsCase(one_group(AdamW, lr=0.02, weight_decay=0.1), closed_form=False),
+    "amsgrad": OptionsCase(one_group(AdamW, lr=0.05, betas=(0.8, 0.6), amsgrad=True), closed_form=False),
+    "adam_maximize": OptionsCase(
+        one_group(Adam, lr=0.002, betas=(0.5, 0.9), weight_decay=0.05, maximize=True), closed_form=False
+    ),
+    "decay_groups": OptionsCase(
+        two_decay_groups, lambda o: CosineAnnealingLR(o, STEPS), every="step", closed_form=False
+    ),
+    "adam_late": OptionsCase(one_group(AdamW, lr=0.02, betas=(0.8, 0.9)), before_step=unfreeze_late, closed_form=False),
+    "adam_warm": OptionsCase(warm_adam, closed_form=False),
+    "adam_foreach": OptionsCase(one_group(Adam, lr=0.02, foreach=True), closed_form=False),
+    "adam_fused": OptionsCase(one_group(AdamW, lr=0.02, fused=True), reduction="sum", closed_form=False),
+}
+OPTIONS_OF_CLOSED_FORM = tuple(OPTIONS)
+OPTIONS |= ADAPTIVE
 
 
 # --- cases
@@ -259,16 +300,33 @@ def record(case: Case, path: Path, *, checkpoint_every: int | None = None) -> hg
 
 def _paired() -> list[Case]:
     """Every option set with an MLP, and every other model with two option sets in turn."""
-    names = [name for name in OPTIONS if name != "plain"]
-    cases = [Case("mlp", name) for name in OPTIONS]
+    names = [name for name in OPTIONS_OF_CLOSED_FORM if name != "plain"]
+    cases = [Case("mlp", name) for name in OPTIONS_OF_CLOSED_FORM]
     for number, model in enumerate(name for name in MODELS if name != "mlp"):
         cases += [Case(model, names[(3 * number + shift) % len(names)]) for shift in (0, 7)]
     return [*cases, Case("dropout", "cosine", by_train=True), Case("two_inputs", "all", by_train=True)]
 
 
+def _adaptive() -> list[Case]:
+    """Every option set with an MLP, and models with traits of their own in turn."""
+    others = [
+        "batch_norm",
+        "transformer",
+        "lookup",
+        "tied",
+        "dropout",
+        "convolution",
+        "frozen_statistics",
+        "partly_frozen",
+    ]
+    cases = [Case("mlp", name) for name in ADAPTIVE]
+    return cases + [Case(model, name) for model, name in zip(others, ADAPTIVE, strict=False)]
+
+
 CASES = _paired()
+ADAPTIVE_CASES = [*_adaptive(), Case("dropout", "decay_groups", by_train=True)]
 EVERY_MODEL = [Case(name, "all") for name in MODELS]
-BY_NAME = {case.name: case for case in [*CASES, *EVERY_MODEL]}
+BY_NAME = {case.name: case for case in [*CASES, *ADAPTIVE_CASES, *EVERY_MODEL]}
 
 
 def reseed_for_query() -> None:

@@ -1,6 +1,7 @@
 """What every test gets: one thread, no display, the same examples every time."""
 
 import os
+import warnings
 
 # Before torch and matplotlib are imported: both read these only once.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -14,6 +15,11 @@ import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+
+with warnings.catch_warnings():
+    # torch loads this at its first forward-mode derivative, with a deprecation warning about itself.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import torch._decomp.decompositions_for_jvp
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)
 settings.load_profile("deterministic")

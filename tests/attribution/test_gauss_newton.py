@@ -4,17 +4,17 @@ import pytest
 
 import hydragrad as hg
 from attribution import oracle
-from cases import EVERY_MODEL, Case
+from cases import ADAPTIVE_CASES, EVERY_MODEL, Case
 
 ONE_CALL = [case for case in EVERY_MODEL if case.model.curvature and case.model.output_loss is not None]
 OTHER_OPTIONS = [Case("mlp", name) for name in ("maximize", "late", "switched", "warm", "sum", "replacement")]
 
 
-@pytest.mark.parametrize("case", ONE_CALL + OTHER_OPTIONS, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", ONE_CALL + OTHER_OPTIONS + ADAPTIVE_CASES, ids=lambda case: case.name)
 def test_ggn_is_the_dense_sweep(case, recorded):
     carried = oracle.tangents(case, oracle.every_sample(), curvature="ggn")
     query = oracle.mean_loss(case, case.held_out)
-    scores = hg.attribute(recorded(case), hg.mean_loss(case.held_out), curvature="ggn")
+    scores = hg.attribute(recorded(case), hg.mean_loss(case.held_out), curvature="ggn", smoothing=0)
     if carried.r_dot:
         assert oracle.relative(scores.values[0], carried.differences(query)) < 1e-6
     else:

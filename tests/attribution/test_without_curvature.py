@@ -5,8 +5,8 @@ import torch
 
 import hydragrad as hg
 from attribution import oracle
-from cases import CASES, EVERY_MODEL, SAMPLES, Case
-from hydragrad.errors import Unsupported
+from cases import ADAPTIVE_CASES, CASES, EVERY_MODEL, SAMPLES, Case
+from hydragrad.errors import QueryError, Unsupported
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -57,3 +57,33 @@ def test_it_is_not_the_exact_derivative(recorded):
     none, exact = (hg.attribute(recorded(case), query, curvature=c).values for c in ("none", "hessian"))
     assert oracle.relative(none, exact) > 0.01
     assert none.shape == (1, SAMPLES) and none.dtype == torch.float64
+
+
+@pytest.mark.parametrize("case", ADAPTIVE_CASES, ids=lambda case: case.name)
+def test_an_optimizer_without_a_closed_form_is_swept_without_curvature(case, recorded):
+    run, held_out = recorded(case), case.held_out
+    queries = [hg.mean_loss(held_out, "mean"), hg.sample_losses(held_out, [3])]
+    eager = oracle.tangents(case, oracle.every_sample())
+    expected = torch.stack(
+        [eager.contributions(oracle.mean_loss(case, held_out, chosen)) for chosen in (range(len(held_out)), [3])]
+    )
+    scores = hg.attribute(run, queries, smoothing=0)
+    assert oracle.relative(scores.values, expected) < 1e-9
+    assert scores.evidence.route == "sweep" and not scores.evidence.scale_is_measured
+
+
+def test_smoothing_changes_scores_of_adam_by_default(recorded):
+    case = Case("mlp", "adamw")
+    run, query = recorded(case), hg.mean_loss(case.held_out)
+    for curvature in ("none", "hessian", "ggn"):
+        default, same, exact = (
+            hg.attribute(run, query, curvature=curvature, smoothing=share).values for share in (None, 0.01, 0)
+        )
+        assert torch.equal(default, same)
+        assert oracle.relative(default, exact) > 1e-4
+
+
+def test_a_route_is_refused_where_there_is_no_closed_form(recorded):
+    case = Case("mlp", "adamw")
+    with pytest.raises(QueryError, match=r"route= chooses .* a run of AdamW has none"):
+        hg.attribute(recorded(case), hg.mean_loss(case.held_out), route="jvp")

@@ -6,7 +6,7 @@ import torch
 
 import hydragrad as hg
 from attribution import oracle
-from cases import CASES, EVERY_MODEL, SAMPLES, Case
+from cases import ADAPTIVE_CASES, CASES, EVERY_MODEL, SAMPLES, Case
 from hydragrad.errors import DiskFull, QueryError, RecordingMismatch, RunDamaged, RunExists, Unsupported
 from hydragrad.tracking import Store, hypergradients
 
@@ -17,7 +17,7 @@ def queries(case):
     return [hg.mean_loss(case.held_out, "mean"), hg.sample_losses(case.held_out, [3, 5])]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES + ADAPTIVE_CASES, ids=lambda case: case.name)
 def test_without_curvature_rows_give_what_attribute_gives(case, recorded):
     run = recorded(case)
     expected = hg.attribute(run, queries(case))
@@ -28,7 +28,9 @@ def test_without_curvature_rows_give_what_attribute_gives(case, recorded):
     assert oracle.relative(found.query_values, expected.query_values) < 1e-12
 
 
-@pytest.mark.parametrize("case", [c for c in EVERY_MODEL if c.model.curvature], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case", [c for c in EVERY_MODEL + ADAPTIVE_CASES if c.model.curvature], ids=lambda case: case.name
+)
 def test_exact_rows_give_what_the_exact_sweep_gives(case, recorded):
     run = recorded(case)
     expected = hg.attribute(run, queries(case), curvature="hessian")

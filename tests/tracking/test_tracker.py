@@ -13,7 +13,7 @@ import torch
 
 import hydragrad as hg
 from attribution import oracle
-from cases import BATCH_SIZE, CASES, EPOCHS, EVERY_MODEL, SEED, Case, collate, loop
+from cases import ADAPTIVE_CASES, BATCH_SIZE, CASES, EPOCHS, EVERY_MODEL, SEED, Case, collate, loop
 from hydragrad.errors import QueryError, RecordingMismatch, ReplayMismatch, RunExists, StepError, Unsupported
 
 MLP = Case("mlp", "all")
@@ -62,14 +62,18 @@ def track(case, *, beside=None, stop_at=None, give_batch=False, scheduler=None, 
     return tracker
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if not c.by_train], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", [c for c in CASES + ADAPTIVE_CASES if not c.by_train], ids=lambda case: case.name)
 def test_without_curvature_it_gives_what_attribute_gives(case, recorded):
     expected = hg.attribute(recorded(case), queries(case)).values
     found = track(case).contributions(queries(case)).values
     assert oracle.relative(found, expected) < 1e-10
 
 
-@pytest.mark.parametrize("case", [c for c in EVERY_MODEL if c.model.curvature], ids=lambda case: case.name)
+@pytest.mark.parametrize(
+    "case",
+    [c for c in EVERY_MODEL + ADAPTIVE_CASES if c.model.curvature and not c.by_train],
+    ids=lambda case: case.name,
+)
 def test_exact_it_gives_what_the_exact_sweep_gives(case, recorded):
     expected = hg.attribute(recorded(case), queries(case), curvature="hessian").values
     found = track(case, curvature="hessian").contributions(queries(case)).values
@@ -107,8 +111,9 @@ def test_in_our_own_loop(tmp_path):
 
 @pytest.mark.parametrize("curvature", ["none", "hessian"])
 @pytest.mark.parametrize("name", ["mlp", "batch_norm"])
-def test_stopped_and_resumed_on_disk_it_ends_at_the_same_rows(name, curvature, tmp_path):
-    case = Case(name, "all")
+@pytest.mark.parametrize("options", ["all", "adamw"])
+def test_stopped_and_resumed_on_disk_it_ends_at_the_same_rows(options, name, curvature, tmp_path):
+    case = Case(name, options)
     whole = track(case, curvature=curvature)
     track(case, curvature=curvature, store=tmp_path / "store", stop_at=11)
     with pytest.raises(RunExists, match="resume=True"):
@@ -123,7 +128,7 @@ def test_stopped_and_resumed_on_disk_it_ends_at_the_same_rows(name, curvature, t
     # A finished store recognises its own run, and takes no other.
     done = track(case, curvature=curvature, store=tmp_path / "store", resume=True)
     assert done.steps == again.steps
-    other = Case(name, "momentum")
+    other = Case(name, "momentum" if options == "all" else "amsgrad")
     with pytest.raises(ReplayMismatch, match="repeated otherwise"):
         track(other, curvature=curvature, store=tmp_path / "store", resume=True)
 

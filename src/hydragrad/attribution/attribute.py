@@ -205,6 +205,11 @@ class _SameQueries:
 
 
 def _sums(job: Job, route: str, memory: int) -> _Part:
+    if job.method.curvature == "none" and route != "auto" and not job.has_closed_form:
+        raise QueryError(
+            f"route= chooses how a run with a closed form is summed without curvature, and a run of "
+            f"{job.run.rule.torch_class.__name__} has none. Leave it out."
+        )
     if job.method.curvature != "none" or not job.has_closed_form:
         return _Part(*sweep(job, memory=memory), "sweep")
     best: Route = choose_route(job)[0] if route == "auto" else _valid_route(job, route)
