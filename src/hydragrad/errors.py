@@ -81,7 +81,7 @@ class PresentationError(HydragradError, ValueError):
 
 
 class MarksInvalid(HydragradError, ValueError):
-    """A file of marked labels that can't be read or does not fit the run."""
+    """A file of marked labels that cannot be read or does not fit the run."""
 
 
 class UnknownName(HydragradError, ValueError):

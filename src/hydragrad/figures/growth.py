@@ -40,8 +40,8 @@ def growth(timings: Sequence[Mapping[str, Any]]) -> Figure:
         for row in timings:
             if row["kind"] == "plain" and row["model"] in colours:
                 below.axhline(row["seconds"], color=colours[row["model"]], linestyle=":", linewidth=1)
-        above.set_ylabel("seconds a step,\nsample and parameter")
-        below.set_ylabel("seconds a step\n(dotted: plain)")
+        above.set_ylabel("seconds per step,\nsample and parameter")
+        below.set_ylabel("seconds per step\n(dotted: plain)")
         below.set_xlabel("tracked samples")
         figure.legend(*above.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8)
     return figure
