@@ -1,1 +1,9 @@
-"""Side-by-side speed and memory, one file a question. Ratios in one run; never timed tests."""
+"""Speed and memory side by side, one file per question; ratios within one run, and no tests.
+
+costs     recording and every kind of attribution, against plain training
+tracking  a tracked step, against a plain step
+formats   what smaller rows lose in accuracy
+frozen    what frozen batch statistics lose in accuracy
+many      many networks or many queries at once
+peers     the same job by other libraries
+"""

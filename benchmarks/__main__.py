@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: every table. `--help` for its size."""
+"""`python -m benchmarks`: the tables of costs, tracking and formats; `--help` lists the sizes."""
 
 import argparse
 
@@ -9,9 +9,9 @@ parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc_
 parser.add_argument("--train-size", type=int, default=50_000)
 parser.add_argument("--epochs", type=int, default=2)
 parser.add_argument("--repeats", type=int, default=3)
-parser.add_argument("--only", default="", help="only kinds whose name holds this text")
-asked = parser.parse_args()
-measure(Setting(asked.train_size, asked.epochs), asked.repeats, asked.only)
-if not asked.only:
+parser.add_argument("--only", default="", help="only kinds whose name contains this text")
+options = parser.parse_args()
+measure(Setting(options.train_size, options.epochs), options.repeats, options.only)
+if not options.only:
     tracking.run(steps=60, pairs=10_000)
     formats.run(train_size=5000, epochs=3, queries=100)

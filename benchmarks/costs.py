@@ -1,9 +1,9 @@
-"""What recording and every kind of attribution costs, as a ratio to plain training, and its peak memory.
+"""The cost of recording and of every kind of attribution, as a ratio to plain training, and its peak memory.
 
 LeNet-5 on MNIST (50,000 samples, batch 64, 2 epochs), one thread. Every measurement runs in a process of its own,
-so that its peak memory is its own, and between two halves of a plain training: what it is compared with was measured
-right before and after it, since the speed of a shared machine changes within minutes. The kinds take turns; ratios are
-medians over the repeats. Processor time is compared beside the clock: on a busy machine it is the steadier of the two.
+so that its peak memory is its own. It runs between two halves of a plain training, because the speed of a shared
+machine changes within minutes. The kinds take turns; ratios are medians over the repeats. Processor time and wall
+time are both compared: on a busy machine, processor time varies less.
 """
 
 import json
@@ -46,7 +46,7 @@ Job = Callable[[Setting, Path, TensorDataset, TensorDataset], None]
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing measured: its name, the job, and the ratio (and the further query's) it is held to."""
+    """One kind of job: its name, the ratio that it must not exceed, and the job."""
 
     name: str
     limit: float | None
@@ -54,13 +54,13 @@ class Kind:
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy, one number a sample."""
+    """Cross-entropy, one number per sample."""
     x, y = batch
     return F.cross_entropy(model(x), y, reduction="none")
 
 
 def data(setting: Setting) -> tuple[TensorDataset, TensorDataset]:
-    """MNIST where it is at hand, random images of the same shape otherwise: the cost is the same."""
+    """MNIST if available, else random images of the same shape: the cost is the same."""
     try:
         splits = load("mnist", train_size=setting.train_size)
         return splits.train, splits.validation
@@ -80,7 +80,7 @@ def fresh() -> tuple[LeNet5, torch.optim.SGD]:
 
 
 def plain(train_set: TensorDataset, epochs: float) -> tuple[float, float]:
-    """A plain PyTorch loop over the same in-memory data; returns its seconds by the clock and of the processor."""
+    """A plain PyTorch loop over the same in-memory data; returns seconds of wall time and of processor time."""
     (images, labels), (model, optimizer) = train_set.tensors, fresh()
     begin, left = _now(), round(epochs * len(images) / BATCH)
     while left:
@@ -100,13 +100,12 @@ def recording(setting: Setting, run: Path, train_set: TensorDataset, validation:
 
 
 def attributing(queries: int, **options: Any) -> Job:
-    """hg.attribute, opening the run and differentiating the queries included."""
+    """hg.attribute, including opening the run and differentiating the queries."""
 
     def job(setting: Setting, run: Path, train_set: TensorDataset, validation: TensorDataset) -> None:
         opened = hg.Recording(run, LeNet5(), loss, train_set)
         further = [hg.sample_losses(validation, range(queries - 1))] if queries > 1 else []
-        asked = [hg.mean_loss(validation), *further]
-        hg.attribute(opened, asked, **options)
+        hg.attribute(opened, [hg.mean_loss(validation), *further], **options)
 
     return job
 
@@ -120,22 +119,20 @@ KINDS = [
     Kind("hessian", 4.2, attributing(1, curvature="hessian")),
     Kind("ggn", 3.4, attributing(1, curvature="ggn")),
 ]
-FURTHER = 0.4
-
-
-MEMORY_MIB, DIRECTORY_MIB, LONG_EPOCHS = 2048, 200, 20
+FURTHER_QUERY_LIMIT = 0.4
+MEMORY_LIMIT_MIB, DIRECTORY_LIMIT_MIB, LONG_EPOCHS = 2048, 200, 20
 
 
 def measure(setting: Setting, repeats: int, only: str = "") -> None:
     """Run everything and print the table."""
-    chosen = [kind for kind in KINDS if only in kind.name or kind.name == "recording"]
-    ratios: dict[str, list[float]] = {kind.name: [] for kind in chosen}
-    clocks: dict[str, list[float]] = {kind.name: [] for kind in chosen}
+    kinds = [kind for kind in KINDS if only in kind.name or kind.name == "recording"]
+    ratios: dict[str, list[float]] = {kind.name: [] for kind in kinds}
+    clocks: dict[str, list[float]] = {kind.name: [] for kind in kinds}
     memory: dict[str, float] = {}
     plain_seconds = []
     with tempfile.TemporaryDirectory() as folder:
         for repeat in range(repeats):
-            for kind in chosen:
+            for kind in kinds:
                 result = _in_own_process(kind, setting, Path(folder) / "run")
                 ratios[kind.name].append(result["processor"] / result["plain_processor"])
                 clocks[kind.name].append(result["seconds"] / result["plain_seconds"])
@@ -148,23 +145,23 @@ def measure(setting: Setting, repeats: int, only: str = "") -> None:
         f"LeNet-5, {setting.train_size:,} samples, batch {BATCH}, {setting.epochs} epochs, one thread, "
         f"{repeats} repeats; plain training: {statistics.median(plain_seconds):.1f} s of processor time\n"
     )
-    print(f"{'':34} {'x plain':>8} {'(clock)':>8} {'held to':>8} {'spread':>13} {'peak MiB':>9}")
-    for kind in chosen:
-        each = ratios[kind.name]
+    print(f"{'':34} {'x plain':>8} {'(clock)':>8} {'limit':>8} {'spread':>13} {'peak MiB':>9}")
+    for kind in kinds:
+        repeated = ratios[kind.name]
         by_clock = statistics.median(clocks[kind.name])
         limit = f"{kind.limit:.2f}" if kind.limit else ""
-        spread = f"{min(each):.2f} - {max(each):.2f}"
-        row = f"{statistics.median(each):8.2f} {by_clock:8.2f} {limit:>8} {spread:>13} {memory[kind.name]:9,.0f}"
+        spread = f"{min(repeated):.2f} - {max(repeated):.2f}"
+        row = f"{statistics.median(repeated):8.2f} {by_clock:8.2f} {limit:>8} {spread:>13} {memory[kind.name]:9,.0f}"
         print(f"{kind.name:34} {row}")
     for name in ("none, hooks", "none, forward mode"):
         if name in ratios:
             more = (statistics.median(ratios[f"{name}, 5 queries"]) - statistics.median(ratios[name])) / 4
-            print(f"{name + ': each further query':34} {more:8.2f} {'':8} {FURTHER:8.2f}")
-    print(f"peak memory: {max(memory.values()):,.0f} MiB, held to {MEMORY_MIB:,} MiB")
+            print(f"{name + ': each further query':34} {more:8.2f} {'':8} {FURTHER_QUERY_LIMIT:8.2f}")
+    print(f"peak memory: {max(memory.values()):,.0f} MiB, limit {MEMORY_LIMIT_MIB:,} MiB")
     long = _forecast_mib(setting.train_size)
     print(
         f"run directory: {size / 2**20:.1f} MiB; forecast for {LONG_EPOCHS} epochs: {long:.0f} MiB, "
-        f"held to {DIRECTORY_MIB} MiB"
+        f"limit {DIRECTORY_LIMIT_MIB} MiB"
     )
 
 

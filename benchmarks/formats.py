@@ -1,7 +1,8 @@
-"""What smaller rows give up: contributions from bfloat16 and projected rows against whole float32 rows.
+"""The accuracy of smaller rows: contributions from bfloat16 and projected rows against whole float32 rows.
 
 LeNet-5 on the first samples of MNIST; contributions of all training samples to the losses of single test samples.
-Spearman correlation and relative L2 error a query, averaged, and how many of the ten most harmful samples are kept.
+Spearman correlation and relative L2 error per query, averaged, and the share of the ten most harmful samples that
+agree.
 
     python -m benchmarks.formats [--train-size 5000] [--epochs 3] [--queries 100]
 """
@@ -21,15 +22,15 @@ from hydragrad.models import LeNet5
 from hydragrad.ranks import rank_correlation
 
 
-def spearman(found: Tensor, expected: Tensor) -> float:
+def spearman(values: Tensor, expected: Tensor) -> float:
     """Mean rank correlation over the rows."""
-    return float(rank_correlation(found.numpy(), expected.numpy()).mean())
+    return float(rank_correlation(values.numpy(), expected.numpy()).mean())
 
 
-def kept(found: Tensor, expected: Tensor, k: int = 10) -> float:
+def lowest_agreement(values: Tensor, expected: Tensor, k: int = 10) -> float:
     """Share of the k smallest of each row that are the same."""
-    ours, theirs = (each.topk(k, largest=False).indices for each in (found, expected))
-    return sum(len(set(a) & set(b)) / k for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)) / len(found)
+    ours, theirs = (rows.topk(k, largest=False).indices for rows in (values, expected))
+    return sum(len(set(a) & set(b)) / k for a, b in zip(ours.tolist(), theirs.tolist(), strict=True)) / len(values)
 
 
 def main() -> None:
@@ -38,12 +39,12 @@ def main() -> None:
     parser.add_argument("--train-size", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--queries", type=int, default=100)
-    given = parser.parse_args()
-    run(train_size=given.train_size, epochs=given.epochs, queries=given.queries)
+    options = parser.parse_args()
+    run(train_size=options.train_size, epochs=options.epochs, queries=options.queries)
 
 
 def run(*, train_size: int, epochs: int, queries: int) -> None:
-    """Train, build every store, print the table."""
+    """Train, build every store, and print the table."""
     torch.set_num_threads(1)
     splits = load("mnist", train_size=train_size)
     torch.manual_seed(0)
@@ -62,15 +63,14 @@ def run(*, train_size: int, epochs: int, queries: int) -> None:
             "projected to 512": {"projection": 512},
             "projected to 2,048, bfloat16": {"projection": 2048, "dtype": torch.bfloat16},
         }
-        print(f"{'':30} {'bytes a row':>11} {'Spearman':>9} {'rel. error':>10} {'top 10 kept':>11}")
+        print(f"{'':30} {'bytes a row':>11} {'Spearman':>9} {'rel. error':>10} {'same top 10':>11}")
         for name, options in kinds.items():
             store = hg.hypergradients(recorded, **options)
-            found = cast(hg.Scores, store.contributions(query)).values
-            error = ((found - reference).norm(dim=1) / reference.norm(dim=1)).mean()
+            values = cast(hg.Scores, store.contributions(query)).values
+            error = ((values - reference).norm(dim=1) / reference.norm(dim=1)).mean()
             size = store.rows[0].nbytes
-            print(
-                f"{name:30} {size:11,} {spearman(found, reference):9.3f} {error:10.3f} {kept(found, reference):11.2f}"
-            )
+            agreement = f"{spearman(values, reference):9.3f} {error:10.3f} {lowest_agreement(values, reference):11.2f}"
+            print(f"{name:30} {size:11,} {agreement}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Many at once: networks in one training step, queries in one curvature sweep. `python -m benchmarks.many`.
 
-Processor time in milliseconds a network and step, and a query and step, batch 64, one thread.
+Processor time in milliseconds per network and step, and per query and step; batch 64, one thread.
 """
 
 import tempfile
@@ -36,7 +36,7 @@ def loss(model: nn.Module, batch: list[Tensor]) -> Tensor:
 
 
 def milliseconds(work: Callable[[], object]) -> float:
-    """Of processor time a step, the first call left out."""
+    """Milliseconds of processor time per step; the first call is not counted."""
     work()
     begin = time.process_time()
     work()

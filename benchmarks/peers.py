@@ -2,11 +2,11 @@
 
     make bench-peers
 
-An environment of its own (`.venv-peers`) holds captum, dattri, traker and kronfluence beside hydragrad. Every job is a
-process of its own with one thread; processor time counts, from opening its input to the matrix (queries, samples).
-What the libraries compute is not the same. A product is one sample's gradient at one point of the training with one
-query's direction there; "points" says at how many a job looks at each sample. TracIn at the same points is computed by
-three of them, and their matrices are compared.
+An environment of its own (`.venv-peers`) holds captum, dattri, traker and kronfluence together with hydragrad. Every
+job is a process of its own with one thread; its processor time is measured, from opening the input to the matrix
+(queries, samples). The libraries compute different quantities. A product is one sample's gradient at one point of the
+training times one query's direction there; "points" is the number of points at which a job evaluates each sample.
+Three of them compute TracIn at the same points, and their matrices are compared.
 """
 
 import argparse
@@ -38,7 +38,7 @@ COLUMNS, RATE = 2048, 0.01
 
 @dataclass(frozen=True)
 class Inputs:
-    """What every job is given."""
+    """The inputs of every job."""
 
     run: Path
     epochs: int
@@ -50,29 +50,28 @@ class Inputs:
         return hg.Recording(self.run, LeNet5(), loss, self.train_set)
 
     def states(self) -> list[Path]:
-        """Weights at the beginning of every epoch, oldest first."""
+        """Files of the weights at the beginning of every epoch, oldest first."""
         return [self.state(epoch) for epoch in range(self.epochs)]
 
     def state(self, epoch: int) -> Path:
-        """Weights after so many epochs."""
+        """File of the weights after `epoch` epochs."""
         return self.run.parent / f"state{epoch}.pt"
 
-    def asked(self) -> Any:
-        """One query a held-out sample."""
+    def losses(self) -> Any:
+        """One query per held-out sample."""
         return hg.sample_losses(self.queries, range(len(self.queries)))
 
 
 def record(inputs: Inputs) -> None:
-    """Train, record, and keep the weights at the ends of the epochs."""
+    """Train, record, and save the weights at the ends of the epochs."""
     model, optimizer = fresh()
 
-    def keep(trained: nn.Module) -> dict[str, float]:
-        done = sum(state.exists() for state in inputs.states())
-        torch.save(trained.state_dict(), inputs.state(done))
+    def save(trained: nn.Module) -> dict[str, float]:
+        saved = sum(state.exists() for state in inputs.states())
+        torch.save(trained.state_dict(), inputs.state(saved))
         return {}
 
-    keep(model)
-
+    save(model)
     hg.train(
         model,
         loss,
@@ -81,7 +80,7 @@ def record(inputs: Inputs) -> None:
         epochs=inputs.epochs,
         batch_size=BATCH,
         out=inputs.run,
-        monitor=keep,
+        monitor=save,
         checkpoint_every=-(-len(inputs.train_set) // BATCH),
     )
 
@@ -95,18 +94,18 @@ def plain(inputs: Inputs) -> None:
 
 def whole_run(inputs: Inputs) -> Tensor:
     """Contributions over every step of the run, momentum and schedule included."""
-    return hg.attribute(inputs.recording(), inputs.asked()).values
+    return hg.attribute(inputs.recording(), inputs.losses()).values
 
 
 def from_store(inputs: Inputs) -> Tensor:
-    """The same from projected rows: the store is built, then asked."""
+    """The same from projected rows: build the store, then query it."""
     store = hg.hypergradients(inputs.recording(), projection=COLUMNS)
-    return store.contributions(inputs.asked()).values
+    return store.contributions(inputs.losses()).values
 
 
 def own_tracin(inputs: Inputs) -> Tensor:
-    """TracIn at the beginnings of the epochs, which is where the run has its checkpoints."""
-    return tracin(inputs.recording(), inputs.asked(), points=inputs.epochs)
+    """TracIn at the beginnings of the epochs, where the run has its checkpoints."""
+    return tracin(inputs.recording(), inputs.losses(), points=inputs.epochs)
 
 
 def captum_tracin(inputs: Inputs) -> Tensor:
@@ -128,12 +127,12 @@ def captum_tracin(inputs: Inputs) -> Tensor:
         batch_size=BATCH,
         sample_wise_grads_per_batch=True,
     )
-    found: Tensor = attributor.influence(inputs.queries.tensors)
-    return found
+    scores: Tensor = attributor.influence(inputs.queries.tensors)
+    return scores
 
 
 def dattri_tracin(inputs: Inputs) -> Tensor:
-    """TracIn, gradients by vmap; it projects them to 512 columns unless told another number."""
+    """TracIn, gradients by vmap; projected to 512 columns by default."""
     from dattri.algorithm import TracInAttributor
 
     attributor = TracInAttributor(_dattri_task(inputs), torch.full((inputs.epochs,), RATE), normalized_grad=False)
@@ -173,7 +172,7 @@ def _loaders(inputs: Inputs) -> tuple[DataLoader[Any], DataLoader[Any]]:
 
 
 def traker(inputs: Inputs) -> Tensor:
-    """TRAK over the checkpoints, its dense projection."""
+    """TRAK over the checkpoints, with its dense projection."""
     from trak import TRAKer
     from trak.projectors import BasicProjector, ProjectionType
 
@@ -214,8 +213,8 @@ def ekfac(inputs: Inputs) -> Tensor:
         def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> Tensor:
             logits = model(batch[0])
             with torch.no_grad():
-                drawn = torch.multinomial(logits.softmax(1), 1).flatten() if sample else batch[1]
-            return F.cross_entropy(logits, drawn, reduction="sum")
+                labels = torch.multinomial(logits.softmax(1), 1).flatten() if sample else batch[1]
+            return F.cross_entropy(logits, labels, reduction="sum")
 
         def compute_measurement(self, batch: Any, model: nn.Module) -> Tensor:
             return F.cross_entropy(model(batch[0]), batch[1], reduction="sum")
@@ -258,84 +257,86 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--only", default="", help="only jobs whose name holds this text")
+    parser.add_argument("--only", default="", help="only jobs whose name contains this text")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.job:
-        _one(given)
+    options = parser.parse_args()
+    if options.job:
+        _one(options)
         return
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        given.folder = Path(folder)
-        record(_inputs(given))
-        _table(given, {name: [_measured(given, name) for _ in range(given.repeats)] for name in _chosen(given.only)})
+        options.folder = Path(folder)
+        record(_inputs(options))
+        names = _job_names(options.only)
+        _table(options, {name: [_measured(options, name) for _ in range(options.repeats)] for name in names})
 
 
-def _chosen(only: str) -> list[str]:
+def _job_names(only: str) -> list[str]:
     return [name for name in JOBS if only in name or name == "plain training"]
 
 
-def _inputs(given: argparse.Namespace) -> Inputs:
-    train_set, held_out = data(Setting(given.train_size, given.epochs))
+def _inputs(options: argparse.Namespace) -> Inputs:
+    train_set, held_out = data(Setting(options.train_size, options.epochs))
     images, labels = held_out.tensors
-    queries = TensorDataset(images[: given.queries], labels[: given.queries])
-    return Inputs(given.folder / "run", given.epochs, train_set, queries)
+    queries = TensorDataset(images[: options.queries], labels[: options.queries])
+    return Inputs(options.folder / "run", options.epochs, train_set, queries)
 
 
-def _one(given: argparse.Namespace) -> None:
+def _one(options: argparse.Namespace) -> None:
     torch.set_num_threads(1)
-    inputs = _inputs(given)
+    inputs = _inputs(options)
     begin = time.process_time()
-    found = JOBS[given.job](inputs)
+    matrix = JOBS[options.job](inputs)
     print(json.dumps({"seconds": time.process_time() - begin}))
-    if found is not None:
-        torch.save(found.float(), given.folder / f"{list(JOBS).index(given.job)}.matrix")
+    if matrix is not None:
+        torch.save(matrix.float(), options.folder / f"{list(JOBS).index(options.job)}.matrix")
 
 
-def _measured(given: argparse.Namespace, name: str) -> float:
-    sizes = [f"--{key}={getattr(given, key.replace('-', '_'))}" for key in ("train-size", "epochs", "queries")]
-    command = [sys.executable, "-m", "benchmarks.peers", *sizes, "--job", name, "--folder", str(given.folder)]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    if done.returncode:
-        print(f"{name}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr, flush=True)
+def _measured(options: argparse.Namespace, name: str) -> float:
+    sizes = [f"--{key}={getattr(options, key.replace('-', '_'))}" for key in ("train-size", "epochs", "queries")]
+    command = [sys.executable, "-m", "benchmarks.peers", *sizes, "--job", name, "--folder", str(options.folder)]
+    process = subprocess.run(command, check=False, capture_output=True, text=True)
+    if process.returncode:
+        print(f"{name}: {process.stderr.strip().splitlines()[-1]}", file=sys.stderr, flush=True)
         return float("nan")
-    seconds: float = json.loads(done.stdout.splitlines()[-1])["seconds"]
+    seconds: float = json.loads(process.stdout.splitlines()[-1])["seconds"]
     print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
     return seconds
 
 
-def _table(given: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
+def _table(options: argparse.Namespace, seconds: dict[str, list[float]]) -> None:
     base = statistics.median(seconds["plain training"])
-    steps = given.epochs * -(-given.train_size // BATCH)
+    steps = options.epochs * -(-options.train_size // BATCH)
     versions = ", ".join(f"{name} {version(name)}" for name in PEERS)
     print(
-        f"\nLeNet-5, {given.train_size:,} training samples, {given.epochs} epochs ({steps} steps), {given.queries} "
-        f"queries, one thread, medians of {given.repeats}; plain training: {base:.1f} s of processor time\n"
+        f"\nLeNet-5, {options.train_size:,} training samples, {options.epochs} epochs ({steps} steps), "
+        f"{options.queries} queries, one thread, medians of {options.repeats}; "
+        f"plain training: {base:.1f} s of processor time\n"
         f"{versions}, torch {torch.__version__}\n\n"
         f"{'':48} {'points':>8} {'seconds':>8} {'x training':>10} {'products a second':>18}"
     )
-    for name, each in seconds.items():
-        middle = statistics.median(each)
-        # Every sample is seen once an epoch, at another step each.
-        points = 1 if "EK-FAC" in name else given.epochs
-        products = "" if name == "plain training" else f"{points * given.train_size * given.queries / middle:,.0f}"
+    for name, repeats in seconds.items():
+        middle = statistics.median(repeats)
+        # Every epoch evaluates every sample once, at its own step.
+        points = 1 if "EK-FAC" in name else options.epochs
+        products = "" if name == "plain training" else f"{points * options.train_size * options.queries / middle:,.0f}"
         shown = "" if name == "plain training" else points
         print(f"{name:48} {shown:>8} {middle:8.1f} {middle / base:10.1f} {products:>18}")
-    _agreement(given)
+    _agreement(options)
 
 
-def _agreement(given: argparse.Namespace) -> None:
-    """Whether those who compute TracIn at the same points compute the same."""
-    own = _matrix(given, "hydragrad, TracIn")
+def _agreement(options: argparse.Namespace) -> None:
+    """Print how far the libraries that compute TracIn at the same points differ."""
+    own = _matrix(options, "hydragrad, TracIn")
     for name in ("captum, TracInCP", "dattri, TracIn, projected to 512"):
-        other = _matrix(given, name)
+        other = _matrix(options, name)
         if own is not None and other is not None:
             print(f"{name} differs from ours by {float((own - other).norm() / own.norm()):.1e} (relative norm)")
 
 
-def _matrix(given: argparse.Namespace, name: str) -> Tensor | None:
-    file = given.folder / f"{list(JOBS).index(name)}.matrix"
+def _matrix(options: argparse.Namespace, name: str) -> Tensor | None:
+    file = options.folder / f"{list(JOBS).index(name)}.matrix"
     matrix: Tensor | None = torch.load(file, weights_only=True) if file.exists() else None
     return matrix
 

@@ -1,8 +1,8 @@
-"""What tracking costs a training step, as a ratio to a plain one, and how it grows with the number tracked.
+"""The cost of a tracked training step, as a ratio to a plain step, against the number of tracked samples.
 
 LeNet-5 on 32x32 images, batch 64, momentum 0.9, every sample of a batch tracked, one thread, medians over steps of
-processor time. The eager oracle advances the rows of all tracked samples at every step, as the paper's algorithm is
-written; it is run where its two numbers a sample and parameter fit into memory.
+processor time. The eager oracle advances the rows of all tracked samples at every step, as the paper writes the
+algorithm; it runs where its two numbers per sample and parameter fit into memory.
 
     python -m benchmarks.tracking [--steps 60] [--pairs 10000]
 
@@ -30,19 +30,19 @@ BATCH, WARM_UP, COLUMNS = 64, 5, 2048
 
 
 def loss(model: nn.Module, batch: Any) -> Tensor:
-    """Cross-entropy, one number a sample."""
+    """Cross-entropy, one number per sample."""
     return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
 
 
 def data(count: int) -> TensorDataset:
-    """Random images: what a step costs does not depend on what they show."""
+    """Random images: the cost of a step does not depend on their content."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(count, 1, 32, 32, generator=generator)
     return TensorDataset(images, torch.randint(10, (count,), generator=generator))
 
 
 class Loop:
-    """A training loop whose steps are timed."""
+    """A training loop with timed steps."""
 
     def __init__(self, count: int) -> None:
         torch.manual_seed(0)
@@ -57,7 +57,7 @@ class Loop:
         self.optimizer.step()
 
     def timed(self, steps: int, step: Callable[[Tensor], None]) -> float:
-        """Median processor seconds of a step."""
+        """Median processor seconds per step."""
         generator, seconds = torch.Generator().manual_seed(1), []
         for _ in range(steps + WARM_UP):
             indices = torch.randperm(len(self.data), generator=generator)[:BATCH]
@@ -112,9 +112,8 @@ def network(name: str, batch: int, steps: int) -> None:
         return statistics.median(seconds[warm_up:])
 
     base, train_set = timed(one_step, 1), TensorDataset(images, labels)
-    given = (model, optimizer, loss, train_set)
-    # Steps 0, 1, 2, 4, 8, ... are replayed at once by a tracker that stands alone.
-    with hg.Tracker(*given, projection=COLUMNS, batch_statistics="frozen") as tracker:
+    # A tracker without a Recorder replays steps 0, 1, 2, 4, 8, ... at once.
+    with hg.Tracker(model, optimizer, loss, train_set, projection=COLUMNS, batch_statistics="frozen") as tracker:
 
         def tracked_step(indices: Tensor) -> None:
             with tracker.step(indices, [images[indices], labels[indices]]):
@@ -128,7 +127,7 @@ def network(name: str, batch: int, steps: int) -> None:
 
 
 def eager(steps: int, count: int) -> float:
-    """The oracle: all rows and velocities move at every step."""
+    """The oracle: every step advances all rows and velocities."""
     loop = Loop(count)
     parameters = list(loop.model.parameters())
     width = sum(parameter.numel() for parameter in parameters)
@@ -148,7 +147,7 @@ def eager(steps: int, count: int) -> float:
 
 
 def all_pairs(store: Store, queries: int) -> float:
-    """Seconds (processor) for every tracked sample x every query."""
+    """Processor seconds for every tracked sample x every query."""
     start = time.process_time()
     store.contributions(hg.sample_losses(data(queries), range(queries)), top=10)
     return time.process_time() - start
@@ -161,11 +160,11 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=10_000, help="queries of the all-pairs product")
     parser.add_argument("--network", help="only this network with BatchNorm: densenet40 or mobilenetv2")
     parser.add_argument("--batch", type=int, default=BATCH, help="its samples a step")
-    given = parser.parse_args()
-    if given.network:
-        network(given.network, given.batch, given.steps)
+    options = parser.parse_args()
+    if options.network:
+        network(options.network, options.batch, options.steps)
         return
-    run(steps=given.steps, pairs=given.pairs)
+    run(steps=options.steps, pairs=options.pairs)
 
 
 def run(*, steps: int, pairs: int) -> None:

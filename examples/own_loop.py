@@ -1,4 +1,4 @@
-"""Attribute your own model in your own training loop: three added lines, marked below."""
+"""Attribute your own model in your own training loop: three added lines, marked `# added`."""
 
 import tempfile
 
@@ -36,11 +36,11 @@ with hg.Recorder(f"{folder}/run", model, optimizer, loss, train_set) as recorder
                 optimizer.step()
 
 run = hg.Recording(f"{folder}/run", model, loss, train_set)
-question = hg.mean_loss(held_out, "held-out loss")
-scores = hg.attribute(run, question, curvature="ggn", labels=True)
-suspects = hg.suspects(run, scores, held_out=question)
+query = hg.mean_loss(held_out, "held-out loss")
+scores = hg.attribute(run, query, curvature="ggn", labels=True)
+suspects = hg.suspects(run, scores, held_out=query)
 page = hg.report(run, scores, f"{folder}/report.html", suspects=suspects)
 
-found = (suspects["sample"].head(50) < 50).mean()
-print(suspects.head(), f"\n{found:.0%} of the 50 most harmful samples carry one of the 50 wrong labels\n{page}")
-assert found > 0.5
+found_share = (suspects["sample"].head(50) < 50).mean()
+print(suspects.head(), f"\n{found_share:.0%} of the 50 most harmful samples have one of the 50 wrong labels\n{page}")
+assert found_share > 0.5

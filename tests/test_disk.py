@@ -25,7 +25,7 @@ def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_what_a_kill_left_behind_is_no_hindrance(tmp_path):
+def test_a_temporary_file_of_a_killed_process_is_overwritten(tmp_path):
     (tmp_path / "file.tmp").write_text("half of the old")
     replace_file(tmp_path / "file", lambda to: to.write_text("new"))
     assert (tmp_path / "file").read_text() == "new"
@@ -33,33 +33,33 @@ def test_what_a_kill_left_behind_is_no_hindrance(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
-def test_a_full_disk_has_its_own_error(tmp_path, number):
+def test_a_full_disk_raises_disk_full(tmp_path, number):
     with pytest.raises(DiskFull, match=r"full while writing .*resume=True") as caught, naming_full_disk(tmp_path):
         raise OSError(number, "no space")
     assert caught.value.errno == number
 
 
-def test_other_errors_stay_what_they_are(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     with pytest.raises(PermissionError), naming_full_disk(tmp_path):
         raise PermissionError(errno.EACCES, "no")
 
 
 @pytest.fixture
 def small_files():
-    """Files of more than 4 KB can't be written, which the system tells as a full disk is told."""
+    """Files of more than 4 KB cannot be written; the system reports this like a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_really_full_disk_under_tensors(tmp_path, small_files):
+def test_a_full_disk_while_writing_tensors_leaves_no_file(tmp_path, small_files):
     with pytest.raises(DiskFull, match="full while writing"):
         replace_file(tmp_path / "w", lambda to: save_file({"w": torch.zeros(5000)}, to, {}))
     assert os.listdir(tmp_path) == []
 
 
-def test_tensors_are_readable_by_whom_the_umask_says(tmp_path):
+def test_tensor_files_respect_the_umask(tmp_path):
     before = os.umask(0o027)
     try:
         save_file({"w": torch.arange(3)}, tmp_path / "w", {})
@@ -77,7 +77,7 @@ TENSORS = {
 }
 
 
-def test_sealed_tensors_come_back(tmp_path):
+def test_sealed_tensors_are_read_back(tmp_path):
     save_sealed(TENSORS, tmp_path / "deep" / "file", {"a": "b"})
     tensors, metadata = load_sealed(tmp_path / "deep" / "file")
     assert metadata == {"a": "b"}
@@ -88,7 +88,7 @@ def test_sealed_tensors_come_back(tmp_path):
     assert os.listdir(tmp_path / "deep") == ["file"]
 
 
-def test_every_altered_or_missing_byte_is_noticed(tmp_path):
+def test_every_altered_or_missing_byte_is_detected(tmp_path):
     file = tmp_path / "file"
     save_sealed(TENSORS, file, {"a": "b"})
     content = file.read_bytes()
@@ -109,14 +109,14 @@ def test_every_altered_or_missing_byte_is_noticed(tmp_path):
             load_sealed(file)
 
 
-def test_a_file_without_a_digest_is_taken_as_it_is(tmp_path):
+def test_a_file_without_a_digest_is_read_unchecked(tmp_path):
     save_file({"w": torch.arange(3)}, tmp_path / "w", {})
     assert load_sealed(tmp_path / "w")[0]["w"].tolist() == [0, 1, 2]
     with pytest.raises(FileNotFoundError):
         load_sealed(tmp_path / "none")
 
 
-def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, small_files):
+def test_a_full_disk_leaves_the_existing_file_unchanged(tmp_path, small_files):
     save_sealed({"w": torch.zeros(5)}, tmp_path / "w")
     with pytest.raises(DiskFull, match="full while writing"):
         save_sealed({"w": torch.zeros(5000)}, tmp_path / "w")

@@ -1,4 +1,4 @@
-"""The tree drawn in the docstring of errors is the tree that is there."""
+"""The tree in the docstring of errors is the tree of the classes."""
 
 import builtins
 import inspect
@@ -9,15 +9,15 @@ import pytest
 from hydragrad import errors
 
 CLASSES = {name: value for name, value in vars(errors).items() if inspect.isclass(value)}
-DRAWN = re.findall(r"[├└]── (\w+) +(?:\((\w+)\))?", errors.__doc__)
+IN_DOCSTRING = re.findall(r"[├└]── (\w+) +(?:\((\w+)\))?", errors.__doc__)
 
 
-def test_every_error_is_drawn_once():
-    assert [name for name, _ in DRAWN] == [name for name in CLASSES if name != "HydragradError"]
+def test_the_docstring_names_every_error_once():
+    assert [name for name, _ in IN_DOCSTRING] == [name for name in CLASSES if name != "HydragradError"]
 
 
-@pytest.mark.parametrize(("name", "builtin"), DRAWN)
-def test_every_error_is_what_the_drawing_says(name, builtin):
+@pytest.mark.parametrize(("name", "builtin"), IN_DOCSTRING)
+def test_every_error_has_the_bases_in_the_docstring(name, builtin):
     error = CLASSES[name]
     assert issubclass(error, errors.HydragradError)
     assert error.__doc__
@@ -28,7 +28,7 @@ def test_every_error_is_what_the_drawing_says(name, builtin):
     assert (errors.DataError in error.__bases__) == inner
 
 
-def test_one_except_catches_all():
+def test_hydragrad_error_catches_every_error():
     for error in CLASSES.values():
-        with pytest.raises(errors.HydragradError, match="what came"):
-            raise error("what came")
+        with pytest.raises(errors.HydragradError, match="a message"):
+            raise error("a message")

@@ -1,4 +1,4 @@
-"""Bars are for terminals: nothing else ever sees a character of them."""
+"""Bars appear on terminals only: other outputs never get a character of them."""
 
 import io
 import itertools
@@ -11,14 +11,14 @@ from hydragrad import progress
 
 
 class Screen(io.StringIO):
-    """What a terminal was sent."""
+    """The characters that a terminal got."""
 
     def isatty(self):
         return True
 
 
 def on_a_screen(monkeypatch, **options):
-    """A terminal that remembers what is drawn on it."""
+    """A terminal that stores what is drawn on it."""
     screen = Screen()
     options = {"width": 100, "force_terminal": True} | options
     monkeypatch.setattr(progress, "Console", lambda stderr: Console(file=screen, **options))
@@ -39,13 +39,13 @@ def work():
         shown.note("epoch 1: train_loss 0.5")
 
 
-def test_a_terminal_sees_stage_count_and_note(terminal):
+def test_a_terminal_shows_stage_count_and_note(terminal):
     work()
     assert "training" in terminal.getvalue()
     assert "10/10 steps" in terminal.getvalue()
 
 
-def test_the_note_stands_below_and_is_cut_at_the_edge(monkeypatch):
+def test_the_note_is_below_the_bar_and_is_cut_at_the_edge(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     screen = on_a_screen(monkeypatch, width=40)
     with progress.bar("training", 10) as shown:
@@ -57,7 +57,7 @@ def test_the_note_stands_below_and_is_cut_at_the_edge(monkeypatch):
     assert max(map(len, lines)) <= 40
 
 
-def test_rate_and_time_left_are_told(monkeypatch):
+def test_rate_and_time_left_are_shown(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     now = itertools.count()
     screen = on_a_screen(monkeypatch, get_time=lambda: float(next(now)))
@@ -69,17 +69,17 @@ def test_rate_and_time_left_are_told(monkeypatch):
 
 
 @pytest.mark.parametrize(("seconds", "shown"), [(0.4, "0:00"), (61, "1:01"), (3661, "1:01:01")])
-def test_clock(seconds, shown):
+def test_seconds_are_shown_as_a_clock(seconds, shown):
     assert progress.clock(seconds) == shown
 
 
-def test_one_thing_to_count_needs_no_bar(terminal):
-    with progress.bar("asking", 1) as shown:
+def test_a_total_of_one_shows_no_bar(terminal):
+    with progress.bar("querying", 1) as shown:
         shown.advance()
     assert terminal.getvalue() == ""
 
 
-def test_no_color_has_no_colours(monkeypatch):
+def test_no_color_turns_colours_off(monkeypatch):
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("NO_COLOR", "1")
     screen = on_a_screen(monkeypatch)
@@ -88,14 +88,14 @@ def test_no_color_has_no_colours(monkeypatch):
     assert not re.search(r"\x1b\[[0-9;]*(3|4|9)[0-9]", screen.getvalue())
 
 
-def test_a_dumb_terminal_sees_nothing(monkeypatch):
+def test_a_dumb_terminal_gets_nothing(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
     screen = on_a_screen(monkeypatch)
     work()
     assert screen.getvalue() == ""
 
 
-def test_a_file_sees_nothing_even_where_colours_are_forced(monkeypatch, capfd):
+def test_a_file_gets_nothing_even_if_colours_are_forced(monkeypatch, capfd):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     work()
@@ -106,12 +106,12 @@ def without_codes(text):
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text)
 
 
-def test_what_is_no_terminal_sees_nothing(capfd):
+def test_an_output_that_is_no_terminal_gets_nothing(capfd):
     work()
     assert capfd.readouterr() == ("", "")
 
 
-def test_quiet_is_quiet(terminal):
+def test_quiet_hides_bars(terminal):
     with progress.quiet():
         work()
         with progress.quiet(False):

@@ -37,7 +37,7 @@ def test_seeds_of_steps_and_streams_are_all_different():
 
 
 @given(st.integers(0, 2**62), st.integers(0, 2**40), st.sampled_from([FORWARD, BATCH, ORDER]))
-def test_a_seed_is_one_for_torch(seed, step, stream):
+def test_a_stream_seed_is_a_valid_torch_seed(seed, step, stream):
     derived = stream_seed(seed, step, stream)
     assert 0 <= derived < 2**63
     assert derived == stream_seed(seed, step, stream)
@@ -60,7 +60,7 @@ def test_the_same_seed_gives_the_same_draws():
     assert all(one != other for one, other in zip(draws(), first, strict=True))
 
 
-def test_reseeding_torch_leaves_the_others_alone():
+def test_reseeding_torch_does_not_change_the_other_generators():
     reseed_everything(5)
     draws()
     expected = draws()[1:]
@@ -71,8 +71,8 @@ def test_reseeding_torch_leaves_the_others_alone():
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_states_are_put_back(before):
-    """With and without a second normal number kept for later."""
+def test_generator_states_are_restored(before):
+    """With and without a second normal number in the generator's buffer."""
     reseed_everything(5)
     for _ in range(before):
         draws()
@@ -85,7 +85,7 @@ def test_states_are_put_back(before):
 
 
 @pytest.mark.parametrize("before", [0, 1])
-def test_preserved_leaves_no_trace(before):
+def test_preserved_restores_every_generator(before):
     reseed_everything(5)
     for _ in range(before):
         draws()
@@ -99,7 +99,7 @@ def test_preserved_leaves_no_trace(before):
     assert all(torch.equal(after[name], state) for name, state in states.items())
 
 
-def test_seeded_draws_from_its_seed_and_leaves_torch_as_it_was():
+def test_seeded_draws_from_its_seed_and_restores_torch():
     torch.manual_seed(3)
     expected = torch.rand(2).tolist()
     torch.manual_seed(3)

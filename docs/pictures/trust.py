@@ -1,4 +1,4 @@
-"""Removals foretold on one run and not on another; and what dropping the curvature costs along the first."""
+"""Removals predicted on one run and not on another, and the error of dropping the curvature along the first."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +12,7 @@ from hydragrad.datasets import load
 from hydragrad.figures import error_over_time, predicted_against_actual
 from hydragrad.studies.trust import NETWORKS
 
-FORETOLD, NOT_FORETOLD = "mlp", "lenet5"
+PREDICTED, NOT_PREDICTED = "mlp", "lenet5"
 GROUPS, SIZE = 30, 100
 
 
@@ -35,13 +35,13 @@ def trained(name: str, out: Path) -> tuple[hg.Recording, hg.Scores]:
 def make(pictures: Path, runs: Path) -> list[Path]:
     """Train, really retrain without groups, draw."""
     made = []
-    for name, file in ((FORETOLD, "foretold.png"), (NOT_FORETOLD, "not-foretold.png")):
+    for name, file in ((PREDICTED, "predicted.png"), (NOT_PREDICTED, "not-predicted.png")):
         run, scores = trained(name, runs / name)
         check = hg.verify(run, scores, groups=GROUPS, size=SIZE, extremes=False).checks[0]
         print(f"{name}: {check.sentence}")
         predicted_against_actual(check.predicted, check.actual, unit="test loss").savefig(pictures / file, dpi=160)
         made.append(pictures / file)
-        if name == FORETOLD:
+        if name == PREDICTED:
             error = hg.approximation_error(run, samples=8, query=hg.mean_loss(load("digits").test), points=20)
             print(error.sentence)
             error_over_time([asdict(point) for point in error.points]).savefig(pictures / "error.png", dpi=160)

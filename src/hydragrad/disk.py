@@ -1,4 +1,4 @@
-"""Files that a kill or a full disk leaves whole: replaced at once, tensors with a digest of their content."""
+"""Files that a kill or a full disk leaves complete: replaced atomically, tensors with a digest of their content."""
 
 import errno
 import hashlib
@@ -20,21 +20,21 @@ DIGEST = "sha256"
 
 @contextmanager
 def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn 'no space left' into an error that says where and what to do."""
+    """Turn 'no space left' into a DiskFull that names the file and says what to do."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 error.errno,
-                f"The disk is full while writing {path}. What is recorded so far is kept; free some space and "
-                f"go on with resume=True (--resume)",
+                f"The disk is full while writing {path}. What is recorded so far is complete. Free some space, then "
+                f"resume with resume=True (--resume)",
             ) from error
         raise
 
 
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, flush it to the disk, then put it in place at once."""
+    """Write a file under another name, flush it to the disk, then rename it in one step."""
     temporary = path.with_name(path.name + ".tmp")
     with naming_full_disk(path):
         try:
@@ -54,7 +54,7 @@ def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) 
 def save_sealed(
     tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None, *, key: str = ""
 ) -> None:
-    """Write or replace a safetensors file that holds the digest of its content; its folder is made.
+    """Write or replace a safetensors file with the digest of its content in its metadata; make its folder.
 
     Args:
         tensors, metadata: The content.
@@ -62,20 +62,23 @@ def save_sealed(
         key: What else the digest covers; needed again to read the file.
 
     Raises:
-        DiskFull: There is no space; a file that was there is as it was.
+        DiskFull: There is no space; an existing file stays as it was.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    told = dict(metadata or {})
+    contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    described = dict(metadata or {})
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda to: save_file(kept, to, told | {DIGEST: content_digest(kept, told, key)}))
+    digest = content_digest(contents, described, key)
+    replace_file(path, lambda to: save_file(contents, to, described | {DIGEST: digest}))
 
 
 def load_sealed(path: Path, *, key: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that `save_sealed` wrote, with this key or none; one without a digest as it is.
+    """Read tensors and metadata of a file that `save_sealed` wrote, with this key or none.
+
+    A file without a digest is not checked.
 
     Raises:
-        FileNotFoundError: There is none.
-        ValueError: It is altered, cut off, of another key, or something else.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is altered, truncated, of another key, or no safetensors file.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -84,8 +87,8 @@ def load_sealed(path: Path, *, key: str = "") -> tuple[dict[str, Tensor], dict[s
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     digest = metadata.pop(DIGEST, None)
-    if digest is not None and digest not in {content_digest(tensors, metadata, some) for some in (key, "")}:
-        raise ValueError("its content is not what was written")
+    if digest is not None and digest not in {content_digest(tensors, metadata, each) for each in (key, "")}:
+        raise ValueError("its content differs from its digest")
     return tensors, metadata
 
 

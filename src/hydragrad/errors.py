@@ -8,8 +8,8 @@
     ├── ReplayMismatch       (RuntimeError)      a replayed step differs from the recorded one
     ├── StepError            (RuntimeError)      a step block that does not hold exactly one optimizer step
     ├── NonFinite            (ArithmeticError)   NaN or infinity in a batch, a loss or the weights
-    ├── LossError            (ValueError)        the loss is not one number a sample, or not what a method needs
-    ├── Unsupported          (NotImplementedError) an optimizer, module, precision or state that we refuse
+    ├── LossError            (ValueError)        the loss is not one number per sample, or not what a method needs
+    ├── Unsupported          (NotImplementedError) an optimizer, module, precision or state that is refused
     ├── QueryError           (ValueError)        a query or a sample id that cannot be answered
     ├── DiskFull             (OSError)           a write failed, or would fail, for lack of space
     ├── NotEnoughMemory      (MemoryError)       rows that would not fit into memory
@@ -20,7 +20,7 @@
         ├── DataNotFound     (FileNotFoundError) a data file is missing
         └── ChecksumMismatch                     a data file is not the published one
 
-Each message says what was expected, what came, and what to do.
+Each message says what was expected, what was found, and what to do.
 """
 
 
@@ -57,7 +57,7 @@ class NonFinite(HydragradError, ArithmeticError):
 
 
 class LossError(HydragradError, ValueError):
-    """A loss that is not one number a sample, or not of the form that a method needs."""
+    """A loss that is not one number per sample, or not of the form that a method needs."""
 
 
 class Unsupported(HydragradError, NotImplementedError):
@@ -81,7 +81,7 @@ class PresentationError(HydragradError, ValueError):
 
 
 class MarksInvalid(HydragradError, ValueError):
-    """A file of marked labels that can't be read or does not fit the run."""
+    """A file of marked labels that cannot be read or does not fit the run."""
 
 
 class UnknownName(HydragradError, ValueError):

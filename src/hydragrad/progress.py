@@ -1,4 +1,4 @@
-"""Progress bars on long work: on a terminal only, and silenced as a whole by `quiet`."""
+"""Progress bars for long work: on a terminal only; `quiet` hides them all."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,8 +10,8 @@ from rich.text import Text
 
 _shown: ContextVar[bool] = ContextVar("progress_shown", default=True)
 
-KEPT_FROM_SECONDS = 2.0
-"""A finished bar stays on the screen if its work took so long."""
+SHORT_STAGE_SECONDS = 2.0
+"""A finished bar disappears if its stage took less than this."""
 
 
 class Bar:
@@ -23,7 +23,7 @@ class Bar:
             self._task = progress.add_task(stage, total=total, completed=done, note="", unit=unit, before=done)
 
     def advance(self, steps: int = 1) -> None:
-        """Move on."""
+        """Count further steps as done."""
         if self._progress is not None:
             self._progress.advance(self._task, steps)
 
@@ -37,11 +37,11 @@ class Bar:
 def bar(stage: str, total: int, done: int = 0, *, unit: str = "steps") -> Iterator[Bar]:
     """Show a bar for one stage of work on standard error, if that is a terminal.
 
-    Bars inside it are not shown, nor is one with a single thing to count.
+    A bar inside another one is not shown, nor is a bar with a total of 1.
 
     Args:
-        stage: What is being done.
-        total: How many units of work there are.
+        stage: Name of the stage.
+        total: Number of units of work.
         done: How many of them were done before.
         unit: What is counted, in the plural.
     """
@@ -50,29 +50,29 @@ def bar(stage: str, total: int, done: int = 0, *, unit: str = "steps") -> Iterat
         yield Bar(None, stage, total, unit, done)
         return
     with _Lines(_Stage(), BarColumn(bar_width=None), _Count(), _Rate(), _Time(), console=console) as progress:
-        shown = Bar(progress, stage, total, unit, done)
+        current = Bar(progress, stage, total, unit, done)
         token = _shown.set(False)
         try:
-            yield shown
+            yield current
         finally:
             _shown.reset(token)
-            progress.live.transient = (progress.tasks[0].elapsed or 0) < KEPT_FROM_SECONDS
+            progress.live.transient = (progress.tasks[0].elapsed or 0) < SHORT_STAGE_SECONDS
 
 
 def is_live(console: Console) -> bool:
-    """Whether a person watches: a real terminal, and one that can move its cursor."""
-    # FORCE_COLOR makes rich take a file for a terminal; a file wants no bars.
+    """Return whether the console is a real terminal that can move its cursor."""
+    # FORCE_COLOR makes rich treat a file as a terminal; bars in a file are noise.
     return console.is_terminal and not console.is_dumb_terminal and console.file.isatty()
 
 
 def silence() -> None:
-    """Show no progress from here on: a worker's bars would be drawn over those of its parent."""
+    """Show no progress in this process: a worker's bars would overwrite those of its parent."""
     _shown.set(False)
 
 
 @contextmanager
 def quiet(silent: bool = True) -> Iterator[None]:
-    """Show no progress inside."""
+    """Show no progress inside the block."""
     token = _shown.set(_shown.get() and not silent)
     try:
         yield
@@ -109,10 +109,10 @@ class _Rate(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         elapsed = task.elapsed or 0.0
-        made = task.completed - task.fields["before"]
-        if not made or not elapsed:
+        completed = task.completed - task.fields["before"]
+        if not completed or not elapsed:
             return Text("")
-        rate = task.speed if task.speed and not task.finished else made / elapsed
+        rate = task.speed if task.speed and not task.finished else completed / elapsed
         return Text(f"{rate:.3g}/s" if rate >= 1 else f"{1 / rate:.3g} s each", no_wrap=True)
 
 
@@ -127,7 +127,7 @@ class _Time(ProgressColumn):
 
 
 def clock(seconds: float) -> str:
-    """Seconds as m:ss or h:mm:ss."""
+    """Return seconds as m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

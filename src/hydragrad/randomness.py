@@ -1,6 +1,6 @@
-"""Randomness that can be told again: seeds for steps and draws, and the global generators saved and restored.
+"""Reproducible randomness: one seed per step and stream, and the global generators saved and restored.
 
-One seed a step replaces a 5 KB generator state a step: dropout of step t draws from `stream_seed(seed, t)`,
+One seed per step replaces a generator state of 5 KB per step: dropout of step t draws from `stream_seed(seed, t)`,
 and the random augmentation of its batch from another stream of the same step.
 """
 
@@ -31,7 +31,7 @@ def reseed(seed: int) -> None:
 
 
 def reseed_everything(seed: int) -> None:
-    """Seed torch's, NumPy's and Python's global generators: user code may draw from any of them."""
+    """Seed torch's, NumPy's and Python's global generators: user code may use any of them."""
     reseed(seed)
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -46,7 +46,7 @@ def generator_states() -> dict[str, Tensor]:
 
 
 def set_generator_states(states: dict[str, Tensor]) -> None:
-    """Put back what `generator_states` or `every_generator_state` read."""
+    """Restore what `generator_states` or `every_generator_state` read."""
     torch.set_rng_state(states["torch"])
     for name, state in states.items():
         if name.startswith("cuda"):
@@ -82,7 +82,7 @@ def _optional(value: Tensor) -> float | None:
 
 @contextmanager
 def preserved() -> Iterator[None]:
-    """Leave every global generator as it was."""
+    """Restore every global generator after the block."""
     states, python, numpy = generator_states(), random.getstate(), np.random.get_state()
     try:
         yield
@@ -96,13 +96,13 @@ _step_seed: ContextVar[int | None] = ContextVar("step_seed", default=None)
 
 
 def step_seed() -> int | None:
-    """What the step that is under way draws from, if somebody seeded it."""
+    """Return the seed that the current `seeded` block draws from; None outside of one."""
     return _step_seed.get()
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` inside, and leave torch's global generators as they were."""
+    """Draw from `seed` inside the block, and restore torch's global generators after it."""
     states, token = generator_states(), _step_seed.set(seed)
     reseed(seed)
     try:

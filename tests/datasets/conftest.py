@@ -1,4 +1,4 @@
-"""Synthetic files in the published formats, and a cache folder that is not the user's."""
+"""Synthetic files in the published formats, and a cache folder other than the user's."""
 
 import gzip
 import hashlib
@@ -24,13 +24,13 @@ def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache folder, and no data folder in the environment."""
     folder = tmp_path / "cache"
     monkeypatch.setattr(cache.pooch, "os_cache", lambda project: folder)
-    monkeypatch.delenv(files.VARIABLE, raising=False)
+    monkeypatch.delenv(files.FOLDER_VARIABLE, raising=False)
     return folder
 
 
 @dataclass(frozen=True)
 class IdxFiles:
-    """A small IDX data set: its source, the content of each file, and what it holds."""
+    """A small IDX data set: its source, the content of each file, images and labels."""
 
     source: IdxSource
     contents: dict[str, bytes]
@@ -62,7 +62,7 @@ def idx_content(values: NDArray[np.uint8]) -> bytes:
 
 @dataclass(frozen=True)
 class CifarFiles:
-    """A small CIFAR-10: its source, the pickle of each batch, and what it holds."""
+    """A small CIFAR-10: its source, the pickle of each batch, images and labels."""
 
     source: CifarSource
     contents: dict[str, bytes]

@@ -10,7 +10,7 @@ from hydragrad.datasets.cache import load_arrays, save_arrays
 ARRAYS = {"images": np.arange(6, dtype=np.uint8).reshape(2, 3), "labels": np.array([1, 2])}
 
 
-def test_arrays_come_back(cache_folder: Path) -> None:
+def test_saved_arrays_are_loaded(cache_folder: Path) -> None:
     assert save_arrays("toy", ARRAYS)
     loaded = load_arrays("toy")
     assert loaded is not None
@@ -19,12 +19,12 @@ def test_arrays_come_back(cache_folder: Path) -> None:
     assert [path.name for path in (cache_folder / "decoded").iterdir()] == ["toy.npz"]
 
 
-def test_nothing_cached_is_none() -> None:
+def test_arrays_that_were_not_cached_are_none() -> None:
     assert load_arrays("toy") is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "empty", "another format"])
-def test_a_damaged_file_is_none(damage: str, cache_folder: Path) -> None:
+def test_a_damaged_file_loads_as_none(damage: str, cache_folder: Path) -> None:
     save_arrays("toy", ARRAYS)
     path = cache_folder / "decoded/toy.npz"
     stored = path.read_bytes()
@@ -46,12 +46,12 @@ def test_an_array_of_objects_is_not_unpickled(cache_folder: Path) -> None:
     assert load_arrays("toy") is None
 
 
-def test_a_folder_that_cannot_be_written_is_no_error(cache_folder: Path) -> None:
+def test_an_unwritable_folder_is_no_error(cache_folder: Path) -> None:
     cache_folder.write_text("a file where the folder should be")
     assert not save_arrays("toy", ARRAYS)
 
 
-def test_a_failed_write_leaves_nothing(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_leaves_no_file(cache_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError("no space left on device")
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from hydragrad.datasets import cifar10
-from hydragrad.datasets.cifar10 import ARCHIVE, CIFAR10, MEAN, PLACES, STD, decode_batch, read_cifar10
+from hydragrad.datasets.cifar10 import ARCHIVE, CIFAR10, MEAN, STD, SUBFOLDERS, decode_batch, read_cifar10
 from hydragrad.datasets.published import Published
 from hydragrad.errors import ChecksumMismatch, DataError, DataNotFound
 
 
 class Planted:
-    """A pickle of it leaves a file behind when it is loaded."""
+    """A pickle of it creates a file when it is loaded."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -26,7 +26,7 @@ class Planted:
 
 @pytest.fixture
 def planted(tmp_path: Path) -> bytes:
-    """A pickle with a side effect that is proved to work."""
+    """A pickle with a side effect that works."""
     trace = tmp_path / "trace"
     content = pickle.dumps(Planted(trace), protocol=2)
     pickle.loads(content)
@@ -43,9 +43,9 @@ def assert_holds(published: Published, files: Any) -> None:
     assert np.array_equal(published.test_labels, files.labels["test_batch"])
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_plain_batches_are_read_wherever_they_are_usually_put(place: str, cifar_files: Any, tmp_path: Path) -> None:
-    cifar_files.write(tmp_path / place)
+@pytest.mark.parametrize("subfolder", SUBFOLDERS)
+def test_plain_batches_are_read_from_usual_subfolders(subfolder: str, cifar_files: Any, tmp_path: Path) -> None:
+    cifar_files.write(tmp_path / subfolder)
     assert_holds(read_cifar10(cifar_files.source, tmp_path), cifar_files)
 
 
@@ -60,7 +60,7 @@ def test_the_archive_is_read(cifar_files: Any, tmp_path: Path) -> None:
     assert_holds(read_cifar10(cifar_files.source, tmp_path), cifar_files)
 
 
-def test_neither_form_is_named_in_the_refusal(cifar_files: Any, tmp_path: Path) -> None:
+def test_a_refusal_names_both_forms(cifar_files: Any, tmp_path: Path) -> None:
     with pytest.raises(DataNotFound, match=rf"cifar10 is not in .*data_batch_1, .*test_batch; or {ARCHIVE}"):
         read_cifar10(cifar_files.source, tmp_path)
 
@@ -83,8 +83,8 @@ def test_an_unpublished_batch_is_refused_and_never_unpickled(
     assert not (tmp_path / "trace").exists()
 
 
-def test_a_pickle_that_asks_for_code_is_refused_even_then(planted: bytes, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds a byte array and labels; this one asks for "):
+def test_a_pickle_that_names_other_types_is_refused(planted: bytes, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must hold a byte array and labels only; this one names "):
         decode_batch(planted)
     assert not (tmp_path / "trace").exists()
 
@@ -93,20 +93,22 @@ def test_a_pickle_that_asks_for_code_is_refused_even_then(planted: bytes, tmp_pa
 def test_a_truncated_archive_is_refused(share: float, cifar_files: Any, tmp_path: Path) -> None:
     content = cifar_files.archive()
     (tmp_path / ARCHIVE).write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ChecksumMismatch, match=f"{ARCHIVE} is not the published.*came a damaged archive"):
+    with pytest.raises(ChecksumMismatch, match=f"{ARCHIVE} is not the published.*got a damaged archive"):
         read_cifar10(cifar_files.source, tmp_path)
 
 
 def test_a_file_that_is_no_archive_is_refused(cifar_files: Any, tmp_path: Path) -> None:
     (tmp_path / ARCHIVE).write_bytes(b"<html>not found</html>")
-    with pytest.raises(ChecksumMismatch, match="came a damaged archive"):
+    with pytest.raises(ChecksumMismatch, match="got a damaged archive"):
         read_cifar10(cifar_files.source, tmp_path)
 
 
 def test_an_archive_without_a_batch_is_refused(cifar_files: Any, tmp_path: Path) -> None:
     del cifar_files.contents["data_batch_3"]
     (tmp_path / ARCHIVE).write_bytes(cifar_files.archive())
-    with pytest.raises(DataNotFound, match=f"{ARCHIVE} lacks data_batch_3; fetch the archive again: https://"):
+    with pytest.raises(
+        DataNotFound, match=f"{ARCHIVE} must hold all batches; data_batch_3 missing. Fetch the archive again: https://"
+    ):
         read_cifar10(cifar_files.source, tmp_path)
 
 
@@ -131,7 +133,7 @@ def test_without_a_writable_cache_the_batches_are_decoded(cifar_files: Any, tmp_
     assert_holds(read_cifar10(cifar_files.source, tmp_path), cifar_files)
 
 
-def test_the_genuine_files(data_dir: Path) -> None:
+def test_the_published_files_have_the_published_statistics(data_dir: Path) -> None:
     published = read_cifar10(CIFAR10, data_dir)
     assert published.train_images.shape == (50_000, 3, 32, 32)
     assert np.bincount(published.train_labels).tolist() == [5000] * 10

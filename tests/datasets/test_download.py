@@ -67,7 +67,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(server: dict[str, bytes], 
     assert download("toy", [REMOTE])[0].read_bytes() == b"published"
 
 
-def test_an_unreachable_server_is_an_error_that_names_the_way_out(server: dict[str, bytes]) -> None:
+def test_an_unreachable_server_is_an_error_that_names_the_alternative(server: dict[str, bytes]) -> None:
     with pytest.raises(DataNotFound, match=f"toy could not be downloaded from {URL}: nobody answers.*--data-dir"):
         download("toy", [REMOTE])
 

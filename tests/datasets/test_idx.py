@@ -10,17 +10,15 @@ from hydragrad.datasets.idx import FASHION, FILES, MNIST, IdxSource, parse_idx, 
 from hydragrad.errors import ChecksumMismatch, DataNotFound
 
 
-def test_parse_reads_shape_and_values() -> None:
+def test_parse_idx_reads_shape_and_values() -> None:
     content = bytes([0, 0, 8, 2, 0, 0, 0, 2, 0, 0, 0, 3, *range(6)])
     assert np.array_equal(parse_idx(content), [[0, 1, 2], [3, 4, 5]])
 
 
-@pytest.mark.parametrize("place", MNIST.places)
+@pytest.mark.parametrize("subfolder", MNIST.subfolders)
 @pytest.mark.parametrize("gzipped", [False, True])
-def test_files_are_read_wherever_they_are_usually_put(
-    place: str, gzipped: bool, idx_files: Any, tmp_path: Path
-) -> None:
-    idx_files.write(tmp_path / place, gzipped=gzipped)
+def test_files_are_read_from_usual_subfolders(subfolder: str, gzipped: bool, idx_files: Any, tmp_path: Path) -> None:
+    idx_files.write(tmp_path / subfolder, gzipped=gzipped)
     published = read_idx(idx_files.source, tmp_path)
     assert published.train_images.shape == (7, 1, 32, 32)
     assert np.array_equal(published.train_images[:, 0, 2:-2, 2:-2], idx_files.images)
@@ -38,7 +36,7 @@ def test_margins_are_black(idx_files: Any, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(idx_files: Any, tmp_path: Path) -> None:
     idx_files.write(tmp_path)
     (tmp_path / FILES[3]).unlink()
-    with pytest.raises(DataNotFound, match=rf"(?s)mnist is not in .*\(lacks {FILES[3]}\)"):
+    with pytest.raises(DataNotFound, match=rf"(?s)mnist is not in .*\(missing: {FILES[3]}\)"):
         read_idx(idx_files.source, tmp_path)
 
 
@@ -62,7 +60,9 @@ def test_an_altered_file_is_refused(file: str, idx_files: Any, tmp_path: Path) -
     ],
     ids=["mnist", "fashion"],
 )
-def test_the_genuine_files(source: IdxSource, train_counts: list[int], test_counts: list[int], data_dir: Path) -> None:
+def test_the_published_files_have_the_published_statistics(
+    source: IdxSource, train_counts: list[int], test_counts: list[int], data_dir: Path
+) -> None:
     published = read_idx(source, data_dir)
     assert np.bincount(published.train_labels).tolist() == train_counts
     assert np.bincount(published.test_labels).tolist() == test_counts
@@ -72,6 +72,6 @@ def test_the_genuine_files(source: IdxSource, train_counts: list[int], test_coun
     assert pixels.std() / 255 == pytest.approx(source.std, abs=5e-5)
 
 
-def test_another_data_sets_files_are_refused(data_dir: Path) -> None:
+def test_files_of_another_data_set_are_refused(data_dir: Path) -> None:
     with pytest.raises(ChecksumMismatch, match="another data set's file of the same name"):
         read_idx(FASHION, data_dir / "mnist")

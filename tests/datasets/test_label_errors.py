@@ -1,4 +1,4 @@
-"""Checked test labels: the published counts, and what is not the published file is refused."""
+"""Checked test labels: the published counts; files other than the published ones are refused."""
 
 import pytest
 
@@ -6,15 +6,15 @@ from hydragrad.datasets import checked_labels
 from hydragrad.errors import ChecksumMismatch, DataNotFound, UnknownName
 
 
-@pytest.mark.parametrize(("data", "asked", "wrong"), [("mnist", 100, 15), ("cifar10", 275, 54)])
-def test_the_published_counts(data_dir, data, asked, wrong):
-    found = checked_labels(data, data_dir=data_dir)
-    assert len(found) == asked
-    assert sum(each.wrong for each in found) == wrong
-    assert all(0 <= each.sample < 10_000 and 0 <= each.label < 10 for each in found)
+@pytest.mark.parametrize(("data", "checked", "wrong"), [("mnist", 100, 15), ("cifar10", 275, 54)])
+def test_checked_labels_have_the_published_counts(data_dir, data, checked, wrong):
+    labels = checked_labels(data, data_dir=data_dir)
+    assert len(labels) == checked
+    assert sum(label.wrong for label in labels) == wrong
+    assert all(0 <= label.sample < 10_000 and 0 <= label.label < 10 for label in labels)
 
 
-def test_what_is_not_there_or_not_the_file_is_refused(tmp_path):
+def test_a_missing_or_other_file_is_refused(tmp_path):
     with pytest.raises(UnknownName, match="mnist, cifar10"):
         checked_labels("digits")
     with pytest.raises(DataNotFound, match=r"mnist_mturk\.json"):

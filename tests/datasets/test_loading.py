@@ -24,7 +24,7 @@ def tensors(splits: Splits) -> list[Tensor]:
     return [tensor for part in (splits.train, splits.validation, splits.test) for tensor in part.tensors]
 
 
-def test_digits_have_the_documented_form() -> None:
+def test_digits_have_the_documented_shapes() -> None:
     digits = load("digits")
     sizes = [len(part) for part in (digits.train, digits.validation, digits.test)]
     assert sizes == [1_000, 297, 500]
@@ -43,7 +43,7 @@ def test_the_parts_do_not_overlap() -> None:
     assert not validation & test
 
 
-def test_two_loads_are_equal() -> None:
+def test_loading_twice_gives_the_same() -> None:
     assert all(map(torch.equal, tensors(load("digits")), tensors(load("digits"))))
 
 
@@ -59,50 +59,50 @@ def test_the_seed_orders_the_training_part_and_nothing_else() -> None:
     assert all(map(torch.equal, tensors(first)[2:], tensors(second)[2:]))
 
 
-def test_train_size_keeps_the_first_and_leaves_the_other_parts() -> None:
+def test_train_size_takes_the_first_images_and_does_not_change_the_other_parts() -> None:
     whole, small = load("digits"), load("digits", train_size=50)
     assert len(small.train) == 50
-    for all_of_them, kept in zip(whole.train.tensors, small.train.tensors, strict=True):
-        assert torch.equal(all_of_them[:50], kept)
+    for all_of_them, first in zip(whole.train.tensors, small.train.tensors, strict=True):
+        assert torch.equal(all_of_them[:50], first)
     assert all(map(torch.equal, tensors(whole)[2:], tensors(small)[2:]))
 
 
-def test_sizes_of_the_held_out_parts_keep_their_first() -> None:
+def test_sizes_of_the_held_out_parts_take_their_first_images() -> None:
     whole, small = load("digits"), load("digits", validation_size=7, test_size=9)
     for part, size in (("train", 1_000), ("validation", 7), ("test", 9)):
         assert len(getattr(small, part)) == size
         pairs = zip(getattr(whole, part).tensors, getattr(small, part).tensors, strict=True)
-        assert all(torch.equal(all_of_them[:size], kept) for all_of_them, kept in pairs)
+        assert all(torch.equal(all_of_them[:size], first) for all_of_them, first in pairs)
 
 
 @pytest.mark.parametrize(("part", "most"), [("train", 1_000), ("validation", 297), ("test", 500)])
-@pytest.mark.parametrize("beside", [-1, 0, 1])
-def test_a_size_out_of_range_is_refused(part: str, most: int, beside: int) -> None:
-    size = most + beside if beside > 0 else beside
-    with pytest.raises(DataError, match=f"{part}_size of digits is between 1 and {most:,}; got {size:,}"):
+@pytest.mark.parametrize("offset", [-1, 0, 1])
+def test_a_size_out_of_range_is_refused(part: str, most: int, offset: int) -> None:
+    size = most + offset if offset > 0 else offset
+    with pytest.raises(DataError, match=f"{part}_size of digits must be between 1 and {most:,}, got {size:,}"):
         load("digits", **{f"{part}_size": size})
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="no data set named 'svhn'; choose one of: mnist, fashion, cifar10, digits"):
+    with pytest.raises(UnknownName, match="must be one of mnist, fashion, cifar10, digits, got 'svhn'"):
         load("svhn")
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion", "cifar10"])
-@pytest.mark.parametrize("way", ["argument", "variable"])
+@pytest.mark.parametrize("source", ["argument", "variable"])
 def test_a_folder_without_the_files_is_refused(
-    name: str, way: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if way == "variable":
+    if source == "variable":
         monkeypatch.setenv("HYDRAGRAD_DATA", str(tmp_path))
     with pytest.raises(DataNotFound, match=f"{name} is not in {tmp_path}. Looked for"):
-        load(name, data_dir=tmp_path if way == "argument" else None)
+        load(name, data_dir=tmp_path if source == "argument" else None)
 
 
 def test_labels_stay_with_their_images(idx_files: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     idx_files.write(tmp_path)
-    source = Source(read=partial(read_idx, idx_files.source), train=5, validation=2)
-    monkeypatch.setitem(DATASETS, "mnist", source)
+    small = Source(read=partial(read_idx, idx_files.source), train=5, validation=2)
+    monkeypatch.setitem(DATASETS, "mnist", small)
     splits = load("mnist", data_dir=tmp_path)
     label_of = dict(zip(map(bytes, idx_files.images), idx_files.labels, strict=True))
     for part in (splits.train, splits.validation, splits.test):
@@ -112,7 +112,7 @@ def test_labels_stay_with_their_images(idx_files: Any, tmp_path: Path, monkeypat
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion"])
-def test_the_genuine_parts(name: str, data_dir: Path) -> None:
+def test_the_published_files_are_divided_as_documented(name: str, data_dir: Path) -> None:
     splits = load(name, data_dir=data_dir)
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [50_000, 10_000, 10_000]
     images, labels = splits.train.tensors

@@ -10,11 +10,11 @@ from hydragrad.execution import run_jobs
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_job_is_done_once(workers):
     offset = torch.tensor([10.0])
-    found = dict(run_jobs(lambda job: float(offset) + job, [1, 2, 3], workers=workers))
-    assert found == {0: 11.0, 1: 12.0, 2: 13.0}
+    results = dict(run_jobs(lambda job: float(offset) + job, [1, 2, 3], workers=workers))
+    assert results == {0: 11.0, 1: 12.0, 2: 13.0}
 
 
-def test_an_error_of_a_worker_is_heard():
+def test_an_error_in_a_worker_is_raised():
     def work(job):
         raise ValueError(f"job {job}")
 
@@ -22,12 +22,12 @@ def test_an_error_of_a_worker_is_heard():
         list(run_jobs(work, [1, 2], workers=2))
 
 
-def test_what_cannot_be_sent_is_refused_by_name():
+def test_work_that_cannot_be_pickled_is_refused():
     lock = threading.Lock()
     with pytest.raises(Unsupported, match="workers=1"):
         list(run_jobs(lambda job: lock, [1, 2], workers=2))
 
 
-def test_it_wants_a_worker():
+def test_zero_workers_are_refused():
     with pytest.raises(ValueError, match="at least 1"):
         list(run_jobs(str, [1], workers=0))

@@ -6,12 +6,12 @@ from torch import nn
 from hydragrad.models import DenseNet40
 
 
-def test_has_forty_layers_with_weights() -> None:
+def test_densenet40_has_forty_layers_with_weights() -> None:
     layers = [module for module in DenseNet40().modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert len(layers) == 40
 
 
-def test_blocks_grow_and_transitions_halve() -> None:
+def test_blocks_add_channels_and_transitions_halve_them() -> None:
     features = torch.zeros(2, 3, 32, 32)
     shapes = []
     for stage in DenseNet40().features:

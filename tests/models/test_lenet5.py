@@ -3,7 +3,7 @@
 from hydragrad.models import LeNet5
 
 
-def test_layers_are_the_published_ones() -> None:
+def test_lenet5_has_the_published_layers() -> None:
     shapes = {name: tuple(value.shape) for name, value in LeNet5().named_parameters() if value.ndim > 1}
     assert shapes == {
         "conv1.weight": (6, 1, 5, 5),

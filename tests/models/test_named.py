@@ -20,19 +20,19 @@ Weights = dict[str, Tensor]
 
 
 @pytest.mark.parametrize(("name", "channels"), PARAMETERS)
-def test_has_the_published_number_of_parameters(name: str, channels: int) -> None:
+def test_a_model_has_the_published_number_of_parameters(name: str, channels: int) -> None:
     model = build(name, channels=channels, classes=10)
     assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[name, channels]
 
 
 @pytest.mark.parametrize(("name", "channels"), PARAMETERS)
-def test_maps_images_to_logits(name: str, channels: int) -> None:
+def test_a_model_maps_images_to_logits(name: str, channels: int) -> None:
     model = build(name, channels=channels, classes=7)
     assert model(torch.zeros(2, channels, 32, 32)).shape == (2, 7)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_draws_nothing_at_random_in_training_mode(name: str) -> None:
+def test_a_model_has_no_randomness_in_training_mode(name: str) -> None:
     model = build(name, channels=1, classes=10).train()
     images = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))
     before = torch.get_rng_state()
@@ -42,7 +42,7 @@ def test_draws_nothing_at_random_in_training_mode(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_same_seed_gives_the_same_weights(name: str) -> None:
+def test_the_same_seed_gives_the_same_weights(name: str) -> None:
     def weights() -> Weights:
         torch.manual_seed(3)
         return build(name, channels=1, classes=10).state_dict()
@@ -52,7 +52,7 @@ def test_same_seed_gives_the_same_weights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_holds_no_in_place_module(name: str) -> None:
+def test_a_model_has_no_in_place_module(name: str) -> None:
     modules = build(name, channels=1, classes=10).modules()
     assert not any(getattr(module, "inplace", False) for module in modules)
 
@@ -80,6 +80,6 @@ def test_forward_mode_equals_reverse_mode_in_training_mode(name: str) -> None:
     torch.testing.assert_close(forward, reverse, rtol=1e-8, atol=0)
 
 
-def test_refuses_an_unknown_name_and_lists_the_known_ones() -> None:
-    with pytest.raises(UnknownName, match="no model named 'resnet'; choose one of: lenet5, densenet40, mobilenetv2"):
+def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UnknownName, match="must be one of lenet5, densenet40, mobilenetv2, got 'resnet'"):
         build("resnet", channels=3, classes=10)

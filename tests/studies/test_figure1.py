@@ -38,5 +38,5 @@ def test_the_command_names_what_it_does_not_know(tmp_path):
 
 
 def test_growth_wants_tracked_steps():
-    with pytest.raises(PresentationError, match="no timings"):
+    with pytest.raises(PresentationError, match="At least one timing"):
         growth([])

@@ -1,4 +1,4 @@
-"""hg.train: what it logs, refuses and leaves alone; that it is an ordinary loop. Resuming is in recording."""
+"""hg.train: its log, its refusals, what it does not change; that it is an ordinary loop. Resuming is in recording."""
 
 import random
 import shutil
@@ -34,7 +34,7 @@ from recording.toys import (
 from recording.toys import train as train_toy
 
 
-def test_it_is_the_loop_that_a_user_would_write(tmp_path):
+def test_train_equals_a_loop_written_by_hand(tmp_path):
     """The same order and seeds, by hand."""
     model = build()
     run = train_toy(tmp_path, model)
@@ -48,7 +48,7 @@ def test_it_is_the_loop_that_a_user_would_write(tmp_path):
     assert same_weights(model, other)
 
 
-def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(tmp_path):
+def test_every_epoch_has_every_sample_once_in_an_order_of_its_own(tmp_path):
     run = train_toy(tmp_path)
     epochs = [run.steps[start : start + PER_EPOCH] for start in range(0, STEPS, PER_EPOCH)]
     orders = [[index for record in epoch for index in record.indices] for epoch in epochs]
@@ -57,7 +57,7 @@ def test_every_epoch_takes_every_sample_once_in_an_order_of_its_own(tmp_path):
     assert [len(record.indices) for record in run.steps[:PER_EPOCH]] == [5, 5, 5, 5, 2]
 
 
-def test_the_seed_decides_everything_and_the_global_generators_nothing(tmp_path):
+def test_the_run_depends_on_the_seed_and_not_on_the_global_generators(tmp_path):
     models = []
     for number, (seed, world) in enumerate([(0, 1), (0, 2), (1, 1)]):
         torch.manual_seed(world)
@@ -72,7 +72,7 @@ def test_the_seed_decides_everything_and_the_global_generators_nothing(tmp_path)
 
 
 def test_observers_do_not_change_the_run(tmp_path):
-    class Drawing:
+    class RandomObserver:
         def __init__(self):
             self.seen = []
 
@@ -83,7 +83,7 @@ def test_observers_do_not_change_the_run(tmp_path):
         def _watch(self):
             yield hg.recording.StepHandle()
 
-    alone, watched, observer = build(), build(), Drawing()
+    alone, watched, observer = build(), build(), RandomObserver()
     run = train_toy(tmp_path / "alone", alone)
     train_toy(tmp_path / "watched", watched, observers=[observer])
     assert observer.seen == [record.indices for record in run.steps]
@@ -93,7 +93,7 @@ def test_observers_do_not_change_the_run(tmp_path):
 # --- logs
 
 
-def test_the_epoch_log(tmp_path):
+def test_the_epoch_log_has_loss_rate_and_the_monitors_entries(tmp_path):
     def monitor(model):
         assert not model.training
         assert not torch.is_grad_enabled()
@@ -111,7 +111,7 @@ def test_the_epoch_log(tmp_path):
     assert model.training
 
 
-def test_a_monitor_may_draw_and_change_modes(tmp_path):
+def test_a_monitor_may_use_generators_and_change_modes(tmp_path):
     def monitor(model):
         torch.rand(3), random.random(), np.random.random()
         model.train()
@@ -123,14 +123,14 @@ def test_a_monitor_may_draw_and_change_modes(tmp_path):
     assert same_weights(quiet, disturbed)
 
 
-def test_no_epochs_no_log(tmp_path):
+def test_the_epoch_log_of_an_empty_folder_is_empty(tmp_path):
     assert epoch_logs(tmp_path) == []
 
 
 # --- schedulers
 
 
-def test_a_scheduler_steps_once_an_epoch_or_once_a_step(tmp_path):
+def test_a_scheduler_steps_once_per_epoch_or_once_per_step(tmp_path):
     for every, rates in (("epoch", [0.5 ** (step // PER_EPOCH) for step in range(STEPS)]), ("step", None)):
         model = build()
         optimizer = sgd(model, lr=1e-3)
@@ -142,7 +142,7 @@ def test_a_scheduler_steps_once_an_epoch_or_once_a_step(tmp_path):
 
 @pytest.mark.parametrize("metric", ["one + two", ["one", "two"]])
 def test_plateau_gets_the_sum_of_the_named_entries(tmp_path, metric):
-    class Seeing(ReduceLROnPlateau):
+    class MetricsLogged(ReduceLROnPlateau):
         def step(self, metrics, epoch=None):
             seen.append(metrics)
             super().step(metrics)
@@ -153,14 +153,14 @@ def test_plateau_gets_the_sum_of_the_named_entries(tmp_path, metric):
         tmp_path,
         model,
         optimizer=optimizer,
-        scheduler=Seeing(optimizer),
+        scheduler=MetricsLogged(optimizer),
         scheduler_metric=metric,
         monitor=lambda _: {"one": 1.0, "two": 2.5, "three": 9.0},
     )
     assert seen == [3.5] * EPOCHS
 
 
-def test_plateau_needs_an_entry_that_is_there(tmp_path):
+def test_plateau_needs_an_existing_entry(tmp_path):
     model = build()
     optimizer = sgd(model)
     plateau = ReduceLROnPlateau(optimizer)
@@ -169,7 +169,7 @@ def test_plateau_needs_an_entry_that_is_there(tmp_path):
     with pytest.raises(ValueError, match=r"needs scheduler_metric.* and scheduler_every='epoch'"):
         train_toy(tmp_path, model, optimizer=optimizer, scheduler=plateau, scheduler_metric="x", scheduler_every="step")
     assert digest(tmp_path) == {}
-    with pytest.raises(ValueError, match=r"scheduler_metric names \['x'\]; the epoch's log has \['lr', 'train_loss'\]"):
+    with pytest.raises(ValueError, match=r"entries of the epoch's log, \['lr', 'train_loss'\], got \['x'\]"):
         train_toy(tmp_path, model, optimizer=optimizer, scheduler=plateau, scheduler_metric="x")
 
 
@@ -179,13 +179,13 @@ def test_plateau_needs_an_entry_that_is_there(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs and batch_size must be at least 1, not 0 and 5"),
-        ({"batch_size": 0}, "epochs and batch_size must be at least 1, not 4 and 0"),
-        ({"scheduler_every": "week"}, "scheduler_every must be 'epoch' or 'step', not 'week'"),
+        ({"epochs": 0}, "epochs and batch_size must be at least 1, got 0 and 5"),
+        ({"batch_size": 0}, "epochs and batch_size must be at least 1, got 4 and 0"),
+        ({"scheduler_every": "week"}, "scheduler_every must be 'epoch' or 'step', got 'week'"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, not 0"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(tmp_path, options, message):
+def test_invalid_options_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         train_toy(tmp_path / "run", **options)
     assert not (tmp_path / "run").exists()
@@ -199,11 +199,11 @@ def relabelled(labels):
     return TensorDataset(x, y)
 
 
-@pytest.mark.parametrize(("labels", "named"), [({9: 3}, 9), ({9: -1}, 9), ({4: 7, 9: 3}, 4)])
-def test_labels_out_of_range_are_found_before_any_work(tmp_path, labels, named):
+@pytest.mark.parametrize(("labels", "sample"), [({9: 3}, 9), ({9: -1}, 9), ({4: 7, 9: 3}, 4)])
+def test_labels_out_of_range_are_refused_before_the_first_step(tmp_path, labels, sample):
     model = build_batch_norm().eval()
     before = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(DataError, match=rf"batch of samples \[{named}\].*A label out of range\? Labels must be 0 to"):
+    with pytest.raises(DataError, match=rf"batch of samples \[{sample}\].*Labels must be between 0 and"):
         train_toy(tmp_path / "run", model, data=relabelled(labels))
     assert not (tmp_path / "run").exists()
     assert torch.equal(torch.get_rng_state(), before[0])
@@ -222,8 +222,8 @@ def test_integers_that_are_no_labels_are_no_error(tmp_path):
     assert len(train_toy(tmp_path, data=data, loss=lambda model, batch: loss(model, batch[:2])).steps) == STEPS
 
 
-def test_the_look_at_the_labels_does_not_hide_other_errors(tmp_path):
-    """And it makes none: this loss can't be asked in eval mode."""
+def test_the_check_of_labels_does_not_hide_other_errors(tmp_path):
+    """And it raises none: this loss cannot be evaluated in eval mode."""
 
     def training_only(model, batch):
         if not model.training:
@@ -248,7 +248,7 @@ def test_a_stray_epoch_log_is_not_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"batch_size": 6}, "recorded with batch_size=5, not 6"),
+        ({"batch_size": 6}, "recorded with batch_size=5, got 6"),
         ({"seed": 1}, "recorded with seed=0, not 1"),
         ({"data": samples(21)}, "22 samples; this data set has 21"),
     ],
@@ -261,11 +261,11 @@ def test_another_run_is_not_resumed(tmp_path, options, message):
     assert digest(tmp_path) == before
 
 
-def test_a_loop_of_the_users_own_is_not_resumed_by_train(tmp_path):
+def test_a_run_of_the_users_own_loop_is_not_resumed_by_train(tmp_path):
     model = build()
     with hg.Recorder(tmp_path, model, sgd(model), loss, samples(), seed=0):
         pass
-    with pytest.raises(RecordingMismatch, match="recorded with batch_size=None, not 5"):
+    with pytest.raises(RecordingMismatch, match="recorded with batch_size=None, got 5"):
         train_toy(tmp_path, resume=True)
 
 
@@ -290,7 +290,7 @@ def test_the_forecast_is_of_the_right_size(tmp_path):
     assert 0.8 * written < forecast < 1.5 * written
 
 
-def test_a_disk_too_small_is_told_before_a_file_is_written(tmp_path, monkeypatch):
+def test_a_disk_that_is_too_small_is_refused_before_a_file_is_written(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
     with pytest.raises(DiskFull, match=r"will take about \d+ MiB and .* has 0 MiB free.*checkpoint_every"):
@@ -321,7 +321,7 @@ def test_a_disk_full_in_the_epoch_log_loses_nothing(tmp_path, monkeypatch):
 # --- killed by the system
 
 
-def test_killed_again_and_again(tmp_path):
+def test_a_run_killed_several_times_ends_at_the_same_bits(tmp_path):
     straight, _ = monitored(tmp_path / "straight")
     for stop in (Kill("monitor", 0), Kill("monitor", 1), Kill("monitor", 1)):
         killed(monitored, tmp_path / "run", stop, resume=True)
@@ -332,7 +332,7 @@ def test_killed_again_and_again(tmp_path):
 
 
 @pytest.mark.parametrize("first", [1, EPOCHS - 1])
-def test_a_completed_run_can_be_trained_on(tmp_path, first):
+def test_a_completed_run_can_be_trained_further(tmp_path, first):
     straight, _ = monitored(tmp_path / "straight")
     monitored(tmp_path / "run", epochs=first)
     model, _ = monitored(tmp_path / "run", resume=True)

@@ -1,11 +1,16 @@
 """The data sets that the command line and the studies know by name, as 32×32 images.
 
-load            a data set by name, found in a folder or downloaded, its checksums verified
-published       the same in its authors' order, as integer pixels
-Splits          its training, validation and test parts
-DATASETS        name → where it comes from and how it is split
-human_labels    labels that people gave to CIFAR-10
-checked_labels  test labels that people checked
+loading       load: a data set by its name; published: in its authors' order, as integer pixels; DATASETS
+splits        Splits: its training, validation and test parts
+published     a data set as its authors published it
+idx           MNIST and Fashion-MNIST
+cifar10       CIFAR-10
+cifar10n      labels that people gave to CIFAR-10
+digits        scikit-learn's digits
+label_errors  published test labels that people checked
+files         published files found in a folder, their checksums verified
+download      published files fetched once
+cache         the user's cache folder, with decoded arrays
 """
 
 from hydragrad.datasets.cifar10n import HUMAN as HUMAN

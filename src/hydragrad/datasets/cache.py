@@ -1,4 +1,4 @@
-"""Where downloads are kept, and decoded arrays that are slow to decode again."""
+"""The user's cache folder: downloaded files, and decoded arrays that are slow to decode."""
 
 import os
 import tempfile
@@ -14,14 +14,14 @@ Arrays = Mapping[str, NDArray[np.generic]]
 
 
 def cache_folder() -> Path:
-    """Return the user's cache folder for hydragrad; it need not exist yet."""
+    """Return the user's cache folder for hydragrad; it may not exist yet."""
     return Path(pooch.os_cache("hydragrad"))
 
 
 def load_arrays(name: str) -> dict[str, NDArray[np.generic]] | None:
-    """Return cached arrays, or None where there are none or the file is damaged. Unpickles nothing."""
+    """Return cached arrays, or None if there are none or the file is damaged. Nothing is unpickled."""
     try:
-        # np.load would leave a damaged file open if it opened it itself.
+        # np.load leaves a damaged file open if it opens the file itself.
         with _path(name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
@@ -29,7 +29,7 @@ def load_arrays(name: str) -> dict[str, NDArray[np.generic]] | None:
 
 
 def save_arrays(name: str, arrays: Arrays) -> bool:
-    """Write arrays to the cache under a name; return False, having left nothing, where that fails."""
+    """Write arrays to the cache under a name; if that fails, leave nothing and return False."""
     path = _path(name)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,7 +39,7 @@ def save_arrays(name: str, arrays: Arrays) -> bool:
     try:
         with os.fdopen(handle, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes ** for its own option
-        Path(unfinished).replace(path)  # so that another process never sees half a file
+        Path(unfinished).replace(path)  # another process never sees half a file
         return True
     except OSError:
         return False

@@ -1,7 +1,7 @@
-"""CIFAR-10 from its six pickled batches, plain, compressed one by one, or in the published archive.
+"""CIFAR-10 from its six pickled batches: plain, compressed one by one, or in the published archive.
 
-A pickle can run code when it is loaded. A batch is unpickled only if its md5 is the published one, and then
-by an unpickler that knows nothing but plain containers and a byte array.
+A pickle can run code when it is loaded. A batch is unpickled only if its md5 is the published one, and only
+by an unpickler that accepts plain containers and one byte array.
 
 Source: A. Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009.
 """
@@ -30,7 +30,7 @@ TEST = "test_batch"
 
 @dataclass(frozen=True, kw_only=True)
 class CifarSource:
-    """Where the batches come from: md5 of their contents by name, in order, and the archive of them all."""
+    """The batches: name → md5 of the content, in order, and the archive that holds all of them."""
 
     batches: Mapping[str, str]
     archive: Remote
@@ -47,7 +47,7 @@ CIFAR10 = CifarSource(
     },
     archive=Remote(f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}", "c58f30108f718f92721af3b95e74349a"),
 )
-PLACES = (
+SUBFOLDERS = (
     f"cifar-10/{FOLDER}",
     f"cifar10/{FOLDER}",
     f"CIFAR10/{FOLDER}",
@@ -74,16 +74,16 @@ STD = (0.2470, 0.2435, 0.2616)
 
 
 def read_cifar10(source: CifarSource, folder: Path | None) -> Published:
-    """Read the batches from a folder, or download the archive where it is None.
+    """Read the batches from a folder, or download the archive if it is None.
 
-    The decoded arrays (184 MB) are cached, so that only the first reading of the same files takes seconds.
+    The decoded arrays (184 MB) are cached: only the first reading of the same files takes seconds.
 
     Raises:
-        DataNotFound: The files are not in the folder, the archive lacks a batch, or the download fails.
+        DataNotFound: The files are not in the folder, a batch is missing in the archive, or the download fails.
         ChecksumMismatch: A batch is not the published one.
     """
     if folder:
-        located = locate("cifar10", folder, PLACES, [tuple(source.batches), (ARCHIVE,)])
+        located = locate("cifar10", folder, SUBFOLDERS, [tuple(source.batches), (ARCHIVE,)])
     else:
         located = Located((ARCHIVE,), download("cifar10", [source.archive]))
     arrays = _arrays(source, located)
@@ -99,10 +99,10 @@ def read_cifar10(source: CifarSource, folder: Path | None) -> Published:
 
 
 def decode_batch(content: bytes) -> tuple[Pixels, Labels]:
-    """Return a verified batch's images, uint8 (N, 3, 32, 32) and read-only, and labels, int64 (N,).
+    """Decode a verified batch: images, uint8 (N, 3, 32, 32) and read-only, and labels, int64 (N,).
 
     Raises:
-        DataError: The pickle asks for anything but a byte array in plain containers.
+        DataError: The pickle names a type other than a byte array in plain containers.
     """
     # The batches were pickled by Python 2: its strings are bytes here.
     batch = _BatchUnpickler(io.BytesIO(content), encoding="bytes").load()
@@ -127,10 +127,10 @@ def _arrays(source: CifarSource, located: Located) -> dict[str, Any]:
 
 
 def _fingerprint(source: CifarSource, paths: tuple[Path, ...]) -> str:
-    """Name the files as they lie and the contents they must have.
+    """Digest the stored files together with the contents they must have.
 
-    The cache is written after the contents were verified, so whoever finds it has these same files, verified:
-    a file that was altered since has another fingerprint and is verified anew.
+    The cache is written after the contents were verified. A cache entry of this fingerprint therefore belongs to
+    the same, verified files; a file that was altered since has another fingerprint and is verified again.
     """
     stored = [md5_of(path.read_bytes()) for path in paths]
     return md5_of(" ".join([*source.batches.values(), *stored]).encode())
@@ -159,11 +159,13 @@ def _unpacked(source: CifarSource, path: Path) -> Iterator[tuple[str, bytes]]:
     except (*DAMAGED, tarfile.TarError) as error:
         raise mismatch(path, source.archive.md5, f"a damaged archive ({error})") from error
     if missing:
-        raise DataNotFound(f"{path} lacks {', '.join(missing)}; fetch the archive again: {source.archive.url}")
+        raise DataNotFound(
+            f"{path} must hold all batches; {', '.join(missing)} missing. Fetch the archive again: {source.archive.url}"
+        )
 
 
 class _ByteArray:
-    """Takes the place of numpy's array in a pickle: keeps the bytes, ignores type and strides."""
+    """Stands for numpy's array in a pickle: stores the bytes, ignores type and strides."""
 
     pixels: NDArray[np.uint8]
 
@@ -175,7 +177,7 @@ class _ByteArray:
 
 
 class _Type:
-    """Takes the place of numpy's dtype: always uint8."""
+    """Stands for numpy's dtype in a pickle: always uint8."""
 
     def __init__(self, *_: object) -> None: ...
 
@@ -183,13 +185,16 @@ class _Type:
 
 
 class _BatchUnpickler(pickle.Unpickler):
-    KNOWN: Mapping[tuple[str, str], type] = {
+    ALLOWED: Mapping[tuple[str, str], type] = {
         ("numpy.core.multiarray", "_reconstruct"): _ByteArray,
         ("numpy", "ndarray"): _ByteArray,
         ("numpy", "dtype"): _Type,
     }
 
     def find_class(self, module: str, name: str) -> type:
-        if (module, name) not in self.KNOWN:
-            raise DataError(f"A CIFAR-10 batch holds a byte array and labels; this one asks for {module}.{name}.")
-        return self.KNOWN[module, name]
+        if (module, name) not in self.ALLOWED:
+            raise DataError(
+                f"A CIFAR-10 batch must hold a byte array and labels only; this one names {module}.{name}. "
+                f"Fetch the published files again."
+            )
+        return self.ALLOWED[module, name]

@@ -1,4 +1,4 @@
-"""Handwritten digits, embedded in scikit-learn: 1,797 grey images of 8×8 pixels; nothing to download.
+"""Handwritten digits, included in scikit-learn: 1,797 grey images of 8×8 pixels; no download.
 
 Source: E. Alpaydin, C. Kaynak, "Optical Recognition of Handwritten Digits", UCI Machine Learning Repository,
 1998 (its test part).
@@ -17,12 +17,12 @@ STD = 0.3762
 
 
 def read_digits(split_seed: int) -> Published:
-    """Read the digits, each pixel enlarged to 4×4, and set 500 aside as the test part.
+    """Read the digits, each pixel enlarged to 4×4; 500 images become the test part.
 
     Args:
-        split_seed: Decides which ones; nothing was set aside by the authors.
+        split_seed: Selects the test part; the authors published none.
     """
-    from sklearn.datasets import load_digits  # slow to import, and needed here only
+    from sklearn.datasets import load_digits  # slow to import
 
     digits = load_digits()
     images = _enlarged(digits.images)

@@ -1,4 +1,4 @@
-"""Find published files in a folder, and read them only if they are the published ones."""
+"""Find published files in a folder, and read them only if their checksums are the published ones."""
 
 import gzip
 import hashlib
@@ -11,48 +11,48 @@ from typing import NamedTuple
 
 from hydragrad.errors import ChecksumMismatch, DataNotFound
 
-VARIABLE = "HYDRAGRAD_DATA"
+FOLDER_VARIABLE = "HYDRAGRAD_DATA"
 
 _DECOMPRESS = {".gz": gzip.decompress, ".xz": lzma.decompress}
 DAMAGED = (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile)
 
 
 class Located(NamedTuple):
-    """A folder's files, in the order of the layout that it was found to hold."""
+    """The files of a data set, in the order of their layout."""
 
     layout: Sequence[str]
     paths: tuple[Path, ...]
 
 
 def data_folder(data_dir: str | os.PathLike[str] | None) -> Path | None:
-    """Return the folder that was named: the argument, else the variable HYDRAGRAD_DATA, else None."""
-    named = data_dir if data_dir is not None else os.environ.get(VARIABLE)
-    return Path(named).expanduser() if named else None
+    """Return the data folder: the argument, else the variable HYDRAGRAD_DATA, else None."""
+    folder = data_dir if data_dir is not None else os.environ.get(FOLDER_VARIABLE)
+    return Path(folder).expanduser() if folder else None
 
 
-def locate(name: str, folder: Path, places: Sequence[str], layouts: Sequence[Sequence[str]]) -> Located:
+def locate(name: str, folder: Path, subfolders: Sequence[str], layouts: Sequence[Sequence[str]]) -> Located:
     """Find a data set below a folder, as plain files or each compressed with gzip or xz.
 
     Args:
-        name: The data set's, for the message.
+        name: Name of the data set, for the message.
         folder: The data folder.
-        places: Sub-folders to look in, the most telling first.
-        layouts: Sets of file names, any one of which is the whole data set, the preferred one first.
+        subfolders: Where to look in it, the most specific one first.
+        layouts: Lists of file names, each of which is the whole data set, the preferred one first.
 
     Raises:
-        DataNotFound: No place holds a complete layout.
+        DataNotFound: No sub-folder holds a complete layout.
     """
-    for place in places:
+    for subfolder in subfolders:
         for layout in layouts:
-            found = [_present(folder / place, file) for file in layout]
-            paths = tuple(path for path in found if path is not None)
+            candidates = [_present(folder / subfolder, file) for file in layout]
+            paths = tuple(path for path in candidates if path is not None)
             if len(paths) == len(layout):
                 return Located(layout, paths)
-    raise DataNotFound(_not_found(name, folder, places, layouts))
+    raise DataNotFound(_not_found(name, folder, subfolders, layouts))
 
 
 def read_verified(path: Path, md5: str) -> bytes:
-    """Return a file's decompressed content, if its md5 is the expected one.
+    """Read a file's decompressed content and verify its md5.
 
     Raises:
         ChecksumMismatch: Other content, or a truncated or damaged gzip or xz stream.
@@ -68,9 +68,9 @@ def read_verified(path: Path, md5: str) -> bytes:
 
 def require_md5(path: Path, content: bytes, md5: str) -> None:
     """Raise ChecksumMismatch unless the content has this md5."""
-    came = md5_of(content)
-    if came != md5:
-        raise mismatch(path, md5, f"md5 {came}")
+    actual = md5_of(content)
+    if actual != md5:
+        raise mismatch(path, md5, f"md5 {actual}")
 
 
 def md5_of(content: bytes) -> str:
@@ -78,11 +78,11 @@ def md5_of(content: bytes) -> str:
     return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
-def mismatch(path: Path, md5: str, came: str) -> ChecksumMismatch:
-    """Word the refusal of a file: what was expected, what came, what to do."""
+def mismatch(path: Path, md5: str, actual: str) -> ChecksumMismatch:
+    """Return the error for a file that is not the published one."""
     return ChecksumMismatch(
-        f"{path} is not the published file: expected content of md5 {md5}, came {came}. It is damaged, or "
-        "another data set's file of the same name; fetch it again, or name another folder."
+        f"{path} is not the published file: expected content of md5 {md5}, got {actual}. It is damaged, or "
+        "another data set's file of the same name. Fetch it again, or name another folder."
     )
 
 
@@ -91,21 +91,21 @@ def _present(folder: Path, file: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _not_found(name: str, folder: Path, places: Sequence[str], layouts: Sequence[Sequence[str]]) -> str:
-    wanted = "; or ".join(", ".join(layout) for layout in layouts)
+def _not_found(name: str, folder: Path, subfolders: Sequence[str], layouts: Sequence[Sequence[str]]) -> str:
+    expected = "; or ".join(", ".join(layout) for layout in layouts)
     lines = [
-        f"{name} is not in {folder}. Looked for: {wanted} (each plain, .gz or .xz), all in one of:",
-        *(f"  {folder / place}{_lack(folder / place, layouts)}" for place in places),
-        f"Put the published files there, name another folder (--data-dir, data_dir= or {VARIABLE}), or name "
+        f"{name} is not in {folder}. Looked for: {expected} (each plain, .gz or .xz), all in one of:",
+        *(f"  {folder / subfolder}{_missing(folder / subfolder, layouts)}" for subfolder in subfolders),
+        f"Put the published files there, name another folder (--data-dir, data_dir= or {FOLDER_VARIABLE}), or name "
         "none to download them.",
     ]
     return "\n".join(lines)
 
 
-def _lack(folder: Path, layouts: Sequence[Sequence[str]]) -> str:
-    """Tell what a place that holds some of the files lacks."""
+def _missing(folder: Path, layouts: Sequence[Sequence[str]]) -> str:
+    """Return which files are missing in a folder that holds some of them, in parentheses."""
     for layout in layouts:
         missing = [file for file in layout if _present(folder, file) is None]
         if len(missing) < len(layout):
-            return f" (lacks {', '.join(missing)})"
+            return f" (missing: {', '.join(missing)})"
     return "" if folder.is_dir() else " (no such folder)"

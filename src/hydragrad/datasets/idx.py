@@ -27,7 +27,7 @@ MARGIN = 2  # 28×28 → 32×32
 
 
 class Checksums(NamedTuple):
-    """md5 of a file's content, and of the file as the server sends it, gzipped."""
+    """md5 of a file's content, and of the gzipped file that the server sends."""
 
     content: str
     gzipped: str
@@ -35,10 +35,10 @@ class Checksums(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class IdxSource:
-    """Where four IDX files come from and what they mean; `checksums` in the order of FILES."""
+    """The four IDX files of a data set: where they are, and what they mean; `checksums` in the order of FILES."""
 
     name: str
-    places: tuple[str, ...]
+    subfolders: tuple[str, ...]
     server: str
     checksums: tuple[Checksums, ...]
     classes: tuple[str, ...]
@@ -48,7 +48,7 @@ class IdxSource:
 
 MNIST = IdxSource(
     name="mnist",
-    places=("mnist", "MNIST/raw", "MNIST", "raw", "."),
+    subfolders=("mnist", "MNIST/raw", "MNIST", "raw", "."),
     server="https://ossci-datasets.s3.amazonaws.com/mnist/",
     checksums=(
         Checksums("6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
@@ -63,7 +63,7 @@ MNIST = IdxSource(
 
 FASHION = IdxSource(
     name="fashion",
-    places=("fashion-mnist", "FashionMNIST/raw", "FashionMNIST", "fashion", "raw", "."),
+    subfolders=("fashion-mnist", "FashionMNIST/raw", "FashionMNIST", "fashion", "raw", "."),
     server="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
     checksums=(
         Checksums("f4a8712d7a061bf5bd6d2ca38dc4d50a", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
@@ -89,13 +89,13 @@ FASHION = IdxSource(
 
 
 def read_idx(source: IdxSource, folder: Path | None) -> Published:
-    """Read the four files from a folder, or download them where it is None.
+    """Read the four files from a folder, or download them if it is None.
 
     Raises:
         DataNotFound: The files are not in the folder, or cannot be downloaded.
         ChecksumMismatch: A file is not the published one.
     """
-    located = locate(source.name, folder, source.places, [FILES]) if folder else _downloaded(source)
+    located = locate(source.name, folder, source.subfolders, [FILES]) if folder else _downloaded(source)
     contents = (
         read_verified(path, checksums.content) for path, checksums in zip(located.paths, source.checksums, strict=True)
     )
@@ -112,7 +112,7 @@ def read_idx(source: IdxSource, folder: Path | None) -> Published:
 
 
 def parse_idx(content: bytes) -> NDArray[np.uint8]:
-    """Return the values of a verified IDX file: uint8, read-only, of the shape in its header."""
+    """Decode a verified IDX file: uint8, read-only, of the shape in its header."""
     dimensions = content[3]
     shape = np.frombuffer(content, ">i4", count=dimensions, offset=4)
     return np.frombuffer(content, np.uint8, offset=4 + 4 * dimensions).reshape(shape)

@@ -24,7 +24,7 @@ SPLIT_SEED = 2021
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """How to read a data set, given the data folder or None, and how to divide its training images."""
+    """How to read a data set from the data folder (or None), and how to divide its training images."""
 
     read: Callable[[Path | None], Published]
     train: int
@@ -50,18 +50,18 @@ def load(
 ) -> Splits:
     """Load a data set, its files verified against the published checksums.
 
-    Which images are training, validation and test is fixed: it depends on no argument. `seed` orders the
-    training part, so it decides which images a `train_size` keeps; a smaller one keeps the first of a larger.
+    The division into training, validation and test images is fixed: it depends on no argument. `seed` orders the
+    training part, so it selects the images of a `train_size`; a smaller size takes the first images of a larger one.
 
     Args:
         name: A key of `DATASETS`.
-        data_dir: A folder that holds the published files, in one of the places where they are usually put.
+        data_dir: A folder that holds the published files, in one of their usual sub-folders.
             None: the folder in the environment variable HYDRAGRAD_DATA; without one, the files are downloaded
-            into the user's cache folder. Of no effect for digits, which scikit-learn carries.
+            into the user's cache folder. Without effect for digits, which scikit-learn includes.
         seed: Orders the training part.
-        train_size: How many training images to keep; None keeps all.
-        validation_size: The same of validation images: the first of a fixed random order.
-        test_size: The same of test images: the first as published, so that a sample keeps its number. (Of MNIST's
+        train_size: Number of training images; None takes all.
+        validation_size: Number of validation images: the first of a fixed random order.
+        test_size: Number of test images: the first as published, so that a sample keeps its number. (Of MNIST's
             10,000, the first 5,000 are the easier ones.)
 
     Returns:
@@ -77,24 +77,24 @@ def load(
     source = _source(name)
     _require_size(name, "train_size", train_size, source.train)
     _require_size(name, "validation_size", validation_size, source.validation)
-    given = published(name, data_dir=data_dir)
-    _require_size(name, "test_size", test_size, len(given.test_labels))
+    data = published(name, data_dir=data_dir)
+    _require_size(name, "test_size", test_size, len(data.test_labels))
     train, validation = _divided(source, seed)
-    kept, validation = train[:train_size], validation[:validation_size]
+    train, validation = train[:train_size], validation[:validation_size]
     return Splits(
         name=name,
-        train=_part(given, given.train_images[kept], given.train_labels[kept]),
-        validation=_part(given, given.train_images[validation], given.train_labels[validation]),
-        test=_part(given, given.test_images[:test_size], given.test_labels[:test_size]),
-        positions=torch.from_numpy(kept),
-        classes=given.classes,
-        mean=given.mean,
-        std=given.std,
+        train=_part(data, data.train_images[train], data.train_labels[train]),
+        validation=_part(data, data.train_images[validation], data.train_labels[validation]),
+        test=_part(data, data.test_images[:test_size], data.test_labels[:test_size]),
+        positions=torch.from_numpy(train),
+        classes=data.classes,
+        mean=data.mean,
+        std=data.std,
     )
 
 
 def published(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> Published:
-    """A data set as its authors published it: integer pixels in their order, for protocols that divide it themselves.
+    """Load a data set as its authors published it: integer pixels, in their order, for protocols with their own split.
 
     Args:
         name: A key of `DATASETS`.
@@ -108,20 +108,20 @@ def published(name: str, *, data_dir: str | os.PathLike[str] | None = None) -> P
     return _source(name).read(data_folder(data_dir))
 
 
-def _require_size(name: str, which: str, size: int | None, most: int) -> None:
+def _require_size(name: str, option: str, size: int | None, most: int) -> None:
     if size is not None and not 1 <= size <= most:
-        raise DataError(f"{which} of {name} is between 1 and {most:,}; got {size:,}.")
+        raise DataError(f"{option} of {name} must be between 1 and {most:,}, got {size:,}.")
 
 
 def _source(name: str) -> Source:
     if name not in DATASETS:
-        raise UnknownName(f"There is no data set named {name!r}; choose one of: {', '.join(DATASETS)}.")
+        raise UnknownName(f"The data set must be one of {', '.join(DATASETS)}, got {name!r}.")
     return DATASETS[name]
 
 
 def _divided(source: Source, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the positions of the training part, in its order, and of the validation part."""
-    # RandomState, not Generator: numpy promises that its permutations stay the same in later versions.
+    # RandomState, not Generator: numpy guarantees the same permutations in later versions.
     order = np.random.RandomState(SPLIT_SEED).permutation(source.train + source.validation)
     train, validation = order[: source.train], order[source.train :]
     return np.random.RandomState(seed).permutation(train), validation

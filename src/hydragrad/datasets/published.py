@@ -19,8 +19,8 @@ class Published:
         test_images: uint8 (M, C, 32, 32).
         test_labels: int64 (M,).
         classes: Name of each label.
-        mean: Of each channel over the published training images, on the scale where 255 is 1.
-        std: Of each channel, likewise.
+        mean: Mean of each channel over the published training images, on the scale where 255 is 1.
+        std: Standard deviation of each channel, likewise.
     """
 
     train_images: Pixels

@@ -19,13 +19,13 @@ class Splits:
 
     Attributes:
         name: Its name on the command line.
-        train: What to train on.
-        validation: Held out of the published training set.
-        test: The published test set (of digits: a part of ours).
-        positions: Where each training image stands among the published training images, int64 (N,).
+        train: The training part.
+        validation: A part of the published training set, held out.
+        test: The published test set (for digits, a part that we hold out).
+        positions: Position of each training image among the published training images, int64 (N,).
         classes: Name of each label.
-        mean: Of each channel, on the scale where white is 1; subtracted from the images.
-        std: Of each channel, on the same scale; the images were divided by it.
+        mean: Mean of each channel, on the scale where white is 1; subtracted from the images.
+        std: Standard deviation of each channel, on the same scale; the images were divided by it.
     """
 
     name: str
@@ -44,17 +44,16 @@ class Splits:
             image: Normalised, float (C, H, W).
 
         Returns:
-            Grey levels, uint8 (H, W), of one channel; uint8 (H, W, 3) of three. Pixels of the data set come
-            back exactly.
+            uint8 (H, W) for one channel, uint8 (H, W, 3) for three. Pixels of the data set are restored exactly.
 
         Raises:
-            DataError: Another shape.
+            DataError: The image has another shape.
         """
         channels = len(self.mean)
         if image.ndim != 3 or image.shape[0] != channels:
             raise DataError(
-                f"An image of {self.name} has the shape ({channels}, height, width); this one has "
-                f"{tuple(image.shape)}. Pass one image, not a batch."
+                f"An image of {self.name} must have shape ({channels}, height, width), got {tuple(image.shape)}. "
+                f"Pass one image, not a batch."
             )
         mean, std = per_channel(self.mean), per_channel(self.std)
         levels = (image.detach().cpu() * std + mean).mul(255).round().clamp(0, 255).to(torch.uint8)
@@ -63,12 +62,12 @@ class Splits:
 
 
 def normalised(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Turn pixels into what a network is given.
+    """Turn pixels into the input of a network.
 
     Args:
         pixels: uint8 (N, C, H, W).
-        mean: Of each channel, on the scale where 255 is 1.
-        std: Of each channel, on the same scale.
+        mean: Mean of each channel, on the scale where 255 is 1.
+        std: Standard deviation of each channel, on the same scale.
 
     Returns:
         (pixels / 255 − mean) / std, float32 (N, C, H, W).
@@ -78,5 +77,5 @@ def normalised(pixels: NDArray[np.uint8], mean: tuple[float, ...], std: tuple[fl
 
 
 def per_channel(values: tuple[float, ...]) -> Tensor:
-    """Return float32 (C, 1, 1), to broadcast over images."""
+    """Return values per channel as float32 (C, 1, 1), to broadcast over images."""
     return torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)

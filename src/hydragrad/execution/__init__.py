@@ -1,5 +1,6 @@
-"""Many independent jobs, in this process or in several."""
+"""Independent jobs, run in this process or in several.
 
-from hydragrad.execution.jobs import run_jobs
+jobs  run_jobs: results as the jobs end, the same for any number of workers
+"""
 
-__all__ = ["run_jobs"]
+from hydragrad.execution.jobs import run_jobs as run_jobs

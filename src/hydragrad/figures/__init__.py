@@ -1,13 +1,16 @@
 """Figures: plain arrays in, a matplotlib Figure out; no pyplot, no global settings, colour-blind safe.
 
-Contributions  contribution_histogram
-Cleaning       found_curve
-Checks         predicted_against_actual, agreement
-Costs          growth
-Approximation  error_over_time
-Intervals      settling_curves
-Pictures       picture_grid
-Embedding      to_svg
+contributions  contribution_histogram: how contributions are distributed
+detection      found_curve: flipped labels found against samples inspected
+checks         predicted_against_actual: changes of a query
+agreement      slope and correlations of predicted and actual changes
+growth         time per step against the number of tracked samples
+errors         error_over_time: the error without curvature, with its bounds
+convergence    settling_curves: agreement of rankings against the number of runs
+pictures       picture_grid: pictures of samples with captions
+embed          to_svg: a figure as reproducible text
+style          size, type and colours of all figures
+values         checks of the arrays that a figure gets
 """
 
 from hydragrad.figures.agreement import Agreement as Agreement

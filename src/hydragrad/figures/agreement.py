@@ -1,4 +1,4 @@
-"""How well predicted changes agree with actual ones: slope and correlations."""
+"""Agreement of predicted changes with actual ones: slope and correlations."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ from hydragrad.ranks import rank_correlation
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """Predicted against actual.
+    """Agreement of predicted and actual changes.
 
     Attributes:
         count: Number of pairs.
-        slope: Least-squares slope of actual on predicted; 1 where the scale is right. NaN if undefined.
+        slope: Least-squares slope of actual on predicted; 1 if the scale is right. NaN if undefined.
         pearson: Linear correlation. NaN if undefined.
         spearman: Rank correlation. NaN if undefined.
     """
@@ -27,16 +27,16 @@ class Agreement:
 
 
 def agreement(predicted: ArrayLike, actual: ArrayLike) -> Agreement:
-    """Compare predicted with actual changes, both (n,); with fewer than 3 pairs, or constants, all is NaN.
+    """Compare predicted with actual changes, both (n,); NaN with fewer than 3 pairs or constant values.
 
     Raises:
-        PresentationError: Different lengths, nothing, NaN or infinity.
+        PresentationError: Different lengths, no values, NaN or infinity.
     """
     x, y = vector(predicted, "predicted changes"), vector(actual, "actual changes")
     same_length(x, y, "predicted and actual changes")
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Agreement(count=len(x), slope=np.nan, pearson=np.nan, spearman=np.nan)
-    # Divided by their largest size, since squares of small changes would underflow.
+    # Divide by the largest size: squares of small changes would underflow.
     x_size, y_size = float(np.abs(x).max()), float(np.abs(y).max())
     u, v = x / x_size, y / y_size
     u, v = u - u.mean(), v - v.mean()

@@ -14,8 +14,8 @@ from hydragrad.figures.values import vector
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-RASTERISED_FROM = 2_000
-"""Points from which the scatter is an image within the vector graphic."""
+POINTS_TO_RASTERISE = 2_000
+"""From this number of points on, the scatter is an image within the vector graphic."""
 
 
 def predicted_against_actual(predicted: ArrayLike, actual: ArrayLike, *, unit: str) -> Figure:
@@ -23,24 +23,26 @@ def predicted_against_actual(predicted: ArrayLike, actual: ArrayLike, *, unit: s
 
     Args:
         predicted: Predicted changes, (n,), finite.
-        actual: Changes after really training again, (n,), finite.
-        unit: Of both.
+        actual: Changes measured by retraining, (n,), finite.
+        unit: Unit of both.
 
     Raises:
-        PresentationError: Different lengths, nothing, NaN or infinity.
+        PresentationError: Different lengths, no values, NaN or infinity.
     """
-    agreed = agreement(predicted, actual)
+    measures = agreement(predicted, actual)
     x, y = vector(predicted, "predicted changes"), vector(actual, "actual changes")
     with drawing():
         figure, (axes,) = new_figure(height=3.9)
         axes.axline((0, 0), slope=1, color=QUIET, linestyle="--", linewidth=1.4, label="predicted = actual")
-        axes.scatter(x, y, s=22, color=BLUE, alpha=0.7, linewidths=0, rasterized=len(x) >= RASTERISED_FROM, label="_")
+        axes.scatter(
+            x, y, s=22, color=BLUE, alpha=0.7, linewidths=0, rasterized=len(x) >= POINTS_TO_RASTERISE, label="_"
+        )
         axes.margins(0.08)
         axes.set_xlabel(f"predicted change ({plain(unit, 30)})")
         axes.set_ylabel(f"actual change ({plain(unit, 30)})")
         axes.set_title(
-            f"slope {_number(agreed.slope)}, Spearman {_number(agreed.spearman)}, "
-            f"Pearson {_number(agreed.pearson)}, n = {agreed.count:,}"
+            f"slope {_number(measures.slope)}, Spearman {_number(measures.spearman)}, "
+            f"Pearson {_number(measures.pearson)}, n = {measures.count:,}"
         )
         axes.legend()
     return figure

@@ -1,4 +1,4 @@
-"""How the contributions of training samples are distributed."""
+"""The distribution of the contributions of training samples."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINS = 41
-HEAVY_TAILED = 12.0
-"""Ratio of the largest to the median size from which a linear axis would show one spike."""
+HEAVY_TAIL_RATIO = 12.0
+"""Ratio of the largest to the median size above which a linear axis would show one spike."""
 
 
 def contribution_histogram(
     values: ArrayLike, *, marked: ArrayLike | None = None, marked_name: str = "", query: str
 ) -> Figure:
-    """Draw the distribution of contributions to one query; heavy tails on an axis logarithmic away from 0.
+    """Draw the distribution of contributions to one query; heavy tails get an axis that is logarithmic away from 0.
 
     Args:
         values: Contributions, (samples,), finite.
-        marked: True for samples to be shown as a second histogram, (samples,).
-        marked_name: What those are, for the legend.
+        marked: True for samples to show as a second histogram, (samples,).
+        marked_name: Their name in the legend.
         query: Name of the query.
 
     Raises:
-        PresentationError: Nothing to draw, NaN or infinity, a mask of another length.
+        PresentationError: No values, NaN or infinity, a mask of another length.
     """
     numbers = vector(values, "contributions")
-    chosen = np.zeros(len(numbers)) if marked is None else vector(marked, "marks")
-    same_length(numbers, chosen, "contributions and marks")
-    mask = chosen.astype(bool)
+    marks = np.zeros(len(numbers)) if marked is None else vector(marked, "marks")
+    same_length(numbers, marks, "contributions and marks")
+    mask = marks.astype(bool)
     with drawing():
         figure, (axes,) = new_figure(height=3.3)
         edges = _scale(axes, numbers)
@@ -58,12 +58,12 @@ def _axis_text(query: str) -> str:
 
 
 def _scale(axes: Axes, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Choose the axis; return edges of bins that look equally wide on it."""
+    """Set the axis scale; return edges of bins that look equally wide on it."""
     sizes = np.abs(values[values != 0])
     low, high = float(values.min()), float(values.max())
     if low == high:
         low, high = low - (abs(low) or 1.0), high + (abs(high) or 1.0)
-    if not sizes.size or sizes.max() <= HEAVY_TAILED * np.median(sizes):
+    if not sizes.size or sizes.max() <= HEAVY_TAIL_RATIO * np.median(sizes):
         return np.linspace(low, high, BINS + 1)
     width = float(np.median(sizes))
     axes.set_xscale("asinh", linear_width=width)
@@ -73,12 +73,12 @@ def _scale(axes: Axes, values: NDArray[np.float64]) -> NDArray[np.float64]:
     edges: NDArray[np.float64] = width * np.sinh(
         np.linspace(np.arcsinh(low / width), np.arcsinh(high / width), BINS + 1)
     )
-    edges[0], edges[-1] = low, high  # rounding must not leave the extremes outside
+    edges[0], edges[-1] = low, high  # rounding must not exclude the extremes
     return edges
 
 
 def _decades(low: float, high: float, width: float) -> list[float]:
-    """Return 0 and powers of ten either side of it, few enough not to touch."""
+    """Return 0 and powers of ten on both sides, few enough that their labels do not overlap."""
     first, last = int(np.ceil(np.log10(width))), int(np.floor(np.log10(max(-low, high))))
     step = max(1, -(-(last - first + 1) // 3))
     powers = [10.0**k for k in range(last, first - 1, -step)]

@@ -1,4 +1,4 @@
-"""How far rankings agree, against the number of runs that they are means over."""
+"""Agreement of rankings against the number of runs that they average over."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ _COLOURS, _MARKERS = (BLUE, VERMILLION, GREEN, INK), "osD^"
 
 
 def settling_curves(curves: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> Figure:
-    """Draw measured (marks) and foretold (lines) agreement of means over 1, 2, ... runs with as many others.
+    """Draw how means over 1, 2, ... runs agree with means over as many others: measured (marks) and predicted (lines).
 
     Args:
-        curves: By name: measured and foretold rank correlations.
+        curves: Name → measured and predicted rank correlations.
 
     Raises:
         PresentationError: No curves.
     """
     if not curves:
-        raise PresentationError("There are no runs to compare, so there is no curve to draw.")
+        raise PresentationError("At least one curve is needed, got none. Compare two runs or more.")
     from matplotlib.ticker import MaxNLocator  # slow to import
 
     with drawing():
         figure, (axes,) = new_figure(height=4.2)
-        for number, (name, (measured, foretold)) in enumerate(curves.items()):
+        for number, (name, (measured, predicted)) in enumerate(curves.items()):
             colour = _COLOURS[number % len(_COLOURS)]
-            axes.plot(range(1, len(foretold) + 1), foretold, color=colour, linewidth=1.2)
+            axes.plot(range(1, len(predicted) + 1), predicted, color=colour, linewidth=1.2)
             marker = _MARKERS[number // len(_COLOURS) % len(_MARKERS)]
             counts = range(1, len(measured) + 1)
             axes.plot(counts, measured, color=colour, linestyle="", marker=marker, label=plain(name, 40))

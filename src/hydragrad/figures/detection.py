@@ -1,4 +1,4 @@
-"""How soon an inspection in ranked order finds the flipped labels."""
+"""Flipped labels found by an inspection in ranked order."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def found_curve(found_share: ArrayLike, inspected_share: ArrayLike, *, chance: A
     Args:
         found_share: Fractions, (n,).
         inspected_share: Fractions, (n,).
-        chance: What an inspection in random order finds, fractions, (n,); None for the diagonal.
+        chance: Share found by an inspection in random order, fractions, (n,); None for the diagonal.
 
     Raises:
-        PresentationError: Different lengths, nothing, or no fractions.
+        PresentationError: Different lengths, no values, or values outside 0 to 1.
     """
-    found = shares(found_share, "found shares")
+    found_shares = shares(found_share, "found shares")
     inspected = shares(inspected_share, "inspected shares")
-    same_length(found, inspected, "found and inspected shares")
+    same_length(found_shares, inspected, "found and inspected shares")
     random = inspected if chance is None else shares(chance, "found shares by chance")
     same_length(random, inspected, "found shares by chance and inspected shares")
     from matplotlib.ticker import PercentFormatter  # slow to import
@@ -35,7 +35,7 @@ def found_curve(found_share: ArrayLike, inspected_share: ArrayLike, *, chance: A
     with drawing():
         figure, (axes,) = new_figure(height=3.5)
         order = np.argsort(inspected, kind="stable")
-        axes.plot(inspected[order], found[order], color=BLUE, label="in this order", clip_on=False)
+        axes.plot(inspected[order], found_shares[order], color=BLUE, label="in this order", clip_on=False)
         axes.plot(inspected[order], random[order], color=QUIET, linestyle="--", label="by chance")
         axes.set(xlim=(0, 1), ylim=(0, 1.02))
         axes.set_xlabel("share of samples inspected, most suspect first")

@@ -1,4 +1,4 @@
-"""Figures as text that depends on nothing but the figure: no dates, no random ids."""
+"""Figures as text that depends on the figure alone: no dates, no random ids."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def to_svg(figure: Figure) -> str:
-    """Return a figure as an SVG element without background, its type as outlines."""
+    """Return a figure as an SVG element without background, with text as outlines."""
     file = StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with drawing(), _any_script():
@@ -26,7 +26,7 @@ def to_svg(figure: Figure) -> str:
 
 @contextmanager
 def _any_script() -> Iterator[None]:
-    """A name in a script that the typeface lacks is drawn as boxes, which is no reason to warn."""
+    """Ignore warnings about characters that the typeface does not have; they are drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         warnings.filterwarnings("ignore", message="Matplotlib currently does not support")

@@ -1,4 +1,4 @@
-"""How every figure looks: size, type, colours; the settings of whoever imports matplotlib are left alone."""
+"""Size, type and colours of all figures; matplotlib's global settings stay as they are."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 BLUE, VERMILLION, GREEN = "#0072b2", "#d55e00", "#009e73"
 INK, QUIET, GRID, PAPER = "#1f2328", "#59636e", "#d8dde3", "#fefefe"
 
-WIDTH = 5.2  # inches; with 11 pt type a figure can be read at half its width
+WIDTH = 5.2  # inches; with 11 pt type a figure is readable at half its width
 
 _SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib, so that figures are the same everywhere
+    "font.family": "DejaVu Sans",  # included in matplotlib, so that figures are the same everywhere
     "font.size": 11,
     "axes.titlesize": 11,
     "axes.titlelocation": "left",
@@ -48,7 +48,7 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """Draw in our style, whatever the global settings are, and leave those as they were."""
+    """Draw in our style inside the block; the global settings have no effect and do not change."""
     import matplotlib.style  # slow to import
 
     with matplotlib.style.context(["default", _SETTINGS]):
@@ -67,10 +67,10 @@ def new_figure(height: float, rows: int = 1, width: float = WIDTH) -> tuple[Figu
 
 
 def plain(text: str, length: int = 80) -> str:
-    """Text from data as matplotlib must get it: one line, not too long, a dollar sign starts no formula."""
+    """Prepare text from data for matplotlib: one line, shortened, with dollar signs escaped."""
     return textwrap.shorten(text, length, placeholder=" …").replace("$", r"\$")
 
 
 def wrapped(text: str, width: int = 52) -> str:
-    """Text in lines of at most `width` characters."""
+    """Break text into lines of at most `width` characters."""
     return textwrap.fill(text, width, break_long_words=True)

@@ -1,13 +1,12 @@
 """The reference models that the command line and the studies know by name.
 
 Convolutional networks for 32×32 images, without dropout and without in-place operations, so that reverse-mode
-and forward-mode differentiation both pass through them.
+and forward-mode differentiation both work on them.
 
-    LeNet5        61,706 parameters (1 channel, 10 classes)
-    DenseNet40    176,122 parameters (3 channels, 10 classes)
-    MobileNetV2   2,236,682 parameters (3 channels, 10 classes)
-    MODELS        name on the command line → class
-    build         a model by that name
+lenet5       LeNet5: 61,706 parameters (1 channel, 10 classes)
+densenet40   DenseNet40: 176,122 parameters (3 channels, 10 classes)
+mobilenetv2  MobileNetV2: 2,236,682 parameters (3 channels, 10 classes)
+named        MODELS: name on the command line → class; build: a model by that name
 """
 
 from hydragrad.models.densenet40 import DenseNet40 as DenseNet40

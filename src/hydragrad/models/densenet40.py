@@ -58,18 +58,18 @@ class _Bottleneck(nn.Module):
         self.conv2 = nn.Conv2d(4 * GROWTH, GROWTH, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        grown = self.conv1(F.relu(self.norm1(x)))
-        grown = self.conv2(F.relu(self.norm2(grown)))
-        return torch.cat([x, grown], dim=1)
+        new = self.conv1(F.relu(self.norm1(x)))
+        new = self.conv2(F.relu(self.norm2(new)))
+        return torch.cat([x, new], dim=1)
 
 
 class _Transition(nn.Module):
-    """Narrows the channels with a 1×1 convolution and halves the picture."""
+    """Reduces the channels with a 1×1 convolution and halves height and width."""
 
-    def __init__(self, width: int, narrowed: int) -> None:
+    def __init__(self, width: int, out: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(width)
-        self.conv = nn.Conv2d(width, narrowed, 1, bias=False)
+        self.conv = nn.Conv2d(width, out, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(self.conv(F.relu(self.norm(x))), 2)

@@ -20,7 +20,7 @@ class LeNet5(nn.Module):
 
     def __init__(self, *, channels: int = 1, classes: int = 10) -> None:
         super().__init__()
-        self.pool = nn.MaxPool2d(2)  # a module, so that it can be watched
+        self.pool = nn.MaxPool2d(2)  # a module, so that hooks can observe it
         self.conv1 = nn.Conv2d(channels, 6, 5)
         self.conv2 = nn.Conv2d(6, 16, 5)
         self.conv3 = nn.Conv2d(16, 120, 5)

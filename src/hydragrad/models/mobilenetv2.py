@@ -13,7 +13,7 @@ class _Stage(NamedTuple):
 
 
 # Two of the five halvings of the ImageNet network (in the stem and in the second stage) are left out, so that
-# 32×32 images end as 4×4 features; strides carry no parameters.
+# 32×32 images become 4×4 features. Strides have no parameters.
 STAGES = (
     _Stage(1, 16, 1, 1),
     _Stage(6, 24, 2, 1),
@@ -62,7 +62,7 @@ class MobileNetV2(nn.Module):
 
 
 class _InvertedResidual(nn.Module):
-    """Expands, convolves each channel by itself, projects linearly; adds the input where shapes agree."""
+    """Expands, convolves each channel separately, projects linearly; adds the input where the shapes are equal."""
 
     def __init__(self, width: int, out: int, expansion: int, stride: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A reference model by the name that the command line uses."""
+"""The reference models by the names that the command line uses."""
 
 from collections.abc import Callable
 
@@ -17,16 +17,16 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 
 
 def build(name: str, *, channels: int, classes: int) -> nn.Module:
-    """Build a reference model, its weights drawn from torch's global generator.
+    """Build a reference model, its weights initialised from torch's global generator.
 
     Args:
         name: A key of `MODELS`.
         channels: Channels of the images, float32 of shape (batch, channels, 32, 32).
-        classes: Classes, hence logits: the output is float32 of shape (batch, classes).
+        classes: Number of classes: the output is float32 of shape (batch, classes).
 
     Raises:
-        UnknownName: No reference model has this name.
+        UnknownName: `name` is not a key of `MODELS`.
     """
     if name not in MODELS:
-        raise UnknownName(f"There is no model named {name!r}; choose one of: {', '.join(MODELS)}.")
+        raise UnknownName(f"The model must be one of {', '.join(MODELS)}, got {name!r}.")
     return MODELS[name](channels=channels, classes=classes)

@@ -1,14 +1,21 @@
 """The report: scores and their run as one HTML page that needs nothing else.
 
 report       the public function
-content      run and scores to plain data
+content      run and scores as plain data
 listing      all scored samples, the most suspect first
-predictions  what the trained model says of samples
-over_time    what every epoch added
-explaining   which training samples moved which predictions, and the other way round
+predictions  predictions of the trained model on samples
+over_time    contributions of every epoch
+explaining   which training samples moved which predictions, from both ends
 comparisons  predicted against actual changes
-verdict      what to make of the evidence; facts about the run, charts, wording of numbers, names of labels
-rendering    a sample as picture, text or values; gallery of those shown; sheets of small pictures; packing of columns
+verdict      conclusions from the evidence
+facts        facts about the run
+charts       the numbers behind the page's charts
+wording      numbers as text
+labels       names of labels
+rendering    a sample as picture, text or values
+gallery      the samples that are shown
+sheets       many small pictures in one image
+packing      columns of numbers as base64
 page         plain data to HTML; the page's own script and style are in browser/
 """
 

@@ -2,6 +2,7 @@
 
 manifest        what was recorded, by what, where
 log             the step log
+steps           the steps of a run directory, read
 checkpoints     states as safetensors
 stored_batches  batches that are stored with the run
 lines           files of sealed lines that survive a kill

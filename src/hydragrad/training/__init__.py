@@ -1,9 +1,9 @@
-"""Training: our own loop, driving any step observers.
+"""Training: our own loop, which drives any step observers.
 
 train         the public function: the loop with a Recorder in it
 loop          the plain loop
 augmentation  seeded random augmentation
-probe         what would be refused hours into a run, found before the first step
+probe         errors that would come up late in a run, raised before the first step
 measuring     losses, logits, mean loss and accuracy of a model on data
 """
 

@@ -1,4 +1,4 @@
-"""Random augmentation that can be told again: drawn inside the step, from the step's own seed."""
+"""Reproducible random augmentation: drawn inside the step, from the step's own seed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,12 +10,12 @@ from hydragrad.derivatives import PerSampleLoss
 
 
 def augmented(loss: PerSampleLoss, transform: Callable[[Any], Any]) -> PerSampleLoss:
-    """A loss that changes its batch at random before the model sees it, in training mode only.
+    """Wrap a loss so that its batch is transformed at random first, in training mode only.
 
     Args:
         loss: Per-sample loss.
-        transform: `transform(batch)` returns the batch to train on; it draws from torch's global generator, which
-            the Recorder seeds step by step and the replay seeds again.
+        transform: `transform(batch)` returns the batch to train on. It draws from torch's global generator, which
+            the Recorder seeds at every step and the replay seeds in the same way.
     """
 
     def with_augmentation(model: Any, batch: Any) -> Tensor:
@@ -26,12 +26,12 @@ def augmented(loss: PerSampleLoss, transform: Callable[[Any], Any]) -> PerSample
 
 def random_flip(images: Tensor) -> Tensor:
     """Mirror each image (batch, channels, height, width) left to right with probability one half."""
-    chosen = torch.rand(len(images), device=images.device) < 0.5
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+    mirrored = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def random_crop(images: Tensor, padding: int = 4) -> Tensor:
-    """Shift each image (batch, channels, height, width) by up to `padding` pixels each way, zeros moving in."""
+    """Shift each image (batch, channels, height, width) by up to `padding` pixels in each direction; pad with zeros."""
     size, height, width = len(images), images.shape[-2], images.shape[-1]
     padded = torch.nn.functional.pad(images, [padding] * 4)
     down, right = torch.randint(2 * padding + 1, (2, size), device=images.device)

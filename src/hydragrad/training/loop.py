@@ -1,4 +1,4 @@
-"""The training loop: ours, plain, watched by any number of observers."""
+"""The training loop: plain PyTorch, watched by any number of observers."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -29,13 +29,14 @@ class Plan:
 
     Attributes:
         epochs: Passes over the data.
-        batch_size: Samples a step; the last batch of an epoch may be smaller.
+        batch_size: Samples per step; the last batch of an epoch may be smaller.
         seed: Order of the samples, and the randomness of the steps.
         scheduler: A torch scheduler.
         scheduler_every: When the scheduler steps.
-        scheduler_metric: Entry of the epoch's log, or several to be added, that ReduceLROnPlateau gets.
-        monitor: Measures the model once an epoch.
+        scheduler_metric: Entry of the epoch's log that ReduceLROnPlateau gets, or several entries to be added.
+        monitor: Measures the model once per epoch.
         collate: Makes a batch of a list of items.
+        progress: Title of the progress bar.
 
     Raises:
         ValueError: Numbers below 1, or a plateau scheduler without a metric.
@@ -53,9 +54,9 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be at least 1, not {self.epochs} and {self.batch_size}.")
+            raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}.")
         if self.scheduler_every not in ("epoch", "step"):
-            raise ValueError(f"scheduler_every must be 'epoch' or 'step', not {self.scheduler_every!r}.")
+            raise ValueError(f"scheduler_every must be 'epoch' or 'step', got {self.scheduler_every!r}.")
         plateau = isinstance(self.scheduler, ReduceLROnPlateau)
         if plateau and (self.scheduler_metric is None or self.scheduler_every != "epoch"):
             raise ValueError(
@@ -64,15 +65,15 @@ class Plan:
             )
 
     def steps(self, length: int) -> int:
-        """Steps in all."""
+        """Number of steps of all epochs."""
         return self.epochs * self.steps_per_epoch(length)
 
     def steps_per_epoch(self, length: int) -> int:
-        """Steps in one pass."""
+        """Number of steps of one epoch."""
         return math.ceil(length / self.batch_size)
 
     def batches(self, length: int, epoch: int) -> Iterator[list[int]]:
-        """The sample indices of every batch of an epoch."""
+        """Yield the sample indices of every batch of an epoch."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch, ORDER))
         order = torch.randperm(length, generator=generator).tolist()
         for start in range(0, length, self.batch_size):
@@ -81,7 +82,7 @@ class Plan:
 
 @dataclass
 class EpochLog:
-    """Weighted mean of the losses of an epoch."""
+    """Mean of the losses of an epoch, weighted by batch size."""
 
     losses: float = 0.0
     samples: int = 0
@@ -93,7 +94,7 @@ class EpochLog:
 
     @property
     def mean(self) -> float:
-        """Mean loss a sample."""
+        """Mean loss per sample."""
         return self.losses / max(1, self.samples)
 
 
@@ -107,52 +108,52 @@ def fit(
     observers: Sequence[StepObserver] = (),
     next_step: int = 0,
     first_epoch: int = 0,
-    begun: EpochLog | None = None,
+    unfinished_epoch: EpochLog | None = None,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda _epoch, _log: None,
 ) -> list[dict[str, float]]:
     """Train from `next_step` to the plan's end.
 
     Args:
         model: Is trained in place.
-        loss: Per-sample losses; a step goes down their mean.
+        loss: Per-sample losses; a step descends their mean.
         train_set: Map-style data set.
         optimizer: Any torch optimizer.
         plan: How long and in which order.
-        observers: Each watches every step.
-        next_step: Where to go on.
-        first_epoch: The epoch to finish next; its steps before `next_step` are done.
-        begun: The losses of those steps.
-        on_epoch: Is told each epoch's log.
+        observers: Step observers; each of them sees every step.
+        next_step: The first step to take.
+        first_epoch: The first epoch that is not finished; its steps before `next_step` are done.
+        unfinished_epoch: The losses of those steps.
+        on_epoch: Called with the number and the log of each finished epoch.
 
     Returns:
-        One log an epoch: `train_loss`, `lr`, and the monitor's entries.
+        One log per epoch: `train_loss`, `lr`, and the monitor's entries.
 
     Raises:
         NonFinite: NaN in a batch, or a loss that became NaN or infinite.
-        LossError: A loss that is not one number a sample.
+        LossError: A loss that is not one number per sample.
     """
     length = len(train_set)  # type: ignore[arg-type]
     per_epoch = plan.steps_per_epoch(length)
     device = next(model.parameters()).device
-    history = []
+    logs = []
     with bar(plan.progress, plan.steps(length), next_step) as progress:
         for epoch in range(first_epoch, plan.epochs):
             model.train()
-            tally, begun = begun or EpochLog(), None
-            for position, chosen in enumerate(plan.batches(length, epoch)):
+            tally, unfinished_epoch = unfinished_epoch or EpochLog(), None
+            for position, batch_indices in enumerate(plan.batches(length, epoch)):
                 step = epoch * per_epoch + position
                 if step < next_step:
                     continue
-                indices = Indices(chosen)
+                indices = Indices(batch_indices)
                 indices.batch_seed = stream_seed(plan.seed, step, BATCH)
                 data = fetch(train_set, indices, seed=indices.batch_seed, collate=plan.collate, device=device)
                 tally.add(_one_step(model, loss, optimizer, plan, indices, data, step, observers), len(indices))
                 progress.advance()
             log = _end_epoch(model, optimizer, plan, tally)
-            history.append(log)
+            logs.append(log)
             on_epoch(epoch, log)
             _show(progress, epoch, log)
-    return history
+    return logs
 
 
 def _one_step(
@@ -185,18 +186,18 @@ def _one_step(
 
 
 def batch_losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequence[int]) -> Tensor:
-    """Losses of a batch.
+    """Evaluate the losses of a batch, shape (batch,).
 
     Raises:
-        DataError: The loss refuses a label; names the first samples of the batch.
+        DataError: The loss refuses a label; the message names the first samples of the batch.
     """
     try:
         return loss(model, data)
     except IndexError as error:
         reason = str(error).rstrip(".")
         raise DataError(
-            f"The loss refused the batch of samples {_first(indices)}: {reason}. A label out of range? Labels must "
-            f"be 0 to the number of the model's outputs less one."
+            f"The loss refused the batch of samples {_first(indices)}: {reason}. Labels must be between 0 and the "
+            f"number of the model's outputs minus 1. Check the labels of these samples."
         ) from error
 
 
@@ -210,15 +211,15 @@ def _require_finite(value: float, data: Any, indices: Sequence[int], step: int) 
     rows = non_finite_rows(data, len(indices))
     if rows:
         raise NonFinite(
-            f"Step {step} drew NaN or infinity in samples {[indices[row] for row in rows][:5]} of the training set. "
-            f"Remove or repair them."
+            f"Training samples must be finite; the batch of step {step} has NaN or infinity in samples "
+            f"{[indices[row] for row in rows][:5]} of the training set. Remove or repair them."
         )
     if step == 0:
         raise NonFinite(
-            f"The loss is {value} at the first step, before anything was learned, though the batch of samples "
-            f"{_first(indices)} is finite. Look at the loss function, and at the scale of the data."
+            f"The loss is {value} at the first step, and the batch of samples {_first(indices)} is finite. Check the "
+            f"loss function and the scale of the data."
         )
-    raise NonFinite(f"The loss became {value} at step {step}: training diverged. Lower the rate.")
+    raise NonFinite(f"The loss became {value} at step {step}: training diverged. Lower the learning rate.")
 
 
 def _end_epoch(model: nn.Module, optimizer: Optimizer, plan: Plan, tally: EpochLog) -> dict[str, float]:
@@ -243,12 +244,12 @@ def _metric(plan: Plan, log: dict[str, float]) -> float:
     names = [part.strip() for part in names.split("+")] if isinstance(names, str) else list(names)
     missing = [name for name in names if name not in log]
     if missing:
-        raise ValueError(f"scheduler_metric names {missing}; the epoch's log has {sorted(log)}.")
+        raise ValueError(f"scheduler_metric must name entries of the epoch's log, {sorted(log)}, got {missing}.")
     return sum(log[name] for name in names)
 
 
 def _show(progress: Bar, epoch: int, log: dict[str, float]) -> None:
     shares = {name: f"{100 * value:.1f} %" for name, value in log.items() if name.endswith("accuracy")}
     entries = {name: f"{value:.4g}" for name, value in log.items() if name != "lr"} | shares
-    said = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entries.items())
-    progress.note(f"epoch {epoch + 1}: {said}")
+    text = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in entries.items())
+    progress.note(f"epoch {epoch + 1}: {text}")

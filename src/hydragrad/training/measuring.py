@@ -1,4 +1,4 @@
-"""What a model says of data: losses, logits, mean loss and accuracy."""
+"""Evaluations of a model on data: losses, logits, mean loss and accuracy."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import PerSampleLoss, tensor_leaves
 from hydragrad.replay import fetch
 
-CHUNK = 500
+SAMPLES_PER_CHUNK = 500
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluated:
-    """Some samples, evaluated.
+    """The evaluation of some samples.
 
     Attributes:
         losses: (samples,).
@@ -29,14 +29,16 @@ class Evaluated:
     labels: Tensor | None
 
 
-def evaluated(model: nn.Module, loss: PerSampleLoss, length: int, draw: Callable[[range], Any]) -> Iterator[Evaluated]:
-    """Evaluate samples 0 to length - 1 in chunks; the model is used in eval mode and left in the mode it was in.
+def evaluated(
+    model: nn.Module, loss: PerSampleLoss, length: int, fetch_batch: Callable[[range], Any]
+) -> Iterator[Evaluated]:
+    """Evaluate samples 0 to length - 1 in chunks, in eval mode; the model's mode is restored afterwards.
 
     Args:
-        model: Stays as it is.
+        model: Is not changed.
         loss: Per-sample losses.
-        length: How many samples.
-        draw: Makes a batch of consecutive samples.
+        length: Number of samples.
+        fetch_batch: Returns the batch of consecutive samples.
     """
     training = model.training
     outputs: list[Any] = []
@@ -44,9 +46,9 @@ def evaluated(model: nn.Module, loss: PerSampleLoss, length: int, draw: Callable
     try:
         model.eval()
         with torch.no_grad():
-            for start in range(0, length, CHUNK):
+            for start in range(0, length, SAMPLES_PER_CHUNK):
                 outputs.clear()
-                data = draw(range(start, min(length, start + CHUNK)))
+                data = fetch_batch(range(start, min(length, start + SAMPLES_PER_CHUNK)))
                 losses = loss(model, data)
                 yield Evaluated(losses=losses, logits=_logits(outputs, len(losses)), labels=_labels(data, len(losses)))
     finally:
@@ -55,14 +57,17 @@ def evaluated(model: nn.Module, loss: PerSampleLoss, length: int, draw: Callable
 
 
 def mean_loss_and_accuracy(model: nn.Module, loss: PerSampleLoss, dataset: Dataset[Any]) -> tuple[float, float | None]:
-    """Mean loss, and share of right predictions (None where there are no logits or integer labels).
+    """Return mean loss, and share of right predictions (None where there are no logits or integer labels).
 
-    The model is used in eval mode and left in the mode it was in.
+    The model is evaluated in eval mode; its mode is restored afterwards.
     """
     length = len(dataset)  # type: ignore[arg-type]
     device = next(model.parameters()).device
     total, right, classifies = 0.0, 0, True
-    for part in evaluated(model, loss, length, lambda some: fetch(dataset, some, seed=0, collate=None, device=device)):
+    chunks = evaluated(
+        model, loss, length, lambda indices: fetch(dataset, indices, seed=0, collate=None, device=device)
+    )
+    for part in chunks:
         total += part.losses.double().sum().item()
         if part.logits is None or part.labels is None:
             classifies = False
@@ -78,5 +83,5 @@ def _logits(outputs: list[Any], size: int) -> Tensor | None:
 
 
 def _labels(data: Any, size: int) -> Tensor | None:
-    found = [leaf for leaf in tensor_leaves(data) if not leaf.is_floating_point() and leaf.shape == (size,)]
-    return found[-1] if found else None
+    candidates = [leaf for leaf in tensor_leaves(data) if not leaf.is_floating_point() and leaf.shape == (size,)]
+    return candidates[-1] if candidates else None

@@ -1,4 +1,4 @@
-"""A look at what is given before the first step: what would be refused hours into a run is refused now."""
+"""Checks before the first step: an error that would come up hours into a run is raised now."""
 
 import copy
 from typing import Any
@@ -20,11 +20,11 @@ from hydragrad.training.loop import batch_losses
 def require_trainable(
     model: nn.Module, loss: PerSampleLoss, train_set: Dataset[Any], optimizer: Optimizer, batch_size: int
 ) -> None:
-    """Refuse, before anything is computed or written, what a recorded training would refuse.
+    """Raise, before anything is computed or written, what a recorded training would raise.
 
     Raises:
         Unsupported: An optimizer whose step is not known, half precision, a module without derivatives.
-        DataError: A stream, no samples, NaN in memory, labels out of range.
+        DataError: A data set without [index], no samples, NaN in tensors in memory, labels out of range.
     """
     rule_of(optimizer)
     require_differentiable(model)
@@ -39,7 +39,7 @@ def require_labels_in_range(
     """Evaluate the loss on the samples with the least and the greatest label, if the data are in memory.
 
     Raises:
-        DataError: Names the sample whose label the loss refuses.
+        DataError: The loss refuses a label; the message names the sample.
     """
     if type(train_set) is not TensorDataset:
         return
@@ -47,17 +47,17 @@ def require_labels_in_range(
     extremes = sorted({int(index) for tensor in labels for index in (tensor.argmin(), tensor.argmax())})
     if not extremes:
         return
-    cpu = torch.device("cpu")  # where a label out of range is an IndexError; a GPU would be lost to the process
+    cpu = torch.device("cpu")  # on a GPU, a label out of range is no IndexError and ends every further use of the GPU
     with preserved(), torch.no_grad():
-        watched = copy.deepcopy(model).to(cpu).eval()
+        probed = copy.deepcopy(model).to(cpu).eval()
         for index in extremes:
             data = fetch(train_set, [index] * batch_size, seed=0, collate=collate, device=cpu)
             try:
-                batch_losses(watched, loss, data, [index])
+                batch_losses(probed, loss, data, [index])
             except DataError:
                 raise
             except Exception:
-                return  # whatever else is wrong with the loss, the first step will say
+                return  # the first step raises other errors of the loss
 
 
 def _is_integer(tensor: Tensor) -> bool:

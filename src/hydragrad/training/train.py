@@ -46,28 +46,28 @@ def train(
     progress: str = "training",
     resume: bool = False,
 ) -> Recording:
-    """Train and record.
+    """Train a model and record the run.
 
     Args:
         model: Is trained in place.
-        loss: `loss(model, batch)`: per-sample losses, shape (batch,); a step goes down their mean.
+        loss: `loss(model, batch)`: per-sample losses, shape (batch,); a step descends their mean.
         train_set: Map-style data set. Random augmentation in its `__getitem__` draws from a recorded seed.
         optimizer: torch.optim.SGD, with any of its options.
         epochs: Passes over the data, each in an order of its own.
-        batch_size: Samples a step; the last batch of an epoch may be smaller.
-        out: Run directory, made if it is not there.
+        batch_size: Samples per step; the last batch of an epoch may be smaller.
+        out: Run directory; made if it does not exist.
         scheduler: Any torch scheduler.
         scheduler_every: When it steps.
-        monitor: `monitor(model)` measures the model (in eval mode) once an epoch; its entries are logged.
-        scheduler_metric: Entry of the epoch's log that ReduceLROnPlateau gets: a name of the monitor's, or
-            `train_loss`, or several to be added ("train_loss + validation_loss").
-        observers: Further step observers, each already entered.
+        monitor: `monitor(model)` measures the model (in eval mode) once per epoch; its entries are logged.
+        scheduler_metric: Entry of the epoch's log that ReduceLROnPlateau gets: one of the monitor's, `train_loss`,
+            or several to be added ("train_loss + validation_loss").
+        observers: Further step observers, already entered.
         seed: Order of the samples and the randomness of the steps; the same seed gives the same run.
         checkpoint_every: Steps between checkpoints; by default 1.5 times the square root of all steps.
-        collate: Makes a batch of a list of items, where torch's default won't do.
+        collate: Makes a batch of a list of items; torch's default if None.
         about: Entries for the manifest.
-        progress: What the progress bar says is being done.
-        resume: Go on with the run in `out` where it was killed, or start one; ends at the same bits.
+        progress: Title of the progress bar.
+        resume: Resume the run in `out` where it was killed, or start a new one; the results are equal to the bit.
 
     Returns:
         The recording of the whole run.
@@ -78,7 +78,7 @@ def train(
         Unsupported: Another optimizer than SGD, half precision.
         DataError: Empty or non-finite data, labels out of range.
         NonFinite: The loss became NaN.
-        DiskFull: The checkpoints would not fit, computed before the first step.
+        DiskFull: The checkpoints would not fit; raised before the first step.
     """
     require_map_style(train_set)
     plan = Plan(
@@ -111,18 +111,18 @@ def train(
     _require_disk(path, forecast_bytes(model, length, plan, every))
     if (path / EPOCHS).exists() and (path / EPOCHS).stat().st_size and not resume:
         raise RunExists(
-            f"{path} already holds a run ({EPOCHS}). Choose another directory, delete it, or go on with it: "
+            f"{path} already holds a run ({EPOCHS}). Choose another directory, delete it, or resume the run with "
             f"resume=True (--resume)."
         )
     if resume and (path / MANIFEST).exists():
         _require_same_batches(path, batch_size)
     with recorder:
-        begun, kept = _begun(path, recorder.next_step, plan.steps_per_epoch(length))
-        log = AppendOnlyLines(path / EPOCHS, keep=kept)
+        unfinished_epoch, finished_epochs = _progress(path, recorder.next_step, plan.steps_per_epoch(length))
+        log = AppendOnlyLines(path / EPOCHS, keep=finished_epochs)
 
         def on_epoch(epoch: int, entries: dict[str, float]) -> None:
             log.append({"epoch": epoch} | entries)
-            log.sync()  # the checkpoints after it say that the epoch's end is done, and must not outlive it
+            log.sync()  # later checkpoints count the epoch as finished, so its line must be on disk before them
 
         try:
             fit(
@@ -133,8 +133,8 @@ def train(
                 plan,
                 observers=[recorder, *observers],
                 next_step=recorder.next_step,
-                first_epoch=kept,
-                begun=begun,
+                first_epoch=finished_epochs,
+                unfinished_epoch=unfinished_epoch,
                 on_epoch=on_epoch,
             )
         finally:
@@ -145,17 +145,17 @@ def train(
 
 
 def checkpoint_distance(steps: int) -> int:
-    """Steps between checkpoints by default: at the start of each stretch, a step is replayed while recording."""
+    """Return the default number of steps between checkpoints; the first step after each is replayed while recording."""
     return math.ceil(1.5 * math.sqrt(steps))
 
 
 def epoch_logs(path: Path) -> list[dict[str, Any]]:
-    """What was logged once an epoch: `epoch`, `train_loss`, `lr` and the monitor's entries."""
+    """Read the epoch log: `epoch`, `train_loss`, `lr` and the monitor's entries, one dict per epoch."""
     return read_lines(path / EPOCHS, "epoch logs") if (path / EPOCHS).exists() else []
 
 
 def forecast_bytes(model: nn.Module, length: int, plan: Plan, checkpoint_every: int) -> int:
-    """Size of the run directory, roughly."""
+    """Estimate the size of the run directory in bytes."""
     state = 2 * sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers()) + 32_768
     checkpoints = plan.steps(length) // checkpoint_every + 2
     digits = len(str(length)) + 2
@@ -169,7 +169,7 @@ def _require_disk(path: Path, needed: int) -> None:
         raise DiskFull(
             28,
             f"The run directory will take about {needed / 2**20:,.0f} MiB and {existing} has {free / 2**20:,.0f} MiB "
-            f"free. Free some space, or keep fewer checkpoints (checkpoint_every)",
+            f"free. Free some space, or write fewer checkpoints (checkpoint_every)",
         )
 
 
@@ -177,14 +177,14 @@ def _require_same_batches(path: Path, batch_size: int) -> None:
     recorded = read_manifest(path).about.get("batch_size")
     if recorded != batch_size:
         raise RecordingMismatch(
-            f"{path} was recorded with batch_size={recorded}, not {batch_size}. Go on with what it was recorded with."
+            f"{path} was recorded with batch_size={recorded}, got {batch_size}. Resume with the recorded value."
         )
 
 
-def _begun(path: Path, next_step: int, per_epoch: int) -> tuple[EpochLog, int]:
-    """The losses of the unfinished epoch, and how many epochs are finished, when going on at `next_step`.
+def _progress(path: Path, next_step: int, per_epoch: int) -> tuple[EpochLog, int]:
+    """Return the losses of the unfinished epoch and the number of finished epochs, for a run resumed at `next_step`.
 
-    An epoch whose steps are all done but whose end (monitor, scheduler) was interrupted is unfinished.
+    An epoch is unfinished if its steps are done and its end (monitor, scheduler) was interrupted.
     """
     finished = min(len(epoch_logs(path)), next_step // per_epoch)
     tally = EpochLog()
