@@ -1,4 +1,4 @@
-"""Removals foretold on one run and not on another; and what dropping the curvature costs along the first."""
+"""Removals predicted on one run and not on another; and what dropping the curvature costs along the first."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import hydragrad as hg
 from hydragrad.datasets import load
 from hydragrad.figures import error_over_time, predicted_against_actual
-from hydragrad.studies.trust import NETWORKS
+from studies.networks import NETWORKS
 
 FORETOLD, NOT_FORETOLD = "mlp", "lenet5"
 GROUPS, SIZE = 30, 100

@@ -10,7 +10,7 @@ where they harm. Influence at the trained weights tells rare but right labels fr
 with most labels was misled by them, or has hardly learned; its word is worth little then, and what held-out data say
 more: from a share of 0.6 on, the weight of influence grows tenfold with every further tenth.
 
-The weights were chosen on seed 0 of twelve settings and left alone since (`hydragrad reproduce weights` has the
+The weights were chosen on seed 0 of twelve settings and left alone since (`python -m studies weights` has the
 settings and the search): flips, swaps, clusters, copies and patches in MNIST and digits, and the errors in MNIST's own
 test set. The last held the weight of contributions down: among labels that are nearly all right, those that harm most
 are rare rather than wrong; and that of influence functions. The growth was set on digits with 50 to 80 % flips (seeds 0
