@@ -22,6 +22,8 @@ What they share:
 
 networks            five kinds of network
 noise               what is made wrong in a training set
+cifar10n            labels that people gave to CIFAR-10
+checked_labels      test labels that people checked
 noisy_run           one noisy training set and its recorded run
 rankings            how suspect labels are, by several methods
 baselines           confident learning and TracIn

@@ -65,7 +65,7 @@ def reproduce_accuracy(
     Args:
         out: Folder for the rows.
         data: Name of the data set.
-        data_dir: Where its files lie.
+        data_dir: Folder with its files.
         model: Name of the model; the paper's for this data set if None.
         train_size: Training samples; all if None.
         epochs: Passes over them; the paper's if None.

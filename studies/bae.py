@@ -103,7 +103,7 @@ def reproduce_bae(out: Path, setting: BaeSetting, *, data_dir: Path | None = Non
     Args:
         out: Folder for all of that and the rows.
         setting: How much is measured.
-        data_dir: Where Fashion-MNIST lies.
+        data_dir: Folder with Fashion-MNIST's files.
     """
     out.mkdir(parents=True, exist_ok=True)
     train, tests = _fashion(data_dir)

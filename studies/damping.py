@@ -49,7 +49,7 @@ def reproduce_damping(
         out: Folder for the run and the rows; that of Table 4 saves training the run again.
         setting: Data, noise and seed.
         dampings: Candidates.
-        data_dir: Where the data sets' files lie.
+        data_dir: Folder with the data sets' files.
     """
     case = NoisyRun(setting, out / setting.name, data_dir, 1)
     file = out / ROWS_FILE

@@ -119,7 +119,7 @@ def reproduce_dattri(out: Path, setting: DattriSetting, *, data_dir: Path | None
     Args:
         out: Folder for all of that and the rows.
         setting: How much is measured.
-        data_dir: Where MNIST lies.
+        data_dir: Folder with MNIST's files.
     """
     out.mkdir(parents=True, exist_ok=True)
     train, tests = mnist(data_dir)

@@ -96,7 +96,7 @@ def reproduce_error(
     Args:
         out: Folder for runs, rows and pictures.
         data: Name of the data set.
-        data_dir: Where its files lie.
+        data_dir: Folder with its files.
         networks: Some of `NETWORKS`.
         seed: Of initialisation, order and of the samples.
         train_size: Training samples.

@@ -94,7 +94,7 @@ def reproduce_estimators(
     Args:
         out: Folder for the runs.
         data: Name of the data set.
-        data_dir: Where its files lie.
+        data_dir: Folder with its files.
         networks: Some of `NETWORKS`.
         seeds: One run each.
         train_size: Training samples.

@@ -135,7 +135,7 @@ def reproduce_extremes(
     Args:
         out: Folder for the run.
         data: Name of the data set.
-        data_dir: Where its files lie.
+        data_dir: Folder with its files.
         train_size: Training samples; all if None.
         epochs: Passes over them; the recipe's if None.
         curvature: Of the contributions to the mean test loss that choose the samples.

@@ -110,7 +110,7 @@ def reproduce_hara(
         seeds: Of data, initialisation and penalty.
         models: Some of `MODELS`.
         estimators: Some of `ESTIMATORS`.
-        data_dir: Where MNIST lies.
+        data_dir: Folder with MNIST's files.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = saved_rows(HaraRow, out / ROWS_FILE)

@@ -16,13 +16,14 @@ from hydragrad.attribution import attribute
 from hydragrad.cleaning import suspects
 from hydragrad.cli.console import say, table, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet
-from hydragrad.datasets import Splits, checked_labels, load
+from hydragrad.datasets import Splits, load
 from hydragrad.experiments.recipes import RECIPES, fresh, recipe_loss
 from hydragrad.figures import picture_grid
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.scores import Query, Scores, mean_loss
 from hydragrad.training import mean_loss_and_accuracy, train
+from studies.checked_labels import checked_labels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -64,7 +65,7 @@ def reproduce_label_errors(
     Args:
         out: Folder for the run.
         data: mnist or cifar10.
-        data_dir: Where the files lie.
+        data_dir: Folder with the files.
         epochs: Passes over the test set; the recipe's if None.
         shown: Suspects in the picture.
 

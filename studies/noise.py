@@ -24,8 +24,9 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hydragrad.cleaning import Labels, flip_labels, swap_labels
-from hydragrad.datasets import HUMAN, Splits, human_labels
+from hydragrad.datasets import Splits
 from hydragrad.errors import DataError
+from studies.cifar10n import HUMAN, human_labels
 
 SIMILAR: dict[str, tuple[tuple[int, int], ...]] = {
     "mnist": ((4, 9), (3, 5), (1, 7), (2, 6), (0, 8)),

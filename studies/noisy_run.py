@@ -72,7 +72,7 @@ class NoisyRun:
         self.loss = recipe_loss(setting.data)
 
     def start(self, seed: int) -> Start:
-        """Initialise anew."""
+        """Return a new initialisation."""
         return fresh(self.splits, self.setting.model, seed=seed, lr=self.setting.lr)
 
     def monitor(self, model: nn.Module) -> dict[str, float]:

@@ -87,7 +87,7 @@ def reproduce_table4(
     Args:
         out: Folder for the runs and the rows.
         setting: Data, noise and seed.
-        data_dir: Where the data sets' files lie.
+        data_dir: Folder with the data sets' files.
         methods: Some of `METHODS`.
         filtering: Those of them that the network is trained again after.
         actions: Some of `ACTIONS`: what is done before it is trained again.

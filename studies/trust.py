@@ -74,7 +74,7 @@ def reproduce_trust(
     Args:
         out: Folder for the runs and the rows.
         data: Name of the data set.
-        data_dir: Where its files lie.
+        data_dir: Folder with its files.
         networks: Some of `NETWORKS`.
         train_size: Training samples.
         epochs: Passes over them.

@@ -101,7 +101,7 @@ def reproduce_weights(
         out: Folder for the runs; that of Table 4 saves training the same runs again.
         settings: Settings with planted noise.
         label_errors: Include the errors in MNIST's own test set.
-        data_dir: Where the data sets' files lie.
+        data_dir: Folder with the data sets' files.
         workers: Processes that train at the same time for out-of-fold probabilities.
 
     Returns:
@@ -128,7 +128,7 @@ def reproduce_filtering(
     Args:
         out: Folder for runs and rows.
         settings: Settings with planted noise.
-        data_dir: Where the data sets' files lie.
+        data_dir: Folder with the data sets' files.
         workers: Processes that train at the same time for out-of-fold probabilities.
     """
     out.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ class Recipe:
         epochs: Passes over the data.
         lr: Initial rate.
         milestones: Epochs at which the rate falls to a tenth.
-        plateau_factor: Or: the factor by which it falls when training plus validation loss stands still.
+        plateau_factor: Or: the factor by which it falls when training plus validation loss stops falling.
         augment: Random change of a batch of images.
     """
 

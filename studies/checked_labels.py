@@ -41,7 +41,7 @@ class CheckedLabel:
 
 
 def checked_labels(data: str, *, data_dir: str | os.PathLike[str] | None = None) -> list[CheckedLabel]:
-    """The test labels that were checked, in the order of the file.
+    """Return the test labels that were checked, in the order of the file.
 
     Args:
         data: mnist or cifar10.
@@ -53,13 +53,15 @@ def checked_labels(data: str, *, data_dir: str | os.PathLike[str] | None = None)
         ChecksumMismatch: It is another file.
     """
     if data not in FILES:
-        raise UnknownName(f"Nobody checked test labels of {data!r} for us; choose one of: {', '.join(FILES)}.")
+        raise UnknownName(
+            f"The data set must be one of {', '.join(FILES)}, whose test labels people checked; got {data!r}."
+        )
     remote, folder = FILES[data], data_folder(data_dir)
     name = remote.url.rsplit("/", 1)[-1]
     path = locate(name, folder, PLACES, [(name,)]).paths[0] if folder else download("label-errors", [remote])[0]
     entries = json.loads(read_verified(path, remote.md5))
-    # "guessed" is no second opinion where the guess equals the given label, so that only "given" counts.
+    # A "guessed" label may equal the given one, so that only "given" counts.
     return [
-        CheckedLabel(sample=each["id"], label=each["given_original_label"], votes=each["mturk"]["given"])
-        for each in entries
+        CheckedLabel(sample=entry["id"], label=entry["given_original_label"], votes=entry["mturk"]["given"])
+        for entry in entries
     ]

@@ -1,4 +1,4 @@
-"""CIFAR-10N: labels that people really gave to CIFAR-10's training images.
+"""CIFAR-10N: labels that people gave to CIFAR-10's training images.
 
 For research only: CC BY-NC 4.0.
 
@@ -27,11 +27,11 @@ HUMAN: dict[str, str] = {
     "random3": "random_label3",
     "worst": "worse_label",
 }
-"""Kind of label → its name in the file: majority of three annotators, each one of them, a wrong one where there is."""
+"""Kind of label → its name in the file: majority of three annotators, each one of them, a wrong one if there is one."""
 
 
 def human_labels(kind: str, *, data_dir: str | os.PathLike[str] | None = None) -> Tensor:
-    """Labels of CIFAR-10's 50,000 training images in their published order, int64 (50000,).
+    """Return the labels of CIFAR-10's 50,000 training images in their published order, int64 (50000,).
 
     Args:
         kind: A key of `HUMAN`.
@@ -43,20 +43,20 @@ def human_labels(kind: str, *, data_dir: str | os.PathLike[str] | None = None) -
         ChecksumMismatch: It is another file.
     """
     if kind not in HUMAN:
-        raise UnknownName(f"There are no human labels {kind!r}; choose one of: {', '.join(HUMAN)}.")
+        raise UnknownName(f"Human labels must be one of {', '.join(HUMAN)}; got {kind!r}.")
     folder = data_folder(data_dir)
     path = locate("cifar10n", folder, PLACES, [(FILE,)]).paths[0] if folder else download("cifar10n", [REMOTE])[0]
     return torch.from_numpy(_read(path)[HUMAN[kind]].astype(np.int64))
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    """The verified file's arrays, unpickled by torch's restricted reader, which is told numpy's own types."""
-    known = [  # the first is numpy's rebuilder of arrays, under the name it had when the file was written
+    """The verified file's arrays, unpickled by torch's restricted reader, with numpy's own types allowed."""
+    allowed = [  # the first is numpy's rebuilder of arrays, under the name it had when the file was written
         (np.empty(0).__reduce__()[0], "numpy.core.multiarray._reconstruct"),
         np.ndarray,
         np.dtype,
         np.dtypes.Int64DType,
     ]
-    with torch.serialization.safe_globals(known):  # type: ignore[arg-type]  # the stub forgets the pairs
+    with torch.serialization.safe_globals(allowed):  # type: ignore[arg-type]  # the stub lacks pairs
         arrays: dict[str, np.ndarray] = torch.load(io.BytesIO(read_verified(path, REMOTE.md5)), weights_only=True)
     return arrays

@@ -2,16 +2,16 @@
 
 import pytest
 
-from hydragrad.datasets import checked_labels
 from hydragrad.errors import ChecksumMismatch, DataNotFound, UnknownName
+from studies.checked_labels import checked_labels
 
 
-@pytest.mark.parametrize(("data", "asked", "wrong"), [("mnist", 100, 15), ("cifar10", 275, 54)])
-def test_the_published_counts(data_dir, data, asked, wrong):
-    found = checked_labels(data, data_dir=data_dir)
-    assert len(found) == asked
-    assert sum(each.wrong for each in found) == wrong
-    assert all(0 <= each.sample < 10_000 and 0 <= each.label < 10 for each in found)
+@pytest.mark.parametrize(("data", "checked", "wrong"), [("mnist", 100, 15), ("cifar10", 275, 54)])
+def test_the_published_counts(data_dir, data, checked, wrong):
+    labels = checked_labels(data, data_dir=data_dir)
+    assert len(labels) == checked
+    assert sum(label.wrong for label in labels) == wrong
+    assert all(0 <= label.sample < 10_000 and 0 <= label.label < 10 for label in labels)
 
 
 def test_what_is_not_there_or_not_the_file_is_refused(tmp_path):
