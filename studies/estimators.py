@@ -54,6 +54,7 @@ Array = NDArray[np.float64]
 ROWS_FILE = "estimators.jsonl"
 DAMPINGS = (0.01, 0.1, 1.0)
 REPLAYS = (2, 4, 8)
+SHARES_BY_NAME = {f"{share:g}": share for share in SHARES}
 ROUNDED, HALVES = "re-rounded retraining", "two halves, summed"
 CEILINGS = {ROUNDED: (WHOLE, FEW), HALVES: (WHOLE,)}
 KINDS = (
@@ -248,9 +249,6 @@ def _row(predicted: Array, actual: Array, *, tuned: bool) -> dict[str, Any]:
     }
 
 
-KNOWN_SHARES = {f"{share:g}": share for share in SHARES}
-
-
 def estimators(
     data: Annotated[str, typer.Option(help=f"Data sets, with commas between: {', '.join(DATASETS)}.")] = "mnist",
     networks: Annotated[str, typer.Option(help=f"Networks: {', '.join(NETWORKS)}.")] = "mlp,lenet5,batch-norm",
@@ -258,7 +256,9 @@ def estimators(
         str, typer.Option("--estimators", help=f"Which kinds of estimator: {', '.join(KINDS)}.")
     ] = ",".join(KINDS),
     replays: Annotated[str, typer.Option(help="Over how many replays to average.")] = ",".join(map(str, REPLAYS)),
-    shares: Annotated[str, typer.Option(help="Shares of the samples that groups leave out.")] = ",".join(KNOWN_SHARES),
+    shares: Annotated[str, typer.Option(help="Shares of the samples that groups leave out.")] = ",".join(
+        SHARES_BY_NAME
+    ),
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each: seeds 0, 1, ...")] = 1,
     train_size: Annotated[int, typer.Option(min=100, help="Training samples.")] = 5000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 5,
@@ -297,7 +297,7 @@ def estimators(
                 groups=groups,
                 kinds=named_among(kinds, KINDS, "--estimators"),
                 replays=counts,
-                shares=[KNOWN_SHARES[share] for share in named_among(shares, KNOWN_SHARES, "--shares")],
+                shares=[SHARES_BY_NAME[share] for share in named_among(shares, SHARES_BY_NAME, "--shares")],
                 workers=workers,
                 rows_file=rows,
             )

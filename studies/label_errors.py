@@ -28,6 +28,9 @@ from studies.checked_labels import checked_labels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+INSPECTED = (15, 50, 100, 200, 500)
+"""Numbers of first suspects among which known errors are counted."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelErrors:
@@ -119,9 +122,6 @@ def trained_on_test_set(out: Path, splits: Splits, epochs: int | None = None) ->
 
 def _agreement(votes: float) -> str:
     return "–" if pd.isna(votes) else f"{votes:.0f} of 5"
-
-
-INSPECTED = (15, 50, 100, 200, 500)
 
 
 def label_errors(

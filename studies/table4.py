@@ -34,6 +34,7 @@ from studies.rows import append_rows, saved_rows
 Measured = dict[str, float | int | None]
 
 ROWS_FILE = "table4.jsonl"
+EPOCHS = ", ".join(f"{name} {recipe.epochs}" for name, recipe in RECIPES.items())
 DEFAULT = tuple(name for name in METHODS if "failures" not in name)
 """Rankings that every setting has; a network that gets every validation sample right has no failures."""
 FILTERING = ("hydragrad", "HYDRA", "confident learning", "small loss", "influence functions")
@@ -189,9 +190,6 @@ def _spread(values: Sequence[float | None], digits: int) -> str:
         return "-"
     mean = f"{known.mean():.{digits}f}"
     return mean if len(known) == 1 else f"{mean} ± {known.std():.{digits}f}"
-
-
-EPOCHS = ", ".join(f"{name} {recipe.epochs}" for name, recipe in RECIPES.items())
 
 
 def table4(
