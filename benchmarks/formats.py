@@ -11,7 +11,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,12 +18,12 @@ import hydragrad as hg
 from benchmarks.tracking import loss
 from hydragrad.datasets import load
 from hydragrad.models import LeNet5
+from hydragrad.ranks import rank_correlation
 
 
 def spearman(found: Tensor, expected: Tensor) -> float:
     """Mean rank correlation over the rows."""
-    ranks = [pd.DataFrame(each.T.numpy()).rank() for each in (found, expected)]
-    return float(ranks[0].corrwith(ranks[1]).mean())
+    return float(rank_correlation(found.numpy(), expected.numpy()).mean())
 
 
 def kept(found: Tensor, expected: Tensor, k: int = 10) -> float:

@@ -94,7 +94,7 @@ class BaeSetting:
     seeds: int = 2
     queries: int = 16
     runs: int = 1
-    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    estimators: tuple[str, ...] = ESTIMATORS
 
 
 def reproduce_bae(out: Path, setting: BaeSetting, *, data_dir: Path | None = None) -> list[BaeRow]:

@@ -13,6 +13,7 @@ from hydragrad.attribution.influence import losses_along, query_gradients
 from hydragrad.errors import Unsupported
 from hydragrad.progress import bar
 from hydragrad.replay import Recording
+from hydragrad.replay.checkpoint_spread import spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.scores import Query
 
@@ -57,9 +58,7 @@ def tracin(run: Recording, query: Query, *, points: int = 10) -> Tensor:
 
     Source: Pruthi et al., NeurIPS 2020, TracInCP.
     """
-    starts = [start for start, _ in run.segments]
-    layout = trained_layout(run)
-    steps = sorted({starts[int(position)] for position in np.linspace(0, len(starts) - 1, points)})
+    layout, steps = trained_layout(run), spread_steps(run, points, at="starts")
     parts = []
     with bar("TracIn", len(steps), unit="checkpoints") as progress:
         for step in steps:

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import TensorDataset
 
-from hydragrad.attribution.ensemble import each_run
+from hydragrad.attribution.ensemble import score_members
 from hydragrad.cli.console import columns, number, percent, say, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet, named_among, require_one_of
 from hydragrad.datasets import DATASETS, Splits, load
 from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
-from hydragrad.scores import Curvature, mean_loss
+from hydragrad.scores import Curvature, Method, mean_loss
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 from hydragrad.training import train
 from hydragrad.trust import counterfactual
@@ -154,7 +154,7 @@ def _measured(
     workers: int,
 ) -> ConvergenceRow:
     query = mean_loss(TensorDataset(*(tensor[:HELD_OUT] for tensor in splits.test.tensors)), name="test loss")
-    members = each_run(make, [query], range(runs), folder, {"curvature": curvature}, workers=workers)
+    members = score_members(make, [query], range(runs), folder, method=Method.of(curvature), workers=workers)
     values = torch.stack([scores.values for scores in members])
     mean, error = mean_and_standard_error(values)
     single = float(rank_agreement(values)[0])

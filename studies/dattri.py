@@ -109,7 +109,7 @@ class DattriSetting:
     removals: int = 100
     queries: int = 50
     runs: int = 1
-    estimators: tuple[str, ...] = tuple(ESTIMATORS)
+    estimators: tuple[str, ...] = ESTIMATORS
     tuning: bool = False
 
 

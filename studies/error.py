@@ -199,7 +199,7 @@ def _measure_influence(
             return
         here = replace(run.final, parameters=dict(at.parameters), buffers=dict(at.buffers))
         other = influence_hypergradients(run, at.weights, here, samples, damping=DAMPING, iterations=ITERATIONS)
-        size = float(at.exact[at.drawn].double().norm(dim=1).mean())
+        size = float(at.exact[at.trained].double().norm(dim=1).mean())
         measured: dict[str, Any] = {"step": at.step, "exact": size, **distances(at, other)}
         row = ErrorRow(**setting, estimator=INFLUENCE, **measured)
         append_rows(file, [row])

@@ -8,28 +8,28 @@ from numpy.typing import NDArray
 
 from hydragrad.attribution import attribute
 from hydragrad.attribution.influence import influence_functions
-from hydragrad.attribution.replays import kept_weights
+from hydragrad.attribution.replays import leave_out
 from hydragrad.replay import Recording
-from hydragrad.replay.reweighted import Reweighted
-from hydragrad.scores import Query
+from hydragrad.replay.changed_run import ChangedRun
+from hydragrad.scores import Method, Query
 from studies.baselines import tracin
 
-OF_HALF = " of own half"
-"""The run that is differentiated is the same one on a random half of its samples, sampled with its seed."""
 OVER_TRAINING = "influence functions over training"
 """Their mean over ten checkpoints, each with few conjugate gradients on a part of the samples."""
 MEMORY = 1 << 30
-ESTIMATORS: dict[str, dict[str, Any]] = {
-    "none": {"curvature": "none"},
-    "hessian": {"curvature": "hessian"},
-    f"hessian{OF_HALF}": {"curvature": "hessian"},
-    "ggn": {"curvature": "ggn"},
-    f"ggn{OF_HALF}": {"curvature": "ggn"},
-    "ggn damped 0.01": {"curvature": "ggn", "damping": 0.01},
+METHODS: dict[str, Method] = {
+    "none": Method.of("none"),
+    "hessian": Method.of("hessian"),
+    "ggn": Method.of("ggn"),
+    "ggn damped 0.01": Method.of("ggn", damping=0.01),
+}
+OF_HALVES: dict[str, Method] = {f"{name} of own half": METHODS[name] for name in ("hessian", "ggn")}
+"""The run that is differentiated is the same one on a random half of its samples, chosen by its seed."""
+INFLUENCE: dict[str, dict[str, Any]] = {
     "influence functions": {"matrix_samples": None},
     OVER_TRAINING: {"matrix_samples": 2_000, "iterations": 5, "checkpoints": 10},
-    "TracIn": {},
 }
+ESTIMATORS = (*METHODS, *OF_HALVES, *INFLUENCE, "TracIn")
 
 
 def estimate(
@@ -46,12 +46,13 @@ def estimate(
         iterations: Of their conjugate gradients.
     """
     run = recorded()
-    if estimator in ("influence functions", OVER_TRAINING):
-        options = {"damping": damping, "iterations": iterations} | ESTIMATORS[estimator]
+    if estimator in INFLUENCE:
+        options = {"damping": damping, "iterations": iterations} | INFLUENCE[estimator]
         return np.asarray(influence_functions(run, query, **options).numpy())
     if estimator == "TracIn":
         return np.asarray(tracin(run, query).numpy())
-    if estimator.endswith(OF_HALF):
+    if estimator in OF_HALVES:
         length: int = run.manifest.data["length"]
-        run = Reweighted(run, kept_weights(length, 0.5, seed), memory=MEMORY)
-    return np.asarray(attribute(run, query, **ESTIMATORS[estimator]).values.numpy())
+        run = ChangedRun(run, leave_out(length, 0.5, seed), memory=MEMORY)
+    method = (METHODS | OF_HALVES)[estimator]
+    return np.asarray(attribute(run, query, **method.options).values.numpy())

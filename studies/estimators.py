@@ -21,10 +21,10 @@ The protocol, fixed before any of its numbers were seen:
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import numpy as np
 import torch
@@ -39,10 +39,10 @@ from hydragrad.cli.options import DataDir, Json, Quiet, named_among
 from hydragrad.datasets import DATASETS, load
 from hydragrad.figures import agreement
 from hydragrad.progress import quiet
-from hydragrad.scores import Query
+from hydragrad.scores import Curvature, Method, Query
 from hydragrad.trust.lds import lds, lds_interval
 from studies.baselines import tracin
-from studies.estimates import ESTIMATORS, OVER_TRAINING
+from studies.estimates import INFLUENCE, OVER_TRAINING
 from studies.estimator_rows import EstimatorRow, show, show_over_runs
 from studies.networks import NETWORKS
 from studies.number_lists import whole_numbers
@@ -66,11 +66,10 @@ KINDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class _Estimator:
-    """What predicts: its name, the options of `attribute` that make it, and numbers of replays to average."""
+    """What predicts: its name, and the method of `attribute` if it is one."""
 
     name: str
-    options: dict[str, Any] = field(default_factory=dict)
-    replays: int = 0
+    method: Method | None = None
     tuned: bool = False
 
 
@@ -159,10 +158,7 @@ def _warn_of_another_run(done: Sequence[EstimatorRow], removals: Removals) -> No
 
 def _estimators(kinds: Sequence[str], replays: Sequence[int]) -> list[_Estimator]:
     """The estimators of some kinds, in the order of `KINDS`."""
-    damped = [
-        _Estimator(name=f"ggn, damping {value:g}", options={"curvature": "ggn", "damping": value}, tuned=True)
-        for value in DAMPINGS
-    ]
+    damped = [_by(Method.of("ggn", damping=value), tuned=True) for value in DAMPINGS]
     of_kind = {
         "ceilings": [_Estimator(name=name) for name in CEILINGS],
         "damped": damped,
@@ -170,13 +166,15 @@ def _estimators(kinds: Sequence[str], replays: Sequence[int]) -> list[_Estimator
         "influence-over": [_Estimator(name=OVER_TRAINING)],
         "tracin": [_Estimator(name="TracIn")],
     }
-    for curvature in ("none", "hessian", "ggn"):
-        of_kind[curvature] = [_Estimator(name=curvature, options={"curvature": curvature})]
-        of_kind[f"{curvature}-replays"] = [
-            _Estimator(name=f"{curvature}, {count} replays", options={"curvature": curvature}, replays=count)
-            for count in replays
-        ]
+    for curvature in get_args(Curvature):
+        of_kind[curvature] = [_by(Method.of(curvature))]
+        if curvature != "none":
+            of_kind[f"{curvature}-replays"] = [_by(Method.of(curvature, replays=count)) for count in replays]
     return [estimator for kind in KINDS if kind in kinds for estimator in of_kind[kind]]
+
+
+def _by(method: Method, *, tuned: bool = False) -> _Estimator:
+    return _Estimator(name=method.in_words, method=method, tuned=tuned)
 
 
 def _measured(
@@ -207,25 +205,27 @@ def _compared(removals: Removals, estimator: _Estimator, share: float) -> tuple[
 
 def _contributions(removals: Removals, estimator: _Estimator) -> tuple[Array, float]:
     queries = removals.queries if estimator.tuned else removals.queries[:-1]
-    if not estimator.options:
+    method = estimator.method
+    if method is None:
         compute = _baseline(removals, estimator.name)
         return removals.estimate(estimator.name, lambda: torch.cat([compute(query) for query in queries]))
-    if not estimator.replays:
-        return removals.estimate(estimator.name, lambda: attribute(removals.run, queries, **estimator.options).values)
-    of_replays = [
-        removals.estimate(
-            f"{estimator.options['curvature']} replay {number}",
-            lambda number=number: attribute(removals.run, queries, replays=[number], **estimator.options).values,  # type: ignore[misc]
-        )
-        for number in range(estimator.replays)
+
+    def values(by: Method) -> Tensor:
+        return attribute(removals.run, queries, **by.options).values
+
+    if not method.replays:
+        return removals.estimate(estimator.name, partial(values, method))
+    replays = [
+        removals.estimate(f"{method.curvature} replay {number}", partial(values, replace(method, replays=(number,))))
+        for number in method.replays
     ]
-    return np.mean([values for values, _ in of_replays], axis=0), sum(seconds for _, seconds in of_replays)
+    return np.mean([part for part, _ in replays], axis=0), sum(seconds for _, seconds in replays)
 
 
 def _baseline(removals: Removals, name: str) -> Callable[[Query], Tensor]:
     if name == "TracIn":
         return partial(tracin, removals.run)
-    options: dict[str, Any] = {"damping": 0.1, "iterations": 15} | ESTIMATORS[name]
+    options: dict[str, Any] = {"damping": 0.1, "iterations": 15} | INFLUENCE[name]
     return partial(influence_functions, removals.run, **options)
 
 

@@ -40,7 +40,7 @@ from hydragrad.derivatives.directional.forward_mode import differentiable_kernel
 from hydragrad.progress import bar, quiet
 from hydragrad.recording import Recorder
 from hydragrad.replay import Recording
-from hydragrad.scores import Query, query
+from hydragrad.scores import Method, Query, query
 from studies.many_networks import outputs_together, train_together
 from studies.rows import append_rows, saved_array, saved_rows
 
@@ -64,13 +64,13 @@ MODELS: dict[str, Model] = {
     "logistic": Model(hidden=(), epochs=5, batch_size=5, falling_rate=True, published_tau=(0.95, 0.70)),
     "dnn": Model(hidden=(8, 8), epochs=10, batch_size=20, falling_rate=False, published_tau=(0.45, 0.27)),
 }
-ESTIMATORS: dict[str, dict[str, Any]] = {
-    "none": {"curvature": "none"},
-    "hessian": {"curvature": "hessian"},
-    "hessian of 4 replays": {"curvature": "hessian", "replays": 4, "drop": 0.05},
-    "ggn": {"curvature": "ggn"},
-    "influence functions": {},
+METHODS: dict[str, Method] = {
+    "none": Method.of("none"),
+    "hessian": Method.of("hessian"),
+    "hessian of 4 replays": Method.of("hessian", replays=4, drop=0.05),
+    "ggn": Method.of("ggn"),
 }
+ESTIMATORS = (*METHODS, "influence functions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ def reproduce_hara(
     *,
     seeds: Sequence[int] = range(30),
     models: Sequence[str] = tuple(MODELS),
-    estimators: Sequence[str] = tuple(ESTIMATORS),
+    estimators: Sequence[str] = ESTIMATORS,
     data_dir: Path | None = None,
 ) -> list[HaraRow]:
     """Measure; runs, removals and finished rows in `out` are reused.
@@ -152,13 +152,13 @@ def _measured(name: str, problem: Problem, seed: int, folder: Path, estimators: 
 
 
 def _contributions(model: Model, estimator: str, problem: Problem, seed: int, run: Recording, folder: Path) -> Array:
-    if estimator == "influence functions":
+    if estimator not in METHODS:
         # The authors damp the network's matrix by 1, and take the penalty for the logistic regression.
         return _influence_functions(run, problem, 1.0 if model.hidden else problem.penalty)
-    options = ESTIMATORS[estimator]
-    if options["curvature"] == "ggn":
+    method = METHODS[estimator]
+    if method.curvature == "ggn":
         run = _recorded(model, problem, seed, folder / "penalty-in-step", inside=False)
-    scores = attribute(run, _validation_loss(problem.validation), **options)
+    scores = attribute(run, _validation_loss(problem.validation), **method.options)
     return np.asarray(scores.values[0].numpy(), np.float64)
 
 

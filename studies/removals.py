@@ -15,7 +15,8 @@ from torch.utils.data import TensorDataset
 from hydragrad.datasets import Splits
 from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.replay import Recording
-from hydragrad.replay.retraining import Change, retrain
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import retrain
 from hydragrad.runs.lines import save_file
 from hydragrad.scores import Query, mean_loss, sample_losses
 from hydragrad.training import mean_loss_and_accuracy, train

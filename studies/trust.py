@@ -21,7 +21,7 @@ from hydragrad.cli.options import DataDir, Json, Quiet, named_among, require_one
 from hydragrad.datasets import DATASETS, load
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
-from hydragrad.scores import mean_loss, sample_losses
+from hydragrad.scores import Method, mean_loss, sample_losses
 from hydragrad.training import mean_loss_and_accuracy, train
 from hydragrad.trust import smoothness, verify
 from studies.networks import NETWORKS
@@ -29,14 +29,14 @@ from studies.rows import replace_rows, saved_rows
 
 ROWS_FILE = "trust.jsonl"
 SINGLE = 10
-ESTIMATORS: dict[str, dict[str, Any]] = {
-    "none": {"curvature": "none"},
-    "hessian": {"curvature": "hessian"},
-    "ggn": {"curvature": "ggn"},
-    "ggn, damping 0.1": {"curvature": "ggn", "damping": 0.1},
-    "hessian, 4 replays": {"curvature": "hessian", "replays": 4},
-    "ggn, 4 replays": {"curvature": "ggn", "replays": 4},
-}
+METHODS = (
+    Method.of("none"),
+    Method.of("hessian"),
+    Method.of("ggn"),
+    Method.of("ggn", damping=0.1),
+    Method.of("hessian", replays=4),
+    Method.of("ggn", replays=4),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def reproduce_trust(
     rows = saved_rows(Row, out / ROWS_FILE)
     splits = load(data, data_dir=data_dir, train_size=train_size)
     for name in networks:
-        if sum(row.network == name for row in rows) == len(ESTIMATORS):
+        if sum(row.network == name for row in rows) == len(METHODS):
             continue
         rows = [row for row in rows if row.network != name]
         torch.manual_seed(0)
@@ -104,11 +104,11 @@ def _measured(name: str, run: Recording, test: Any, groups: int, share: float, w
     smooth = smoothness(run, query=mean_loss(test), workers=workers)
     queries = [mean_loss(test, name="test loss"), sample_losses(test, range(SINGLE))]
     rows = []
-    for estimator, options in ESTIMATORS.items():
+    for method in METHODS:
         mean, single = (
             verify(
                 run,
-                attribute(run, query, **options, workers=workers),
+                attribute(run, query, **method.options, workers=workers),
                 groups=groups,
                 size=share,
                 extremes=False,
@@ -116,18 +116,19 @@ def _measured(name: str, run: Recording, test: Any, groups: int, share: float, w
             ).checks[0]
             for query in queries
         )
+        assert mean.size is not None, "random groups have one size"
         rows.append(
             Row(
                 network=name,
-                estimator=estimator,
+                estimator=method.in_words,
                 test_accuracy=accuracy,
                 groups=groups,
-                size=mean["size"],
-                lds_mean_loss=mean["lds"],
-                low=mean["lds_interval"][0],
-                high=mean["lds_interval"][1],
-                lds_single=single["lds"],
-                slope=mean["slope"],
+                size=mean.size,
+                lds_mean_loss=mean.lds,
+                low=mean.lds_interval[0],
+                high=mean.lds_interval[1],
+                lds_single=single.lds,
+                slope=mean.slope,
                 cosine=smooth.probes[-1].cosine,
                 rounding_growth=smooth.rounding_growth,
             )

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hydragrad.disk import load_sealed, naming_full_disk, replace_file, save_file, save_sealed
+from hydragrad.disk import load_sealed, naming_full_disk, read_metadata, replace_file, save_file, save_sealed
 from hydragrad.errors import DiskFull
 
 
@@ -121,3 +121,15 @@ def test_a_full_disk_leaves_the_file_that_was_there(tmp_path, small_files):
     with pytest.raises(DiskFull, match="full while writing"):
         save_sealed({"w": torch.zeros(5000)}, tmp_path / "w")
     assert len(load_sealed(tmp_path / "w")[0]["w"]) == 5
+
+
+def test_metadata_are_read_without_the_tensors(tmp_path):
+    save_sealed({"x": torch.ones(2)}, tmp_path / "sealed", {"name": "value"})
+    assert read_metadata(tmp_path / "sealed") == {"name": "value"} == load_sealed(tmp_path / "sealed")[1]
+    save_file({"x": torch.ones(2)}, tmp_path / "bare", {})
+    assert read_metadata(tmp_path / "bare") == {}
+    (tmp_path / "text").write_text("no tensors")
+    with pytest.raises(ValueError, match="header"):
+        read_metadata(tmp_path / "text")
+    with pytest.raises(FileNotFoundError):
+        read_metadata(tmp_path / "missing")

@@ -38,10 +38,8 @@ def make(pictures: Path, runs: Path) -> list[Path]:
     for name, file in ((FORETOLD, "foretold.png"), (NOT_FORETOLD, "not-foretold.png")):
         run, scores = trained(name, runs / name)
         check = hg.verify(run, scores, groups=GROUPS, size=SIZE, extremes=False).checks[0]
-        print(f"{name}: {check['sentence']}")
-        predicted_against_actual(check["predicted"], check["actual"], unit="test loss").savefig(
-            pictures / file, dpi=160
-        )
+        print(f"{name}: {check.sentence}")
+        predicted_against_actual(check.predicted, check.actual, unit="test loss").savefig(pictures / file, dpi=160)
         made.append(pictures / file)
         if name == FORETOLD:
             error = hg.approximation_error(run, samples=8, query=hg.mean_loss(load("digits").test), points=20)

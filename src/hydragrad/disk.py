@@ -51,8 +51,15 @@ def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) 
     path.write_bytes(save(tensors, metadata))
 
 
-def save_sealed(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write or replace a safetensors file that knows the digest of its content; its folder is made.
+def save_sealed(
+    tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None, *, key: str = ""
+) -> None:
+    """Write or replace a safetensors file that holds the digest of its content; its folder is made.
+
+    Args:
+        tensors, metadata: The content.
+        path: The file.
+        key: What else the digest covers; needed again to read the file.
 
     Raises:
         DiskFull: There is no space; a file that was there is as it was.
@@ -60,15 +67,15 @@ def save_sealed(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str
     kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     told = dict(metadata or {})
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, lambda to: save_file(kept, to, told | {DIGEST: _digest(kept, told)}))
+    replace_file(path, lambda to: save_file(kept, to, told | {DIGEST: content_digest(kept, told, key)}))
 
 
-def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a file that `save_sealed` wrote; one without a digest is taken as it is.
+def load_sealed(path: Path, *, key: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file that `save_sealed` wrote, with this key or none; one without a digest as it is.
 
     Raises:
         FileNotFoundError: There is none.
-        ValueError: It is altered, cut off, or something else.
+        ValueError: It is altered, cut off, of another key, or something else.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -77,13 +84,30 @@ def load_sealed(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     digest = metadata.pop(DIGEST, None)
-    if digest is not None and digest != _digest(tensors, metadata):
+    if digest is not None and digest not in {content_digest(tensors, metadata, some) for some in (key, "")}:
         raise ValueError("its content is not what was written")
     return tensors, metadata
 
 
-def _digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    digest = hashlib.sha256(json.dumps(sorted(metadata.items())).encode())
+def read_metadata(path: Path) -> dict[str, str]:
+    """Metadata of a safetensors file without its tensors; that they are whole is not checked.
+
+    Raises:
+        FileNotFoundError: There is none.
+        ValueError: It is something else.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    metadata.pop(DIGEST, None)
+    return metadata
+
+
+def content_digest(tensors: Mapping[str, Tensor], metadata: Mapping[str, str], key: str = "") -> str:
+    """The sha256 of a key, of metadata, and of names, types, shapes and content of tensors on the CPU."""
+    digest = hashlib.sha256((key + json.dumps(sorted(metadata.items()))).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)

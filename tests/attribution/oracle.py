@@ -17,11 +17,10 @@ from torch.utils.data import Dataset
 
 from cases import HELD_OUT, SAMPLES, SEED, Case, collate, loop, reseed_for_query
 from hydragrad.randomness import preserved, reseed, stream_seed
-from hydragrad.steps import SGDOptions, SGDTangent, tangent_step
+from hydragrad.steps import Move, StepPoint, Tangent, read_group, rule_of
 
 Column = tuple[int, int | None]
 Scalar = Callable[[nn.Module], Tensor]
-OPTIONS = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 
 
 def every_sample() -> list[Column]:
@@ -129,17 +128,19 @@ def tangents(case: Case, columns: Sequence[Column], *, curvature: str = "none", 
     model, train_set = case.build(), case.train_set
     optimizer = case.options.optimizer(model)
     named = dict(model.named_parameters())
-    groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
+    rule = rule_of(optimizer)
+    ages = {name: rule.age(optimizer.state.get(p, {})) for name, p in named.items()}
     states = {}
     for name, p in named.items():
         zero = p.new_zeros(len(columns), *p.shape).detach()
-        has_buffer = "momentum_buffer" in optimizer.state.get(p, {})
-        states[name] = SGDTangent(zero, zero if has_buffer else None)
+        states[name] = Tangent(zero, (zero,) * 3)
     r_dot = {name: b.new_zeros(len(columns), *b.shape) for name, b in statistics(model).items()}
 
     def one_step(step: int, indices: list[int]) -> float:
         batch, seed = collate(train_set, indices), stream_seed(SEED, step)
-        groups.update({id(p): group for group in optimizer.param_groups for p in group["params"]})
+        options = {
+            id(p): rule.read(read_group(rule, group)) for group in optimizer.param_groups for p in group["params"]
+        }
         w_dot = {name: state.w_dot for name, state in states.items()}
         divisor = len(indices) if case.options.reduction == "mean" else 1
         here = Here(case, model, batch, indices, seed)
@@ -151,10 +152,10 @@ def tangents(case: Case, columns: Sequence[Column], *, curvature: str = "none", 
         losses = case.loss(model, batch)
         (losses.sum() / divisor).backward()
         for name, p in named.items():
-            if p.grad is not None and id(p) in groups:
+            if p.grad is not None and id(p) in options:
                 g_dot = own[name] / divisor + bent[name] / divisor + damping * w_dot[name]
-                options = SGDOptions(**{key: groups[id(p)][key] for key in OPTIONS})
-                states[name] = tangent_step(states[name], g_dot, options)
+                at, ages[name] = rule.grow(ages[name], options[id(p)])
+                states[name] = advanced(optimizer, p, states[name], g_dot, Move(options[id(p)], at))
         r_dot.update(moved)
         optimizer.step()
         return losses.detach().mean().item()
@@ -162,6 +163,19 @@ def tangents(case: Case, columns: Sequence[Column], *, curvature: str = "none", 
     with preserved():
         loop(case, model, optimizer, one_step)
     return Tangents(model, {name: state.w_dot for name, state in states.items()}, r_dot)
+
+
+def advanced(optimizer: Any, p: nn.Parameter, state: Tangent, g_dot: Tensor, move: Move) -> Tangent:
+    """One parameter's tangents after the optimizer's step, which has not been made yet; no smoothing."""
+    rule = rule_of(optimizer)
+    names = rule.states(move.options)
+    kept = optimizer.state.get(p, {})
+    before = [kept.get(name) for name in names]
+    point = StepPoint(
+        p.detach(), tuple(torch.zeros_like(p) if value is None else value for value in before), p.grad.detach()
+    )
+    after = rule.tangent(Tangent(state.w_dot, state.states[: len(names)]), g_dot, move, point)
+    return Tangent(after.w_dot, (*after.states, *state.states[len(names) :]))
 
 
 def statistics(model: nn.Module) -> dict[str, Tensor]:

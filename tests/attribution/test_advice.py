@@ -1,4 +1,4 @@
-"""Scores say where another estimator is known, or likely, to foretell removals better."""
+"""Scores say where another estimator is known, or likely, to predict removals better."""
 
 import torch
 import torch.nn.functional as F
@@ -6,8 +6,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.attribution.advice import FILE, Advice, kept_advice
+from hydragrad.attribution.advice import NAME, Advice, saved_advice
 from hydragrad.derivatives.kinks import kinks
+from hydragrad.scores import Method
 
 
 def loss(model, batch):
@@ -35,7 +36,7 @@ def trained(model, folder):
 
 def notes(run, **options):
     query = hg.query("w", lambda model: sum(p.square().sum() for p in model.parameters()))
-    return [note for note in hg.attribute(run, query, **options).evidence.notes if "foretell" in note]
+    return [note.text for note in hg.attribute(run, query, **options).evidence.notes if note.kind == "advice"]
 
 
 def test_kinks_are_found_wherever_they_are_written():
@@ -53,13 +54,14 @@ def test_a_model_with_kinks_is_told_of_until_it_was_measured(tmp_path):
     assert notes(run, curvature="ggn") == []
     assert notes(run, curvature="hessian", replays=1) == []
     good, quick = {"curvature": "hessian", "replays": 2}, {"curvature": "ggn", "damping": 0.1}
-    Advice(options=good, quick=quick, because="it was measured").keep(run.path)
+    Advice(best=Method.of(**good), quick=Method.of(**quick), because="it was measured").save(run)
     (note,) = notes(run, curvature="ggn")
     assert "curvature='hessian', replays=2, or in one sweep with curvature='ggn', damping=0.1" in note
     assert note.endswith("it was measured.")
     assert notes(run, **good) == notes(run, **quick) == notes(run, curvature="hessian", replays=3) == []
-    (run.path / FILE).write_text("{")
-    assert kept_advice(run.path) is None
+    for unreadable in ("{", "{}", '{"options": {"curvature": "best"}, "quick": {}, "because": ""}'):
+        (run.path / f"{NAME}.json").write_text(unreadable)
+        assert saved_advice(run) is None
 
 
 def test_a_smooth_model_is_left_in_peace(tmp_path):
@@ -70,6 +72,7 @@ def test_a_smooth_model_is_left_in_peace(tmp_path):
 def test_smoothness_leaves_its_advice_with_the_run(tmp_path):
     run = trained(nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), tmp_path / "smooth")
     found = hg.smoothness(run, steps=[0.5], directions=1)
-    advice = kept_advice(run.path)
-    assert advice is not None and advice.options == found.options and advice.because in found.sentence
+    advice = saved_advice(run)
+    assert advice is not None and advice.best.options == found.options
+    assert advice.because.lower() in found.sentence.lower()
     assert notes(run, **found.options) == []

@@ -96,8 +96,8 @@ def test_the_padding_row_carries_nothing(recorded):
     [
         (lambda model: torch.tensor(1.0).double(), "does not depend on the trained parameters"),
         (lambda model: model(torch.ones(1, 4).double()).detach().sum(), "does not depend on the trained parameters"),
-        (lambda model: model(torch.ones(1, 4).double()), r"one number; it returned shape \(1, 3\)"),
-        (lambda model: 1.0, "it returned a float"),
+        (lambda model: model(torch.ones(1, 4).double()), r"one number, got shape \(1, 3\)"),
+        (lambda model: 1.0, "got a float"),
         (lambda model: model(torch.ones(1, 4).double()).sum() * float("nan"), "NaN or infinity"),
     ],
 )
@@ -107,9 +107,9 @@ def test_queries_that_are_no_queries(function, message, recorded):
 
 
 def test_queries_of_samples_that_do_not_exist():
-    with pytest.raises(QueryError, match=r"samples 0 to 8; \[9\] came"):
+    with pytest.raises(QueryError, match=r"samples 0 to 8, got \[9\]"):
         hg.sample_losses(MLP.held_out, [0, HELD_OUT])
-    with pytest.raises(QueryError, match="none came"):
+    with pytest.raises(QueryError, match="got none"):
         hg.sample_losses(MLP.held_out, [])
     with pytest.raises(QueryError, match="empty"):
         hg.mean_loss(torch.utils.data.Subset(MLP.held_out, []))

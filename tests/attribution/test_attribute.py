@@ -1,6 +1,7 @@
 """What must not change the answer: order, company, choice of samples, checkpoints, memory; and what is refused."""
 
 import copy
+import sys
 
 import pytest
 import torch
@@ -10,12 +11,12 @@ from attribution import oracle
 from cases import BATCH_SIZE, EPOCHS, SAMPLES, STEPS, Case, record
 from hydragrad.attribution.plan import Job
 from hydragrad.attribution.segments import choose_route, sum_segments
-from hydragrad.attribution.sweep import _bytes
+from hydragrad.attribution.sweep import sweep
 from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError
-from hydragrad.replay.histories import run_lanes
+from hydragrad.replay.histories import run_histories
 from hydragrad.replay.trajectory import Trajectory
-from hydragrad.scores import QueryPoint
+from hydragrad.scores import Method, Note, QueryPoint
 
 CURVATURES = ("none", "hessian", "ggn")
 MLP = Case("mlp", "two_groups")
@@ -23,7 +24,7 @@ MLP = Case("mlp", "two_groups")
 
 def job_of(run: hg.Recording, query) -> Job:
     """One question, prepared by hand."""
-    run_of = run_lanes(run)
+    run_of = run_histories(run)
     shapes = {name: value.shape for name, value in run.final.parameters.items()}
     weights = Layout({name: shapes[name] for lane in run_of for name in lane.names})
     point = QueryPoint(
@@ -37,7 +38,7 @@ def job_of(run: hg.Recording, query) -> Job:
     )
     rows = list(query.rows(point))
     return Job(
-        run=run, rows=rows, lanes=run_of, weights=weights, statistics=Layout({}), sample_ids=torch.arange(SAMPLES)
+        run=run, rows=rows, histories=run_of, weights=weights, statistics=Layout({}), sample_ids=torch.arange(SAMPLES)
     )
 
 
@@ -59,7 +60,7 @@ def advances(monkeypatch):
 def test_segments_may_come_in_any_order(route, recorded):
     run = recorded(MLP)
     job = job_of(run, hg.mean_loss(MLP.held_out))
-    assert len(run.segments) > 3 and len(job.lanes) == 2
+    assert len(run.segments) > 3 and len(job.histories) == 2
     expected = hg.attribute(run, hg.mean_loss(MLP.held_out)).values
     order = run.segments[1::2] + run.segments[::2][::-1]
     assert sorted(order) == run.segments and order != run.segments
@@ -134,7 +135,7 @@ def test_little_memory_makes_the_sweep_replay_again(room, recorded, advances):
     expected = hg.attribute(recorded(case), query, curvature="hessian").values
     run = recorded_in_one_segment(case, recorded)
     advances.clear()
-    memory = room * _bytes(run.initial)
+    memory = room * run.initial.bytes
     assert oracle.relative(hg.attribute(run, query, curvature="hessian", memory=memory).values, expected) < 1e-12
     assert len(advances) > STEPS
     assert set(advances) == set(range(STEPS))
@@ -192,6 +193,22 @@ def test_evidence_says_what_was_done(recorded):
     assert evidence.notes == () and evidence.scale_is_measured
 
 
+def test_the_method_goes_into_the_plan_and_the_evidence(recorded, monkeypatch):
+    run, query, plans = recorded(MLP), hg.mean_loss(MLP.held_out), []
+
+    def spied(job, *, memory):
+        plans.append(job.method)
+        return sweep(job, memory=memory)
+
+    monkeypatch.setattr(sys.modules["hydragrad.attribution.attribute"], "sweep", spied)
+    scores = hg.attribute(run, query, curvature="ggn", damping=0.2, smoothing=0.0)
+    assert plans == [Method.of("ggn", damping=0.2, smoothing=0.0)] == [scores.evidence.method]
+    assert scores.evidence.smoothing == 0.0
+    assert torch.equal(scores.values, hg.attribute(run, query, curvature="ggn", damping=0.2).values), "SGD has none"
+    with pytest.raises(QueryError, match="smoothing must be finite and not negative"):
+        hg.attribute(run, query, smoothing=-0.1)
+
+
 def test_an_unfinished_run_is_attributed_up_to_its_last_step(tmp_path):
     case = Case("mlp", "momentum")
     model, train_set = case.build(), case.train_set
@@ -207,16 +224,16 @@ def test_an_unfinished_run_is_attributed_up_to_its_last_step(tmp_path):
         run = hg.Recording(tmp_path, case.build(), case.loss, train_set)
     evidence = hg.attribute(run, hg.mean_loss(case.held_out)).evidence
     assert not evidence.completed and evidence.steps == 4
-    assert "The run was interrupted; this is its state after step 4." in evidence.notes
+    assert Note("interrupted", "The run was interrupted; this is its state after step 4.") in evidence.notes
 
 
 @pytest.mark.parametrize(
     ("samples", "message"),
     [
-        ([0, SAMPLES], rf"trained on samples 0 to {SAMPLES - 1}; \[{SAMPLES}\] came"),
-        ([-1], r"\[-1\] came"),
-        ([3, 4, 3], "some came twice"),
-        ([], "none came"),
+        ([0, SAMPLES], rf"trained on samples 0 to {SAMPLES - 1}, got \[{SAMPLES}\]"),
+        ([-1], r"got \[-1\]"),
+        ([3, 4, 3], "got some twice"),
+        ([], "got none"),
     ],
 )
 def test_sample_ids_that_cannot_be_answered(samples, message, recorded):
@@ -226,20 +243,20 @@ def test_sample_ids_that_cannot_be_answered(samples, message, recorded):
 
 def test_wrong_questions(recorded):
     run, query = recorded(MLP), hg.mean_loss(MLP.held_out)
-    with pytest.raises(QueryError, match="one of none, hessian, ggn; 'fisher' came"):
+    with pytest.raises(QueryError, match="one of none, hessian, ggn, got 'fisher'"):
         hg.attribute(run, query, curvature="fisher")
     with pytest.raises(QueryError, match="damping is added to the curvature"):
         hg.attribute(run, query, damping=0.1)
-    with pytest.raises(QueryError, match=r"Ask with hg.mean_loss.*no query came"):
+    with pytest.raises(QueryError, match=r"made by hg.mean_loss.*got no query"):
         hg.attribute(run, [])
-    with pytest.raises(QueryError, match=r"Ask with hg.mean_loss.*str came"):
+    with pytest.raises(QueryError, match=r"made by hg.mean_loss.*got str"):
         hg.attribute(run, [query, "accuracy"])
     with pytest.raises(QueryError, match="does not depend on the trained parameters"):
         hg.attribute(run, hg.query("constant", lambda model: torch.tensor(1.0, dtype=torch.float64)))
 
 
 def test_wrong_route_is_refused(recorded):
-    with pytest.raises(QueryError, match="route must be one of auto, hooks, jvp; 'hook' came"):
+    with pytest.raises(QueryError, match="route must be one of auto, hooks, jvp, got 'hook'"):
         hg.attribute(recorded(MLP), hg.mean_loss(MLP.held_out), route="hook")
 
 

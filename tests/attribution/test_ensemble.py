@@ -50,8 +50,9 @@ def test_it_is_the_mean_over_runs_with_its_standard_error(tmp_path, queries):
     assert torch.allclose(found.label_contributions, torch.stack([s.label_contributions for s in each]).mean(0))
     assert torch.allclose(found.query_values, torch.stack([scores.query_values for scores in each]).mean(0))
     assert found.evidence.seeds == 3
-    assert "Means over 3 independent runs (seeds 4, 7, 9)" in found.evidence.notes[-2]
-    assert "0.9 takes" in found.evidence.notes[-1]
+    assert "Means over 3 independent runs (seeds 4, 7, 9)" in found.evidence.notes[-2].text
+    assert "0.9 takes" in found.evidence.notes[-1].text
+    assert {note.kind for note in found.evidence.notes[-2:]} == {"ensemble"}
     assert torch.equal(hg.ensemble(make, queries, seeds=2, out=tmp_path, workers=2).sample_ids, torch.arange(24))
 
 
@@ -73,9 +74,9 @@ def test_it_is_verified_against_the_mean_of_really_retrained_runs(tmp_path, quer
     groups = [[0, 1, 2], [5, 6, 7], [9, 11, 13]]
     check = hg.verify(runs, scores, groups=groups).checks[0]
     actual = [hg.counterfactual(run, groups, queries[0]).values[0] for run in runs]
-    assert check["actual"] == ((actual[0] + actual[1]) / 2).tolist()
-    assert check["predicted"] == [scores.total(group)[0].item() for group in groups]
-    with pytest.raises(QueryError, match="none came"):
+    assert list(check.actual) == ((actual[0] + actual[1]) / 2).tolist()
+    assert list(check.predicted) == [scores.total(group)[0].item() for group in groups]
+    with pytest.raises(QueryError, match="got none"):
         hg.verify([], scores)
 
 

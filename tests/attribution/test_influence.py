@@ -13,9 +13,9 @@ from hydragrad.attribution.influence import (
     influence_at,
     influence_functions,
     query_gradients,
-    spread_steps,
 )
 from hydragrad.errors import LossError
+from hydragrad.replay.checkpoint_spread import spread_steps
 from hydragrad.replay.histories import trained_layout
 
 DAMPING = 0.05

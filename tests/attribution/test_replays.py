@@ -9,7 +9,8 @@ from torch.utils.data import TensorDataset
 import hydragrad as hg
 from hydragrad.attribution import replays
 from hydragrad.errors import QueryError
-from hydragrad.replay.retraining import Change, retrain
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import retrain
 
 
 def loss(model, batch):
@@ -41,9 +42,8 @@ def test_a_replays_contributions_are_the_derivative_there(run, held_out):
     found = hg.attribute(run, query, curvature="hessian", replays=1, drop=0.25)
     here = hg.attribute(run, query, curvature="hessian")
     assert (found.values - here.values).norm() > 1e-2 * here.values.norm()
-    weights = replays.kept_weights(24, 0.25, 0)
-    assert weights.sum() == 18
-    dropped = {i: 0.0 for i in range(24) if weights[i] == 0}
+    dropped = replays.leave_out(24, 0.25, 0).weights
+    assert len(dropped) == 24 - 18 and set(dropped.values()) == {0.0}
     h = 1e-5
     model = run.trained_model()
 
@@ -55,7 +55,7 @@ def test_a_replays_contributions_are_the_derivative_there(run, held_out):
             return loss(model, held_out.tensors).mean().item()
 
     for sample in (0, 7, next(iter(dropped))):
-        at = weights[sample].item()
+        at = dropped.get(sample, 1.0)
         slope = (value(dropped | {sample: at + h}) - value(dropped | {sample: at - h})) / (2 * h)
         # Weights of retrainings are float32, so h is known to seven digits only.
         assert found.values[0, sample].item() == pytest.approx(-slope, rel=2e-2, abs=1e-7)
@@ -70,7 +70,7 @@ def test_several_are_averaged_and_workers_change_nothing(run, held_out, curvatur
     assert torch.allclose(both.label_contributions, (each[0].label_contributions + each[1].label_contributions) / 2)
     assert (each[0].values != each[1].values).any()
     assert both.evidence.replays == 2
-    assert "left out" in both.evidence.notes[0]
+    assert both.evidence.notes[0].kind == "replays" and "left out" in both.evidence.notes[0].text
     together = hg.attribute(run, queries, curvature=curvature, replays=2, labels=True, workers=2)
     assert torch.equal(together.values, both.values)
     one_row_a_pass = hg.attribute(run, queries, curvature=curvature, replays=2, memory=1)

@@ -8,6 +8,7 @@ import torch
 import hydragrad as hg
 from cases import STEPS, Case, record
 from hydragrad.derivatives import CurvatureProducts
+from hydragrad.replay.changed_run import Change, ChangedRun
 from hydragrad.replay.trajectory import Trajectory
 
 CASE = Case("mlp", "all")
@@ -113,6 +114,22 @@ def test_another_question_starts_afresh(run, steps):
     assert steps.calls == STEPS
     assert len(left_over(run)) == 1
     hg.attribute(run, asked, curvature="hessian")
+    assert left_over(run) == []
+
+
+def test_a_run_with_other_weights_starts_afresh(run, steps):
+    """Even where the query's gradient is the same everywhere, so that only the run differs."""
+    total = hg.query("sum of weights", lambda model: sum(parameter.sum() for parameter in model.parameters()))
+    changed = ChangedRun(run, Change(weights={0: 0.0, 3: 0.0}))
+    assert changed.final is not None  # trained once, so that its steps are not counted
+    expected = hg.attribute(changed, total, curvature="hessian")
+    steps.start(at=10)
+    with pytest.raises(KeyboardInterrupt):
+        hg.attribute(run, total, curvature="hessian")
+    assert len(left_over(run)) == 1
+    assert torch.equal(hg.attribute(changed, total, curvature="hessian").values, expected.values)
+    steps.start()
+    hg.attribute(run, total, curvature="hessian")
     assert left_over(run) == []
 
 

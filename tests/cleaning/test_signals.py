@@ -55,7 +55,7 @@ def test_signals_are_kept_and_measured_again_where_the_file_is_cut_off(noisy_run
 
 
 def test_a_single_fold_is_refused(noisy_run):
-    with pytest.raises(QueryError, match="need 2 folds"):
+    with pytest.raises(QueryError, match="folds must be 0, or 2 to 80, the number of samples; got 1"):
         training_signals(noisy_run[0], folds=1)
 
 

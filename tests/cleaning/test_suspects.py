@@ -8,7 +8,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 
 import hydragrad as hg
 from hydragrad.cleaning import area_under_roc, estimated_share, found_in_first, labels_of, relabelled, without
-from hydragrad.cleaning.detection import finding_curve
+from hydragrad.cleaning.detection import detection_curve
 from hydragrad.errors import DataError
 
 
@@ -60,9 +60,9 @@ def test_a_subset_of_samples_and_no_suggestions(noisy_run):
     assert estimated_share(ranked) == pytest.approx(float((ranked["contribution"] < 0).mean()))
 
 
-def test_finding_curve_ends_at_everything(noisy_run):
+def test_the_detection_curve_ends_at_everything(noisy_run):
     run, labels, scores = noisy_run
-    inspected, found = finding_curve(hg.suspects(run, scores))
+    inspected, found = detection_curve(hg.suspects(run, scores))
     assert (inspected[0], found[0], inspected[-1], found[-1]) == (0, 0, 1, 1)
     assert found[int(labels.flipped.sum())] == 1
 

@@ -185,7 +185,7 @@ def test_the_bound_and_its_note(hydragrad, trained, tmp_path):
     assert 0 < figures["error"] <= figures["measured_bound"] <= figures["bound"]
     assert (trained / "bound.png").exists()
     notes = Scores.load(trained / "scores" / "validation-none.safetensors").evidence.notes
-    assert any("Spearman" in note for note in notes)
+    assert any(note.kind == "approximation error" and "Spearman" in note.text for note in notes)
 
 
 @pytest.mark.parametrize("command", ["verify", "bound"])

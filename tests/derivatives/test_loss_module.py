@@ -1,4 +1,4 @@
-"""The private copy of model and loss, its layout, and its one call."""
+"""The private copy of model and loss."""
 
 import pytest
 import torch
@@ -6,8 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from case_models import cross_entropy_loss
-from hydragrad.derivatives import Batch, Layout, LossModule, check_losses
-from hydragrad.derivatives.one_call import capture_output, losses_of_output
+from hydragrad.derivatives import Batch, LossModule, check_losses
 from hydragrad.errors import LossError
 from hydragrad.randomness import preserved
 
@@ -55,53 +54,3 @@ def test_losses_are_checked_wherever_they_are_evaluated():
     problem = LossModule(nn.Linear(3, 2), lambda model, batch: F.cross_entropy(model(batch[0]), batch[1]))
     with pytest.raises(LossError, match="one number a sample"), preserved():
         problem(batch())
-
-
-def test_the_model_may_be_replaced_by_its_output():
-    problem = LossModule(nn.Linear(3, 2), cross_entropy_loss)
-    output = torch.randn(4, 2)
-    with preserved(), capture_output(problem, required=True) as captured:
-        assert torch.equal(losses_of_output(problem, batch(), output), F.cross_entropy(output, Y, reduction="none"))
-        assert captured.outputs == []
-        expected, _ = problem(batch())
-    assert torch.equal(F.cross_entropy(captured.tensor, Y, reduction="none"), expected)
-    assert not problem.model._forward_hooks
-
-
-def test_the_stand_in_has_the_models_attributes():
-    def loss(model, batch):
-        assert model.in_features == 3
-        return cross_entropy_loss(model, batch)
-
-    problem = LossModule(nn.Linear(3, 2), loss)
-    with preserved():
-        losses_of_output(problem, batch(), torch.randn(4, 2))
-
-
-@pytest.mark.parametrize(
-    ("loss", "came"),
-    [
-        (lambda m, b: cross_entropy_loss(m, b) + cross_entropy_loss(m, b), "was called 2 times"),
-        (lambda m, b: X.sum(1), "was called 0 times"),
-    ],
-)
-def test_one_call_is_needed(loss, came):
-    problem = LossModule(nn.Linear(3, 2), loss)
-    with preserved(), capture_output(problem, required=True) as captured:
-        problem(batch())
-    with pytest.raises(LossError, match=came):
-        _ = captured.tensor
-
-
-def test_a_layout_goes_there_and_back():
-    layout = Layout({"a": (2, 3), "b": (), "c": (4,)})
-    assert layout.size == 11 and layout.names == ("a", "b", "c")
-    named = {"c": torch.arange(4.0), "a": torch.ones(2, 3), "b": None, "elsewhere": torch.ones(5)}
-    flat = layout.flatten(named, torch.zeros(1, dtype=torch.float64))
-    assert flat.dtype == torch.float64 and flat.tolist() == [1] * 6 + [0] + [0, 1, 2, 3]
-    rows = torch.stack([flat, 2 * flat])
-    views = layout.views(rows)
-    assert {name: tuple(view.shape) for name, view in views.items()} == {"a": (2, 2, 3), "b": (2,), "c": (2, 4)}
-    views["a"][1, 0, 0] = -1.0
-    assert rows[1, 0] == -1.0, "views, not copies"
-    assert layout.span(("b", "c")) == slice(6, 11)

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.optim import LBFGS, SGD, Adam
+from torch.optim import LBFGS, SGD, Rprop
 from torch.utils.data import TensorDataset
 
 from cli.test_app import hydragrad as hydragrad
@@ -42,8 +42,8 @@ REFUSED = {
     "half": ({"model": build().half()}, "must be float32, or all float64"),
     "bfloat16": ({"model": build().bfloat16()}, "must be float32, or all float64"),
     "autocast": ({"loss": under_autocast}, "Train in float32"),
-    "Adam": ({"optimizer": lambda model: Adam(model.parameters())}, "torch.optim.SGD only"),
-    "LBFGS": ({"optimizer": lambda model: LBFGS(model.parameters())}, "torch.optim.SGD only"),
+    "Rprop": ({"optimizer": lambda model: Rprop(model.parameters())}, "Rprop has no rule here"),
+    "LBFGS": ({"optimizer": lambda model: LBFGS(model.parameters())}, "LBFGS has no rule here"),
     "sparse": ({"model": embedding()}, "Build it without sparse"),
     "no parameters": ({"model": nn.Flatten(), "optimizer": SGD(build().parameters(), 0.1)}, "has no parameters"),
 }

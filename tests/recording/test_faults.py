@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam
+from torch.optim import SGD, Rprop
 from torch.utils.data import IterableDataset, TensorDataset
 
 import hydragrad as hg
@@ -173,7 +173,7 @@ REFUSED: dict[str, tuple[Callable[[], dict[str, Any]], type[Exception], str]] = 
     "label negative": (lambda: {"data": relabelled(9, -1)}, errors.DataError, r"samples \[9\].*out of"),
     "float16": (lambda: {"model": build().half()}, errors.Unsupported, "float16"),
     "bfloat16": (lambda: {"model": build().bfloat16()}, errors.Unsupported, "bfloat16"),
-    "Adam": (lambda: {"optimizer": Adam(build().parameters())}, errors.Unsupported, "torch.optim.*Adam"),
+    "Rprop": (lambda: {"optimizer": Rprop(build().parameters())}, errors.Unsupported, "Rprop has no rule here"),
     "subclass": (lambda: {"optimizer": OwnSGD(build().parameters())}, errors.Unsupported, "OwnSGD"),
     "foreign": (lambda: {"optimizer": sgd(build())}, errors.Unsupported, "not the model's"),
     "sparse": (lambda: {"model": embedding()}, errors.Unsupported, "sparse=True"),

@@ -131,7 +131,7 @@ def test_a_sum_is_recorded_as_one(tmp_path):
                 loss(model, samples()[[3, 1, 4]]).sum().backward()
                 optimizer.step()
     run = hg.Recording(tmp_path, model, loss, samples())
-    assert run.divisor(run.steps[0]) == 1.0
+    assert run.steps[0].micro_batches[0].coefficients == 1.0
     assert replays_to_the_bit(run)
     assert same_weights(run.trained_model(), model)
 

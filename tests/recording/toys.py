@@ -107,7 +107,7 @@ def replays_to_the_bit(run: hg.Recording) -> bool:
     with run.replay() as replay:
         replay.trajectory.restore(run.initial)
         for record in run.steps:
-            replay.advance(record, run.batch(record))
+            replay.advance(record, run.batches(record))
             if record.step + 1 in ends and run.has_checkpoint(record.step + 1):
                 replay.check_against(run.checkpoint(record.step + 1))
     return replay.drift == 0

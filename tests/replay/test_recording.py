@@ -112,7 +112,7 @@ def through(run):
         for start, stop in run.segments:
             replay.trajectory.restore(run.checkpoint(start))
             for record in run.steps[start:stop]:
-                replay.advance(record, run.batch(record))
+                replay.advance(record, run.batches(record))
             replay.check_against(run.checkpoint(stop))
         return replay.drift
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from torch.utils.data import TensorDataset
 
 from hydragrad.replay import Recording
-from hydragrad.scores import Evidence, Scores
+from hydragrad.scores import Evidence, Note, Scores
 from hydragrad.training import train
 
 SAMPLES, CLASSES = 40, 3
@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Recording:
 
 @pytest.fixture
 def scores() -> Scores:
-    return scores_with(Evidence(curvature="none", route="hooks", steps=9, notes=("A <b>note</b>.",)))
+    return scores_with(Evidence(route="hooks", steps=9, notes=(Note("other", "A <b>note</b>."),)))
 
 
 def scores_with(evidence: Evidence) -> Scores:

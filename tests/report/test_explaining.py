@@ -1,4 +1,4 @@
-"""Explanations: the extremes of the whole matrix, from both ends, whatever came first in parts."""
+"""Explanations: the extremes of the whole matrix, for either side, however it was divided into parts."""
 
 from dataclasses import replace
 
@@ -58,7 +58,7 @@ def test_scores_of_single_samples_explain_them(run, test_set):
         evidence=hypergradients(run).evidence(),
         queries=tuple(asked),
     )
-    assert explained_samples(scores) == (test_set, [4, 2, 9])
+    assert explained_samples(scores) == (test_set, (4, 2, 9))
     found = from_scores(run, scores, None)
     assert sorted(found.samples.tolist()) == [2, 4, 9] and found.dataset is test_set
     row = found.samples.tolist().index(9)
@@ -66,7 +66,7 @@ def test_scores_of_single_samples_explain_them(run, test_set):
     assert found.helped[0].tolist()[0] == row
 
     loaded = replace(scores, queries=None)
-    assert explained_samples(loaded) == (None, [4, 2, 9]), "a file names them"
+    assert explained_samples(loaded) == (None, (4, 2, 9)), "a file holds them"
     alone = from_scores(run, loaded, None)
     assert alone.samples.tolist() == [4, 2, 9] and alone.predictions is None
     other = replace(scores, queries=(mean_loss(test_set),), query_names=("loss", "b", "c"))

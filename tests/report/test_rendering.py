@@ -64,9 +64,9 @@ def test_the_users_own_way_comes_first():
     assert rendered(0, lambda item: Image.new("L", (3, 2), 7)).tolist() == [[7] * 3] * 2
     assert rendered("text", lambda item: None) is None, "nothing is guessed beside it"
     for wrong, told in (
-        (3, "int came"),
-        (np.zeros((2, 2)), "ndarray came"),
-        (np.zeros(5, np.uint8), "shape .5,. came"),
+        (3, "got int"),
+        (np.zeros((2, 2)), "got ndarray"),
+        (np.zeros(5, np.uint8), "got uint8 of shape .5,."),
     ):
         with pytest.raises(PresentationError, match=told):
             rendered(0, lambda item, wrong=wrong: wrong)

@@ -16,7 +16,7 @@ import torch
 from hydragrad.errors import PresentationError, QueryError
 from hydragrad.replay import Recording
 from hydragrad.report import report
-from hydragrad.scores import Evidence, Scores
+from hydragrad.scores import Check, Evidence, Method, Scores
 
 
 class Page(HTMLParser):
@@ -231,14 +231,13 @@ def test_markup_in_data_is_shown_and_not_run(
     ("evidence", "said", "unsaid"),
     [
         (
-            Evidence(curvature="none"),
+            Evidence(),
             ["as a ranking only", "scale not measured)", "Do not read the scale as predicted change"],
             ["by about this much"],
         ),
         (
             Evidence(
-                curvature="none",
-                checks=({"name": "g", "predicted": [1, 2, 3, 4, 5, 6], "actual": [6, 5, 4, 3, 2, 1]},),
+                checks=(Check(name="g", predicted=(1, 2, 3, 4, 5, 6), actual=(6, 5, 4, 3, 2, 1)),),
             ),
             [
                 "go by what the checks measured",
@@ -249,12 +248,12 @@ def test_markup_in_data_is_shown_and_not_run(
             ["by about this much", "scale not measured", "Do not read"],
         ),
         (
-            Evidence(curvature="hessian"),
+            Evidence(method=Method.of("hessian")),
             ["exact first derivatives", "by about this much", "has not been checked on this run"],
             ["Do not read", "scale not measured"],
         ),
         (
-            Evidence(curvature="ggn", damping=0.5, replay_exact=False, replay_drift=2e-6, completed=False),
+            Evidence(method=Method.of("ggn", damping=0.5), replay_exact=False, replay_drift=2e-6, completed=False),
             [
                 "approximate the first derivatives",
                 "damping 0.5",
@@ -264,8 +263,8 @@ def test_markup_in_data_is_shown_and_not_run(
             ["exact first", "to the last bit"],
         ),
         (
-            Evidence(curvature="hessian", checks=({"name": "Slope", "slope": 0.5, "n": 30},)),
-            ["Slope slope 0.5; n 30"],
+            Evidence(method=Method.of("hessian"), checks=(Check(name="Slope", slope=0.5, groups=30),)),
+            ["Slope groups 30; slope 0.5"],
             ["Predicted against actual"],
         ),
     ],
@@ -285,7 +284,7 @@ def test_checks_that_chance_explains_are_called_so(run: Recording, scores: Score
     check = {"name": "c", "predicted": [1, 2, 3, 4, 5], "actual": [2, 1, 5, 3, 4]}
     page = Page(report(run, scores, report_path, checks=[check, check]))
     assert len(page.data["checks"]) == 1, "the same check is shown once"
-    assert "agree in order no better than chance could (Spearman 0.6)" in page.text
+    assert "agree in order no better than by chance (Spearman 0.6)" in page.text
 
 
 def test_another_query_by_name_or_number(run: Recording, scores: Scores, tmp_path: Path) -> None:
@@ -302,7 +301,7 @@ def test_suspects_that_leave_samples_out_are_followed_by_the_others(
     ids = page.column("samples", "id").tolist()
     assert ids == suspects["sample"].tolist()[-5:] + suspects["sample"].tolist()[:-5]
     assert (page.column("samples", "suggested")[5:] == 0xFFFF).all()
-    assert page.data["found"] is None, "which labels are wrong is not known of all"
+    assert page.data["detection"] is None, "which labels are wrong is not known of all"
 
 
 def test_contributions_that_are_no_numbers_do_not_hurt(run: Recording, scores: Scores, report_path: Path) -> None:
@@ -328,16 +327,16 @@ def test_refuses_what_it_cannot_show(run: Recording, scores: Scores, suspects: p
         report(run, scores, report_path, suspects=pd.concat([suspects, suspects.head(1)]))
     with pytest.raises(PresentationError, match="classes names 2 labels"):
         report(run, scores, report_path, suspects=suspects, classes=["a", "b"])
-    with pytest.raises(PresentationError, match="predicted and actual; one came with name"):
+    with pytest.raises(PresentationError, match="predicted and actual, got name"):
         report(run, scores, report_path, checks=[{"name": "x"}])
     with pytest.raises(PresentationError, match="fractions"):
         report(run, scores, report_path, accuracies={"a": 71.0})
-    with pytest.raises(PresentationError, match=r"render\(item\) must return a PIL image.*; int came"):
+    with pytest.raises(PresentationError, match=r"render\(item\) must return a PIL image.*, got int"):
         report(run, scores, report_path, render=lambda item: 3)
-    with pytest.raises(QueryError, match="'nope' came"):
+    with pytest.raises(QueryError, match="got 'nope'"):
         report(run, scores, report_path, query="nope")
     with pytest.raises(QueryError, match="samples up to 99; the run was trained on samples 0 to 39"):
         report(run, replace(scores, sample_ids=torch.arange(40) + 60), report_path)
-    with pytest.raises(QueryError, match="contributions to losses of single samples"):
+    with pytest.raises(QueryError, match="contributions to losses of single samples, got scores of validation"):
         report(run, scores, report_path, explain=scores)
     assert not report_path.exists(), "nothing half-written"

@@ -65,20 +65,21 @@ def test_a_state_comes_back_to_the_bit(tmp_path):
 def test_tensors_of_any_shape_and_name_come_back(tmp_path_factory, dtype, shape, name):
     value = torch.arange(torch.Size(shape).numel()).reshape(shape).to(dtype)
     turned = value.permute(tuple(reversed(range(value.dim())))).clone()  # as it lies in memory, but its own
-    folder = write(tmp_path_factory.mktemp("run"), Checkpoint(0, {name: value}, {}, {name: turned}))
+    state = {name: {"exp_avg": turned, "step": 3.0}}
+    folder = write(tmp_path_factory.mktemp("run"), Checkpoint(0, {name: value}, {}, state))
     read = folder.read(0, folder.entries()[0])
     assert equal(read.parameters, {name: value})
-    assert equal(read.momentum, {name: turned})
+    assert equal(read.optimizer, state)
 
 
 def test_a_snapshot_is_a_copy():
     model, optimizer = trained()
     taken = snapshot(0, model, optimizer)
-    before = taken.parameters["0.weight"].clone(), taken.momentum["0.weight"].clone()
+    before = taken.parameters["0.weight"].clone(), taken.optimizer["0.weight"]["momentum_buffer"].clone()
     loss(model, samples()[:6]).mean().backward()
     optimizer.step()
     assert torch.equal(taken.parameters["0.weight"], before[0])
-    assert torch.equal(taken.momentum["0.weight"], before[1])
+    assert torch.equal(taken.optimizer["0.weight"]["momentum_buffer"], before[1])
     assert not torch.equal(taken.parameters["0.weight"], model[0].weight)
 
 
@@ -99,7 +100,7 @@ def test_the_next_step_is_the_same_from_a_checkpoint():
 def test_momentum_that_was_not_there_is_taken_away():
     model, optimizer = trained(steps=0)
     taken = snapshot(0, model, optimizer)
-    assert taken.momentum == {}
+    assert taken.optimizer == {}
     other, elsewhere = trained()
     put_into(taken, other, elsewhere)
     assert not elsewhere.state
@@ -150,3 +151,41 @@ def test_it_can_be_read_without_us(tmp_path):
     with safe_open(folder.path(3), framework="pt") as file:
         assert torch.equal(file.get_tensor("parameters/0.weight"), model[0].weight)
         assert json.loads(file.metadata()["state"])["groups"]
+
+
+def test_frozen_parameters_are_written_once(tmp_path):
+    model, optimizer = trained()
+    model[0].weight.requires_grad_(False)
+    folder = CheckpointFolder(tmp_path)
+    index = AppendOnlyLines(folder.index)
+    for step in (0, 3, 6):
+        if step == 6:  # somebody loads other frozen weights
+            model[0].weight.data.add_(1)
+        taken = snapshot(step, model, optimizer)
+        folder.write(taken, index)
+        read = CheckpointFolder(tmp_path).read(step, folder.entries()[step])
+        assert equal(read.parameters, taken.parameters)
+    index.close()
+    held = []
+    for step in (0, 3, 6):
+        with safe_open(folder.path(step), framework="pt") as file:
+            held.append("parameters/0.weight" in file.keys())  # noqa: SIM118 - not a dict
+    assert held == [True, False, True]
+
+
+def test_a_frozen_parameter_whose_file_is_damaged_is_named(tmp_path):
+    model, optimizer = trained()
+    model.requires_grad_(False)
+    folder = CheckpointFolder(tmp_path)
+    index = AppendOnlyLines(folder.index)
+    for step in (0, 3):
+        folder.write(snapshot(step, model, optimizer), index)
+    index.close()
+    content = bytearray(folder.path(0).read_bytes())
+    content[-1] ^= 1
+    folder.path(0).write_bytes(content)
+    with pytest.raises(RunDamaged, match=r"step-00000000.safetensors holds another .* than was written"):
+        CheckpointFolder(tmp_path).read(3, folder.entries()[3])
+    folder.path(0).unlink()
+    with pytest.raises(RunDamaged, match=r"step-00000000.safetensors can't be read"):
+        CheckpointFolder(tmp_path).read(3, folder.entries()[3])

@@ -9,16 +9,15 @@ from safetensors.torch import save_file
 
 import hydragrad as hg
 from hydragrad.errors import QueryError, RunDamaged
-from hydragrad.scores import MEANING, Evidence
+from hydragrad.scores import MEANING, Check, Evidence, Method, Note
 
 EVIDENCE = Evidence(
-    curvature="none",
-    damping=0.0,
+    method=Method.of("none"),
     route="hooks",
     steps=12,
     replay_drift=1e-9,
-    notes=("A note.", "Another."),
-    checks=({"slope": 0.9, "groups": 3},),
+    notes=(Note("replays", "A note."), Note("other", "Another.")),
+    checks=(Check(slope=0.9, groups=3),),
 )
 
 
@@ -114,7 +113,7 @@ def test_queries_are_named_or_numbered():
     with pytest.raises(QueryError, match=r"answer 2 queries \(held out, loss of sample 3\); none was named. Name one"):
         given.row()
     for wrong in ("loss of sample 4", 2, -1):
-        with pytest.raises(QueryError, match=f"{wrong!r} came"):
+        with pytest.raises(QueryError, match=f"got {wrong!r}"):
             given.most_helpful(1, wrong)
     with pytest.raises(QueryError, match="none was named"):
         given.most_harmful(1)
@@ -128,7 +127,7 @@ def test_long_lists_of_queries_are_cut_in_messages():
         query_values=torch.zeros(20),
         evidence=EVIDENCE,
     )
-    with pytest.raises(QueryError, match=r"q7, \.\.\.\); 'x' came"):
+    with pytest.raises(QueryError, match=r"q7, \.\.\.\); got 'x'"):
         many.row("x")
 
 
@@ -156,13 +155,13 @@ def test_evidence_goes_through_json():
     assert again == EVIDENCE
     later = EVIDENCE.to_dict() | {"an entry of a later version": 1}
     assert Evidence.from_dict(later) == EVIDENCE
-    assert Evidence.from_dict({"curvature": "ggn"}) == Evidence(curvature="ggn")
+    assert Evidence.from_dict({"curvature": "ggn"}) == Evidence(method=Method.of("ggn"))
 
 
 def test_when_a_scale_may_be_trusted():
-    assert not Evidence(curvature="none").scale_is_measured
-    assert Evidence(curvature="none", checks=({"slope": 1.0},)).scale_is_measured
-    assert Evidence(curvature="hessian").scale_is_measured
+    assert not Evidence(method=Method.of("none")).scale_is_measured
+    assert Evidence(method=Method.of("none"), checks=(Check(slope=1.0),)).scale_is_measured
+    assert Evidence(method=Method.of("hessian")).scale_is_measured
 
 
 def test_a_name_that_two_queries_share_is_asked_by_number():
@@ -171,7 +170,7 @@ def test_a_name_that_two_queries_share_is_asked_by_number():
         sample_ids=torch.arange(2),
         query_names=("same", "same"),
         query_values=torch.zeros(2, dtype=torch.float64),
-        evidence=Evidence(curvature="none"),
+        evidence=Evidence(),
     )
     with pytest.raises(QueryError, match=r"named 'same': rows \[0, 1\]"):
         scores.most_harmful(1, "same")

@@ -30,7 +30,7 @@ def test_agreement_is_the_mean_over_pairs(generator):
     assert math.isnan(rank_agreement(torch.ones(2, 1, 4))[0])
 
 
-def test_means_agree_as_foretold(generator):
+def test_means_agree_as_predicted(generator):
     x = repeats(60, 2.0, generator)
     single = rank_agreement(x).mean().item()
     means = x.reshape(6, 10, 2, 400).mean(1)

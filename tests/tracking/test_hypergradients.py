@@ -92,7 +92,7 @@ def test_a_saved_store_opens(recorded, tmp_path):
 def test_interrupted_it_goes_on_to_the_same_rows(case, recorded, tmp_path, monkeypatch):
     run = recorded(case)
     expected = hypergradients(run).rows
-    calls, real = [], hg.Recording.batch
+    calls, real = [], hg.Recording.batches
 
     def interrupted(self, record):
         calls.append(record.step)
@@ -100,7 +100,7 @@ def test_interrupted_it_goes_on_to_the_same_rows(case, recorded, tmp_path, monke
             raise KeyboardInterrupt
         return real(self, record)
 
-    monkeypatch.setattr(hg.Recording, "batch", interrupted)
+    monkeypatch.setattr(hg.Recording, "batches", interrupted)
     with pytest.raises(KeyboardInterrupt):
         hypergradients(run, store=tmp_path / "store")
     monkeypatch.undo()
@@ -200,7 +200,7 @@ def test_bad_input_gets_a_named_error(recorded, tmp_path, monkeypatch):
     store = hypergradients(run, store=tmp_path / "store")
     with pytest.raises(RecordingMismatch, match="this model has"):
         Store.open(tmp_path / "store", Case("convolution", "all").build(), MLP.loss)
-    with pytest.raises(QueryError, match="Ask with"):
+    with pytest.raises(QueryError, match="Expected queries made by"):
         store.contributions([])
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100})())
     with pytest.raises(DiskFull, match="projection=2048"):

@@ -55,7 +55,7 @@ def test_interrupted_it_is_refused_until_it_is_whole(tmp_path):
 
 def test_what_was_not_told_is_named():
     case = Case("mlp", "momentum")
-    with pytest.raises(StepError, match=r"Step 0 ran with .*lr=0\.1.*told ahead were .*lr=0\.2.*hg\.planned"):
+    with pytest.raises(StepError, match=r"Step 0 ran with .*lr=0\.1.*planned were .*lr=0\.2.*hg\.planned"):
         track(case, schedule=told(Case("mlp", "plain")))
     with pytest.raises(StepError, match="ends after 3 steps"):
         track(case, schedule=told(case, steps=3))

@@ -8,6 +8,7 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import QueryError
+from hydragrad.scores import Note
 from hydragrad.trust.smoothness import SMOOTH
 
 
@@ -58,7 +59,7 @@ def test_a_jagged_run_is_not(tmp_path):
     assert found.rounding_growth > 10 * smooth.rounding_growth
 
 
-def test_samples_that_are_coupled_are_asked_of_exactly(tmp_path):
+def test_coupled_samples_take_the_exact_curvature(tmp_path):
     found = hg.smoothness(trained(nn.Sequential(nn.BatchNorm1d(8), Jagged()), tmp_path / "run"))
     assert found.probes[-1].cosine < SMOOTH
     assert found.options == {"curvature": "hessian", "replays": 4}
@@ -69,7 +70,7 @@ def test_the_verdict_goes_into_the_evidence_once(tmp_path):
     found = hg.smoothness(run, steps=[0.5], directions=1)
     scores = hg.attribute(run, hg.query("w", lambda model: next(model.parameters()).sum()))
     evidence = found.noted(found.noted(scores.evidence))
-    assert evidence.notes == (*scores.evidence.notes, found.sentence)
+    assert evidence.notes == (*scores.evidence.notes, Note("smoothness", found.sentence))
 
 
 def test_it_refuses_what_it_cannot_probe(tmp_path):

@@ -1,4 +1,4 @@
-"""Verification on a smooth run: exact scores foretell removals, and the check says what it measured."""
+"""Verification on a smooth run: exact scores predict removals, and the check says what it measured."""
 
 import dataclasses
 
@@ -13,7 +13,6 @@ import hydragrad as hg
 from hydragrad.errors import DataError, LossError, QueryError
 from hydragrad.replay.retraining import FOLDER
 from hydragrad.trust.lds import lds, lds_interval
-from hydragrad.trust.verify import sentence
 
 
 def loss(model, batch):
@@ -37,35 +36,33 @@ def run(data, tmp_path):
     return hg.train(model, loss, data[0], optimizer, epochs=3, batch_size=8, out=tmp_path / "run")
 
 
-def test_exact_scores_of_a_smooth_run_foretell_removals(run, data):
+def test_exact_scores_of_a_smooth_run_predict_removals(run, data):
     scores = hg.attribute(run, [hg.mean_loss(data[1]), hg.sample_losses(data[1], [0, 3])], curvature="hessian")
     evidence = hg.verify(run, scores, groups=8, size=[1, 0.1], seed=3)
     assert scores.evidence.checks == ()
     assert scores.with_evidence(evidence).evidence.checks == evidence.checks
-    random = [check for check in evidence.checks if check["random"]]
-    assert [(check["size"], check["groups"]) for check in random] == [(1, 8)] * 3 + [(4, 8)] * 3
+    random = [check for check in evidence.checks if check.kind == "random"]
+    assert [(check.size, check.groups) for check in random] == [(1, 8)] * 3 + [(4, 8)] * 3
     for check in random:
-        assert check["lds"] > 0.9
-        assert check["slope"] == pytest.approx(1.0, abs=0.2)
-        assert check["scale"] == pytest.approx(1.0, abs=0.2)
-        low, high = check["lds_interval"]
-        assert low <= check["lds"] <= high
+        assert check.lds > 0.9
+        assert check.slope == pytest.approx(1.0, abs=0.2)
+        assert check.scale == pytest.approx(1.0, abs=0.2)
+        low, high = check.lds_interval
+        assert low <= check.lds <= high
     given = [[3, 4], [9]]
     check = hg.verify(run, scores, groups=given, size=1).checks[0]
-    assert check["actual"] == hg.counterfactual(run, given, hg.mean_loss(data[1])).values[0].tolist()
-    assert check["predicted"] == [scores.total(group)[0].item() for group in given]
+    assert list(check.actual) == hg.counterfactual(run, given, hg.mean_loss(data[1])).values[0].tolist()
+    assert list(check.predicted) == [scores.total(group)[0].item() for group in given]
 
 
 def test_a_repeat_says_what_can_be_expected(run, data):
     scores = hg.attribute(run, hg.mean_loss(data[1]), curvature="hessian")
     plain = hg.verify(run, scores, groups=6, size=0.1, extremes=False).checks[0]
     check = hg.verify(run, scores, groups=6, size=0.1, extremes=False, ceiling=True).checks[0]
-    assert "ceiling_lds" not in plain and "repeat" not in plain["sentence"]
-    assert {key: check[key] for key in plain if key != "sentence"} == {
-        key: value for key, value in plain.items() if key != "sentence"
-    }
-    assert check["ceiling_lds"] > 0.99  # a smooth run in float64: rounding changes nothing
-    assert check["sentence"] == plain["sentence"] + (
+    assert plain.ceiling_lds is None and "repeat" not in plain.sentence
+    assert dataclasses.replace(check, ceiling_lds=None, ceiling_interval=None) == plain
+    assert check.ceiling_lds > 0.99  # a smooth run in float64: rounding changes nothing
+    assert check.sentence == plain.sentence + (
         " A repeat of the same run, one rounding apart, ranks these removals with LDS 1.00: more can't be expected of "
         "any score."
     )
@@ -147,10 +144,10 @@ def test_it_refuses_what_it_cannot_check(run, data, tmp_path):
     loaded = hg.Scores.load(tmp_path / "scores.safetensors")
     with pytest.raises(QueryError, match="loaded from a file"):
         hg.verify(run, loaded, groups=1, size=1)
-    with pytest.raises(QueryError, match="the queries given are"):
+    with pytest.raises(QueryError, match="about the queries mean loss of 20 samples, got other"):
         hg.verify(run, loaded, groups=1, size=1, queries=hg.mean_loss(data[1], name="other"))
     evidence = hg.verify(run, loaded, groups=[[1], [2], [3]], size=1, queries=query)
-    assert evidence.checks[0]["groups"] == 3
+    assert evidence.checks[0].groups == 3
     run.manifest = dataclasses.replace(run.manifest, status="recording")
     with pytest.raises(QueryError, match="not completed"):
         hg.verify(run, scores, groups=1, size=1)
@@ -163,22 +160,3 @@ def test_the_score_of_a_perfect_and_of_a_reversed_ranking():
     assert np.isnan(lds(values, np.ones((2, 6))))
     low, high = lds_interval(values, values + np.array([0, 3, 0, 0, -3, 0]))
     assert low < high <= 1.0
-
-
-@pytest.mark.parametrize(
-    ("value", "slope", "expected"),
-    [
-        (0.95, 1.15, "Predicted changes rank removals well (LDS .95 [.91, .97]) and are 13 % too small."),
-        (0.6, 1.01, "Predicted changes rank removals fairly (LDS .60 [.91, .97]) and have the right size."),
-        (0.3, 0.001, "Predicted changes rank removals weakly (LDS .30 [.91, .97]) and are 1e+03 times too large."),
-        (-0.1, -2.0, "Predicted changes do not rank removals (LDS −.10 [.91, .97]) and say nothing of their size."),
-    ],
-)
-def test_a_check_is_said_in_one_sentence(value, slope, expected):
-    assert sentence({"groups": 5, "lds": value, "lds_interval": [0.91, 0.97], "scale": slope}) == expected
-
-
-def test_an_interval_that_leaves_everything_open_is_said_to():
-    check = {"groups": 5, "lds": 0.54, "lds_interval": [-0.04, 0.86], "scale": 1.01}
-    assert "rank removals fairly (LDS .54 [−.04, .86]; more groups would tell better) and" in sentence(check)
-    assert "more groups" not in sentence(check | {"lds_interval": [0.1, 0.86]})

@@ -1,9 +1,6 @@
-"""Which estimator suits a run: what `smoothness` found, kept with the run, and what the model itself gives away."""
+"""Which method suits a run: what `smoothness` measured, saved with the run, and what the model's operations show."""
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,76 +9,63 @@ from hydragrad.derivatives import LossModule
 from hydragrad.derivatives.kinks import kinks
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
+from hydragrad.runs.kept import KeptValues
+from hydragrad.scores import Method, Note
 
-FILE = "smoothness.json"
+NAME = "smoothness"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """Options of `attribute` that foretold removals best on runs like this one.
+    """Methods that predicted removals best on runs like this one.
 
     Attributes:
-        options: The best: keyword arguments of `attribute`.
-        quick: The best at the price of one sweep.
+        best: The best one.
+        quick: The best one at the price of one sweep.
         because: What was measured, a part of a sentence.
     """
 
-    options: dict[str, Any]
-    quick: dict[str, Any]
+    best: Method
+    quick: Method
     because: str
 
-    def keep(self, run: Path) -> None:
-        """Write it into the run directory, where `attribute` finds it; a run on a read-only disk does without."""
-        try:
-            (run / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n")
-        except OSError:
-            return
+    def save(self, run: Recording) -> None:
+        """Save it in RUN/smoothness.json, where `attribute` reads it; a run on a read-only disk goes without."""
+        entries = {"options": self.best.options, "quick": self.quick.options, "because": self.because}
+        KeptValues(run.path, NAME, run.digest).write(entries)
 
 
-def kept_advice(run: Path) -> Advice | None:
-    """What `smoothness` left in the run directory, if anything that can be read."""
-    try:
-        return Advice(**json.loads((run / FILE).read_text()))
-    except (OSError, ValueError, TypeError):
-        return None
+def saved_advice(run: Recording) -> Advice | None:
+    """What `smoothness` saved of this very run, if anything that can be read."""
+    return KeptValues(run.path, NAME, run.digest).read_as(_advice)
 
 
-def words(options: Mapping[str, Any]) -> str:
-    """Options as they are typed in Python."""
-    return ", ".join(f"{name}={value!r}" for name, value in options.items())
+def _advice(*, options: dict[str, Any], quick: dict[str, Any], because: str) -> Advice:
+    return Advice(best=Method.of(**options), quick=Method.of(**quick), because=because)
 
 
-def advice_notes(run: Recording, asked: Mapping[str, Any]) -> list[str]:
-    """A note where another estimator is known, or likely, to foretell removals better than the one that was asked for.
-
-    Args:
-        run: The run.
-        asked: `curvature`, `damping` and `replays`, as they were asked for.
-    """
-    advice = kept_advice(run.path)
+def advice_notes(run: Recording, method: Method) -> list[Note]:
+    """A note where another method is known, or likely, to predict removals better than this one."""
+    advice = saved_advice(run)
     if advice is not None:
-        if any(_at_least(asked, good) for good in (advice.options, advice.quick)):
+        if method.covers(advice.best) or method.covers(advice.quick):
             return []
-        either = "" if advice.quick == advice.options else f", or in one sweep with {words(advice.quick)}"
-        return [
-            f"To foretell what removing samples does, ask this run with {words(advice.options)}{either}: "
+        either = "" if advice.quick == advice.best else f", or in one sweep with {advice.quick.in_python}"
+        text = (
+            f"To predict what removing samples does, attribute this run with {advice.best.in_python}{either}: "
             f"{advice.because}."
-        ]
-    if asked["replays"] or asked["curvature"] == "ggn":
+        )
+        return [Note("advice", text)]
+    if method.replays or method.curvature == "ggn":
         return []
-    found = _kinks(run)
-    if not found:
+    operations = _kinks(run)
+    if not operations:
         return []
-    return [
-        f"The model has kinks ({', '.join(found)}), so this may not foretell what removing samples does; "
-        f"hg.smoothness(run) (hydragrad smoothness) finds out, and which estimator suits."
-    ]
-
-
-def _at_least(asked: Mapping[str, Any], good: Mapping[str, Any]) -> bool:
-    """Whether what was asked for is what is advised, or the same with more replays."""
-    same = all(asked[name] == good.get(name, 0.0) for name in ("curvature", "damping"))
-    return same and asked["replays"] >= good.get("replays", 0)
+    text = (
+        f"The model has kinks ({', '.join(operations)}), so this may not predict what removing samples does; "
+        f"hg.smoothness(run) (hydragrad smoothness) measures whether it does, and which method suits."
+    )
+    return [Note("advice", text)]
 
 
 def _kinks(run: Recording) -> list[str]:
@@ -93,5 +77,5 @@ def _kinks(run: Recording) -> list[str]:
             for name, value in start.parameters.items()
         }
         buffers = {name: value.to(run.device) for name, value in start.buffers.items()}
-        losses, _ = problem.at(parameters, buffers, run.batch(record))
+        losses, _ = problem.at(parameters, buffers, run.batches(record)[0])
         return kinks(losses)

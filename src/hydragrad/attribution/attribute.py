@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice
-from typing import Literal, get_args
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,12 +25,14 @@ from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, fetch
-from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.histories import run_histories, trained_layout
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.runs import Checkpoint
 from hydragrad.scores import (
     Curvature,
     Evidence,
+    Method,
+    Note,
     Query,
     QueryPoint,
     QueryRow,
@@ -39,6 +41,7 @@ from hydragrad.scores import (
     numbered,
     queries_of,
 )
+from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -52,6 +55,7 @@ def attribute(
     *,
     curvature: Curvature = "none",
     damping: float = 0.0,
+    smoothing: float | None = None,
     samples: Sequence[int] | Tensor | None = None,
     labels: bool = False,
     stretches: int = 0,
@@ -68,16 +72,19 @@ def attribute(
 
     Args:
         run: The recorded run.
-        query: What is asked of the final model: one query, or several in the same pass.
+        query: A scalar of the final model, or several in the same pass.
         curvature: "none" drops the curvature of the loss (HYDRA): one replay, ranking without a scale to trust.
             "hessian" is the exact derivative of the run, for runs that are smooth. "ggn" takes the Gauss-Newton
             matrix for the Hessian: it does not blow up on runs with kinks (ReLU, max-pooling).
         damping: Added to the curvature, times the identity.
+        smoothing: For optimizers that divide by the root of a second moment (Adam, AdamW): what is added under the root
+            in the derivative, as a share of the mean second moment of the step. 0 is the exact derivative, which holds
+            for tiny changes only; 0.01, the default there, predicted removals best.
         samples: Training samples to score; all if None.
         replays: Average over so many replays that each leave out their own random share of the samples, in place of
             the run itself: for runs with kinks. Takes that many trainings and sweeps. Or the numbers of the replays,
             as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3.
-        drop: That share.
+        drop: Share of the samples that a replay leaves out.
         workers: Processes that replay at the same time.
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
         stretches: Also what each of so many equal stretches of the run's steps added (of hg.train's runs, as many as
@@ -87,10 +94,11 @@ def attribute(
         memory: Bytes for directions and for replayed states, each.
 
     Returns:
-        Scores with one row a query scalar. Interrupted, it goes on where it stopped when called again.
+        Scores with one row a query scalar. Called again after an interruption it resumes where it stopped.
 
     Raises:
-        QueryError: Ids that do not exist, or a query that does not depend on the parameters.
+        QueryError: Ids that do not exist, a query that does not depend on the parameters, or options that do not fit
+            together.
         LossError: "ggn" or labels with a loss that does not call the model once; labels without cross-entropy.
         Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's, or where the
             gradient is stopped (detach(), torch.no_grad) on its way.
@@ -100,60 +108,41 @@ def attribute(
 
     Source: Chen et al. 2021, eqs. 35-36, transposed.
     """
-    if curvature not in get_args(Curvature):
-        raise QueryError(f"curvature must be one of {', '.join(get_args(Curvature))}; {curvature!r} came.")
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
     if route not in ROUTES:
-        raise QueryError(f"route must be one of {', '.join(ROUTES)}; {route!r} came.")
-    if damping and curvature == "none":
-        raise QueryError("damping is added to the curvature; with curvature='none' there is none. Leave it out.")
-    if replays and curvature == "none":
-        raise QueryError("replays= averages sweeps with curvature: choose 'hessian' or 'ggn', or leave it out.")
-    numbers = list(range(replays)) if isinstance(replays, int) else list(replays)
-    negative = replays < 0 if isinstance(replays, int) else any(each < 0 for each in numbers)
-    if negative or not 0 < drop < 1:
-        raise QueryError(f"replays must not be negative and drop a share between 0 and 1; {replays} and {drop} came.")
+        raise QueryError(f"route must be one of {', '.join(ROUTES)}, got {route!r}.")
     if not 0 <= stretches <= len(run.steps):
-        raise QueryError(f"stretches must be 0 to {len(run.steps):,}, the number of steps; {stretches} came.")
+        raise QueryError(f"stretches must be 0 to {len(run.steps):,}, the number of steps, got {stretches}.")
     queries = queries_of(query)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
-    prepare = partial(
-        _prepare, sample_ids=sample_ids, curvature=curvature, damping=damping, labels=labels, stretches=stretches
-    )
+    prepare = partial(_prepare, method=method, sample_ids=sample_ids, labels=labels, stretches=stretches)
     if curvature != "none":
         require_curvature(prepare(run, []))
-    parts: list[tuple[Tally, float, str]] = []
+    parts: list[_Part] = []
     values, names = [], []
     for rows in _chunks(run, prepare(run, []), queries, memory):
         values += [row.value for row in rows]
         names += [row.name for row in rows]
-        if numbers:
-            asked = _Asked(prepare, queries, len(values) - len(rows), len(rows))
-            averaged = over_replays(
-                prepare(run, rows),
-                asked,
-                replays=numbers,
-                share=drop,
-                gauss_newton=curvature == "ggn",
-                memory=memory,
-                workers=workers,
-            )
-            parts.append((*averaged, "sweep"))
+        job = prepare(run, rows)
+        if method.replays:
+            job_of = _SameQueries(prepare, queries, len(values) - len(rows), len(rows))
+            parts.append(_Part(*over_replays(job, job_of, memory=memory, workers=workers), "sweep"))
         else:
-            parts.append(_answer(prepare(run, rows), curvature, route, memory))
+            parts.append(_sums(job, route, memory))
     return Scores(
-        values=-torch.cat([tally.values for tally, _, _ in parts]),
+        values=-torch.cat([part.tally.values for part in parts]),
         sample_ids=sample_ids,
         query_names=numbered(names),
         query_values=torch.tensor(values, dtype=torch.float64),
-        label_contributions=-torch.cat([tally.labels for tally, _, _ in parts]) if labels else None,
-        over_time=-torch.cat([tally.over_time for tally, _, _ in parts]).float() if stretches else None,
-        evidence=_evidence(run, curvature, damping, parts, replays=len(numbers), drop=drop),
+        label_contributions=-torch.cat([part.tally.labels for part in parts]) if labels else None,
+        over_time=-torch.cat([part.tally.over_time for part in parts]).float() if stretches else None,
+        evidence=_evidence(run, method, parts),
         queries=tuple(queries),
     )
 
 
 def query_point(run: Recording, weights: Layout, statistics: Layout, at: Checkpoint | None = None) -> QueryPoint:
-    """The run's final model, or the one at a checkpoint, as queries take it."""
+    """The run's final model, or the one at a checkpoint, in the form that queries take."""
     state = run.final if at is None else at
     return QueryPoint(
         model=run.model,
@@ -170,29 +159,36 @@ def _prepare(
     run: Recording,
     rows: Sequence[QueryRow],
     *,
+    method: Method,
     sample_ids: Tensor,
-    curvature: Curvature,
-    damping: float,
     labels: bool,
     stretches: int,
 ) -> Job:
-    lanes = run_lanes(run)
-    statistics = moved_statistics(run) if curvature != "none" else {}
+    known = run_histories(run)
+    statistics = moved_statistics(run) if method.curvature != "none" else {}
     return Job(
         run=run,
         rows=rows,
-        lanes=lanes,
-        weights=trained_layout(run, lanes),
+        histories=known,
+        weights=trained_layout(run, known),
         statistics=Layout(statistics),
         sample_ids=sample_ids,
-        damping=damping,
+        method=method,
         classes=_classes(run) if labels else 0,
         stretches=stretches,
     )
 
 
-class _Asked:
-    """Asks some of the queries' scalars of another run; a class, so that it can be sent to workers."""
+class _Part(NamedTuple):
+    """Sums for some of the queries' scalars, the largest drift of the replay, and how derivatives were taken."""
+
+    tally: Tally
+    drift: float
+    route: str
+
+
+class _SameQueries:
+    """Prepares some of the queries' scalars for another run; a class, so that it can be sent to workers."""
 
     def __init__(
         self, prepare: Callable[[Recording, Sequence[QueryRow]], Job], queries: Sequence[Query], start: int, count: int
@@ -202,37 +198,37 @@ class _Asked:
     def __call__(self, run: Recording) -> Job:
         job = self._prepare(run, [])
         point = query_point(run, job.weights, job.statistics)
-        rows = (row for each in self._queries for row in each.rows(point))
+        rows = (row for query in self._queries for row in query.rows(point))
         with preserved():
-            chosen = list(islice(rows, self._start, self._start + self._count))
-        return replace(job, rows=chosen)
+            some = list(islice(rows, self._start, self._start + self._count))
+        return replace(job, rows=some)
 
 
-def _answer(job: Job, curvature: Curvature, route: str, memory: int) -> tuple[Tally, float, str]:
-    if curvature != "none":
-        return *sweep(job, gauss_newton=curvature == "ggn", memory=memory), "sweep"
-    chosen: Route = choose_route(job)[0] if route == "auto" else _asked_route(job, route)
+def _sums(job: Job, route: str, memory: int) -> _Part:
+    if job.method.curvature != "none" or not job.has_closed_form:
+        return _Part(*sweep(job, memory=memory), "sweep")
+    best: Route = choose_route(job)[0] if route == "auto" else _valid_route(job, route)
     try:
-        return *sum_segments(job, chosen, job.run.segments), chosen
+        return _Part(*sum_segments(job, best, job.run.segments), best)
     except HooksInapplicable:
         if route != "auto":
             raise
-        return *sum_segments(job, "jvp", job.run.segments), "jvp"
+        return _Part(*sum_segments(job, "jvp", job.run.segments), "jvp")
 
 
-def _asked_route(job: Job, route: str) -> Route:
+def _valid_route(job: Job, route: str) -> Route:
     if route == "jvp":
         return "jvp"
-    chosen, reason = choose_route(job)
-    if chosen != "hooks":
+    valid, reason = choose_route(job)
+    if valid != "hooks":
         raise Unsupported(f"route='hooks' is not valid here: {reason}. Use route='jvp' or 'auto'.")
-    return chosen
+    return valid
 
 
 def _chunks(run: Recording, job: Job, queries: Sequence[Query], memory: int) -> Iterator[list[QueryRow]]:
     """Differentiate queries, in chunks whose directions fit into memory several times over."""
     point = query_point(run, job.weights, job.statistics)
-    rows = (row for each in queries for row in each.rows(point))
+    rows = (row for query in queries for row in query.rows(point))
     size = max(1, memory // (4 * max(1, job.weights.size) * job.like.element_size()))
     while True:
         with preserved():
@@ -247,7 +243,7 @@ def _classes(run: Recording) -> int:
     record = run.steps[0]
     problem = LossModule(run.model, run.loss)
     with preserved(), torch.no_grad(), capture_output(problem, required=True) as captured:
-        batch = run.batch(record)
+        batch = run.batches(record)[0]
         initial = run.initial
         problem.at(on_device(run, initial.parameters), on_device(run, initial.buffers), batch)
         output = captured.tensor
@@ -255,7 +251,7 @@ def _classes(run: Recording) -> int:
     if output.dim() != 2 or not any(leaf.shape == output.shape[:1] for leaf in integers):
         raise LossError(
             f"labels=True needs logits of shape (batch, classes) and integer labels of shape (batch,) in the batch; "
-            f"the model's output has shape {tuple(output.shape)}. Ask without labels=True."
+            f"the model's output has shape {tuple(output.shape)}. Leave labels=True out."
         )
     return output.shape[1]
 
@@ -265,35 +261,28 @@ def on_device(run: Recording, values: Mapping[str, Tensor]) -> dict[str, Tensor]
     return {name: value.to(run.device) for name, value in values.items()}
 
 
-def _evidence(
-    run: Recording,
-    curvature: Curvature,
-    damping: float,
-    parts: Sequence[tuple[Tally, float, str]],
-    *,
-    replays: int,
-    drop: float,
-) -> Evidence:
-    notes = []
-    if replays:
-        notes.append(f"Averaged over {replays} replays that each left out their own random {100 * drop:g} %.")
-    if curvature == "none":
-        notes.append(
-            "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it."
-        )
-        if running_statistics(run.model):
-            notes.append("Running statistics of BatchNorm were treated as constants.")
-    notes += advice_notes(run, {"curvature": curvature, "damping": damping, "replays": replays})
-    if not run.completed:
-        notes.append(f"The run was interrupted; this is its state after step {len(run.steps):,}.")
+def _evidence(run: Recording, method: Method, parts: Sequence[_Part]) -> Evidence:
     return Evidence(
-        curvature=curvature,
-        damping=damping,
-        replays=replays,
-        route=parts[0][2],
+        method=method,
+        route=parts[0].route,
         steps=len(run.steps),
         completed=run.completed,
         replay_exact=run.same_machine,
-        replay_drift=max(drift for _, drift, _ in parts),
-        notes=tuple(notes),
+        replay_drift=max(part.drift for part in parts),
+        notes=tuple(_notes(run, method)),
     )
+
+
+def _notes(run: Recording, method: Method) -> Iterator[Note]:
+    if method.replays:
+        yield Note(
+            "replays",
+            f"Averaged over {len(method.replays)} replays that each left out their own random {100 * method.drop:g} %.",
+        )
+    if method.curvature == "none":
+        yield CURVATURE_DROPPED
+        if running_statistics(run.model):
+            yield STATISTICS_CONSTANT
+    yield from advice_notes(run, method)
+    if not run.completed:
+        yield interrupted(len(run.steps))

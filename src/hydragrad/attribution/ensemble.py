@@ -1,7 +1,5 @@
 """`ensemble`: contributions with intervals, from independent runs of the same training."""
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,16 +10,18 @@ from torch import Tensor
 
 from hydragrad.attribution.attribute import attribute, query_point
 from hydragrad.derivatives import Layout
-from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged
+from hydragrad.errors import QueryError, RecordingMismatch
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
-from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
+from hydragrad.runs.kept import Kept, Key
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 
 FOLDER = "members"
-SETTLED = 0.9
+CONVERGED = 0.9
+"""Rank correlation between two means from which the ranking counts as converged."""
 
 Make = Callable[[int, Path], Recording]
 """`make(seed, folder)` trains and records one run in `folder`, or opens the run that is already there."""
@@ -35,69 +35,77 @@ def ensemble(
     out: str | Path,
     curvature: Curvature = "none",
     damping: float = 0.0,
+    smoothing: float | None = None,
     samples: Sequence[int] | Tensor | None = None,
     labels: bool = False,
-    replays: int = 0,
+    replays: int | Sequence[int] = 0,
     drop: float = 0.1,
     workers: int = 1,
 ) -> Scores:
     """Attribute several independent runs of the same training: mean contributions with their standard errors.
 
-    One run's contributions hold what that run's initialisation and order made of a sample. The mean over runs is what
+    One run's contributions depend on that run's initialisation and order. The mean over runs is what
     the sample does to trainings like these.
 
     Args:
         make: `make(seed, folder)` trains the run of a seed into `folder` and returns its recording; called again for
             a finished folder it opens it. With `hg.train(..., out=folder, seed=seed, resume=True)` it does both.
-        query: As `attribute` takes it.
+        query: As for `attribute`.
         seeds: How many runs (then 0, 1, ...), or their seeds; at least two.
         out: Runs lie in OUT/seed-0, OUT/seed-1, ...
-        curvature, damping, samples, labels, replays, drop: As `attribute` takes them.
+        curvature, damping, smoothing, samples, labels, replays, drop: As for `attribute`.
         workers: Processes that train and attribute at the same time.
 
     Returns:
         Scores whose values, query values and label contributions are means over the runs, with `standard_errors`. The
-        evidence says how alike single runs rank the samples, and how many runs the ranking takes to settle. Runs and
-        scores that are finished are kept, so an interrupted call goes on.
+        evidence says how alike single runs rank the samples, and how many runs the ranking takes to converge. Runs
+        and scores that are finished are saved, so an interrupted call resumes.
 
     Raises:
-        QueryError: Fewer than two runs, or a seed twice.
+        QueryError: Fewer than two runs, a seed twice, or options that do not fit together.
         RecordingMismatch: Runs on different data.
         Unsupported: `workers`, and something that can't be sent to another process.
 
     Cost: a training and an attribution a seed.
     """
-    chosen = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
-    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
-        raise QueryError(f"An ensemble takes at least two different seeds; {seeds} came.")
-    options = {"curvature": curvature, "damping": damping, "labels": labels, "replays": replays, "drop": drop}
-    asked, ids = queries_of(query), None if samples is None else torch.as_tensor(samples).tolist()
-    return _together(each_run(make, asked, chosen, Path(out), options, ids, workers=workers), chosen, asked)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
+    numbers = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
+    if len(numbers) < 2 or len(set(numbers)) < len(numbers):
+        raise QueryError(f"An ensemble takes at least two different seeds, got {seeds}.")
+    queries, ids = queries_of(query), None if samples is None else torch.as_tensor(samples).tolist()
+    members = score_members(
+        make, queries, numbers, Path(out), method=method, labels=labels, samples=ids, workers=workers
+    )
+    return _mean(members, numbers, queries)
 
 
-def each_run(
+def score_members(
     make: Make,
-    asked: list[Query],
+    queries: list[Query],
     seeds: Sequence[int],
     out: Path,
-    options: dict[str, Any],
-    samples: list[int] | None = None,
     *,
+    method: Method,
+    labels: bool = False,
+    samples: list[int] | None = None,
     workers: int = 1,
 ) -> list[Scores]:
     """The scores of every seed's run, trained and attributed where they are not there yet.
 
     Args:
-        make, asked, seeds, out, samples, workers: As `ensemble` takes them.
-        options: Of `attribute`.
+        make, queries, seeds, out, labels, samples, workers: As for `ensemble`.
+        method: Curvature, damping, smoothing and replays.
+
+    Raises:
+        RecordingMismatch: Runs on different data.
     """
-    work = _Member(make, asked, out, options, samples)
-    found: dict[int, _Found] = {}
+    work = _Work(make, queries, out, method, labels, samples)
+    finished: dict[int, _Member] = {}
     with bar("training and attributing", len(seeds), unit="runs") as progress:
         for place, member in run_jobs(work, seeds, workers=workers):
-            found[place] = member
+            finished[place] = member
             progress.advance()
-    members = [found[place] for place in range(len(seeds))]
+    members = [finished[place] for place in range(len(seeds))]
     for seed, member in zip(seeds[1:], members[1:], strict=True):
         if member.data != members[0].data:
             raise RecordingMismatch(
@@ -108,48 +116,65 @@ def each_run(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Found:
-    """One run's scores, and what says which data it was trained on."""
+class _Member:
+    """One run's scores, and the manifest's entry on the data it was trained on."""
 
     scores: Scores
     data: Any
 
 
-class _Member:
+class _Work:
     """Trains and attributes one run; a class, so that it can be sent to workers."""
 
     def __init__(
-        self, make: Make, asked: list[Query], out: Path, options: dict[str, Any], samples: list[int] | None
+        self,
+        make: Make,
+        queries: list[Query],
+        out: Path,
+        method: Method,
+        labels: bool,
+        samples: list[int] | None,
     ) -> None:
-        self._make, self._asked, self._out, self._options, self._samples = make, asked, out, options, samples
+        self._make, self._queries, self._out = make, queries, out
+        self._method, self._labels, self._samples = method, labels, samples
 
-    def __call__(self, seed: int) -> _Found:
+    def __call__(self, seed: int) -> _Member:
         run = self._make(seed, self._out / f"seed-{seed}")
-        names = [name for query in self._asked for name in query.names()]
-        said = json.dumps([run.digest, len(run.steps), names, self._options, self._samples])
-        file = run.path / "scores" / FOLDER / f"{hashlib.sha256(said.encode()).hexdigest()[:24]}.safetensors"
-        scores = self._kept(run, file)
+        kept = Kept(run.path / "scores" / FOLDER, "", self._key(run))
+        scores = self._saved(run, kept)
         if scores is None:
-            scores = attribute(run, self._asked, samples=self._samples, **self._options)
-            scores.save(file)
-        return _Found(scores=replace(scores, queries=None), data=run.manifest.data)
+            scores = attribute(run, self._queries, samples=self._samples, labels=self._labels, **self._method.options)
+            kept.write(*scores.packed())
+        return _Member(scores=replace(scores, queries=None), data=run.manifest.data)
 
-    def _kept(self, run: Recording, file: Path) -> Scores | None:
-        """Scores of an earlier call, if they answer what is asked: queries of one name may ask different data."""
-        if not file.exists():
-            return None
-        try:
-            scores = Scores.load(file)
-        except RunDamaged:
+    def _key(self, run: Recording) -> Key:
+        """Everything that decides the scores but the queries' data; as earlier versions composed it."""
+        names = [name for query in self._queries for name in query.names()]
+        method = self._method
+        options: dict[str, Any] = {
+            "curvature": method.curvature,
+            "damping": method.damping,
+            "labels": self._labels,
+            "replays": method.options.get("replays", 0),
+            "drop": method.drop,
+        }
+        if method.smoothing is not None:
+            options["smoothing"] = method.smoothing
+        return [run.digest, len(run.steps), names, options, self._samples]
+
+    def _saved(self, run: Recording, kept: Kept) -> Scores | None:
+        """Scores of an earlier call, if the queries still have their values: one name may stand for other data."""
+        scores = kept.read_as(Scores.unpacked)
+        if scores is None:
             return None
         point, model = query_point(run, Layout({}), Layout({})), run.trained_model()
         with preserved():
-            values = [value for query in self._asked for value in query.values(model, point)]
+            values = [value for query in self._queries for value in query.values(model, point)]
         now = torch.tensor(values, dtype=torch.float64)
         return scores if torch.allclose(scores.query_values, now, rtol=1e-5, atol=1e-9) else None
 
 
-def _together(members: Sequence[Scores], seeds: Sequence[int], asked: Sequence[Query]) -> Scores:
+def _mean(members: Sequence[Scores], seeds: Sequence[int], queries: Sequence[Query]) -> Scores:
     every = torch.stack([scores.values for scores in members])
     values, errors = mean_and_standard_error(every)
     labelled = [scores.label_contributions for scores in members if scores.label_contributions is not None]
@@ -160,37 +185,38 @@ def _together(members: Sequence[Scores], seeds: Sequence[int], asked: Sequence[Q
         query_values=torch.stack([scores.query_values for scores in members]).mean(0),
         label_contributions=torch.stack(labelled).mean(0) if labelled else None,
         evidence=_evidence([scores.evidence for scores in members], seeds, every),
-        queries=tuple(asked),
+        queries=tuple(queries),
     )
 
 
-def _evidence(each: Sequence[Evidence], seeds: Sequence[int], every: Tensor) -> Evidence:
+def _evidence(members: Sequence[Evidence], seeds: Sequence[int], every: Tensor) -> Evidence:
     return replace(
-        each[0],
+        members[0],
         seeds=len(seeds),
-        completed=all(evidence.completed for evidence in each),
-        replay_exact=all(evidence.replay_exact for evidence in each),
-        replay_drift=max(evidence.replay_drift for evidence in each),
-        notes=(*each[0].notes, *_notes(seeds, every)),
+        completed=all(evidence.completed for evidence in members),
+        replay_exact=all(evidence.replay_exact for evidence in members),
+        replay_drift=max(evidence.replay_drift for evidence in members),
+        notes=(*members[0].notes, *_notes(seeds, every)),
     )
 
 
-def _notes(seeds: Sequence[int], every: Tensor) -> list[str]:
+def _notes(seeds: Sequence[int], every: Tensor) -> list[Note]:
     count = len(seeds)
     which = ", ".join(map(str, seeds[:8])) + (", ..." if count > 8 else "")
-    notes = [f"Means over {count} independent runs (seeds {which}), with their standard errors."]
+    notes = [Note("ensemble", f"Means over {count} independent runs (seeds {which}), with their standard errors.")]
     single = float(rank_agreement(every).nanmean())
     if single == single:
-        needed = runs_needed(single, SETTLED)
+        needed = runs_needed(single, CONVERGED)
         wait = (
-            "more runs than can be said"
+            "more runs than can be estimated"
             if needed is None
             else f"about {needed:,} runs or more"
             if needed > count
             else "no more runs"
         )
-        notes.append(
+        text = (
             f"Two single runs rank the samples with Spearman {single:.2f} between them, means over {count} runs with "
-            f"about {agreement_of_means(max(0.0, single), count):.2f}; {SETTLED} takes {wait}."
+            f"about {agreement_of_means(max(0.0, single), count):.2f}; {CONVERGED} takes {wait}."
         )
+        notes.append(Note("ensemble", text))
     return notes

@@ -1,15 +1,14 @@
-"""Influence functions: what weights alone tell of the samples, without the way to them.
+"""Influence functions: what weights alone show about the samples, without the run that led to them.
 
 Gradient of the sample, inverse damped Gauss-Newton matrix of the training set, gradient of the query, over the number
 of samples: sign and unit of a contribution. As a prediction of what removing does to one run they are weak where
-training has not converged; beside contributions they say of a suspect what these do not. Averaged over the run's
-checkpoints they tell what networks with other seeds learn from the samples, better than the trained weights alone
-(docs/results.md has the measurements).
+training has not converged; next to contributions they add what these do not show about a suspect. Averaged over the
+run's checkpoints they predict what networks with other seeds learn from the samples, better than at the trained weights
+alone (docs/results.md has the measurements).
 
 Source: Koh and Liang, ICML 2017.
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from hydragrad.derivatives import (
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
+from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.scores import Query
@@ -51,9 +51,9 @@ def influence_functions(
         query: The query.
         damping: Added to the matrix's diagonal.
         iterations: Of conjugate gradients, at most.
-        matrix_samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
-        checkpoints: Over how many the influence is averaged: the trained weights, and those nearest to equal parts of
-            the run before them. 1: the trained weights alone.
+        matrix_samples: How many training samples the matrix is averaged over, sampled with a fixed seed; all if None.
+        checkpoints: Over how many the influence is averaged: those nearest to the ends of so many equal parts of the
+            run, the trained weights included. 1: the trained weights alone.
 
     Raises:
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
@@ -63,11 +63,11 @@ def influence_functions(
     of it for every checkpoint.
     """
     if checkpoints < 1:
-        raise ValueError(f"influence_functions averages over one checkpoint or more; checkpoints={checkpoints} came.")
+        raise ValueError(f"influence_functions averages over one checkpoint or more, got checkpoints={checkpoints}.")
     layout, steps = trained_layout(run), spread_steps(run, checkpoints)
     total = torch.zeros((), dtype=torch.float64)
     for step in steps:
-        at = run.final if step == len(run.steps) else run.checkpoint(step)
+        at = checkpoint_at(run, step)
         gradients = query_gradients(run, layout, at, query)
         total = total + influence_at(
             run, layout, at, gradients, damping=damping, iterations=iterations, matrix_samples=matrix_samples
@@ -95,28 +95,15 @@ def influence_at(
     return losses_along(run, layout, at, torch.stack(directions)) / int(run.manifest.data["length"])
 
 
-def spread_steps(run: Recording, count: int) -> list[int]:
-    """The run's end, and the checkpoints nearest to its equal parts before it; never the start, each once.
-
-    Args:
-        run: The recorded run.
-        count: In how many parts; fewer steps where checkpoints are few.
-    """
-    end = len(run.steps)
-    there = np.array([start for start, _ in run.segments if start > 0] + [end])
-    wanted = end * np.arange(1, count + 1) / count
-    return sorted({int(there[np.abs(there - step).argmin()]) for step in wanted})
-
-
 class DampedGaussNewton:
     """The training set's mean Gauss-Newton matrix at some weights in eval mode, plus damping times the identity.
 
     Args:
         run: Has model, loss and training set.
-        layout: Lays out the parameters that it speaks of.
+        layout: Lays out the parameters whose matrix it is.
         at: The weights.
         damping: Added to the diagonal.
-        samples: How many training samples the matrix is averaged over, drawn with a fixed seed; all if None.
+        samples: How many training samples the matrix is averaged over, sampled with a fixed seed; all if None.
 
     Raises:
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
@@ -130,19 +117,19 @@ class DampedGaussNewton:
         self._products = CurvatureProducts(problem, layout, Layout({}), gauss_newton=True)
         self._damping, self._size = damping, layout.size
         length: int = run.manifest.data["length"]
-        chosen = torch.arange(length)
+        indices = torch.arange(length)
         if samples is not None and samples < length:
-            chosen = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
-        self._run, self._chosen = run, chosen
+            indices = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
+        self._run, self._indices = run, indices
         self._parameters, self._buffers = on_device(run, at.parameters), on_device(run, at.buffers)
-        require_one_call(problem, self._parameters, self._point(chosen[:1]))
+        require_one_call(problem, self._parameters, self._point(indices[:1]))
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Times a vector (parameters,)."""
-        found = self._damping * vector
-        for some in self._chosen.split(CHUNK):
-            found += self._products(self._point(some), vector[None], vector.new_zeros(1, 0)).w_bar[0]
-        return found
+        product = self._damping * vector
+        for part in self._indices.split(CHUNK):
+            product += self._products(self._point(part), vector[None], vector.new_zeros(1, 0)).w_bar[0]
+        return product
 
     def solve(self, vector: Tensor, iterations: int) -> Tensor:
         """The inverse times a vector (parameters,), by so many conjugate gradient steps at most."""
@@ -152,12 +139,12 @@ class DampedGaussNewton:
             return (self @ torch.as_tensor(values).to(vector)).cpu().double().numpy()
 
         operator = LinearOperator((self._size, self._size), times, dtype="float64")
-        found, _ = cg(operator, vector.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
-        return torch.from_numpy(found).to(vector)
+        solution, _ = cg(operator, vector.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
+        return torch.from_numpy(solution).to(vector)
 
     def _point(self, samples: Tensor) -> Point:
         data = self._run.collate(samples.tolist())
-        return Point(self._parameters, self._buffers, Batch(data, len(samples), 0), len(self._chosen))
+        return Point(self._parameters, self._buffers, Batch(data, len(samples), 0), len(self._indices))
 
 
 def query_gradients(run: Recording, layout: Layout, at: Checkpoint, query: Query) -> Tensor:
@@ -174,8 +161,8 @@ def losses_along(run: Recording, layout: Layout, at: Checkpoint, directions: Ten
     parameters, buffers = on_device(run, at.parameters), on_device(run, at.buffers)
     length, parts = run.manifest.data["length"], []
     for start in range(0, length, CHUNK):
-        some = range(start, min(length, start + CHUNK))
-        batch = Batch(run.collate(some), len(some), 0)
-        found = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
-        parts.append(found.losses_dot.double().cpu())
+        indices = range(start, min(length, start + CHUNK))
+        batch = Batch(run.collate(indices), len(indices), 0)
+        derivatives = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
+        parts.append(derivatives.losses_dot.double().cpu())
     return torch.cat(parts, dim=1)

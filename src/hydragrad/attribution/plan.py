@@ -1,7 +1,7 @@
-"""One attribution, prepared: what is asked, of which run, and where the answers go."""
+"""One attribution, prepared: which queries of which run, by which method, and where the sums go."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -10,34 +10,35 @@ from hydragrad.derivatives import Directional, Layout, label_derivatives, requir
 from hydragrad.derivatives.loss_module import Batch
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording
-from hydragrad.runs import StepRecord
-from hydragrad.scores import QueryRow
-from hydragrad.steps import Lane
+from hydragrad.replay.histories import has_closed_form
+from hydragrad.runs.log import MicroBatch
+from hydragrad.scores import Method, QueryRow
+from hydragrad.steps import SMOOTHING, History
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is asked of which run.
+    """One attribution of one run.
 
     Attributes:
         run: The recording.
         rows: Gradients of the queries at the final model.
-        lanes: Optimizer histories.
-        weights: Lays out all parameters that some step moved, lane after lane.
+        histories: Optimizer histories.
+        weights: Lays out all parameters that some step moved, history after history.
         statistics: Lays out the running statistics that carry a cotangent.
-        sample_ids: Which samples are asked for, int64.
-        damping: Added to the curvature, times the identity.
-        classes: Number of labels whose contributions are asked for, or 0.
-        stretches: Equal stretches of the run whose own sums are kept as well, or 0.
+        sample_ids: The samples to score, int64.
+        method: Curvature, damping, smoothing and replays.
+        classes: Number of labels whose contributions are summed as well, or 0.
+        stretches: Equal stretches of the run whose own sums are taken as well, or 0.
     """
 
     run: Recording
     rows: Sequence[QueryRow]
-    lanes: Sequence[Lane]
+    histories: Sequence[History]
     weights: Layout
     statistics: Layout
     sample_ids: Tensor
-    damping: float = 0.0
+    method: Method = field(default_factory=Method)
     classes: int = 0
     stretches: int = 0
 
@@ -47,8 +48,18 @@ class Job:
         return next(iter(self.run.final.parameters.values())).to(self.run.device)
 
     def spans(self) -> list[slice]:
-        """Where each lane lies in the flat vectors."""
-        return [self.weights.span(lane.names) for lane in self.lanes]
+        """Where each history lies in the flat vectors."""
+        return [self.weights.span(history.names) for history in self.histories]
+
+    @property
+    def smoothing(self) -> float:
+        """Share of the mean second moment that is added under its root in the derivative."""
+        return SMOOTHING if self.method.smoothing is None else self.method.smoothing
+
+    @property
+    def has_closed_form(self) -> bool:
+        """Whether the run without curvature is a sum over its steps: each a known coefficient times a gradient."""
+        return has_closed_form(self.run, self.histories)
 
     def w_bar(self) -> Tensor:
         """Gradients of the queries by the weights, (queries, parameters)."""
@@ -64,7 +75,7 @@ class Tally:
 
     Attributes:
         values: (queries, samples).
-        labels: (queries, samples, classes), or (queries, samples, 0) where labels are not asked for.
+        labels: (queries, samples, classes), or (queries, samples, 0) where no labels are summed.
         over_time: The same as values by stretch of the run, (queries, stretches, samples).
     """
 
@@ -79,7 +90,7 @@ class Tally:
         self._steps = len(job.run.steps)
 
     def wants(self, indices: Sequence[int]) -> bool:
-        """Whether any of these samples is asked for."""
+        """Whether any of these samples is to be scored."""
         return bool((self._column[indices] >= 0).any())
 
     def state(self) -> dict[str, Tensor]:
@@ -90,28 +101,34 @@ class Tally:
         """Go back to a state."""
         self.values, self.labels, self.over_time = (state[name].clone() for name in ("values", "labels", "over_time"))
 
-    def add(self, record: StepRecord, derivatives: Tensor) -> None:
-        """Add a step's derivatives, (queries, batch), divisor and coefficient included."""
-        columns = self._column[record.indices]
+    def add(self, step: int, indices: Sequence[int], derivatives: Tensor) -> None:
+        """Add the derivatives of a step's samples, (queries, samples), coefficients included."""
+        columns = self._column[indices]
         kept = columns >= 0
         columns, derivatives = columns[kept], derivatives.double().cpu()[:, kept]
         self.values.index_add_(1, columns, derivatives)
         stretches = self.over_time.shape[1]
         if stretches:
-            self.over_time[:, record.step * stretches // self._steps].index_add_(1, columns, derivatives)
+            self.over_time[:, step * stretches // self._steps].index_add_(1, columns, derivatives)
 
-    def add_labels(self, indices: Sequence[int], along: Directional, batch: Batch, factor: float) -> None:
-        """Add a batch's derivatives under every label.
+    def add_weighted(self, step: int, part: MicroBatch, along: Directional, batch: Batch) -> None:
+        """Add the derivatives of a micro-batch's losses times their coefficients, under every label where wanted.
 
         Raises:
-            LossError: The loss is not plain cross-entropy with integer labels.
+            LossError: Labels are wanted, and the loss is not plain cross-entropy with integer labels.
         """
+        self.add(step, part.indices, part.weighted(along.losses_dot))
         if not self.labels.shape[-1]:
             return
         require_cross_entropy(along, batch.data)
-        columns = self._column[indices]
-        kept = columns >= 0
-        self.labels.index_add_(1, columns[kept], factor * label_derivatives(along).double().cpu()[:, kept])
+        columns = self._column[part.indices]
+        wanted = columns >= 0
+        derivatives = label_derivatives(along).double().cpu()
+        if isinstance(part.coefficients, tuple):
+            derivatives = derivatives * torch.tensor(part.coefficients, dtype=torch.float64)[:, None]
+        else:
+            derivatives = (1 / part.divisor) * derivatives
+        self.labels.index_add_(1, columns[wanted], derivatives[:, wanted])
 
 
 def require_same_losses(evaluated: Tensor, replayed: Tensor, step: int) -> None:

@@ -1,15 +1,12 @@
-"""Unfinished attributions, kept in the run directory so that an interrupted one goes on where it stopped."""
+"""Unfinished attributions, saved in the run directory so that an interrupted one resumes where it stopped."""
 
-import hashlib
-import json
 import time
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from hydragrad.attribution.plan import Job
-from hydragrad.disk import load_sealed, save_sealed
+from hydragrad.runs.kept import Kept, tensor_key
 
 SAVE_EVERY_SECONDS = 20.0
 
@@ -18,37 +15,34 @@ class Partial:
     """The state of one attribution on disk.
 
     Args:
-        job: What is asked: another question has another file.
+        job: What is attributed: another run, another query or other options have another file.
         method: Route and curvature.
     """
 
     def __init__(self, job: Job, method: str) -> None:
-        key = hashlib.sha256(json.dumps([method, job.damping, job.classes, job.stretches, len(job.run.steps)]).encode())
-        for tensor in (job.w_bar(), job.r_bar(), job.sample_ids):
-            key.update(tensor.cpu().contiguous().numpy().tobytes())
-        self._path: Path = job.run.path / "scores" / f"partial-{key.hexdigest()[:16]}.safetensors"
+        tensors = [tensor_key(tensor) for tensor in (job.w_bar(), job.r_bar(), job.sample_ids)]
+        key = [job.run.digest, method, job.method.damping, job.smoothing, job.classes, job.stretches, *tensors]
+        self._kept = Kept(job.run.path / "scores", "partial", key)
         self._saved = time.monotonic()
 
     def load(self) -> dict[str, Tensor]:
-        """The state kept by an interrupted attribution, or nothing."""
-        try:
-            return load_sealed(self._path)[0]
-        except (OSError, ValueError):
-            return {}
+        """The state that an interrupted attribution saved, or nothing."""
+        result = self._kept.read()
+        return {} if result is None else result[0]
 
     def save(self, state: dict[str, Tensor], *, now: bool = False) -> None:
-        """Keep a state, not more often than every SAVE_EVERY_SECONDS unless `now`."""
+        """Save a state, not more often than every SAVE_EVERY_SECONDS unless `now`.
+
+        A run on a read-only or full disk can be attributed, just not resumed.
+        """
         if not now and time.monotonic() - self._saved < SAVE_EVERY_SECONDS:
             return
-        try:
-            save_sealed(state, self._path)
-        except OSError:
-            return  # A run on a read-only or full disk can be attributed, just not resumed.
-        self._saved = time.monotonic()
+        if self._kept.write(state):
+            self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """Forget the state: the attribution is done."""
-        self._path.unlink(missing_ok=True)
+        """Delete the state: the attribution is done."""
+        self._kept.remove()
 
 
 def as_ids(values: list[int]) -> Tensor:

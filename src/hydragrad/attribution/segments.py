@@ -18,6 +18,7 @@ from hydragrad.attribution.plan import Job, Tally, require_same_losses
 from hydragrad.attribution.resumable import Partial, as_ids
 from hydragrad.derivatives import (
     Batch,
+    Directional,
     HooksInapplicable,
     LayerDots,
     LossModule,
@@ -26,8 +27,10 @@ from hydragrad.derivatives import (
     why_not_hooks,
     works_at_once,
 )
+from hydragrad.derivatives.trusted import agrees
 from hydragrad.progress import bar
 from hydragrad.replay import Replay
+from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
 from hydragrad.steps import coefficients
 
@@ -37,7 +40,7 @@ Route = Literal["hooks", "jvp"]
 def sum_segments(job: Job, route: Route, segments: Sequence[tuple[int, int]]) -> tuple[Tally, float]:
     """Replay segments in the given order and sum their terms; return them and the replay's drift."""
     tally, drift = Tally(job), 0.0
-    kappa = np.stack([coefficients(lane) for lane in job.lanes])
+    kappa = np.stack([coefficients(history) for history in job.histories])
     partial = Partial(job, f"none-{route}")
     kept = partial.load()
     done: list[int] = kept["done"].tolist() if kept else []
@@ -60,7 +63,7 @@ def sum_segments(job: Job, route: Route, segments: Sequence[tuple[int, int]]) ->
                 with _measuring(route, job, replay, tally, kappa) as one_step:
                     replay.trajectory.restore(job.run.checkpoint(start))
                     for record in job.run.steps[start:stop]:
-                        one_step(record, job.run.batch(record))
+                        one_step(record, job.run.batches(record))
                         progress.advance()
                 if job.run.has_checkpoint(stop):
                     replay.check_against(job.run.checkpoint(stop))
@@ -93,7 +96,7 @@ def choose_route(job: Job) -> tuple[Route, str]:
     return "hooks", "every layer has a rule, and three steps agree with forward mode"
 
 
-OneStep = Callable[[StepRecord, Batch], None]
+OneStep = Callable[[StepRecord, Sequence[Batch]], None]
 
 
 @contextmanager
@@ -113,17 +116,56 @@ def _measuring(route: Route, job: Job, replay: Replay, tally: Tally, kappa: NDAr
         dots.remove()
 
 
+class _ByHooks(StepHooks):
+    """Dot products in the backward pass of every micro-batch; it starts from coefficients, so they are inside."""
+
+    def __init__(self, dots: LayerDots, like: Tensor, record: StepRecord) -> None:
+        self._dots, self._like, self._record = dots, like, record
+        self.totals: list[Tensor] = []
+
+    def before_forward(self, number: int) -> None:
+        self._dots.begin(len(self._record.micro_batches[number]), self._like)
+
+    def after_backward(self, number: int) -> None:
+        self.totals.append(self._dots.totals.double().cpu())
+
+
 def _by_hooks(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64], dots: LayerDots) -> OneStep:
     like = job.like
 
-    def one_step(record: StepRecord, batch: Batch) -> None:
-        dots.begin(batch.size, like)
-        replay.advance(record, batch)
-        # The backward pass starts from the step's own loss, so the divisor is inside already.
+    def one_step(record: StepRecord, batches: Sequence[Batch]) -> None:
+        hooks = _ByHooks(dots, like, record)
+        replay.advance(record, batches, hooks=hooks)
         factors = torch.from_numpy(kappa[:, record.step])
-        tally.add(record, torch.einsum("l,lqb->qb", factors, dots.totals.double().cpu()))
+        for part, totals in zip(record.micro_batches, hooks.totals, strict=True):
+            tally.add(record.step, part.indices, torch.einsum("h,hqb->qb", factors, totals))
 
     return one_step
+
+
+class _ByJVP(StepHooks):
+    """Forward-mode derivatives between the forward and the backward pass of every micro-batch."""
+
+    def __init__(
+        self,
+        problem: LossModule,
+        replay: Replay,
+        shared: SharedForward,
+        batches: Sequence[Batch],
+        evaluate: Callable[[Batch, dict[str, Tensor]], Directional],
+    ) -> None:
+        self._problem, self._replay, self._shared = problem, replay, shared
+        self._batches, self._evaluate = batches, evaluate
+        self._buffers: dict[str, Tensor] = {}
+        self.along: list[Directional] = []
+
+    def before_forward(self, number: int) -> None:
+        self._shared.begin()
+        same_modes(self._problem, self._replay)
+        self._buffers = {name: value.clone() for name, value in self._replay.trajectory.buffers.items()}
+
+    def after_forward(self, number: int) -> None:
+        self.along.append(self._evaluate(self._batches[number], self._buffers))
 
 
 def _by_jvp(
@@ -132,33 +174,26 @@ def _by_jvp(
     directions, spans = job.w_bar(), job.spans()
     at_once: bool | None = None if len(directions) > 1 else False
 
-    def one_step(record: StepRecord, batch: Batch) -> None:
-        moment = kappa[:, record.step]
-        shared.begin()
-        if not (moment.any() and tally.wants(record.indices)):
-            replay.advance(record, batch)
+    def one_step(record: StepRecord, batches: Sequence[Batch]) -> None:
+        factors = kappa[:, record.step]
+        if not (factors.any() and tally.wants(record.indices)):
+            shared.begin()
+            replay.advance(record, batches)
             return
-        trajectory, found = replay.trajectory, []
-        trajectory.arrange(record)
-        same_modes(problem, replay)
-        buffers = {name: value.clone() for name, value in trajectory.buffers.items()}
+        scaled_directions = scaled(directions, factors, spans)
 
-        def beside() -> None:
+        def evaluate(batch: Batch, buffers: dict[str, Tensor]) -> Directional:
             nonlocal at_once
-            here = (problem, job.weights, trajectory.parameters, buffers, batch)
+            here = (problem, job.weights, replay.trajectory.parameters, buffers, batch)
             if at_once is None:
                 at_once = works_at_once(*here)
-            along = directional_derivatives(
-                *here, scaled(directions, moment, spans), with_output=bool(job.classes), at_once=at_once
-            )
-            found.append(along)
+            return directional_derivatives(*here, scaled_directions, with_output=bool(job.classes), at_once=at_once)
 
-        losses = replay.advance(record, batch, beside=beside)
-        (along,) = found
-        require_same_losses(along.losses, losses, record.step)
-        divisor = job.run.divisor(record)
-        tally.add(record, along.losses_dot / divisor)
-        tally.add_labels(record.indices, along, batch, 1 / divisor)
+        hooks = _ByJVP(problem, replay, shared, batches, evaluate)
+        every = replay.advance(record, batches, hooks=hooks)
+        for part, batch, along, losses in zip(record.micro_batches, batches, hooks.along, every, strict=True):
+            require_same_losses(along.losses, losses, record.step)
+            tally.add_weighted(record.step, part, along, batch)
 
     return one_step
 
@@ -172,34 +207,35 @@ def _why_not_here(job: Job, replay: Replay, record: StepRecord) -> str | None:
         return reason
     problem = LossModule(job.run.model, job.run.loss)
     same_modes(problem, replay)
-    present = np.array([float(lane.options[record.step] is not None) for lane in job.lanes])
+    present = np.array([float(history.moves[record.step] is not None) for history in job.histories])
     generator = torch.Generator().manual_seed(record.step)
     random = torch.randn(1, job.weights.size, generator=generator, dtype=job.like.dtype).to(job.run.device)
     direction = scaled(random, present, job.spans())
-    batch = job.run.batch(record)
-    along = directional_derivatives(problem, job.weights, trajectory.parameters, trajectory.buffers, batch, direction)
-    expected = along.losses_dot / job.run.divisor(record)
+    batches, part = job.run.batches(record), record.micro_batches[0]
+    along = directional_derivatives(
+        problem, job.weights, trajectory.parameters, trajectory.buffers, batches[0], direction
+    )
+    expected = part.weighted(along.losses_dot)
     dots = _layer_dots(job, replay, direction)
+    hooks = _ByHooks(dots, job.like, record)
     try:
-        dots.begin(batch.size, job.like)
-        replay.advance(record, batch)
+        replay.advance(record, batches, hooks=hooks)
     except HooksInapplicable as error:
         return str(error)
     finally:
         dots.remove()
-    tolerance = 1e-3 if job.like.dtype == torch.float32 else 1e-8
-    if float((dots.totals.sum(0) - expected).norm()) > tolerance * float(expected.norm()):
+    if not agrees(hooks.totals[0].sum(0).to(expected), expected):
         return "the layers are used in a way that the rules do not know (shared tensors, coupled samples)"
     return None
 
 
 def _layer_dots(job: Job, replay: Replay, directions: Tensor) -> LayerDots:
-    lane_of = {name: number for number, lane in enumerate(job.lanes) for name in lane.names}
-    return LayerDots(replay.trajectory.model, job.weights.views(directions), lane_of)
+    number_of = {name: number for number, history in enumerate(job.histories) for name in history.names}
+    return LayerDots(replay.trajectory.model, job.weights.views(directions), number_of)
 
 
 def scaled(directions: Tensor, factors: NDArray[np.float64], spans: Sequence[slice]) -> Tensor:
-    """Multiply each lane's part of flat directions (queries, parameters) by its factor."""
+    """Multiply each history's part of flat directions (queries, parameters) by its factor."""
     result = torch.empty_like(directions)
     for factor, span in zip(factors, spans, strict=True):
         result[:, span] = directions[:, span] * factor

@@ -1,11 +1,12 @@
-"""Attribution with curvature: the exact transpose of the run, swept from its last step to its first.
+"""Attribution by the transpose of the run, swept from its last step to its first.
 
-The cotangents (w_bar, b_bar, r_bar) of weights, momentum buffers and running statistics start at the query's
-gradients and go back step by step (`steps.transpose_step`, then the curvature product at g_bar). The states that
-the sweep needs are replayed forward, segment by segment, and kept in memory only as far as a budget allows.
+The cotangents of weights, optimizer states and running statistics start at the query's gradients and go back step by
+step: through the optimizer's step, the transforms of the gradient, and the curvature product of every micro-batch at
+g_bar. The states that the sweep needs are replayed forward, segment by segment, and kept in memory only as far as a
+budget allows. Without curvature the same sweep has no product; rules without a closed form take it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,6 +21,7 @@ from hydragrad.derivatives import (
     LossModule,
     Point,
     Products,
+    ZeroCurvature,
     fastest_products,
     require_one_call,
     require_symmetric,
@@ -27,54 +29,81 @@ from hydragrad.derivatives import (
 )
 from hydragrad.progress import bar
 from hydragrad.replay import Replay
+from hydragrad.replay.histories import parts_of, state_names
+from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import Checkpoint, StepRecord
-from hydragrad.steps import SGDCotangent, transpose_step
+from hydragrad.runs.log import MicroBatch
+from hydragrad.steps import Cotangent, StepPoint, smoothing_of, transpose_all, transpose_transforms
 
 
-class Moment(NamedTuple):
-    """What the sweep needs of one step: its state before, its data, and the losses it had."""
+class Evaluated(NamedTuple):
+    """One micro-batch of a step: its data, the buffers before it, and the losses it had."""
 
-    record: StepRecord
-    parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
+    part: MicroBatch
     batch: Batch
+    buffers: dict[str, Tensor]
     losses: Tensor
 
 
+class Moment(NamedTuple):
+    """What the sweep needs of one step.
+
+    Attributes:
+        record: What the step did.
+        parameters: Before it.
+        evaluated: Its micro-batches.
+        point: Where the optimizer stepped, flat; None where its rule does not need it.
+        gradients: The gradients before each transform, flat.
+    """
+
+    record: StepRecord
+    parameters: dict[str, Tensor]
+    evaluated: list[Evaluated]
+    point: StepPoint | None
+    gradients: list[Tensor]
+
+
 class Cotangents(NamedTuple):
-    """Cotangents of weights and momentum buffers (queries, parameters), running statistics (queries, statistics)."""
+    """Cotangents of weights and optimizer states (queries, parameters), running statistics (queries, statistics)."""
 
     w_bar: Tensor
-    b_bar: Tensor
+    states: tuple[Tensor, ...]
     r_bar: Tensor
 
+    def named(self) -> dict[str, Tensor]:
+        """By name, to be written."""
+        states = {f"state_{number}": state for number, state in enumerate(self.states)}
+        return {"w_bar": self.w_bar, "r_bar": self.r_bar} | states
 
-def sweep(job: Job, *, gauss_newton: bool, memory: int) -> tuple[Tally, float]:
+
+def sweep(job: Job, *, memory: int) -> tuple[Tally, float]:
     """Sweep the whole run; return the summed derivatives and the replay's drift.
 
     Args:
-        job: What is asked.
-        gauss_newton: J' H_out J in place of the Hessian.
+        job: Which run, queries and method.
         memory: Bytes that replayed states may take.
     """
     tally, drift, stop = Tally(job), 0.0, len(job.run.steps)
-    cotangents = Cotangents(job.w_bar(), torch.zeros_like(job.w_bar()), job.r_bar())
-    partial = Partial(job, "ggn" if gauss_newton else "hessian")
+    zeros = tuple(torch.zeros_like(job.w_bar()) for _ in state_names(job.histories))
+    cotangents = Cotangents(job.w_bar(), zeros, job.r_bar())
+    partial = Partial(job, job.method.curvature)
     kept = partial.load()
     if kept:
-        cotangents = Cotangents(*(kept[name].to(job.run.device) for name in Cotangents._fields))
+        read = {name: kept[name].to(job.run.device) for name in cotangents.named()}
+        states = tuple(read[f"state_{number}"] for number in range(len(zeros)))
+        cotangents = Cotangents(read["w_bar"], states, read["r_bar"])
         tally.restore(kept)
         stop, drift = int(kept["stop"]), kept["drift"].item()
 
     def state() -> dict[str, Tensor]:
         numbers = {"stop": torch.tensor(stop), "drift": torch.tensor(drift, dtype=torch.float64)}
-        return cotangents._asdict() | tally.state() | numbers
+        return cotangents.named() | tally.state() | numbers
 
     with (
         job.run.replay() as replay,
         bar("attributing", len(job.run.steps), len(job.run.steps) - stop) as progress,
     ):
-        reverse = ReverseStep(job, replay, tally, gauss_newton=gauss_newton)
+        reverse = ReverseStep(job, replay, tally)
         for start, end in reversed(job.run.segments):
             if end > stop:
                 continue
@@ -109,63 +138,80 @@ def require_curvature(job: Job) -> None:
             trajectory.restore(job.run.checkpoint(start))
             trajectory.arrange(record)
             same_modes(problem, replay)
-            require_symmetric(problem, job.weights, trajectory.parameters, trajectory.buffers, job.run.batch(record))
+            for batch in job.run.batches(record)[:1]:
+                require_symmetric(problem, job.weights, trajectory.parameters, trajectory.buffers, batch)
 
 
 class ReverseStep:
     """Pulls cotangents back through one step and tallies what flows to the sample weights."""
 
-    def __init__(self, job: Job, replay: Replay, tally: Tally, *, gauss_newton: bool) -> None:
+    def __init__(self, job: Job, replay: Replay, tally: Tally) -> None:
+        curvature = job.method.curvature
         self._job, self._replay, self._tally = job, replay, tally
         self._problem = LossModule(job.run.model, job.run.loss, use_explicit_batch_norm)
         self._products: Products | None = None
-        self._single = CurvatureProducts(
-            self._problem,
-            job.weights,
-            job.statistics,
-            gauss_newton=gauss_newton,
-            with_output=bool(job.classes),
-        )
+        self._single: CurvatureProducts | None = None
+        if curvature == "none":
+            self._products = ZeroCurvature(self._problem, job.weights, with_output=bool(job.classes))
+        else:
+            self._single = CurvatureProducts(
+                self._problem,
+                job.weights,
+                job.statistics,
+                gauss_newton=curvature == "ggn",
+                with_output=bool(job.classes),
+            )
         self._spans = job.spans()
-        self._check_one_call = gauss_newton
+        self._check_one_call = curvature == "ggn"
 
     def __call__(self, moment: Moment, cotangents: Cotangents) -> Cotangents:
         """Return the cotangents before the step."""
         record = moment.record
         self._replay.trajectory.arrange(record)
         same_modes(self._problem, self._replay)
-        g_bar, w_bar, b_bar = self._transpose(record.step, cotangents)
-        alpha = self._job.run.loss_weights
-        weights = None if alpha is None else alpha[record.indices].to(g_bar)
-        point = Point(moment.parameters, moment.buffers, moment.batch, self._job.run.divisor(record), weights)
+        g_bar, before = self._through_update(moment, cotangents)
+        w_bar, r_bar = before.w_bar, cotangents.r_bar
+        for evaluated in reversed(moment.evaluated):
+            curved, r_bar = self._through_micro_batch(moment, evaluated, g_bar, r_bar)
+            w_bar = curved.add_(w_bar)
+        if self._job.method.damping:
+            w_bar.add_(g_bar, alpha=self._job.method.damping)
+        return Cotangents(w_bar, before.states, r_bar)
+
+    def _through_update(self, moment: Moment, cotangents: Cotangents) -> tuple[Tensor, Cotangent[Tensor]]:
+        """Cotangent of the summed gradient, and those before the optimizer's step without the curvature term."""
+        record = moment.record
+        parts = parts_of(self._job.histories, self._spans, record.step)
+        rho = smoothing_of(parts, moment.point, self._job.smoothing)
+        after = Cotangent(cotangents.w_bar, cotangents.states)
+        g_bar, before = transpose_all(parts, after, moment.point, rho)
+        return transpose_transforms(record.transforms, self._job.weights.spans, g_bar, moment.gradients), before
+
+    def _through_micro_batch(
+        self, moment: Moment, evaluated: Evaluated, g_bar: Tensor, r_bar: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Tally what flows to the samples; return the curvature product, and the statistics' cotangent before it."""
+        part, batch = evaluated.part, evaluated.batch
+        point = Point(moment.parameters, evaluated.buffers, batch, part.divisor, self._loss_weights(part, g_bar))
         if self._check_one_call:
             require_one_call(self._problem, moment.parameters, point)
             self._check_one_call = False
         if self._products is None:
-            self._products = fastest_products(self._single, point, g_bar, cotangents.r_bar)
-        product = self._products(point, g_bar, cotangents.r_bar)
-        require_same_losses(product.along.losses, moment.losses, record.step)
-        self._tally.add(record, product.along.losses_dot / point.divisor)
-        self._tally.add_labels(record.indices, product.along, moment.batch, 1 / point.divisor)
-        w_bar = product.w_bar.add_(w_bar)
-        if self._job.damping:
-            w_bar.add_(g_bar, alpha=self._job.damping)
-        return Cotangents(w_bar, b_bar, product.r_bar)
+            assert self._single is not None
+            self._products = fastest_products(self._single, point, g_bar, r_bar)
+        product = self._products(point, g_bar, r_bar)
+        require_same_losses(product.along.losses, evaluated.losses, moment.record.step)
+        self._tally.add_weighted(moment.record.step, part, product.along, batch)
+        return product.w_bar, product.r_bar
 
-    def _transpose(self, step: int, cotangents: Cotangents) -> tuple[Tensor, Tensor, Tensor]:
-        if len(self._job.lanes) == 1 and (options := self._job.lanes[0].options[step]) is not None:
-            state = SGDCotangent(cotangents.w_bar, cotangents.b_bar)
-            g_bar, state = transpose_step(state, options, first=self._job.lanes[0].first[step])
-            return g_bar, *state
-        g_bar = torch.zeros_like(cotangents.w_bar)
-        w_bar, b_bar = cotangents.w_bar.clone(), cotangents.b_bar.clone()
-        for lane, span in zip(self._job.lanes, self._spans, strict=True):
-            options = lane.options[step]
-            if options is not None:
-                state = SGDCotangent(w_bar[:, span], b_bar[:, span])
-                g, state = transpose_step(state, options, first=lane.first[step])
-                g_bar[:, span], w_bar[:, span], b_bar[:, span] = g, *state
-        return g_bar, w_bar, b_bar
+    def _loss_weights(self, part: MicroBatch, like: Tensor) -> Tensor | None:
+        """What the losses are multiplied by next to the divisor: the run's own weights, and coefficients of each."""
+        alpha = self._job.run.loss_weights
+        weights = None if alpha is None else alpha[part.indices].to(like)
+        relative = part.loss_weights(like)
+        if weights is None or relative is None:
+            return relative if weights is None else weights
+        return weights * relative
 
 
 def backwards(job: Job, replay: Replay, start: Checkpoint, stop: int, memory: int) -> Iterator[Moment]:
@@ -174,7 +220,7 @@ def backwards(job: Job, replay: Replay, start: Checkpoint, stop: int, memory: in
     Where their states do not fit into `memory`, the stretch is cut into parts whose starting states fit, and the
     parts are replayed again, last part first.
     """
-    room = max(2, memory // max(1, _bytes(start)))
+    room = max(2, memory // max(1, _moment_bytes(job, start)))
     count = stop - start.step
     if count <= room:
         yield from reversed(_forward(job, replay, start, stop))
@@ -184,27 +230,58 @@ def backwards(job: Job, replay: Replay, start: Checkpoint, stop: int, memory: in
     replay.trajectory.restore(start)
     for cut in range(start.step + length, stop, length):
         for record in job.run.steps[cut - length : cut]:
-            replay.advance(record, job.run.batch(record))
+            replay.advance(record, job.run.batches(record))
         starts.append(replay.trajectory.checkpoint(cut))
     ends = [*(each.step for each in starts[1:]), stop]
     for each, end in zip(reversed(starts), reversed(ends), strict=True):
         yield from backwards(job, replay, each, end, memory)
 
 
+def _moment_bytes(job: Job, start: Checkpoint) -> int:
+    """What the sweep keeps of a step; a checkpoint holds as much or more where rules have a closed form."""
+    if not _needs_point(job):
+        return start.bytes
+    flat = job.weights.size * job.like.element_size()
+    return start.bytes + 2 * flat
+
+
+def _needs_point(job: Job) -> bool:
+    return any(history.rule.closed_form is None for history in job.histories)
+
+
+class _Collecting(StepHooks):
+    """Notes what the sweep needs of a step while it is replayed."""
+
+    def __init__(self, job: Job, replay: Replay, states: Sequence[str] | None) -> None:
+        self._job, self._trajectory, self._states = job, replay.trajectory, states
+        self.buffers: list[dict[str, Tensor]] = []
+        self.gradients: list[Tensor] = []
+        self.point: StepPoint | None = None
+
+    def before_forward(self, number: int) -> None:
+        self.buffers.append({name: value.clone() for name, value in self._trajectory.buffers.items()})
+
+    def before_transform(self) -> None:
+        self.gradients.append(self._trajectory.gradient(self._job.weights))
+
+    def before_update(self) -> None:
+        if self._states is not None:
+            self.point = self._trajectory.point(self._job.weights, self._states)
+
+
 def _forward(job: Job, replay: Replay, start: Checkpoint, stop: int) -> list[Moment]:
     trajectory = replay.trajectory
     trajectory.restore(start)
+    states = state_names(job.histories) if _needs_point(job) else None
     moments = []
     for record in job.run.steps[start.step : stop]:
         parameters = {name: value.clone() for name, value in trajectory.parameters.items()}
-        buffers = {name: value.clone() for name, value in trajectory.buffers.items()}
-        batch = job.run.batch(record)
-        moments.append(Moment(record, parameters, buffers, batch, replay.advance(record, batch)))
+        batches, noted = job.run.batches(record), _Collecting(job, replay, states)
+        losses = replay.advance(record, batches, hooks=noted)
+        evaluated = [
+            Evaluated(*each) for each in zip(record.micro_batches, batches, noted.buffers, losses, strict=True)
+        ]
+        moments.append(Moment(record, parameters, evaluated, noted.point, noted.gradients))
     if job.run.has_checkpoint(stop):
         replay.check_against(job.run.checkpoint(stop))
     return moments
-
-
-def _bytes(checkpoint: Checkpoint) -> int:
-    parts = (checkpoint.parameters, checkpoint.buffers, checkpoint.momentum)
-    return sum(tensor.nbytes for part in parts for tensor in part.values())

@@ -1,20 +1,20 @@
-"""Cleaning: find training samples that harm, remove or relabel them, and measure what was found.
+"""Cleaning: find training samples that harm, remove or relabel them, and measure how well they were detected.
 
-signals       what training itself says of each label
-suspects      samples ranked by what speaks against their labels, with suggested labels
-held_out      influence functions of held-out data, kept with the run
-suspicion     one number from all that speaks against a label
+signals       what training shows about each label
+suspects      samples ranked by the evidence against their labels, with suggested labels
+held_out      influence functions of held-out data, saved with the run
+suspicion     one number from all evidence against a label
 changed_sets  data sets without some samples, or relabelled
 marks         labels decided by hand, as the report saves them
-label_noise   labels flipped on purpose, kept with the run
-finding       how well a ranking finds known flips
+label_noise   labels flipped on purpose, saved with the run
+detection     how well a ranking detects known flips
 """
 
 from hydragrad.cleaning.changed_sets import labels_of as labels_of
 from hydragrad.cleaning.changed_sets import relabelled as relabelled
 from hydragrad.cleaning.changed_sets import without as without
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc
-from hydragrad.cleaning.detection import finding_curve as finding_curve
+from hydragrad.cleaning.detection import detection_curve as detection_curve
 from hydragrad.cleaning.detection import found_in_first as found_in_first
 from hydragrad.cleaning.label_noise import Labels as Labels
 from hydragrad.cleaning.label_noise import flip_labels as flip_labels

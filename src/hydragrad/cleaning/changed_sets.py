@@ -33,8 +33,8 @@ def labels_of(dataset: Dataset[Any]) -> Tensor:
         return torch.tensor([int(dataset[i][1]) for i in range(length)])
     except (TypeError, ValueError, IndexError, KeyError) as error:
         raise DataError(
-            f"No integer labels were found in this {type(dataset).__name__}: expected a TensorDataset with them, an "
-            f"attribute `targets` or `labels`, or items (input, label)."
+            f"Expected a data set with integer labels: a TensorDataset with them, an attribute `targets` or `labels`, "
+            f"or items (input, label). No integer labels were found in this {type(dataset).__name__}."
         ) from error
 
 
@@ -45,13 +45,13 @@ def without(train_set: Dataset[Any], removed: Sequence[int]) -> Dataset[Any]:
         DataError: Nothing would be left.
     """
     length = len(train_set)  # type: ignore[arg-type]
-    kept = torch.ones(length, dtype=torch.bool)
-    kept[list(removed)] = False
-    if not kept.any():
+    remaining = torch.ones(length, dtype=torch.bool)
+    remaining[list(removed)] = False
+    if not remaining.any():
         raise DataError(f"Removing {len(removed):,} of {length:,} samples leaves nothing to train on.")
     if type(train_set) is TensorDataset:
-        return TensorDataset(*(tensor[kept] for tensor in train_set.tensors))
-    return Subset(train_set, kept.nonzero().flatten().tolist())
+        return TensorDataset(*(tensor[remaining] for tensor in train_set.tensors))
+    return Subset(train_set, remaining.nonzero().flatten().tolist())
 
 
 def relabelled(train_set: Dataset[Any], samples: Sequence[int], labels: Sequence[int]) -> Dataset[Any]:
@@ -64,8 +64,8 @@ def relabelled(train_set: Dataset[Any], samples: Sequence[int], labels: Sequence
     new[list(samples)] = torch.as_tensor(list(labels), dtype=new.dtype)
     if type(train_set) is TensorDataset:
         tensors = list(train_set.tensors)
-        place = max(i for i, t in enumerate(tensors) if not t.is_floating_point() and t.dim() == 1)
-        tensors[place] = new.to(tensors[place].dtype)
+        position = max(i for i, t in enumerate(tensors) if not t.is_floating_point() and t.dim() == 1)
+        tensors[position] = new.to(tensors[position].dtype)
         return TensorDataset(*tensors)
     return _Relabelled(train_set, new)
 

@@ -1,4 +1,4 @@
-"""How well a ranking finds the labels that are known to be wrong."""
+"""How well a ranking detects the labels that are known to be wrong."""
 
 import numpy as np
 import pandas as pd
@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 
 def area_under_roc(ranked: pd.DataFrame) -> float | None:
-    """Probability that a flipped sample is more suspect than one that is not; None where only one kind is there.
+    """Probability that a flipped sample is more suspect than one that is not; None where there is only one kind.
 
     Args:
         ranked: Suspects with `suspicion` and `flipped`.
@@ -27,7 +27,7 @@ def found_in_first(ranked: pd.DataFrame, share: float) -> float | None:
     return float(flipped[: int(share * len(flipped))].sum() / flipped.sum())
 
 
-def finding_curve(ranked: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Share inspected, and share of the flipped samples found by then, each float64 (samples + 1,)."""
-    found = np.concatenate([[0], np.cumsum(ranked["flipped"].to_numpy())])
-    return np.linspace(0, 1, len(found)), found / max(1, found[-1])
+def detection_curve(ranked: pd.DataFrame) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Share inspected, and share of the flipped samples detected by then, each float64 (samples + 1,)."""
+    detected = np.concatenate([[0], np.cumsum(ranked["flipped"].to_numpy())])
+    return np.linspace(0, 1, len(detected)), detected / max(1, detected[-1])

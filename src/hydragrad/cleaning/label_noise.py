@@ -1,4 +1,4 @@
-"""Label noise: planted on purpose, kept with the run, so that finding it can be measured."""
+"""Label noise: made on purpose and saved with the run, so that its detection can be measured."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +16,11 @@ FILE = "labels.safetensors"
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a training set: as given, and as they truly are.
+    """The labels of a training set: those that are trained on, and the true ones.
 
     Attributes:
-        given: What was trained on, int64 (samples,).
-        true: Before noise was planted, int64 (samples,).
+        given: Labels that are trained on, int64 (samples,).
+        true: Labels without noise, int64 (samples,).
     """
 
     given: Tensor
@@ -33,7 +33,7 @@ class Labels:
 
 
 def flip_labels(labels: Tensor, share: float, *, classes: int, seed: int) -> Labels:
-    """Replace, per class, floor(share x samples) labels by a uniformly drawn different one.
+    """Replace, per class, floor(share x samples) labels by another one, sampled uniformly.
 
     Args:
         labels: True labels, int64 (samples,).
@@ -47,20 +47,18 @@ def flip_labels(labels: Tensor, share: float, *, classes: int, seed: int) -> Lab
     Source: Chen et al. 2021, section 4.3.
     """
     if not 0 <= share <= 1:
-        raise DataError(f"The share of labels to flip must be between 0 and 1; {share} came.")
+        raise DataError(f"The share of labels to flip must be between 0 and 1, got {share}.")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
-        raise DataError(
-            f"Labels must be 0 to {classes - 1}; they range from {int(labels.min())} to {int(labels.max())}."
-        )
+        raise DataError(f"Labels must be 0 to {classes - 1}, got {int(labels.min())} to {int(labels.max())}.")
     # RandomState, not Generator: numpy promises that its stream stays the same in later versions.
     random = np.random.RandomState(seed)
-    given = labels.clone()
+    noisy = labels.clone()
     for label in range(classes):
         members = (labels == label).nonzero().flatten().numpy()
-        chosen = random.permutation(members)[: int(share * len(members))]
-        others = random.randint(classes - 1, size=len(chosen))
-        given[torch.from_numpy(chosen)] = torch.from_numpy(others + (others >= label)).to(labels.dtype)
-    return Labels(given, labels.clone())
+        flipped = random.permutation(members)[: int(share * len(members))]
+        others = random.randint(classes - 1, size=len(flipped))
+        noisy[torch.from_numpy(flipped)] = torch.from_numpy(others + (others >= label)).to(labels.dtype)
+    return Labels(noisy, labels.clone())
 
 
 def swap_labels(labels: Tensor, share: float, *, pairs: Sequence[tuple[int, int]], seed: int) -> Labels:
@@ -69,32 +67,32 @@ def swap_labels(labels: Tensor, share: float, *, pairs: Sequence[tuple[int, int]
     Args:
         labels: True labels, int64 (samples,).
         share: Between 0 and 1.
-        pairs: Classes that are taken for each other, each class at most once.
+        pairs: Classes that are confused with each other; a class is in one pair at most.
         seed: The same seed swaps the same labels.
 
     Raises:
         DataError: A share outside [0, 1], or a class in two pairs.
     """
     if not 0 <= share <= 1:
-        raise DataError(f"The share of labels to swap must be between 0 and 1; {share} came.")
+        raise DataError(f"The share of labels to swap must be between 0 and 1, got {share}.")
     other = {one: two for pair in pairs for one, two in (pair, pair[::-1])}
     if len(other) != 2 * len(pairs):
-        raise DataError(f"Each class may be in one pair only; {list(pairs)} came.")
+        raise DataError(f"Each class may be in one pair only, got {list(pairs)}.")
     random = np.random.RandomState(seed)
-    given = labels.clone()
+    noisy = labels.clone()
     for label in sorted(other):
         members = (labels == label).nonzero().flatten().numpy()
-        given[torch.from_numpy(random.permutation(members)[: int(share * len(members))])] = other[label]
-    return Labels(given, labels.clone())
+        noisy[torch.from_numpy(random.permutation(members)[: int(share * len(members))])] = other[label]
+    return Labels(noisy, labels.clone())
 
 
 def save_labels(run: Path, labels: Labels) -> None:
-    """Keep the labels with a run."""
+    """Save the labels with a run."""
     save_sealed({"given": labels.given, "true": labels.true}, run / FILE)
 
 
 def load_labels(run: Path) -> Labels | None:
-    """The labels kept with a run, if there are any.
+    """The labels saved with a run, if there are any.
 
     Raises:
         RunDamaged: The file is altered.

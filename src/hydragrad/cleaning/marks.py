@@ -1,4 +1,4 @@
-"""What a person decided about labels, as the report saves it: which are wrong, and which are fine."""
+"""Decisions of a person about labels, as the report saves them: which are wrong, and which are right."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -32,7 +32,7 @@ def read_marks(path: Path, run: Recording, labels: Collection[int]) -> Marks:
     Args:
         path: JSON, as the report's "Save marks (JSON)" writes it.
         run: The run that the report was about.
-        labels: The labels that there are.
+        labels: The labels that exist.
 
     Raises:
         MarksInvalid: No file, no JSON, marks of another run, samples or labels that do not exist, or nothing to do.
@@ -44,24 +44,22 @@ def read_marks(path: Path, run: Recording, labels: Collection[int]) -> Marks:
             f"{path} holds marks of another run ({str(body.get('run'))[:12]}; this one is {run.digest[:12]}). Give the "
             f"run whose report they were made in, or mark again: hydragrad report {run.path}."
         )
-    given = labels_of(run.train_set)
+    recorded = labels_of(run.train_set)
     fixed: dict[int, int] = {}
     fine: list[int] = []
     for entry in entries:
-        sample, label = _sample(path, entry, len(given)), entry.get("label")
+        sample, label = _sample(path, entry, len(recorded)), entry.get("label")
         if sample in fixed or sample in fine:
             raise MarksInvalid(f"{path} marks sample {sample} twice. Keep one of its marks.")
-        if entry.get("given_label") != int(given[sample]):
+        if entry.get("given_label") != int(recorded[sample]):
             raise MarksInvalid(
                 f"{path} says that sample {sample} carries label {entry.get('given_label')!r}; in this run it is "
-                f"{int(given[sample])}. The labels have changed since: mark again."
+                f"{int(recorded[sample])}. The labels have changed since: mark again."
             )
         if entry.get("mark") == "fine":
             fine.append(sample)
         elif entry.get("mark") != "fixed":
-            raise MarksInvalid(
-                f"{path}: the mark of sample {sample} must be fixed or fine; {entry.get('mark')!r} came."
-            )
+            raise MarksInvalid(f"{path}: the mark of sample {sample} must be fixed or fine, got {entry.get('mark')!r}.")
         elif not isinstance(label, int) or isinstance(label, bool) or label not in labels:
             known = sorted(labels)
             raise MarksInvalid(
@@ -98,7 +96,7 @@ def _read(path: Path) -> dict[str, Any]:
 def _sample(path: Path, entry: Any, length: int) -> int:
     sample = entry.get("sample") if isinstance(entry, dict) else None
     if not isinstance(sample, int) or isinstance(sample, bool):
-        raise MarksInvalid(f"{path}: every mark names a sample by its number; {json.dumps(entry)[:80]} came.")
+        raise MarksInvalid(f"{path}: every mark must name a sample by its number, got {json.dumps(entry)[:80]}.")
     if not 0 <= sample < length:
         raise MarksInvalid(f"{path} marks sample {sample}; the run was trained on samples 0 to {length - 1:,}.")
     return sample

@@ -1,4 +1,4 @@
-"""Who is suspect: training samples ranked by what speaks against their labels, with the labels suggested instead."""
+"""Suspects: training samples ranked by the evidence against their labels, with the labels suggested instead."""
 
 from typing import Literal
 
@@ -29,19 +29,19 @@ def suspects(
         run: The recorded run.
         scores: Contributions to a loss on held-out data whose labels are right.
         query: Which query, if the scores answer several.
-        held_out: The question that the scores answer, one mean loss: influence functions of the trained model are asked
-            it as well, kept with the run, and taken in. With `signals` only.
-        signals: What training itself says of the labels. "auto" measures it where the model is a classifier
-            (`training_signals`, kept with the run) and does without elsewhere; None ranks by contribution alone.
+        held_out: The query of the scores, one mean loss: influence functions of the trained model are computed for it,
+            saved with the run, and used as well. With `signals` only.
+        signals: What training shows about the labels. "auto" measures it where the model is a classifier
+            (`training_signals`, saved with the run) and does without elsewhere; None ranks by contribution alone.
 
     Returns:
         One row a scored sample, the most suspect first: `sample`, `given_label`, `suggested_label` (the likeliest over
-        training; without signals the one under which it would help most, of scores asked for with labels=True),
+        training; without signals the one under which it would help most, of scores with labels=True),
         `suspicion` (higher is more suspect; only the order has a meaning), `contribution` (negative harms; unit of
         the query), `standard_error` (of scores over independent runs), with signals `loss` (of the trained model,
         nats), `margin` (of the given label's logit, mean over training), `influence` (with `held_out`; sign and unit of
         a contribution) and, where folds were trained, `confidence` (probability of the given label by models that never
-        saw the sample), and, where noise was planted, `true_label` and `flipped`.
+        saw the sample), and, where noise was added, `true_label` and `flipped`.
 
     Raises:
         DataError: The training set has no integer labels.
@@ -51,28 +51,28 @@ def suspects(
     products of up to 5,000 samples.
     """
     ids = scores.sample_ids
-    given = labels_of(run.train_set)[ids]
+    labels = labels_of(run.train_set)[ids]
     contributions = scores.row(query)
     if signals == "auto":
         signals = _measured(run)
     own = None if signals is None else signals.of(ids)
-    frame = pd.DataFrame({"sample": ids.numpy(), "given_label": given.numpy()})
+    frame = pd.DataFrame({"sample": ids.numpy(), "given_label": labels.numpy()})
     suggested = _suggested(scores, query, own)
     if suggested is not None:
         frame["suggested_label"] = suggested.numpy()
-    weighed = None if held_out is None or own is None else influence(run, held_out)
-    weighed = None if weighed is None else weighed[ids]
-    frame["suspicion"] = (-contributions if own is None else suspicion(own, contributions, weighed)).numpy()
+    influences = None if held_out is None or own is None else influence(run, held_out)
+    influences = None if influences is None else influences[ids]
+    frame["suspicion"] = (-contributions if own is None else suspicion(own, contributions, influences)).numpy()
     frame["contribution"] = contributions.numpy()
     errors = scores.standard_errors_of(query)
     if errors is not None:
         frame["standard_error"] = errors.numpy()
-    for name, column in _columns(own, weighed).items():
+    for name, column in _columns(own, influences).items():
         frame[name] = column.numpy()
-    kept = load_labels(run.path)
-    if kept is not None:
-        frame["true_label"] = kept.true[ids].numpy()
-        frame["flipped"] = kept.flipped[ids].numpy()
+    known = load_labels(run.path)
+    if known is not None:
+        frame["true_label"] = known.true[ids].numpy()
+        frame["flipped"] = known.flipped[ids].numpy()
     return frame.sort_values("suspicion", kind="stable", ascending=False, ignore_index=True)
 
 
@@ -105,10 +105,10 @@ def _suggested(scores: Scores, query: str | int | None, signals: Signals | None)
 def _columns(signals: Signals | None, influences: Tensor | None) -> dict[str, Tensor]:
     if signals is None:
         return {}
-    given = signals.given[:, None]
-    columns = {"loss": -signals.at_end.gather(1, given)[:, 0].log(), "margin": signals.margin}
+    labels = signals.given[:, None]
+    columns = {"loss": -signals.at_end.gather(1, labels)[:, 0].log(), "margin": signals.margin}
     if influences is not None:
         columns["influence"] = influences
     if signals.out_of_fold is not None:
-        columns["confidence"] = signals.out_of_fold.gather(1, given)[:, 0]
+        columns["confidence"] = signals.out_of_fold.gather(1, labels)[:, 0]
     return columns

@@ -1,16 +1,16 @@
-"""One number from all that speaks against a label: how training went, contributions, influence, unseeing models.
+"""One number from all evidence against a label: training, contributions, influence, models that never saw the sample.
 
     suspicion = z(margin) + 0.5 max(0, z(-contribution) - 0.5) + 0.1 z(-influence) + 0.1 z(out-of-fold margin)
 
 z are normal scores (the normal quantile of a sample's rank), so that signals of any scale can be added; margins are
-of probabilities: the largest other label's less the given one's. Right labels are learned before wrong ones, so the
-mean over the run says more than its end. Wrong labels that agree with one another are learned like right ones: there
-only what they do to held-out data speaks. That a sample helps does not make its label right, so contributions count
-where they harm. Influence at the trained weights tells rare but right labels from wrong ones. A network that disagrees
-with most labels was misled by them, or has hardly learned; its word is worth little then, and what held-out data say
-more: from a share of 0.6 on, the weight of influence grows tenfold with every further tenth.
+of probabilities: the largest other label's minus the own one's. Right labels are learned before wrong ones, so the
+mean over the run shows more than its end. Wrong labels that agree with one another are learned like right ones: there
+only their effect on held-out data counts. That a sample helps does not make its label right, so contributions count
+where they harm. Influence at the trained weights separates rare but right labels from wrong ones. A network that
+disagrees with most labels was misled by them, or has hardly learned; then its predictions are worth little and held-out
+data more: from a share of 0.6 on, the weight of influence grows tenfold with every further tenth.
 
-The weights were chosen on seed 0 of twelve settings and left alone since (`python -m studies weights` has the
+The weights were tuned on seed 0 of twelve settings and not changed since (`python -m studies weights` has the
 settings and the search): flips, swaps, clusters, copies and patches in MNIST and digits, and the errors in MNIST's own
 test set. The last held the weight of contributions down: among labels that are nearly all right, those that harm most
 are rare rather than wrong; and that of influence functions. The growth was set on digits with 50 to 80 % flips (seeds 0
@@ -30,11 +30,11 @@ from hydragrad.cleaning.signals import Signals
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """What each signal counts beside the margin over training.
+    """The weights of the signals, next to 1 for the margin over training.
 
     Attributes:
         contribution: Of contributions that harm.
-        above: From where they count, in normal scores.
+        above: The normal score from which they count.
         influence: Of influence functions, where the network agrees with most labels.
         out_of_fold: Of models that never saw the sample.
     """
@@ -56,30 +56,30 @@ def suspicion(
     """How suspect each label is, float64 (samples,); higher is more suspect, only the order has a meaning.
 
     Args:
-        signals: What training says of the samples.
+        signals: What training shows about the samples.
         contributions: Of the same samples to a loss on held-out data whose labels are right, (samples,).
         influence: The same by influence functions, (samples,).
-        weights: Others than the chosen ones.
+        weights: In place of the default ones.
     """
-    found = normal_scores(against(signals.over_training, signals.given))
-    found += weights.contribution * (normal_scores(-contributions) - weights.above).clamp(min=0)
+    total = normal_scores(against(signals.over_training, signals.given))
+    total += weights.contribution * (normal_scores(-contributions) - weights.above).clamp(min=0)
     if influence is not None:
-        found += weights.influence * growth(signals) * normal_scores(-influence)
+        total += weights.influence * growth(signals) * normal_scores(-influence)
     if signals.out_of_fold is not None:
-        found += weights.out_of_fold * normal_scores(against(signals.out_of_fold, signals.given))
-    return found
+        total += weights.out_of_fold * normal_scores(against(signals.out_of_fold, signals.given))
+    return total
 
 
 def growth(signals: Signals) -> float:
-    """How much more influence weighs for what training disagrees with: 1 where that is at most `DISAGREES`."""
+    """Factor of the weight of influence: 1 where training disagrees with at most `DISAGREES` of the labels."""
     share = float((signals.over_training.argmax(1) != signals.given).double().mean())
     return float(10 ** (GROWTH * max(0.0, share - DISAGREES)))
 
 
-def against(probabilities: Tensor, given: Tensor) -> Tensor:
-    """Largest probability of another label less that of the given one, (samples,); positive speaks against it."""
-    given = given[:, None]
-    return probabilities.scatter(1, given, -torch.inf).max(1).values - probabilities.gather(1, given)[:, 0]
+def against(probabilities: Tensor, labels: Tensor) -> Tensor:
+    """Largest probability of another label minus that of the own one, (samples,); positive contradicts the label."""
+    own = labels[:, None]
+    return probabilities.scatter(1, own, -torch.inf).max(1).values - probabilities.gather(1, own)[:, 0]
 
 
 def normal_scores(values: Tensor) -> Tensor:

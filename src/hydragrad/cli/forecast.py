@@ -16,6 +16,7 @@ from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batc
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, fetch
+from hydragrad.scores import Method
 from hydragrad.training import Plan, batch_losses, forecast_bytes, mean_loss_and_accuracy, require_trainable
 
 WARM_UP, TIMED, EVALUATED = 2, 5, 250
@@ -24,8 +25,6 @@ EVALUATIONS_FOR_SUSPECTS = 10
 """Of the training set, before suspects are ranked."""
 EVALUATIONS_A_PRODUCT = 4.0
 """Cost of a sample's Gauss-Newton product."""
-TRAININGS_AN_ATTRIBUTION = {"none": 2.0, "ggn": 3.4, "hessian": 4.2}
-"""Rounded up: see docs/costs.md."""
 ATTRIBUTIONS_A_SAMPLE = 0.4
 """Cost of the backward pass of a single sample, in attributions without curvature: see docs/tracking.md."""
 
@@ -70,21 +69,26 @@ def training_disk(experiment: Experiment, plan: Plan, every: int) -> int:
     return forecast_bytes(model, len(experiment.train_set), plan, every)  # type: ignore[arg-type]
 
 
-def attribution_seconds(run: Recording, curvature: str) -> float:
-    """Seconds of an attribution, from a few replayed steps."""
+def attribution_seconds(run: Recording, method: Method) -> float:
+    """Seconds of an attribution, one replay after the other."""
+    return training_again_seconds(run) * method.trainings
+
+
+def training_again_seconds(run: Recording) -> float:
+    """Seconds of one replay of the whole run, from a few replayed steps."""
     with run.replay() as replay:
         replay.trajectory.restore(run.initial)
 
         def step(number: int) -> None:
             record = run.steps[number % len(run.steps)]
-            replay.trajectory.advance(record, run.batch(record))
+            replay.trajectory.advance(record, run.batches(record))
 
-        return _seconds_a_step(step) * len(run.steps) * TRAININGS_AN_ATTRIBUTION[curvature]
+        return _seconds_a_step(step) * len(run.steps)
 
 
 def store_seconds(run: Recording, statistics: BatchStatistics) -> float:
     """Seconds of building a store: with exact statistics of a BatchNorm's batches, a backward pass a sample."""
-    attribution = attribution_seconds(run, "none")
+    attribution = attribution_seconds(run, Method())
     if statistics == "frozen" or not normalises_batches(run.model):
         return attribution
     return attribution * max(1.0, ATTRIBUTIONS_A_SAMPLE * max(len(record.indices) for record in run.steps))
@@ -92,8 +96,10 @@ def store_seconds(run: Recording, statistics: BatchStatistics) -> float:
 
 def query_seconds(experiment: Experiment, model: nn.Module, text: str) -> float:
     """Seconds that differentiating a mean loss takes, forward and backward; that of a single sample is not counted."""
-    name, colon, _ = text.partition(":")
-    return 0.0 if colon or name not in experiment.held_out else 3 * seconds_of_evaluation(experiment, model, name)
+    query = experiment.named_query(text)
+    if query.sample is not None or query.data_set not in experiment.held_out:
+        return 0.0
+    return 3 * seconds_of_evaluation(experiment, model, query.data_set)
 
 
 def signals_seconds(experiment: Experiment, run: Recording, folds: int, training: float) -> float:

@@ -1,48 +1,69 @@
-"""What one batch yields: per-sample losses, their directional derivatives, curvature products.
+"""What one batch yields: per-sample losses, their directional derivatives, gradients of samples, curvature products.
 
 layout       named tensors as one flat vector
+leaves       the tensors of nested data
 loss_module  model and per-sample loss as one function of parameters and buffers
 one_call     the model's one call inside the loss
+point        where one step is differentiated
+refusals     models that are refused, with the reason
 stopped      gradients that are stopped on their way
-kinks        operations that are not smooth
-refusals     what is refused, and why
+kinks        operations whose derivative jumps
+trusted      a fast path held to the safe one
 directional  derivatives of all samples along directions
 per_sample   gradients of single samples
 layers       rules of single layers
-curvature    curvature products
+curvature    curvature products and exact tangents
 torch_gaps   what torch's own rules lack
 """
 
-from hydragrad.derivatives.curvature.many_products import Products as Products
-from hydragrad.derivatives.curvature.many_products import VectorisedProducts as VectorisedProducts
-from hydragrad.derivatives.curvature.many_products import fastest_products as fastest_products
-from hydragrad.derivatives.curvature.products import CurvatureProducts as CurvatureProducts
-from hydragrad.derivatives.curvature.products import CurvatureStep as CurvatureStep
-from hydragrad.derivatives.curvature.products import Point as Point
-from hydragrad.derivatives.curvature.products import require_one_call as require_one_call
-from hydragrad.derivatives.curvature.symmetric import require_symmetric as require_symmetric
-from hydragrad.derivatives.curvature.tangents import ExactTangents as ExactTangents
-from hydragrad.derivatives.curvature.tangents import Tangents as Tangents
+# ruff: noqa: I001 imports grouped by meaning
+
+# A batch, a model and its loss
+from hydragrad.derivatives.layout import Layout as Layout
+from hydragrad.derivatives.leaves import tensor_leaves as tensor_leaves
+from hydragrad.derivatives.loss_module import Batch as Batch
+from hydragrad.derivatives.loss_module import LossModule as LossModule
+from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
+from hydragrad.derivatives.loss_module import check_losses as check_losses
+from hydragrad.derivatives.one_call import require_one_call as require_one_call
+from hydragrad.derivatives.point import Point as Point
+from hydragrad.derivatives.refusals import require_differentiable as require_differentiable
+
+# Derivatives of all samples along directions
 from hydragrad.derivatives.directional.forward_mode import Directional as Directional
 from hydragrad.derivatives.directional.forward_mode import directional_derivatives as directional_derivatives
 from hydragrad.derivatives.directional.forward_mode import works_at_once as works_at_once
 from hydragrad.derivatives.directional.labels import label_derivatives as label_derivatives
 from hydragrad.derivatives.directional.labels import require_cross_entropy as require_cross_entropy
-from hydragrad.derivatives.directional.labels import tensor_leaves as tensor_leaves
-from hydragrad.derivatives.directional.layer_dots import HooksInapplicable as HooksInapplicable
 from hydragrad.derivatives.directional.layer_dots import LayerDots as LayerDots
-from hydragrad.derivatives.directional.layer_dots import why_not_hooks as why_not_hooks
 from hydragrad.derivatives.directional.shared_forward import SharedForward as SharedForward
-from hydragrad.derivatives.layout import Layout as Layout
-from hydragrad.derivatives.loss_module import Batch as Batch
-from hydragrad.derivatives.loss_module import LossModule as LossModule
-from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
-from hydragrad.derivatives.loss_module import check_losses as check_losses
+
+# Gradients of single samples
 from hydragrad.derivatives.per_sample.by_layers import LayerGradients as LayerGradients
 from hydragrad.derivatives.per_sample.frozen_statistics import FrozenGradients as FrozenGradients
 from hydragrad.derivatives.per_sample.one_by_one import sample_gradients as sample_gradients
 from hydragrad.derivatives.per_sample.projection import Projector as Projector
-from hydragrad.derivatives.refusals import require_differentiable as require_differentiable
+
+# Curvature
+from hydragrad.derivatives.curvature.products import CurvatureProducts as CurvatureProducts
+from hydragrad.derivatives.curvature.products import CurvatureStep as CurvatureStep
+from hydragrad.derivatives.curvature.products import Products as Products
+from hydragrad.derivatives.curvature.many_products import VectorisedProducts as VectorisedProducts
+from hydragrad.derivatives.curvature.many_products import fastest_products as fastest_products
+from hydragrad.derivatives.curvature.zero import ZeroCurvature as ZeroCurvature
+from hydragrad.derivatives.curvature.tangents import ExactTangents as ExactTangents
+from hydragrad.derivatives.curvature.tangents import Tangents as Tangents
+from hydragrad.derivatives.curvature.symmetric import require_symmetric as require_symmetric
+
+# Whether a fast path may be taken
+from hydragrad.derivatives.layers.applicable import HooksInapplicable as HooksInapplicable
+from hydragrad.derivatives.layers.applicable import why_not_hooks as why_not_hooks
+from hydragrad.derivatives.trusted import Comparison as Comparison
+from hydragrad.derivatives.trusted import agrees as agrees
+from hydragrad.derivatives.trusted import compare_with_safe as compare_with_safe
+from hydragrad.derivatives.trusted import tolerance_of as tolerance_of
+
+# Batch statistics
 from hydragrad.derivatives.torch_gaps.batch_norm import BatchStatistics as BatchStatistics
 from hydragrad.derivatives.torch_gaps.batch_norm import batch_coupled as batch_coupled
 from hydragrad.derivatives.torch_gaps.batch_norm import normalises_batches as normalises_batches

@@ -1,10 +1,10 @@
-"""Operations whose derivative jumps, found in the graph of a loss: where they are, a run is only piecewise smooth."""
+"""Operations whose derivative jumps, in the graph of a loss: where there are any, a run is only piecewise smooth."""
 
 from typing import Any
 
 from torch import Tensor
 
-KINKED = {
+KINKED_NODES = {
     "ReluBackward0": "ReLU",
     "LeakyReluBackward0": "leaky ReLU",
     "PreluKernelBackward0": "PReLU",
@@ -26,12 +26,12 @@ KINKED = {
     "AdaptiveMaxPool2DBackward0": "max-pooling",
     "MkldnnMaxPool2DBackward0": "max-pooling",
 }
-"""Names of nodes of torch's autograd graph, and what a person calls them."""
+"""Names of nodes of torch's autograd graph to the names that people use."""
 
 
 def kinks(output: Tensor) -> list[str]:
-    """What kinks the graph behind `output` holds, each kind once, in alphabetical order."""
-    found: set[str] = set()
+    """List the kinds of kinks in the graph behind `output`, in alphabetical order."""
+    kinds: set[str] = set()
     seen: set[Any] = set()
     waiting = [output.grad_fn]
     while waiting:
@@ -39,8 +39,8 @@ def kinks(output: Tensor) -> list[str]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        name = KINKED.get(node.name())
+        name = KINKED_NODES.get(node.name())
         if name is not None:
-            found.add(name)
+            kinds.add(name)
         waiting += [before for before, _ in node.next_functions]
-    return sorted(found)
+    return sorted(kinds)

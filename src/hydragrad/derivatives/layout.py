@@ -47,6 +47,6 @@ class Layout:
         return {name: flat[..., self.spans[name]].view(*lead, *shape) for name, shape in self.shapes.items()}
 
     def span(self, names: Sequence[str]) -> slice:
-        """The slice that covers `names`, which must lie side by side."""
+        """The slice that covers `names`, which must be adjacent."""
         first, last = self.spans[names[0]], self.spans[names[-1]]
         return slice(first.start, last.stop)

@@ -23,7 +23,7 @@ class Batch(NamedTuple):
     Attributes:
         data: Whatever the data set's items collate to.
         size: Number of samples.
-        seed: Seed of everything that the forward pass draws.
+        seed: Seed of all randomness of the forward pass.
     """
 
     data: Any
@@ -66,9 +66,9 @@ class LossModule(nn.Module):
         """Evaluate at given parameters and buffers.
 
         Returns:
-            Losses (batch size,), and the buffers after the forward pass; the given ones are left as they were.
+            Losses (batch size,), and the buffers after the forward pass; those passed in are left as they were.
         """
-        # Kernels that update running statistics write into the tensors they are given.
+        # Kernels that update running statistics write into the tensors that they get.
         state = {self.PREFIX + name: tensor for name, tensor in parameters.items()}
         state |= {self.PREFIX + name: tensor.clone() for name, tensor in buffers.items()}
         result: tuple[Tensor, dict[str, Tensor]] = functional_call(self, state, (batch,))
@@ -79,20 +79,20 @@ def check_losses(losses: Any, size: int) -> None:
     """Refuse a loss that is not one floating-point number a sample.
 
     Raises:
-        LossError: Says what came.
+        LossError: Says what it returned.
     """
     if not isinstance(losses, Tensor) or losses.shape != (size,) or not losses.is_floating_point():
-        came = (
+        actual = (
             f"a {losses.dtype} tensor of shape {tuple(losses.shape)}"
             if isinstance(losses, Tensor)
             else type(losses).__name__
         )
         raise LossError(
             f"The loss must return one number a sample, a floating-point tensor of shape ({size},); it returned "
-            f"{came}. Use reduction='none' and average over everything but the batch dimension."
+            f"{actual}. Use reduction='none' and average over everything but the batch dimension."
         )
 
 
 def parameter_names(model: nn.Module) -> dict[str, torch.Size]:
-    """Names and shapes of all parameters, each once."""
+    """Names and shapes of all parameters; shared ones appear once."""
     return {name: parameter.shape for name, parameter in model.named_parameters()}

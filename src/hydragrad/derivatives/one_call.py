@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from hydragrad.derivatives.loss_module import Batch, LossModule
+from hydragrad.derivatives.point import Point
 from hydragrad.errors import LossError
 
 
@@ -24,14 +26,14 @@ class Captured:
             LossError: The model was called more or less than once, or returned something else than a tensor.
         """
         if len(self.outputs) != 1 or not isinstance(self.outputs[0], Tensor):
-            came = (
+            actual = (
                 f"was called {len(self.outputs)} times"
                 if len(self.outputs) != 1
                 else f"returned a {type(self.outputs[0]).__name__}"
             )
             raise LossError(
                 f"curvature='ggn' and labels=True need a loss that calls the model once and gets one tensor; "
-                f"here the model {came}. Use curvature='none' or 'hessian', or write the loss with one call."
+                f"here the model {actual}. Use curvature='none' or 'hessian', or write the loss with one call."
             )
         output: Tensor = self.outputs[0]
         return output
@@ -52,7 +54,7 @@ def capture_output(problem: LossModule, *, required: bool) -> Iterator[Captured]
 
 
 class StandIn:
-    """Answers the model's one call with a given output; everything else is the model's own."""
+    """Answers the model's one call with an output that is known; everything else is the model's own."""
 
     def __init__(self, model: Any, output: Tensor) -> None:
         self._model = model
@@ -67,7 +69,22 @@ class StandIn:
 
 
 def losses_of_output(problem: LossModule, batch: Batch, output: Tensor) -> Tensor:
-    """Evaluate the loss on a given model output, shape (batch,)."""
+    """Evaluate the loss on an output of the model, shape (batch,)."""
     losses: Tensor
     losses, _ = problem(batch, model=StandIn(problem.model, output))
     return losses
+
+
+def require_one_call(problem: LossModule, parameters: dict[str, Tensor], point: Point) -> None:
+    """Refuse losses that reach the parameters otherwise than through the model's one call.
+
+    Raises:
+        LossError: Gauss-Newton products would silently miss that part.
+    """
+    with torch.no_grad(), capture_output(problem, required=True) as captured:
+        problem.at(parameters, point.buffers, point.batch)
+    if losses_of_output(problem, point.batch, captured.tensor.detach()).requires_grad:
+        raise LossError(
+            "curvature='ggn' needs a loss that depends on the parameters through the model's output alone; this "
+            "one uses them directly, too (a penalty?). Use the optimizer's weight_decay, or curvature='hessian'."
+        )

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 
 from hydragrad.cleaning import Labels, labels_of
 from hydragrad.derivatives import PerSampleLoss
-from hydragrad.errors import QueryError, UnknownName
+from hydragrad.errors import UnknownName
+from hydragrad.experiments.named_query import NamedQuery
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
 from hydragrad.scores import Query, mean_loss, sample_losses
@@ -50,14 +51,19 @@ class Experiment:
         Raises:
             QueryError: No such data set, or no such sample.
         """
-        name, colon, index = text.partition(":")
-        known = self._data_sets()
-        if name not in known or (colon and not index.isdigit()):
-            raise QueryError(
-                f"--query must be one of {', '.join(known)}, or one sample of them, as in {next(iter(known))}:42; "
-                f"got {text!r}."
-            )
-        return sample_losses(known[name], [int(index)]) if colon else mean_loss(known[name], name=f"{name} loss")
+        named = self.named_query(text)
+        samples = self.data_set(named.data_set)
+        if named.sample is not None:
+            return sample_losses(samples, [named.sample])
+        return mean_loss(samples, name=f"{named.data_set} loss")
+
+    def named_query(self, text: str) -> NamedQuery:
+        """Return data set and sample of a query that was typed on the command line.
+
+        Raises:
+            QueryError: No such data set, or no number of a sample.
+        """
+        return NamedQuery.parse(text, self._data_sets())
 
     def known_labels(self) -> frozenset[int]:
         """Return the labels that a training sample may have: those with a name, or else those that occur.

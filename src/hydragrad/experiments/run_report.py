@@ -3,16 +3,16 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
 from hydragrad.errors import HydragradError
 from hydragrad.experiments.experiment import Experiment
+from hydragrad.experiments.saved_scores import DATA_SET
 from hydragrad.replay import Recording
 from hydragrad.report import report
-from hydragrad.scores import Scores
+from hydragrad.scores import Check, Scores, saved_scores
 from hydragrad.tracking import Store
 from hydragrad.tracking.store import FILE
 
@@ -28,7 +28,7 @@ def write_report(
     *,
     suspects: pd.DataFrame | None = None,
     accuracies: Mapping[str, float] | None = None,
-    checks: Sequence[Mapping[str, Any]] = (),
+    checks: Sequence[Check] = (),
     title: str | None = None,
 ) -> Path:
     """Write the page; predictions are explained by RUN/store, or by scores of single samples in RUN/scores."""
@@ -72,23 +72,28 @@ def _store(run: Recording) -> Store | None:
 
 
 def _sample_scores(run: Recording, name: str, like: Scores) -> Scores | None:
-    """All saved scores of single samples (test:42) with the curvature of `like`, as one."""
-    evidence = (like.evidence.curvature, len(run.steps))
-    singles = []
-    for file in sorted((run.path / "scores").glob(f"{name}:*.safetensors")):
+    """All saved scores of single samples of a data set with the curvature of `like`, as one."""
+    wanted = (name, like.evidence.curvature, len(run.steps))
+    parts: list[Scores] = []
+    for saved in saved_scores(run.path / "scores"):
+        has = (saved.about.get(DATA_SET), saved.evidence.curvature, saved.evidence.steps)
+        if saved.query_samples is None or has != wanted:
+            continue
         try:
-            scores = Scores.load(file)
+            scores = Scores.load(saved.path)
         except HydragradError:
             continue  # damaged; the command that needs it says so
-        same_samples = torch.equal(scores.sample_ids, like.sample_ids)
-        if same_samples and (scores.evidence.curvature, scores.evidence.steps) == evidence:
-            singles.append(scores)
-    if not singles:
+        if torch.equal(scores.sample_ids, like.sample_ids):
+            parts.append(scores)
+    if not parts:
         return None
     return replace(
-        singles[0],
-        values=torch.cat([scores.values for scores in singles]),
-        query_names=tuple(name for scores in singles for name in scores.query_names),
-        query_values=torch.cat([scores.query_values for scores in singles]),
+        parts[0],
+        values=torch.cat([scores.values for scores in parts]),
+        query_names=tuple(name for scores in parts for name in scores.query_names),
+        query_values=torch.cat([scores.query_values for scores in parts]),
+        query_samples=tuple(sample for scores in parts for sample in scores.query_samples or ()),
+        standard_errors=None,
         label_contributions=None,
+        over_time=None,
     )

@@ -10,7 +10,7 @@ from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.training import train_into
 from hydragrad.replay import Recording
 from hydragrad.runs.manifest import FILE as MANIFEST
-from hydragrad.scores import Curvature, Scores
+from hydragrad.scores import Method, Scores
 
 FOLDER = "seeds"
 
@@ -31,12 +31,10 @@ def score_seeds(
     experiment: Experiment,
     run: Recording,
     query: str,
-    curvature: Curvature,
+    method: Method,
     *,
     seeds: int,
-    damping: float,
     labels: bool | None,
-    replays: int,
     workers: int,
 ) -> Scores:
     """Return mean scores over `seeds` runs with their standard errors; finished runs in RUN/seeds are reused."""
@@ -47,10 +45,8 @@ def score_seeds(
             experiment.query(query),
             seeds=seeds_of(experiment, seeds),
             out=run.path / FOLDER,
-            curvature=curvature,
-            damping=damping,
+            **method.options,
             labels=labels,
-            replays=replays,
             workers=workers,
         )
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from hydragrad.figures.values import same_length, vector
+from hydragrad.ranks import rank_correlation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,6 @@ def agreement(predicted: ArrayLike, actual: ArrayLike) -> Agreement:
     same_length(x, y, "predicted and actual changes")
     if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return Agreement(count=len(x), slope=np.nan, pearson=np.nan, spearman=np.nan)
-    from scipy.stats import rankdata  # slow to import
-
     # Divided by their largest size, since squares of small changes would underflow.
     x_size, y_size = float(np.abs(x).max()), float(np.abs(y).max())
     u, v = x / x_size, y / y_size
@@ -44,10 +43,6 @@ def agreement(predicted: ArrayLike, actual: ArrayLike) -> Agreement:
     return Agreement(
         count=len(x),
         slope=float(u @ v / (u @ u)) * (y_size / x_size),
-        pearson=_correlation(u, v),
-        spearman=_correlation(rankdata(x), rankdata(y)),
+        pearson=float(np.corrcoef(u, v)[0, 1]),
+        spearman=float(rank_correlation(x, y)),
     )
-
-
-def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    return float(np.corrcoef(x, y)[0, 1])

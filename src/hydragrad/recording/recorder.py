@@ -44,11 +44,11 @@ from hydragrad.replay.replay import first_trained_norm
 from hydragrad.runs import manifest as manifests
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder, resume_from, snapshot
 from hydragrad.runs.lines import AppendOnlyLines
-from hydragrad.runs.log import LOG, StepRecord, to_line
+from hydragrad.runs.log import LOG, MicroBatch, StepRecord, to_line
 from hydragrad.runs.manifest import Manifest, Reduction
 from hydragrad.runs.stored_batches import load_batch, store_batch, sync_batches
 from hydragrad.runs.unstarted import clear_away, never_started
-from hydragrad.steps import require_supported
+from hydragrad.steps import rule_of
 
 OWN_FILES = (LOG, "checkpoints.jsonl", "checkpoints", "batches", "scores")
 
@@ -70,7 +70,7 @@ class Recorder:
         path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
             first step fails leaves nothing behind; one killed before its first step is over is replaced.
         model: The model being trained.
-        optimizer: A torch.optim.SGD over the model's parameters, new or warm.
+        optimizer: One of torch.optim over the model's parameters, new or warm: SGD, Adam or AdamW.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set that the indices speak of.
         scheduler: Its state is kept, so that a killed run resumes with it.
@@ -113,7 +113,7 @@ class Recorder:
         about: dict[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
-        require_supported(optimizer)
+        rule_of(optimizer)
         require_differentiable(model)
         require_map_style(train_set)
         if reduction not in ("mean", "sum"):
@@ -134,7 +134,7 @@ class Recorder:
         self.fingerprint: dict[str, Any] = {}
         self._open = self._in_step = self._fresh = False
         self._consistent = True
-        self._verifier = Verifier(model, loss, reduction)
+        self._verifier = Verifier(model, loss, self._watch.rule)
         self._interruption = Interruption()
         self._folder = CheckpointFolder(self.path)
         self._last_checkpoint = -1
@@ -255,6 +255,7 @@ class Recorder:
             reduction=self._reduction,
             seed=int(seed),
             store_batches=self._store_batches,
+            optimizers=[self._watch.rule.name],
             about=self._about,
         )
         if present:
@@ -277,11 +278,12 @@ class Recorder:
 
     def _go_on(self) -> None:
         self.fingerprint = data_fingerprint(self._train_set)
-        options: dict[str, Any] = {"reduction": self._reduction, "store_batches": self._store_batches}
+        options: dict[str, Any] = {"optimizers": [self._watch.rule.name]}
+        options |= {"reduction": self._reduction, "store_batches": self._store_batches}
         options |= {} if self._seed is None else {"seed": self._seed}
         recorded = manifests.read_manifest(self.path)
         recorded = require_same_run(self.path, recorded, self._model, self.fingerprint, options)
-        last = reached(self.path)
+        last = reached(self.path, recorded)
         if last.checkpoint is not None:
             resume_from(last.checkpoint, self._model, self._optimizer)
             if self._scheduler is not None and last.checkpoint.scheduler is not None:
@@ -340,36 +342,42 @@ class Recorder:
         self._watch.require_one_step()
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         structure = self._watch.structure(None if self._before is None else self._before.structure)
-        record = StepRecord(
-            step=self.next_step,
+        part = MicroBatch(
             indices=chosen,
             batch_seed=stream_seed(self._manifest.seed, self.next_step, BATCH) if batch_seed is None else batch_seed,
+            seed=stream_seed(self._manifest.seed, self.next_step),
+            coefficients=1 / len(chosen) if self._manifest.reduction == "mean" else 1.0,
+        )
+        record = StepRecord(
+            step=self.next_step,
+            micro_batches=(part,),
             options=self._watch.options,
             structure=structure,
             norm=first_trained_norm(self._parameters, structure),
             loss=handle.loss,
         )
-        require_finite_step(record, lambda: self._fetch(record) if batch is None else batch)
+        require_finite_step(record, lambda: [self._fetch(record.step, part) if batch is None else batch])
         if self._store_batches:
             if batch is None:
                 raise StepError("With store_batches=True the batch must be given: recorder.step(indices, batch).")
             store_batch(self.path, record.step, batch)
         if start is not None and self._verifier.due(record.step):
             after = {name: parameter.detach() for name, parameter in self._parameters.items()}
-            seed = stream_seed(self._manifest.seed, record.step)
-            self._verifier.verify(start, record, lambda: Batch(self._fetch(record), len(chosen), seed), after)
+            self._verifier.verify(
+                start, record, lambda: [Batch(self._fetch(record.step, part), len(part), part.seed)], after
+            )
         self._log.append(to_line(record, self._before))
         self._before = record
         self.next_step += 1
         return record
 
-    def _fetch(self, record: StepRecord) -> Any:
+    def _fetch(self, step: int, part: MicroBatch) -> Any:
         if self._store_batches:
-            return to_device(load_batch(self.path, record.step), self._device)
+            return to_device(load_batch(self.path, step), self._device)
         return fetch(
             self._train_set,
-            record.indices,
-            seed=record.batch_seed,
+            part.indices,
+            seed=part.batch_seed,
             collate=self._collate,
             device=self._device,
         )

@@ -10,9 +10,9 @@ from hydragrad.errors import RecordingMismatch, RunDamaged
 from hydragrad.replay.machine import this_machine, warn_other_machine
 from hydragrad.runs import manifest as manifests
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
-from hydragrad.runs.lines import read_lines
-from hydragrad.runs.log import LOG, StepRecord, from_lines
+from hydragrad.runs.log import LOG, StepRecord
 from hydragrad.runs.manifest import Manifest
+from hydragrad.runs.steps import read_steps
 
 
 class Reached(NamedTuple):
@@ -34,14 +34,14 @@ class Reached(NamedTuple):
         return 0 if self.checkpoint is None else self.checkpoint.step
 
 
-def reached(path: Path) -> Reached:
+def reached(path: Path, manifest: Manifest) -> Reached:
     """Read how far the run in `path` got.
 
     Raises:
         RunDamaged: The step log ends before every checkpoint, or files are altered.
     """
     folder = CheckpointFolder(path)
-    records = list(from_lines(read_lines(path / LOG, "steps"))) if (path / LOG).exists() else []
+    records = read_steps(path, manifest) if (path / LOG).exists() else []
     entries = folder.entries() if folder.index.exists() else {}
     steps = [step for step in entries if step <= len(records)]
     if entries and not steps:

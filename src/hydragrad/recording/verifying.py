@@ -4,7 +4,7 @@ The first steps of segments are, at ever longer distances: faults of a loop show
 begins later on, which the next replay finds in any case, since every step's weights are in the log.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
@@ -15,7 +15,7 @@ from hydragrad.replay.replay import relative_difference
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
-from hydragrad.runs.manifest import Reduction
+from hydragrad.steps import StepRule
 
 
 class Verifier:
@@ -24,11 +24,11 @@ class Verifier:
     Args:
         model: The model being trained; a copy is made at the first verification.
         loss: The loss that is recorded.
-        reduction: How the loop makes one number of the per-sample losses.
+        rule: Of the optimizer.
     """
 
-    def __init__(self, model: nn.Module, loss: PerSampleLoss, reduction: Reduction) -> None:
-        self._given = (model, loss, reduction)
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
+        self._given = (model, loss, rule)
         self._trajectory: Trajectory | None = None
         self._next = 0
 
@@ -40,14 +40,14 @@ class Verifier:
         return True
 
     def verify(
-        self, start: Checkpoint, record: StepRecord, draw: Callable[[], Batch], after: Mapping[str, Tensor]
+        self, start: Checkpoint, record: StepRecord, fetch: Callable[[], Sequence[Batch]], after: Mapping[str, Tensor]
     ) -> None:
         """Replay a step.
 
         Args:
             start: The state before it.
             record: What it did.
-            draw: Draws its batch again.
+            fetch: Fetches its micro-batches again.
             after: The parameters after it, by name.
 
         Raises:
@@ -56,11 +56,11 @@ class Verifier:
         with preserved():
             if self._trajectory is None:
                 self._trajectory = Trajectory(*self._given)
-            check_one_step(self._trajectory, start, record, draw(), after)
+            check_one_step(self._trajectory, start, record, fetch(), after)
 
 
 def check_one_step(
-    trajectory: Trajectory, start: Checkpoint, record: StepRecord, batch: Batch, after: Mapping[str, Tensor]
+    trajectory: Trajectory, start: Checkpoint, record: StepRecord, batches: Sequence[Batch], after: Mapping[str, Tensor]
 ) -> None:
     """Compare one step's replay with the parameters after it.
 
@@ -68,7 +68,7 @@ def check_one_step(
         ReplayMismatch: Says what may be the cause.
     """
     trajectory.restore(start)
-    trajectory.advance(record, batch)
+    trajectory.advance(record, batches)
     difference = relative_difference(trajectory.parameters, after)
     on_cpu = all(value.device.type == "cpu" for value in after.values())
     if not difference <= (0.0 if on_cpu else 1e-4):

@@ -1,6 +1,6 @@
 """Watching a loop's model and optimizer: which options were in force, and which parameters were skipped."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from hydragrad.errors import QueryError, StepError, Unsupported
 from hydragrad.runs.log import Options, Structure
-from hydragrad.steps import read_group
+from hydragrad.steps import read_group, rule_of
 
 
 class Watch:
@@ -22,15 +22,17 @@ class Watch:
         block: How the observer's step block is called, for messages.
 
     Attributes:
+        rule: Of the optimizer.
         parameters: The model's parameters by name.
         options: What was in force when the optimizer stepped, by parameter group.
 
     Raises:
-        Unsupported: The optimizer has parameters that are not the model's.
+        Unsupported: The optimizer's step has no rule, or it has parameters that are not the model's.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, block: str) -> None:
         self._model, self._optimizer, self._block = model, optimizer, block
+        self.rule = rule_of(optimizer)
         self.parameters = dict(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._modules = dict(model.named_modules())
@@ -39,6 +41,7 @@ class Watch:
         self._structure: Structure | None = None
         self._idle: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
+        self._before_update: Callable[[], None] | None = None
         self._in_step, self._steps = False, 0
         self.groups()
 
@@ -46,8 +49,9 @@ class Watch:
         """Parameter names, by parameter group."""
         return tuple(tuple(self._name(p) for p in group["params"]) for group in self._optimizer.param_groups)
 
-    def attach(self) -> None:
-        """Hook model and optimizer."""
+    def attach(self, before_update: Callable[[], None] | None = None) -> None:
+        """Hook model and optimizer; `before_update` is called before the optimizer steps."""
+        self._before_update = before_update
         self._handles = _hooks(self._model, self._optimizer, self)
 
     def detach(self) -> None:
@@ -98,7 +102,9 @@ class Watch:
         if not self._in_step:
             raise StepError(f"optimizer.step() was called outside {self._block}; every step must be recorded.")
         self._steps += 1
-        self.options = tuple(read_group(group) for group in self._optimizer.param_groups)
+        if self._before_update is not None:
+            self._before_update()
+        self.options = tuple(read_group(self.rule, group) for group in self._optimizer.param_groups)
 
     def optimizer_stepped(self) -> None:
         """See which parameters had a gradient; called by the optimizer after it stepped."""
@@ -109,8 +115,8 @@ class Watch:
                     idle.append(self._name(parameter))
                 elif parameter.grad.layout is not torch.strided:
                     raise Unsupported(
-                        f"{self._name(parameter)} has a sparse gradient, which torch.optim.SGD treats in ways "
-                        f"that are not differentiated here. Build the layer without sparse=True."
+                        f"{self._name(parameter)} has a sparse gradient, which optimizers treat in ways that are not "
+                        f"differentiated here. Build the layer without sparse=True."
                     )
         self._idle = tuple(idle)
 

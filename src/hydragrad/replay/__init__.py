@@ -1,14 +1,15 @@
 """A recorded run once more: opened, repeated to the bit, and repeated with changes.
 
-recording   Recording: opens a run directory
-trajectory  model and optimizer moving along recorded steps
-replay      repeats steps and holds them to the record
-machine     threads and processors: where a replay is equal to the bit
-data        a step's data, fetched again
-histories   the run's optimizer histories
-statistics  which running statistics the run moved
-retraining  the run with other weights or labels of some samples
-reweighted  the run with other weights, ready to be differentiated there
+recording          Recording: opens a run directory
+trajectory         model and optimizer moving along recorded steps
+replay             repeats steps and holds them to the record
+machine            threads and processors: where a replay is equal to the bit
+data               a step's data, fetched again
+histories          the run's optimizer histories
+statistics         which running statistics the run moved
+changed_run        the run with other weights or labels of some samples, or another start
+retraining         many changed runs, their final states saved
+checkpoint_spread  which checkpoints stand for the run
 """
 
 from hydragrad.replay.data import fetch as fetch

@@ -132,12 +132,12 @@ def non_finite_rows(data: Any, size: int) -> list[int]:
     return bad.nonzero().flatten().tolist()
 
 
-def require_finite_step(record: StepRecord, data: Callable[[], Any]) -> None:
+def require_finite_step(record: StepRecord, data: Callable[[], list[Any]]) -> None:
     """Refuse a step after which weights or loss are not finite, and name the samples that brought it about.
 
     Args:
         record: The step.
-        data: Gives its batch.
+        data: Gives the data of its micro-batches.
 
     Raises:
         NonFinite: The loss, or the weights.
@@ -145,10 +145,14 @@ def require_finite_step(record: StepRecord, data: Callable[[], Any]) -> None:
     if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
         return
     kept = "; the run is kept up to the step before" if record.step else ""
-    rows = non_finite_rows(data(), len(record.indices))
-    if rows:
+    samples = [
+        part.indices[row]
+        for part, batch in zip(record.micro_batches, data(), strict=True)
+        for row in non_finite_rows(batch, len(part))
+    ]
+    if samples:
         raise NonFinite(
-            f"Step {record.step} trained on NaN or infinity in samples {[record.indices[row] for row in rows][:5]} "
+            f"Step {record.step} trained on NaN or infinity in samples {samples[:5]} "
             f"of the training set. Remove or repair them{kept}."
         )
     raise NonFinite(

@@ -1,55 +1,71 @@
-"""A recorded run's optimizer history, by lanes."""
+"""A recorded run's optimizer histories."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from typing import Any
 
 from hydragrad.derivatives import Layout
 from hydragrad.replay.recording import Recording
 from hydragrad.runs.log import StepRecord, Structure
-from hydragrad.steps import Lane, SGDOptions, lanes, sgd_options
+from hydragrad.steps import History, Part, histories
 
 
-def run_lanes(run: Recording) -> list[Lane]:
-    """Lanes of all parameters that some step of the run moved."""
-    structures = _distinct([record.structure for record in run.steps])
-    places = [_places(structure) for structure in structures]
+def run_histories(run: Recording) -> list[History]:
+    """Histories of all parameters that some step of the run moved."""
+    structures = list(dict.fromkeys(record.structure for record in run.steps))
     names = run.manifest.model["parameters"]
-    seats = {name: tuple(place.get(name) for place in places) for name in names}
+    groups = {name: tuple(structure.group_of.get(name) for structure in structures) for name in names}
     numbers = {id(structure): number for number, structure in enumerate(structures)}
-    known: dict[tuple[object, ...], SGDOptions] = {}
-    histories = {
-        seat: [_in_force(record, seat[_number(record, numbers, structures)], known) for record in run.steps]
-        for seat in set(seats.values())
+    in_force = _InForce(run)
+    options = {
+        every: [in_force(record, every[_number(record, numbers, structures)]) for record in run.steps]
+        for every in set(groups.values())
     }
-    moved: dict[str, Sequence[SGDOptions | None]] = {
-        name: histories[seat] for name, seat in seats.items() if any(histories[seat])
-    }
-    return lanes(moved, frozenset(run.initial.momentum))
+    moved = {name: options[every] for name, every in groups.items() if any(options[every])}
+    state = run.initial.optimizer
+    return histories(run.rule, moved, {name: run.rule.age(state.get(name, {})) for name in moved})
 
 
-def trained_layout(run: Recording, found: Sequence[Lane] | None = None) -> Layout:
-    """Lays out the parameters that some step of the run moved, lane by lane; `found` spares finding the lanes again."""
+def trained_layout(run: Recording, known: Sequence[History] | None = None) -> Layout:
+    """Lays out the parameters that some step of the run moved, history by history; `known` spares working them out."""
     shapes = {name: shape for name, (shape, _) in run.manifest.model["parameters"].items()}
-    return Layout({name: shapes[name] for lane in found or run_lanes(run) for name in lane.names})
+    return Layout({name: shapes[name] for history in known or run_histories(run) for name in history.names})
 
 
-def _places(structure: Structure) -> dict[str, int]:
-    """Parameter group of every parameter that was not skipped."""
-    idle = set(structure.idle)
-    return {name: number for number, group in enumerate(structure.groups) for name in group if name not in idle}
+def has_closed_form(run: Recording, known: Sequence[History]) -> bool:
+    """Whether the run without curvature is a sum over its steps: each a known coefficient times a gradient."""
+    rules = all(history.rule.closed_form is not None for history in known)
+    return rules and not any(record.transforms for record in run.steps)
 
 
-def _in_force(record: StepRecord, group: int | None, known: dict[tuple[object, ...], SGDOptions]) -> SGDOptions | None:
-    if group is None:
-        return None
-    values = record.options[group]
-    key = tuple(values.values())
-    if key not in known:
-        known[key] = sgd_options(values)
-    return known[key]
+def state_names(known: Sequence[History]) -> tuple[str, ...]:
+    """Names of the state tensors of all histories, those of each first in its own order."""
+    return max((history.states for history in known), key=len, default=())
 
 
-def _distinct(structures: Sequence[Structure]) -> list[Structure]:
-    return list(dict.fromkeys(structures))
+def parts_of(known: Sequence[History], spans: Sequence[slice], step: int) -> list[Part]:
+    """What a step moved, by histories that lie at `spans`."""
+    return [
+        Part(span, history.rule, move)
+        for history, span in zip(known, spans, strict=True)
+        if (move := history.moves[step]) is not None
+    ]
+
+
+class _InForce:
+    """The options of a parameter group at a step, in the rule's own terms; equal ones are one object."""
+
+    def __init__(self, run: Recording) -> None:
+        self._rule = run.rule
+        self._known: dict[tuple[Hashable, ...], Any] = {}
+
+    def __call__(self, record: StepRecord, group: int | None) -> Any | None:
+        if group is None:
+            return None
+        values = record.options[group]
+        key = tuple(values.values())
+        if key not in self._known:
+            self._known[key] = self._rule.read(values)
+        return self._known[key]
 
 
 def _number(record: StepRecord, numbers: dict[int, int], structures: list[Structure]) -> int:

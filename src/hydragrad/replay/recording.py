@@ -12,16 +12,17 @@ from torch.utils.data import Dataset
 
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
-from hydragrad.randomness import preserved, stream_seed
+from hydragrad.randomness import preserved
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, require_map_style, to_device
 from hydragrad.replay.machine import this_machine, threads, warn_other_machine
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
-from hydragrad.runs.lines import read_lines
-from hydragrad.runs.log import LOG, StepRecord, from_lines
+from hydragrad.runs.log import LOG, MicroBatch, StepRecord
 from hydragrad.runs.manifest import Manifest, read_manifest, require_same_model
+from hydragrad.runs.steps import read_steps
 from hydragrad.runs.stored_batches import load_batch
+from hydragrad.steps import StepRule, rule_named
 
 
 class Recording:
@@ -99,29 +100,25 @@ class Recording:
         """Digest of the last checkpoint and the number of steps, which names this run and no other."""
         return f"{self._digests[max(self._digests)]}-{len(self.steps)}"
 
-    def batch(self, record: StepRecord) -> Batch:
-        """Draw a step's batch again. It draws from the global generators; callers preserve them."""
-        if self.manifest.store_batches:
-            data = to_device(load_batch(self.path, record.step), self.device)
-        else:
-            data = fetch(
-                self.train_set,
-                record.indices,
-                seed=record.batch_seed,
-                collate=self.collate_fn,
-                device=self.device,
-            )
-        return Batch(data, len(record.indices), stream_seed(self.manifest.seed, record.step))
+    def batches(self, record: StepRecord) -> list[Batch]:
+        """Fetch a step's micro-batches again. It draws from the global generators; callers preserve them."""
+        return [Batch(self._data(record, part), len(part), part.seed) for part in record.micro_batches]
 
-    def divisor(self, record: StepRecord) -> float:
-        """The step's loss is the sum of its per-sample losses over this number."""
-        return float(len(record.indices)) if self.manifest.reduction == "mean" else 1.0
+    def _data(self, record: StepRecord, part: MicroBatch) -> Any:
+        if self.manifest.store_batches:
+            return to_device(load_batch(self.path, record.step), self.device)
+        return fetch(self.train_set, part.indices, seed=part.batch_seed, collate=self.collate_fn, device=self.device)
+
+    @cached_property
+    def rule(self) -> StepRule:
+        """What the run's optimizer did at a step."""
+        return rule_named(self.manifest.optimizers[0])
 
     @contextmanager
     def replay(self) -> Iterator[Replay]:
         """Replay steps on a private copy, with the recorded threads; global generators are preserved."""
         with preserved(), threads(self.manifest.machine["threads"]):
-            trajectory = Trajectory(self.model, self.loss, self.manifest.reduction)
+            trajectory = Trajectory(self.model, self.loss, self.rule)
             yield Replay(trajectory, exact=self.same_machine)
 
     @cached_property
@@ -134,7 +131,7 @@ class Recording:
         with self.replay() as replay:
             replay.trajectory.restore(self.checkpoint(start))
             for record in self.steps[start:end]:
-                replay.advance(record, self.batch(record))
+                replay.advance(record, self.batches(record))
             return replay.trajectory.checkpoint(end)
 
     @cached_property
@@ -145,7 +142,7 @@ class Recording:
     def trained_model(self) -> nn.Module:
         """A copy of the model with the run's final weights and buffers, in eval mode."""
         with preserved():
-            trajectory = Trajectory(self.model, self.loss, self.manifest.reduction)
+            trajectory = Trajectory(self.model, self.loss, self.rule)
         trajectory.restore(self.final)
         return trajectory.model.eval().requires_grad_(False)
 
@@ -154,7 +151,7 @@ class Recording:
         return fetch(self.train_set, indices, seed=0, collate=self.collate_fn, device=self.device)
 
     def _read_steps(self) -> list[StepRecord]:
-        steps = list(from_lines(read_lines(self.path / LOG, "steps")))
+        steps = read_steps(self.path, self.manifest)
         expected = self.manifest.steps
         if expected is not None and len(steps) < expected:
             raise RunDamaged(
@@ -201,7 +198,7 @@ class Recording:
         try:
             with self.replay() as replay:
                 replay.trajectory.restore(self.initial)
-                replay.advance(record, self.batch(record))
+                replay.advance(record, self.batches(record))
         except (ReplayMismatch, LossError) as error:
             raise RecordingMismatch(
                 f"The first step of {self.path} can't be repeated with this model and loss: {error} Give the model "

@@ -1,14 +1,14 @@
 """Replay: the recorded steps once more, checked against what was recorded."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from hydragrad.derivatives import Batch
 from hydragrad.errors import ReplayMismatch
-from hydragrad.replay.trajectory import Trajectory
+from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord, Structure
 
@@ -37,22 +37,20 @@ class Replay:
     def advance(
         self,
         record: StepRecord,
-        batch: Batch,
+        batches: Sequence[Batch],
         weights: Tensor | None = None,
-        *,
-        beside: Callable[[], None] | None = None,
-    ) -> Tensor:
-        """Make one step and check it; return the per-sample losses.
+        hooks: StepHooks | None = None,
+    ) -> list[Tensor]:
+        """Make one step and check it; return the per-sample losses of every micro-batch.
 
-        Steps with `weights` other than the run's own lead elsewhere and are not checked. `beside` is called between
-        the step's forward and backward pass.
+        Steps with `weights` other than the run's own lead elsewhere and are not checked.
 
         Raises:
             ReplayMismatch: Names step and size.
         """
         if weights is None and self.loss_weights is not None:
             weights = self.loss_weights[record.indices]
-        losses = self.trajectory.advance(record, batch, weights, beside=beside)
+        losses = self.trajectory.advance(record, batches, weights, hooks)
         if weights is None and self.exact:
             norm = first_trained_norm(self.trajectory.parameters, record.structure)
             if norm != record.norm:

@@ -1,17 +1,36 @@
-"""The run's own steps, once more: a private copy of the model under a real torch.optim.SGD."""
+"""The run's own steps, once more: a private copy of the model under the run's own torch optimizer."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD
+from torch.optim import Optimizer
 
-from hydragrad.derivatives import Batch, PerSampleLoss, check_losses
+from hydragrad.derivatives import Batch, Layout, PerSampleLoss, check_losses
 from hydragrad.randomness import generator_states, reseed, set_generator_states
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
-from hydragrad.runs.log import StepRecord
-from hydragrad.runs.manifest import Reduction
+from hydragrad.runs.log import MicroBatch, StepRecord
+from hydragrad.steps import StepPoint, StepRule
+
+
+class StepHooks:
+    """What is called while a step is repeated; nothing happens unless a subclass says so."""
+
+    def before_forward(self, number: int) -> None:
+        """Before the forward pass of a micro-batch."""
+
+    def after_forward(self, number: int) -> None:
+        """Between its forward and its backward pass; random numbers used here leave no trace."""
+
+    def after_backward(self, number: int) -> None:
+        """After its backward pass."""
+
+    def before_transform(self) -> None:
+        """Before each transform of the gradients."""
+
+    def before_update(self) -> None:
+        """Before the optimizer steps."""
 
 
 class Trajectory:
@@ -21,13 +40,12 @@ class Trajectory:
     It draws from torch's global generators; callers preserve them.
     """
 
-    def __init__(self, model: nn.Module, loss: PerSampleLoss, reduction: Reduction) -> None:
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
         self.model = copy.deepcopy(model)
         self._loss = loss
-        self._reduction = reduction
         self._parameters = dict(self.model.named_parameters())
         self._modules = dict(self.model.named_modules())
-        self._optimizer = SGD(list(self._parameters.values()), lr=0.0)
+        self._optimizer = rule.torch_class(list(self._parameters.values()), lr=0.0)  # type: ignore[call-arg]
         self._arranged: StepRecord | None = None
 
     @property
@@ -48,6 +66,15 @@ class Trajectory:
         """Copy the present state."""
         return snapshot(step, self.model, self._optimizer)
 
+    def gradient(self, layout: Layout) -> Tensor:
+        """The present gradients, flat; 0 where there is none."""
+        like = next(iter(self._parameters.values())).detach()
+        return layout.flatten({name: self._parameters[name].grad for name in layout.names}, like)
+
+    def point(self, layout: Layout, states: Sequence[str]) -> StepPoint:
+        """The present weights, optimizer states and gradients, flat; 0 where there is none."""
+        return step_point(self._parameters, self._optimizer, layout, states)
+
     def arrange(self, record: StepRecord) -> None:
         """Set parameter groups, options, frozen parameters and modes as they were at a step."""
         before = self._arranged
@@ -66,38 +93,44 @@ class Trajectory:
     def advance(
         self,
         record: StepRecord,
-        batch: Batch,
+        batches: Sequence[Batch],
         weights: Tensor | None = None,
-        *,
-        beside: Callable[[], None] | None = None,
-    ) -> Tensor:
-        """Make one step; return the per-sample losses, shape (batch,).
+        hooks: StepHooks | None = None,
+    ) -> list[Tensor]:
+        """Make one step; return the per-sample losses of every micro-batch, shape (batch,) each.
 
         Args:
             record: What the step did.
-            batch: Its data.
-            weights: Loss weight of every sample of the batch (1 in the real run), shape (batch,).
-            beside: Called between the forward and the backward pass; what it draws leaves no trace.
+            batches: The data of its micro-batches.
+            weights: Loss weight of every sample of the step (1 in the real run), shape (samples,).
+            hooks: Called on the way.
         """
+        watched = hooks or StepHooks()
         self.arrange(record)
         for parameter in self._parameters.values():
             parameter.grad = None
-        reseed(batch.seed)
-        losses = self._loss(self.model, batch.data)
-        check_losses(losses, batch.size)
-        if beside is not None:
-            states = generator_states()
-            beside()
-            set_generator_states(states)
-        self._objective(losses, weights).backward()
+        every = []
+        for number, (part, batch) in enumerate(zip(record.micro_batches, batches, strict=True)):
+            start = sum(len(before) for before in record.micro_batches[:number])
+            mine = None if weights is None else weights[start : start + len(part)]
+            watched.before_forward(number)
+            reseed(batch.seed)
+            losses = self._loss(self.model, batch.data)
+            check_losses(losses, batch.size)
+            if hooks is not None:
+                states = generator_states()
+                hooks.after_forward(number)
+                set_generator_states(states)
+            losses.backward(gradient=_coefficients(part, losses, mine))
+            watched.after_backward(number)
+            every.append(losses.detach())
         self._settle_gradients(record)
+        for transform in record.transforms:
+            watched.before_transform()
+            transform.apply([self._parameters[name] for name in transform.names])
+        watched.before_update()
         self._optimizer.step()
-        return losses.detach()
-
-    def _objective(self, losses: Tensor, weights: Tensor | None) -> Tensor:
-        if weights is not None:
-            losses = losses * weights
-        return losses.mean() if self._reduction == "mean" else losses.sum()
+        return every
 
     def _settle_gradients(self, record: StepRecord) -> None:
         """Make the same parameters have a gradient as in the run: those without one are skipped."""
@@ -109,3 +142,37 @@ class Trajectory:
                     parameter.grad = None
                 elif parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
+
+
+def step_point(
+    parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, layout: Layout, states: Sequence[str]
+) -> StepPoint:
+    """Copy the present weights, optimizer states and gradients, flat; 0 where there is none.
+
+    Args:
+        parameters: By name.
+        optimizer: Of the parameters.
+        layout: Lays out some of them.
+        states: Names of the optimizer's states.
+    """
+    like = next(iter(parameters.values())).detach()
+    named = {name: parameters[name] for name in layout.names}
+    entries = {name: optimizer.state.get(parameter, {}) for name, parameter in named.items()}
+
+    def flat(values: Mapping[str, Tensor | None]) -> Tensor:
+        return layout.flatten(values, like)
+
+    return StepPoint(
+        flat({name: parameter.detach() for name, parameter in named.items()}),
+        tuple(flat({name: own.get(state) for name, own in entries.items()}) for state in states),
+        flat({name: parameter.grad for name, parameter in named.items()}),
+    )
+
+
+def _coefficients(part: MicroBatch, losses: Tensor, weights: Tensor | None) -> Tensor:
+    """Derivatives of the step's loss by the per-sample losses."""
+    if isinstance(part.coefficients, tuple):
+        result = losses.new_tensor(part.coefficients)
+    else:
+        result = torch.ones_like(losses) / part.divisor
+    return result if weights is None else result * weights

@@ -5,7 +5,8 @@ content      run and scores to plain data
 listing      all scored samples, the most suspect first
 predictions  what the trained model says of samples
 over_time    what every epoch added
-explaining   which training samples moved which predictions, from both ends
+explaining   which training samples moved which predictions, and the other way round
+comparisons  predicted against actual changes
 verdict      what to make of the evidence; facts about the run, charts, wording of numbers, names of labels
 rendering    a sample as picture, text or values; gallery of those shown; sheets of small pictures; packing of columns
 page         plain data to HTML; the page's own script and style are in browser/

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hydragrad.report.comparisons import Comparison
 from hydragrad.report.listing import flipped
-from hydragrad.report.verdict import Check
 
 POINTS = 200
-"""Points of a line, beyond which no eye tells more."""
+"""Points of a line, beyond which no eye sees more."""
 
 
 def curves(logs: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
@@ -28,28 +28,32 @@ def curves(logs: Sequence[Mapping[str, float]]) -> list[dict[str, Any]]:
     return charts
 
 
-def scatters(checks: Sequence[Check]) -> list[dict[str, Any]]:
+def scatters(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
     """Predicted against actual changes."""
     return [
         {
-            "name": check.name,
-            "unit": check.unit,
-            "predicted": check.predicted.tolist(),
-            "actual": check.actual.tolist(),
-            "groups": check.groups,
+            "name": one.name,
+            "unit": one.unit,
+            "predicted": one.predicted.tolist(),
+            "actual": one.actual.tolist(),
+            "group_names": one.group_names,
         }
-        for check in checks
+        for one in comparisons
     ]
 
 
-def found(listed: pd.DataFrame) -> dict[str, Any] | None:
+def detection(listed: pd.DataFrame) -> dict[str, Any] | None:
     """Share of the flipped labels found against share inspected, where the truth is known."""
     known = flipped(listed)
     if known is None or not known.any():
         return None
     share = np.concatenate([[0.0], known.cumsum() / known.sum()])
-    at = np.unique(np.linspace(0, len(known), min(len(known), POINTS) + 1).astype(int))
-    return {"inspected": (at / len(known)).tolist(), "found": share[at].tolist(), "wrong": float(known.mean())}
+    counts = np.unique(np.linspace(0, len(known), min(len(known), POINTS) + 1).astype(int))
+    return {
+        "inspected": (counts / len(known)).tolist(),
+        "found": share[counts].tolist(),
+        "wrong": float(known.mean()),
+    }
 
 
 def _finite(value: float | None) -> float | None:

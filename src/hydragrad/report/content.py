@@ -1,4 +1,4 @@
-"""What the page says: run and scores turned into plain data, nothing drawn and nothing marked up yet."""
+"""The content of the page: run and scores as plain data, before anything is drawn or marked up."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hydragrad.replay import Recording
-from hydragrad.report.charts import curves, found, scatters
+from hydragrad.report.charts import curves, detection, scatters
+from hydragrad.report.comparisons import Comparison, read_comparisons
 from hydragrad.report.explaining import Explanations
 from hydragrad.report.facts import run_facts
 from hydragrad.report.gallery import Gallery
@@ -18,16 +19,16 @@ from hydragrad.report.listing import KNOWN, extremes, flipped
 from hydragrad.report.over_time import over_time
 from hydragrad.report.packing import Kind, Packed, packed
 from hydragrad.report.predictions import Predictions, predictions
-from hydragrad.report.verdict import Check, Verdict, read_checks, verdict
+from hydragrad.report.verdict import Verdict, verdict
 from hydragrad.report.wording import counted, number, percent
-from hydragrad.scores import Scores
+from hydragrad.scores import Check, Scores
 from hydragrad.training import epoch_logs
 
-LOOKED_AT_FROM_BOTH_ENDS = 60_000
-"""Up to so many training samples all are looked at from their end; of more, only those that are shown."""
+ALL_TRAINING_SAMPLES = 60_000
+"""Up to so many training samples the page holds the test samples that each moved; beyond, only of those shown."""
 
 HOW_OVER_TIME = (
-    "These scores do not hold what every epoch added. Ask for it: hg.attribute(run, query, stretches=epochs), or "
+    "These scores do not hold what every epoch added. Compute it: hg.attribute(run, query, stretches=epochs), or "
     "hydragrad attribute RUN once more."
 )
 
@@ -37,7 +38,7 @@ class Content:
     """Everything on the page.
 
     Attributes:
-        title, lead, query, accuracies, verdict, facts, checks: What is read without a script.
+        title, lead, query, accuracies, verdict, facts, comparisons: What is read without a script.
         truth: How many of the suspects really carry a wrong label, where that is known.
         data: What the page's script shows: plain values, columns of numbers packed.
     """
@@ -48,7 +49,7 @@ class Content:
     accuracies: Mapping[str, float]
     verdict: Verdict
     facts: tuple[tuple[str, str], ...]
-    checks: tuple[Check, ...]
+    comparisons: tuple[Comparison, ...]
     truth: str | None
     data: dict[str, Any]
 
@@ -62,7 +63,7 @@ def read_content(
     gallery: Gallery,
     classes: Sequence[str] | None,
     accuracies: Mapping[str, float],
-    checks: Sequence[Mapping[str, Any]],
+    checks: Sequence[Check | Mapping[str, Any]],
     explanations: Explanations | None,
     how_to_explain: str,
     title: str | None,
@@ -76,15 +77,15 @@ def read_content(
     """
     position = query if isinstance(query, int) else scores.query_names.index(query)
     name = scores.query_names[position]
-    read = read_checks(scores.evidence, checks)
-    judged = verdict(scores.evidence, read)
-    told = _told(run, listed)
-    named = _label_names(listed, told, explanations, classes)
-    explained = None if explanations is None else _explained(explanations, named)
+    comparisons = read_comparisons(scores.evidence, checks)
+    judged = verdict(scores.evidence, comparisons)
+    predicted = _predictions(run, listed)
+    labels = _label_names(listed, predicted, explanations, classes)
+    explained = None if explanations is None else _explained(explanations, labels)
     shown = list(dict.fromkeys([*listed["sample"].head(thumbnails).tolist(), *extremes(listed)]))
     if explanations is not None and explained is not None:
         shown = list(dict.fromkeys([*shown, *explanations.named()]))
-        explained |= _from_the_other_end(explanations, shown)
+        explained |= _of_training_samples(explanations, shown)
     galleries = {"train": gallery.shown(run.train_set, shown)}
     if explanations is not None and explanations.dataset is not None:
         galleries["test"] = gallery.shown(explanations.dataset, explanations.samples.tolist())
@@ -95,15 +96,15 @@ def read_content(
         accuracies=accuracies,
         verdict=judged,
         facts=run_facts(run),
-        checks=read,
+        comparisons=comparisons,
         truth=_truth(listed),
         data={
             "version": 1,
             "run": {"name": run.path.name, "digest": run.digest, "samples": run.manifest.data["length"]},
             "query": name,
             "column": judged.column,
-            "labels": {"names": named.names, "values": named.values},
-            "samples": _columns(listed, named, told),
+            "labels": {"names": labels.names, "values": labels.values},
+            "samples": _columns(listed, labels, predicted),
             "shown": galleries,
             **gallery.packed(),
             "explain": explained or {"how": how_to_explain},
@@ -111,13 +112,13 @@ def read_content(
             "how_over_time": HOW_OVER_TIME,
             "curves": curves(epoch_logs(run.path)),
             "accuracies": [{"name": key, "value": value} for key, value in accuracies.items()],
-            "checks": scatters(read),
-            "found": found(listed),
+            "checks": scatters(comparisons),
+            "detection": detection(listed),
         },
     )
 
 
-def _told(run: Recording, listed: pd.DataFrame) -> Predictions:
+def _predictions(run: Recording, listed: pd.DataFrame) -> Predictions:
     other = None
     if "suggested_label" in listed and pd.api.types.is_integer_dtype(listed["suggested_label"]):
         other = listed["suggested_label"].tolist()
@@ -125,20 +126,21 @@ def _told(run: Recording, listed: pd.DataFrame) -> Predictions:
 
 
 def _label_names(
-    listed: pd.DataFrame, told: Predictions, explanations: Explanations | None, classes: Sequence[str] | None
+    listed: pd.DataFrame, predicted: Predictions, explanations: Explanations | None, classes: Sequence[str] | None
 ) -> LabelNames:
     columns: list[Any] = [listed[name] for name in ("given_label", *KNOWN[:2]) if name in listed]
     tests = None if explanations is None else explanations.predictions
     columns += [] if tests is None else [part for part in (tests.given, tests.predicted) if part is not None]
     known = any(plain(label) is not None for column in columns for label in column)
-    return label_names(columns, classes, told.classes if known and classes is None else 0)
+    return label_names(columns, classes, predicted.classes if known and classes is None else 0)
 
 
-def _columns(listed: pd.DataFrame, named: LabelNames, told: Predictions) -> dict[str, Packed]:
+def _columns(listed: pd.DataFrame, labels: LabelNames, predicted: Predictions) -> dict[str, Packed]:
     columns = {"id": packed(listed["sample"], "u4"), "contribution": packed(listed["contribution"], "f4")}
-    for name in ("given_label", "suggested_label", "true_label"):
+    for kind in ("given", "suggested", "true"):
+        name = f"{kind}_label"
         if name in listed and any(plain(label) is not None for label in listed[name]):
-            columns[name.removesuffix("_label")] = packed(named.codes(listed[name]), "u2")
+            columns[kind] = packed(labels.codes(listed[name]), "u2")
     if "standard_error" in listed:
         columns["error"] = packed(listed["standard_error"], "f4")
     known = flipped(listed)
@@ -146,55 +148,57 @@ def _columns(listed: pd.DataFrame, named: LabelNames, told: Predictions) -> dict
         columns["flipped"] = packed(known, "u1")
     if "confidence" in listed:
         columns["sure_unseen"] = packed(listed["confidence"], "f4")
-    if told.of_given is not None and told.predicted is not None:
-        columns["sure_given"] = packed(told.of_given, "f4")
-    if told.of_other is not None:
-        columns["sure_suggested"] = packed(told.of_other, "f4")
+    if predicted.of_given is not None and predicted.predicted is not None:
+        columns["sure_given"] = packed(predicted.of_given, "f4")
+    if predicted.of_other is not None:
+        columns["sure_suggested"] = packed(predicted.of_other, "f4")
     return columns
 
 
-def _explained(found: Explanations, named: LabelNames) -> dict[str, Any]:
-    told = found.predictions
-    tests: dict[str, Packed] = {"id": packed(found.samples, "u4")}
-    if told is not None:
-        tests["loss"] = packed(told.losses, "f4")
-        if told.predicted is not None and told.given is not None:
-            tests["given"] = packed(named.codes(told.given), "u2")
-            tests["predicted"] = packed(named.codes(told.predicted), "u2")
-            tests["sure"] = packed(_numbers(told.sure), "f4")
-            tests["sure_given"] = packed(_numbers(told.of_given), "f4")
+def _explained(explanations: Explanations, labels: LabelNames) -> dict[str, Any]:
+    predicted = explanations.predictions
+    tests: dict[str, Packed] = {"id": packed(explanations.samples, "u4")}
+    if predicted is not None:
+        tests["loss"] = packed(predicted.losses, "f4")
+        if predicted.predicted is not None and predicted.given is not None:
+            tests["given"] = packed(labels.codes(predicted.given), "u2")
+            tests["predicted"] = packed(labels.codes(predicted.predicted), "u2")
+            tests["sure"] = packed(_numbers(predicted.sure), "f4")
+            tests["sure_given"] = packed(_numbers(predicted.of_given), "f4")
     return {
         "tests": tests,
-        "misclassified": found.misclassified,
-        "top": found.helpful.shape[1],
-        "helpful": packed(found.helpful, "u4"),
-        "helpful_values": packed(found.helpful_values, "f4"),
-        "harmful": packed(found.harmful, "u4"),
-        "harmful_values": packed(found.harmful_values, "f4"),
-        **_errors(found, ("helpful_errors", "harmful_errors")),
-        "measured": found.curvature != "none",
-        "notes": found.notes,
+        "misclassified": explanations.misclassified,
+        "top": explanations.helpful.shape[1],
+        "helpful": packed(explanations.helpful, "u4"),
+        "helpful_values": packed(explanations.helpful_values, "f4"),
+        "harmful": packed(explanations.harmful, "u4"),
+        "harmful_values": packed(explanations.harmful_values, "f4"),
+        **_errors(explanations, ("helpful_errors", "harmful_errors")),
+        "measured": explanations.curvature != "none",
+        "notes": [note.text for note in explanations.notes],
     }
 
 
-def _from_the_other_end(found: Explanations, shown: Sequence[int]) -> dict[str, Any]:
+def _of_training_samples(explanations: Explanations, shown: Sequence[int]) -> dict[str, Any]:
     rows: Any = slice(None)
-    if len(found.trained) > LOOKED_AT_FROM_BOTH_ENDS:
-        rows = np.flatnonzero(np.isin(found.trained, list(shown)))
-    place: Kind = "u2" if len(found.samples) <= 0xFFFF else "u4"
+    if len(explanations.trained) > ALL_TRAINING_SAMPLES:
+        rows = np.flatnonzero(np.isin(explanations.trained, list(shown)))
+    place: Kind = "u2" if len(explanations.samples) <= 0xFFFF else "u4"
     return {
-        "trained": packed(found.trained[rows], "u4"),
-        "back": found.helped.shape[1],
-        "helped": packed(found.helped[rows], place),
-        "helped_values": packed(found.helped_values[rows], "f4"),
-        "harmed": packed(found.harmed[rows], place),
-        "harmed_values": packed(found.harmed_values[rows], "f4"),
-        **_errors(found, ("helped_errors", "harmed_errors"), rows),
+        "trained": packed(explanations.trained[rows], "u4"),
+        "back": explanations.helped.shape[1],
+        "helped": packed(explanations.helped[rows], place),
+        "helped_values": packed(explanations.helped_values[rows], "f4"),
+        "harmed": packed(explanations.harmed[rows], place),
+        "harmed_values": packed(explanations.harmed_values[rows], "f4"),
+        **_errors(explanations, ("helped_errors", "harmed_errors"), rows),
     }
 
 
-def _errors(found: Explanations, names: Sequence[str], rows: Any = slice(None)) -> dict[str, Packed]:
-    return {} if found.errors is None else {name: packed(found.errors[name][rows], "f4") for name in names}
+def _errors(explanations: Explanations, names: Sequence[str], rows: Any = slice(None)) -> dict[str, Packed]:
+    return (
+        {} if explanations.errors is None else {name: packed(explanations.errors[name][rows], "f4") for name in names}
+    )
 
 
 def _numbers(values: NDArray[Any] | None) -> ArrayLike:

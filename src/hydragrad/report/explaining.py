@@ -1,6 +1,8 @@
-"""Which training samples moved which test samples, looked at from both ends."""
+"""Which training samples moved which test samples, for either side.
 
-import re
+A test sample's strongest training samples, and a training sample's strongest test samples.
+"""
+
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +16,7 @@ from torch.utils.data import Dataset
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
 from hydragrad.report.predictions import Predictions, predictions
-from hydragrad.scores import Scores, sample_losses
+from hydragrad.scores import Note, Scores, sample_losses, single_samples_of
 from hydragrad.tracking import Store
 
 EXPLAINED = 300
@@ -32,12 +34,10 @@ AT_ONCE = 100
 Part = tuple[Tensor, Tensor | None]
 """Contributions to some test samples, (tests, samples), and their standard errors."""
 
-_SAMPLE = re.compile(r"loss of sample (\d+)")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Explanations:
-    """Contributions of training samples to the losses of test samples, the largest ones from both ends.
+    """Contributions of training samples to the losses of test samples, the largest ones for either side.
 
     Attributes:
         dataset: The test samples' data set; None where only their numbers are known.
@@ -46,7 +46,7 @@ class Explanations:
         misclassified: How many of the whole data set's samples are misclassified, and of how many, if known.
         helpful, harmful: Training samples, the strongest first, int64 (tests, top).
         helpful_values, harmful_values: Their contributions, (tests, top).
-        trained: Training samples that are looked at from their end, int64 (trained,).
+        trained: The training samples, int64 (trained,).
         helped, harmed: Places of the test samples that each of them helped and harmed most, (trained, back).
         helped_values, harmed_values: Its contributions to them, (trained, back).
         errors: Standard errors of all four by name (helpful_errors, ...), in the same shapes; None where not known.
@@ -69,7 +69,7 @@ class Explanations:
     harmed_values: NDArray[np.float64]
     errors: Mapping[str, NDArray[np.float32]] | None
     curvature: str
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     def named(self) -> list[int]:
         """Training samples that some test sample names."""
@@ -91,14 +91,13 @@ def from_store(run: Recording, store: Store, dataset: Dataset[Any], *, count: in
     if not length:
         raise QueryError("The test set is empty, so there is no prediction to explain.")
     everything = predictions(run, dataset, range(length))
-    chosen = _chosen(everything, count)
+    samples = _worst(everything, count)
 
     def parts() -> Iterator[Part]:
-        for start in range(0, len(chosen), AT_ONCE):
-            asked = sample_losses(dataset, chosen[start : start + AT_ONCE].tolist())
-            answer = store.contributions(asked)
-            assert isinstance(answer, Scores)
-            yield answer.values, answer.standard_errors
+        for start in range(0, len(samples), AT_ONCE):
+            scores = store.contributions(sample_losses(dataset, samples[start : start + AT_ONCE].tolist()))
+            assert isinstance(scores, Scores)
+            yield scores.values, scores.standard_errors
 
     evidence = store.evidence()
     wrong = None if everything.predicted is None else (int((everything.predicted != everything.given).sum()), length)
@@ -106,8 +105,8 @@ def from_store(run: Recording, store: Store, dataset: Dataset[Any], *, count: in
         parts(),
         store.sample_ids,
         dataset=dataset,
-        samples=chosen,
-        predictions=predictions(run, dataset, chosen.tolist()),
+        samples=samples,
+        predictions=predictions(run, dataset, samples.tolist()),
         misclassified=wrong,
         curvature=evidence.curvature,
         notes=evidence.notes,
@@ -125,66 +124,59 @@ def from_scores(run: Recording, scores: Scores, dataset: Dataset[Any] | None) ->
     Raises:
         QueryError: Scores of something else.
     """
-    asked = explained_samples(scores)
-    if asked is None:
+    explained = explained_samples(scores)
+    if explained is None:
         raise QueryError(
-            f"Predictions are explained by contributions to losses of single samples; these scores answer "
+            f"Predictions are explained by contributions to losses of single samples, got scores of "
             f"{', '.join(scores.query_names[:3])}. Compute them: hg.attribute(run, hg.sample_losses(test_set, [...]))."
         )
-    own, samples = asked
+    own, samples = explained
     dataset = own if dataset is None else dataset
-    told = None if dataset is None else predictions(run, dataset, samples)
-    order = np.arange(len(samples)) if told is None else _order(told)
-    if told is not None:
-        told = predictions(run, dataset, np.asarray(samples)[order].tolist())  # type: ignore[arg-type]
+    predicted = None if dataset is None else predictions(run, dataset, samples)
+    order = np.arange(len(samples)) if predicted is None else _order(predicted)
+    if predicted is not None:
+        predicted = predictions(run, dataset, np.asarray(samples)[order].tolist())  # type: ignore[arg-type]
     rows = torch.from_numpy(order)
     return _explanations(
         iter([(scores.values[rows], None if scores.standard_errors is None else scores.standard_errors[rows])]),
         scores.sample_ids,
         dataset=dataset,
         samples=np.asarray(samples)[order],
-        predictions=told,
+        predictions=predicted,
         misclassified=None,
         curvature=scores.evidence.curvature,
         notes=scores.evidence.notes,
     )
 
 
-def explained_samples(scores: Scores) -> tuple[Dataset[Any] | None, list[int]] | None:
+def explained_samples(scores: Scores) -> tuple[Dataset[Any] | None, tuple[int, ...]] | None:
     """Data set, if known, and test samples whose losses all of the scores' rows are; None for other scores."""
     if scores.queries is not None:
-        found = [query.single_samples() for query in scores.queries]
-        sets = {id(each[0]): each[0] for each in found if each is not None}
-        if None in found or len(sets) != 1:
-            return None
-        return next(iter(sets.values())), [sample for each in found if each is not None for sample in each[1]]
-    matches = [_SAMPLE.fullmatch(name) for name in scores.query_names]
-    if any(match is None for match in matches):
-        return None
-    return None, [int(match[1]) for match in matches if match is not None]
+        return single_samples_of(scores.queries)
+    return None if scores.query_samples is None else (None, scores.query_samples)
 
 
-def _chosen(told: Predictions, count: int) -> NDArray[np.int64]:
+def _worst(predicted: Predictions, count: int) -> NDArray[np.int64]:
     """Misclassified samples with the largest losses, and right ones with the largest losses after them."""
-    order = _order(told)
-    if told.predicted is None or told.given is None:
+    order = _order(predicted)
+    if predicted.predicted is None or predicted.given is None:
         return order[:count]
-    wrong = (told.predicted != told.given)[order]
+    wrong = (predicted.predicted != predicted.given)[order]
     room = max(round(WRONG_SHARE * count), count - int((~wrong).sum()))
     first = order[wrong][:room]
     return np.concatenate([first, order[~wrong][: count - len(first)]])
 
 
-def _order(told: Predictions) -> NDArray[np.int64]:
+def _order(predicted: Predictions) -> NDArray[np.int64]:
     """Misclassified first, and the largest losses first among both."""
-    if told.predicted is None or told.given is None:
-        return np.argsort(-told.losses, kind="stable")
-    return np.lexsort((-told.losses, told.predicted == told.given))
+    if predicted.predicted is None or predicted.given is None:
+        return np.argsort(-predicted.losses, kind="stable")
+    return np.lexsort((-predicted.losses, predicted.predicted == predicted.given))
 
 
 @dataclass
 class _Best:
-    """The largest entries of every column, over rows that come in parts."""
+    """The largest entries of every column, over rows that arrive in parts."""
 
     size: int
     values: Tensor | None = None
@@ -197,8 +189,8 @@ class _Best:
         self.seen += len(part)
         if self.values is not None and self.rows is not None:
             part, rows = torch.cat([self.values, part]), torch.cat([self.rows, rows])
-        self.values, chosen = part.topk(min(self.size, len(part)), dim=0)
-        self.rows = rows.gather(0, chosen)
+        self.values, at = part.topk(min(self.size, len(part)), dim=0)
+        self.rows = rows.gather(0, at)
 
 
 def _explanations(parts: Iterator[Part], ids: Tensor, **rest: Any) -> Explanations:
@@ -213,7 +205,7 @@ def _explanations(parts: Iterator[Part], ids: Tensor, **rest: Any) -> Explanatio
         if errors is not None:
             noise.append(errors.float())
     assert best.values is not None and best.rows is not None and worst.values is not None and worst.rows is not None
-    helped_by, harmed_by = (torch.cat([each.indices for each in side]) for side in (helpful, harmful))
+    helped_by, harmed_by = (torch.cat([part.indices for part in side]) for side in (helpful, harmful))
     known = None
     if noise:
         every = torch.cat(noise)
@@ -225,9 +217,9 @@ def _explanations(parts: Iterator[Part], ids: Tensor, **rest: Any) -> Explanatio
         }
     return Explanations(
         helpful=ids[helped_by].numpy(),
-        helpful_values=torch.cat([each.values for each in helpful]).numpy(),
+        helpful_values=torch.cat([part.values for part in helpful]).numpy(),
         harmful=ids[harmed_by].numpy(),
-        harmful_values=-torch.cat([each.values for each in harmful]).numpy(),
+        harmful_values=-torch.cat([part.values for part in harmful]).numpy(),
         trained=ids.numpy(),
         helped=best.rows.T.numpy(),
         helped_values=best.values.T.numpy(),

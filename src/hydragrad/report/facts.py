@@ -8,8 +8,8 @@ from hydragrad.replay import Recording
 from hydragrad.report.wording import counted, number
 from hydragrad.runs.log import Options
 
-SAID = ("model", "seed")
-"""Settings of the command line that the recording itself tells of."""
+ELSEWHERE = ("model", "seed")
+"""Settings of the command line that are among the recording's own facts."""
 
 
 def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
@@ -33,7 +33,7 @@ def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
         *(
             (name.replace("_", " ").capitalize(), str(value))
             for name, value in _flat(manifest.about).items()
-            if name not in SAID
+            if name not in ELSEWHERE
         ),
         (
             "Software",
@@ -59,7 +59,7 @@ def _value(value: float | bool | None) -> str:
 
 
 def _flat(about: Mapping[str, Any]) -> dict[str, Any]:
-    """Entries of entries beside the others; those that were not set are left out."""
+    """Entries of nested mappings next to the others; those that were not set are left out."""
     flat: dict[str, Any] = {}
     for name, value in about.items():
         flat |= _flat(value) if isinstance(value, Mapping) else {name: value}

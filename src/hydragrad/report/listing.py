@@ -21,7 +21,7 @@ BY_CLASS = 4
 
 
 def listing(run: Recording, scores: Scores, query: str | int, suspects: pd.DataFrame | None) -> pd.DataFrame:
-    """List every scored sample: sample, given_label, contribution, and what the suspects tell besides.
+    """List every scored sample: sample, given_label, contribution, and whatever else the suspects hold.
 
     Args:
         run: The run.
@@ -45,11 +45,11 @@ def listing(run: Recording, scores: Scores, query: str | int, suspects: pd.DataF
     ids = suspects["sample"].tolist()
     if len(set(ids)) < len(ids) or not scored.issuperset(ids):
         raise PresentationError("Every suspect must be a scored sample, listed once. Pass what hg.suspects returned.")
-    kept = suspects[[name for name in (*NEEDED, *KNOWN) if name in suspects]]
+    known = suspects[[name for name in (*NEEDED, *KNOWN) if name in suspects]]
     if len(ids) == len(scored):
-        return kept.reset_index(drop=True)
+        return known.reset_index(drop=True)
     rest = _by_contribution(run, scores, query)
-    return pd.concat([kept, rest[~rest["sample"].isin(ids)]], ignore_index=True)
+    return pd.concat([known, rest[~rest["sample"].isin(ids)]], ignore_index=True)
 
 
 def require_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
@@ -90,10 +90,10 @@ def given_labels(run: Recording, samples: Sequence[int]) -> Sequence[int | None]
         part = samples[start : start + 1000]
         with preserved():
             batch = run.collate(part)
-        found = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
-        if not isinstance(found, torch.Tensor) or found.shape != (len(part),) or found.is_floating_point():
+        last = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
+        if not isinstance(last, torch.Tensor) or last.shape != (len(part),) or last.is_floating_point():
             return [None] * len(samples)
-        labels += found.tolist()
+        labels += last.tolist()
     return labels
 
 

@@ -18,21 +18,21 @@ EXTREME = 0.01
 def over_time(
     run: Recording, scores: Scores, position: int, listed: pd.DataFrame, shown: Sequence[int]
 ) -> dict[str, Any] | None:
-    """Mean contributions of groups by stretch, and those of single samples; None where the scores do not tell.
+    """Mean contributions of groups by stretch, and those of single samples; None where the scores do not hold them.
 
     Args:
         run: Says whether stretches are epochs.
         scores: With `over_time`.
         position: Row of the query.
         listed: All scored samples.
-        shown: Samples of which each stretch is told, ids.
+        shown: Samples whose stretches are on the page, ids.
     """
     if scores.over_time is None:
         return None
     values = scores.over_time[position].numpy()  # (stretches, samples)
     stretches = values.shape[0]
     column = {sample: at for at, sample in enumerate(scores.sample_ids.tolist())}
-    told = [sample for sample in shown if sample in column]
+    scored = [sample for sample in shown if sample in column]
     groups = {"all samples": listed["sample"].to_numpy()} | _extremes(listed)
     known = flipped(listed)
     if known is not None and known.any():
@@ -46,8 +46,8 @@ def over_time(
             for name, ids in groups.items()
             if len(ids)
         ],
-        "ids": packed(told, "u4"),
-        "values": packed(values[:, [column[i] for i in told]].T, "f4"),
+        "ids": packed(scored, "u4"),
+        "values": packed(values[:, [column[i] for i in scored]].T, "f4"),
     }
 
 

@@ -24,8 +24,8 @@ class Predictions:
         predicted: Labels that the model predicts, int64 (samples,), or None where it does not classify.
         sure: Probability of the predicted label, (samples,), or None.
         of_given: Probability of the given label, (samples,), or None.
-        of_other: Probability of another label that was asked for, (samples,), or None.
-        classes: How many labels the model tells apart; 0 where it does not classify.
+        of_other: Probability of another label, (samples,), or None.
+        classes: How many labels the model distinguishes; 0 where it does not classify.
     """
 
     losses: NDArray[np.float64]
@@ -43,7 +43,7 @@ def predictions(
     """Evaluate samples of a data set with the run's trained model.
 
     Args:
-        run: Whose final model is asked.
+        run: Whose final model is evaluated.
         dataset: Training or held-out data.
         samples: Which ones.
         other: A further label of each sample whose probability is wanted.
@@ -51,15 +51,15 @@ def predictions(
     Cost: one forward pass of the samples.
     """
 
-    def draw(some: Sequence[int]) -> Any:
+    def fetched(some: Sequence[int]) -> Any:
         ids = [samples[place] for place in some]
         return fetch(dataset, ids, seed=0, collate=run.collate_fn, device=run.device)
 
     losses, given, predicted, sure, of_given, of_other, classes = [], [], [], [], [], [], 0
-    asked = None if other is None else torch.as_tensor(np.asarray(other, dtype=np.int64))
+    others = None if other is None else torch.as_tensor(np.asarray(other, dtype=np.int64))
     done = 0
     with preserved():
-        for part in evaluated(run.trained_model(), run.loss, len(samples), draw):
+        for part in evaluated(run.trained_model(), run.loss, len(samples), fetched):
             losses.append(part.losses.double().cpu())
             size = len(part.losses)
             if part.labels is not None:
@@ -71,8 +71,8 @@ def predictions(
                 predicted.append(label)
                 sure.append(best)
                 of_given.append(chances.gather(1, given[-1][:, None])[:, 0])
-                if asked is not None and _fits(asked, classes):
-                    of_other.append(chances.gather(1, asked[done : done + size, None])[:, 0])
+                if others is not None and _fits(others, classes):
+                    of_other.append(chances.gather(1, others[done : done + size, None])[:, 0])
             done += size
     return Predictions(
         losses=torch.cat(losses).numpy(),

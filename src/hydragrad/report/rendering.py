@@ -36,19 +36,19 @@ def rendered(item: Any, render: Render | None = None, columns: Sequence[str] | N
         PresentationError: `render` returned something else.
     """
     if render is not None:
-        given = render(item)
-        shown = _as_given(given)
-        if shown is None and given is not None:
-            came = f"uint8 of shape {given.shape}" if _is_uint8(given) else type(given).__name__
+        value = render(item)
+        shown = _view(value)
+        if shown is None and value is not None:
+            got = f"uint8 of shape {value.shape}" if _is_uint8(value) else type(value).__name__
             raise PresentationError(
                 f"render(item) must return a PIL image, a uint8 array (height, width) or (height, width, 3), a string, "
-                f"a mapping of names to values, or None; {came} came."
+                f"a mapping of names to values, or None, got {got}."
             )
         return shown
     return _guessed(_input_of(item), columns)
 
 
-def _as_given(value: Any) -> Rendered:
+def _view(value: Any) -> Rendered:
     if isinstance(value, str):
         return _shortened(value)
     if isinstance(value, Mapping):
@@ -67,7 +67,7 @@ def _input_of(item: Any) -> Any:
 
 def _guessed(value: Any, columns: Sequence[str] | None) -> Rendered:
     if isinstance(value, str | Image.Image):
-        return _as_given(value)
+        return _view(value)
     if isinstance(value, Mapping):
         arrays = {name: _array(entry) for name, entry in value.items()}
         return _table({name: value[name] for name, array in arrays.items() if array is not None and array.size == 1})

@@ -16,7 +16,7 @@ from hydragrad.report.listing import listing
 from hydragrad.report.page import page
 from hydragrad.report.rendering import Render
 from hydragrad.runs.lines import replace_file
-from hydragrad.scores import Scores
+from hydragrad.scores import Check, Scores
 from hydragrad.tracking import Store
 
 HOW_TO_EXPLAIN = (
@@ -38,7 +38,7 @@ def report(
     columns: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     accuracies: Mapping[str, float] | None = None,
-    checks: Sequence[Mapping[str, Any]] = (),
+    checks: Sequence[Check | Mapping[str, Any]] = (),
     title: str | None = None,
     thumbnails: int = 2000,
     explained: int = EXPLAINED,
@@ -62,8 +62,8 @@ def report(
         columns: Names of the numbers in a row of tabular data.
         classes: Name of each label.
         accuracies: Name ("labels as given", "cleaned", ...) to accuracy, a fraction.
-        checks: Predicted against actual changes: name, predicted and actual, each a number or (n,), and unit.
-            Those in the scores' evidence are shown as well.
+        checks: Further checks, or mappings with name, predicted and actual changes, each a number or (n,), and unit.
+            The checks in the scores' evidence are shown as well.
         title: Heading of the page.
         thumbnails: So many suspects are shown as pictures, texts or values; of the others only the numbers.
         explained: So many test samples are explained, misclassified ones first, where `explain` is a store.
@@ -80,7 +80,7 @@ def report(
     """
     if thumbnails < 0 or explained < 1:
         raise PresentationError(
-            f"thumbnails must not be negative and explained at least 1; {thumbnails} and {explained} came."
+            f"thumbnails must not be negative and explained at least 1, got {thumbnails} and {explained}."
         )
     _require_fractions(accuracies or {})
     length = run.manifest.data["length"]
@@ -90,13 +90,13 @@ def report(
             f"The scores are about samples up to {last:,}; the run was trained on samples 0 to "
             f"{length - 1:,}. Give the run that the scores were computed from."
         )
-    asked = 0 if query is None else query
-    scores.row(asked)  # refuses an unknown one before the work begins
+    row = 0 if query is None else query
+    scores.row(row)  # refuses an unknown one before the work begins
     content = read_content(
         run,
         scores,
-        listing(run, scores, asked, suspects),
-        query=asked,
+        listing(run, scores, row, suspects),
+        query=row,
         gallery=Gallery(render, columns),
         classes=classes,
         accuracies=accuracies or {},
@@ -122,7 +122,7 @@ def _explanations(
 ) -> Explanations | None:
     if isinstance(explain, Store):
         if test_set is None:
-            raise QueryError("A store explains the predictions of test samples; say which: test_set=...")
+            raise QueryError("A store explains the predictions of test samples. Pass them: test_set=...")
         return from_store(run, explain, test_set, count=count)
     if explain is None and explained_samples(scores) is None:
         return None

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -14,6 +15,10 @@ from torch.optim import Optimizer
 from hydragrad.errors import RecordingMismatch, RunDamaged
 from hydragrad.runs.encoding import decode, encode
 from hydragrad.runs.lines import AppendOnlyLines, read_lines, replace_file, save_file
+from hydragrad.steps import sgd
+
+OptimizerState = dict[str, dict[str, Any]]
+"""Entries of the optimizer's state by name, of every parameter that has any."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Checkpoint:
         step: The step that comes next.
         parameters: By name.
         buffers: By name.
-        momentum: Momentum buffers of those parameters that have one.
+        optimizer: What the optimizer keeps of each parameter, by the names that torch gives it.
         generators: States of the global random generators outside the steps.
         sampler: Where the loader stood (see `indexed`), plain values and tensors.
         scheduler: The scheduler's state, or None.
@@ -36,7 +41,7 @@ class Checkpoint:
     step: int
     parameters: dict[str, Tensor]
     buffers: dict[str, Tensor]
-    momentum: dict[str, Tensor]
+    optimizer: OptimizerState
     generators: dict[str, Tensor] = field(default_factory=dict)
     sampler: dict[str, Any] = field(default_factory=dict)
     scheduler: Any = None
@@ -44,23 +49,39 @@ class Checkpoint:
     frozen: list[str] = field(default_factory=list)
     evaluating: list[str] = field(default_factory=list)
 
+    @property
+    def bytes(self) -> int:
+        """Size of parameters, buffers and optimizer state."""
+        states = (value for entries in self.optimizer.values() for value in entries.values())
+        every = (*self.parameters.values(), *self.buffers.values(), *states)
+        return sum(value.nbytes for value in every if isinstance(value, Tensor))
+
 
 PLAIN = ("scheduler", "groups", "frozen", "evaluating")
-PARTS = ("parameters", "buffers", "momentum", "generators", "sampler")
+PARTS = ("parameters", "buffers", "optimizer", "generators", "sampler")
+UNCHANGED = "unchanged"
+"""Frozen parameters that an earlier checkpoint holds: name, its step, and the tensor's digest."""
+
+
+def optimizer_state(model: nn.Module, optimizer: Optimizer) -> OptimizerState:
+    """Copy what the optimizer keeps of each parameter."""
+    state: OptimizerState = {}
+    for name, parameter in model.named_parameters():
+        entries = {key: value for key, value in optimizer.state.get(parameter, {}).items() if value is not None}
+        if entries:
+            state[name] = {
+                key: value.detach().clone() if isinstance(value, Tensor) else value for key, value in entries.items()
+            }
+    return state
 
 
 def snapshot(step: int, model: nn.Module, optimizer: Optimizer, **rest: Any) -> Checkpoint:
     """Copy the present state of model and optimizer."""
-    momentum = {}
-    for name, parameter in model.named_parameters():
-        buffer = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if buffer is not None:
-            momentum[name] = buffer.detach().clone()
     return Checkpoint(
         step,
         {name: parameter.detach().clone() for name, parameter in model.named_parameters()},
         {name: buffer.detach().clone() for name, buffer in model.named_buffers()},
-        momentum,
+        optimizer_state(model, optimizer),
         groups=[{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
         frozen=[name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         evaluating=[name for name, module in model.named_modules() if not module.training],
@@ -70,14 +91,23 @@ def snapshot(step: int, model: nn.Module, optimizer: Optimizer, **rest: Any) -> 
 
 def put_into(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put a checkpoint's state into a model and its optimizer, in place."""
+    on_device = any(group.get("capturable") or group.get("fused") for group in checkpoint.groups)
     for name, parameter in model.named_parameters():
         parameter.data.copy_(checkpoint.parameters[name])
         parameter.grad = None
         optimizer.state.pop(parameter, None)
-        if name in checkpoint.momentum:
-            optimizer.state[parameter]["momentum_buffer"] = checkpoint.momentum[name].to(parameter, copy=True)
+        for key, value in checkpoint.optimizer.get(name, {}).items():
+            optimizer.state[parameter][key] = _placed(value, parameter, on_device=on_device)
     for name, buffer in model.named_buffers():
         buffer.data.copy_(checkpoint.buffers[name])
+
+
+def _placed(value: Any, parameter: nn.Parameter, *, on_device: bool) -> Any:
+    """An entry of the optimizer's state where torch has it: numbers such as a step stay on the CPU as a rule."""
+    if not isinstance(value, Tensor):
+        return value
+    number = value.dim() == 0 and not on_device
+    return value.to(torch.device("cpu") if number else parameter.device, copy=True)
 
 
 def resume_from(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
@@ -110,22 +140,25 @@ class CheckpointFolder:
     def __init__(self, run: Path) -> None:
         self.folder = run / "checkpoints"
         self.index = run / "checkpoints.jsonl"
+        self._written: dict[str, tuple[int, str]] = {}
+        self._frozen: dict[tuple[str, int], Tensor] = {}
 
     def path(self, step: int) -> Path:
         """The file of the checkpoint before `step`."""
         return self.folder / f"step-{step:08d}.safetensors"
 
     def write(self, checkpoint: Checkpoint, index: AppendOnlyLines) -> None:
-        """Write a checkpoint and enter its digest in the index."""
+        """Write a checkpoint and enter its digest in the index; frozen parameters that did not change once only."""
         tensors: dict[str, Tensor] = {}
         plain: dict[str, Any] = {name: encode(getattr(checkpoint, name)) for name in PLAIN}
+        plain[UNCHANGED] = unchanged = self._unchanged(checkpoint)
         for part in PARTS:
-            entries: Mapping[str, Any] = getattr(checkpoint, part)
-            for name, value in entries.items():
+            for name, value in _entries(checkpoint, part):
                 if isinstance(value, Tensor):
-                    tensors[f"{part}/{name}"] = value.detach().cpu().contiguous()
+                    if part != "parameters" or name not in unchanged:
+                        tensors[f"{part}/{name}"] = value.detach().cpu().contiguous()
                 else:
-                    plain[f"{part}/{name}"] = value
+                    plain[f"{part}/{name}"] = encode(value)
         self.folder.mkdir(exist_ok=True)
         path = self.path(checkpoint.step)
         replace_file(path, lambda to: save_file(tensors, to, {"state": json.dumps(plain)}))
@@ -150,13 +183,66 @@ class CheckpointFolder:
         with safe_open(path, framework="pt") as file:
             plain = json.loads(file.metadata()["state"])
             for key in file.keys():  # noqa: SIM118 - not a dict
-                part, _, name = key.partition("/")
-                parts[part][name] = file.get_tensor(key)
+                # Cloned into aligned memory: kernels round differently on what lies elsewhere in the mapped file.
+                _enter(parts, key, file.get_tensor(key).clone())
         for key, value in plain.items():
-            part, found, name = key.partition("/")
-            if found:
-                parts[part][name] = value
+            if "/" in key:
+                # Schema 1 wrote the sampler's plain values as they were.
+                _enter(parts, key, decode(value))
+        for name, (at, tensor_digest) in plain.get(UNCHANGED, {}).items():
+            parts["parameters"][name] = self._frozen_parameter(name, at, tensor_digest)
         return Checkpoint(step, **parts, **{name: decode(plain[name]) for name in PLAIN})
+
+    def _unchanged(self, checkpoint: Checkpoint) -> dict[str, tuple[int, str]]:
+        """Frozen parameters that are in an earlier file, the same to the bit; the others are noted."""
+        unchanged = {}
+        for name in checkpoint.frozen:
+            digest = _tensor_digest(checkpoint.parameters[name])
+            before = self._written.get(name)
+            if before is not None and before[1] == digest:
+                unchanged[name] = before
+            else:
+                self._written[name] = (checkpoint.step, digest)
+        return unchanged
+
+    def _frozen_parameter(self, name: str, step: int, digest: str) -> Tensor:
+        if (name, step) not in self._frozen:
+            path = self.path(step)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    tensor = file.get_tensor(f"parameters/{name}").clone()
+            except Exception as error:
+                raise RunDamaged(f"{path} can't be read ({error}). Restore it from a copy, or train again.") from error
+            if _tensor_digest(tensor) != digest:
+                raise RunDamaged(f"{path} holds another {name} than was written. Restore it, or train again.")
+            self._frozen[name, step] = tensor
+        return self._frozen[name, step]
+
+
+def _entries(checkpoint: Checkpoint, part: str) -> Iterator[tuple[str, Any]]:
+    entries: Mapping[str, Any] = getattr(checkpoint, part)
+    if part != "optimizer":
+        yield from entries.items()
+        return
+    for name, states in entries.items():
+        for key, value in states.items():
+            yield f"{key}/{name}", value
+
+
+def _enter(parts: dict[str, Any], key: str, value: Any) -> None:
+    part, _, name = key.partition("/")
+    if part == "momentum":  # as schema 1 called it, which knew one optimizer
+        part, name = "optimizer", f"{sgd.BUFFER}/{name}"
+    if part == "optimizer":
+        state, _, name = name.partition("/")
+        parts[part].setdefault(name, {})[state] = value
+    else:
+        parts[part][name] = value
+
+
+def _tensor_digest(tensor: Tensor) -> str:
+    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(raw.data).hexdigest()
 
 
 def _digest(path: Path) -> str:

@@ -11,8 +11,10 @@ from torch import nn
 
 from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.runs.lines import replace_file
+from hydragrad.steps import sgd
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
 FILE = "manifest.json"
 Status = Literal["running", "completed", "interrupted"]
 Reduction = Literal["mean", "sum"]
@@ -29,6 +31,7 @@ class Manifest:
         reduction: How a step's loss came from the per-sample losses.
         seed: What the seeds of all steps are derived from.
         store_batches: Whether the batches themselves are stored.
+        optimizers: Classes of the optimizers; schema 1 knew one only.
         status: running until the recorder was left.
         steps: Complete steps, once the recorder was left.
         resumed_on: Other machines on which a part of the run was made.
@@ -41,6 +44,7 @@ class Manifest:
     reduction: Reduction
     seed: int
     store_batches: bool
+    optimizers: list[str] = field(default_factory=lambda: [sgd.RULE.name])
     status: Status = "running"
     steps: int | None = None
     resumed_on: list[dict[str, Any]] = field(default_factory=list)
@@ -105,14 +109,14 @@ def read_manifest(path: Path) -> Manifest:
         schema, checksum = body["schema"], body.pop("crc32")
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Restore it from a copy, or train again.") from error
-    if schema != SCHEMA:
+    if schema not in READABLE:
         raise RecordingMismatch(
-            f"{path} was written in schema {schema}; this version of hydragrad reads schema {SCHEMA}. Use the "
+            f"{path} was written in schema {schema}; this version of hydragrad reads schemas up to {SCHEMA}. Use the "
             f"version that recorded it ({body.get('machine', {}).get('hydragrad', 'unknown')}), or train again."
         )
     if checksum != _checksum(body):
         raise RunDamaged(f"{file} does not have the checksum it was written with. Restore it, or train again.")
-    return Manifest(**body)
+    return Manifest(**body | {"schema": SCHEMA})
 
 
 def closed(manifest: Manifest, status: Status, steps: int) -> Manifest:

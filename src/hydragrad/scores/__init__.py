@@ -1,8 +1,23 @@
-"""What is asked and what is answered: queries, Scores, and the evidence that Scores carry."""
+"""Queries and Scores, the method that computes them, and the evidence that they carry.
 
-from hydragrad.scores.evidence import Curvature as Curvature
+queries     scalars of the trained model, their values and gradients
+margins     margins of single samples as queries
+samples     ids of training samples, checked
+method      curvature, damping, smoothing, replays: how contributions are computed
+scores      contributions, and their file
+saved       what the files of scores in a folder say, without their tensors
+evidence    how scores were computed, and what was measured about them
+checks      predicted against actual changes
+notes       what a reader must know
+spread      how contributions vary between independent runs
+"""
+
+from hydragrad.scores.checks import Check as Check
 from hydragrad.scores.evidence import Evidence as Evidence
 from hydragrad.scores.margins import sample_margins as sample_margins
+from hydragrad.scores.method import Curvature as Curvature
+from hydragrad.scores.method import Method as Method
+from hydragrad.scores.notes import Note as Note
 from hydragrad.scores.queries import Query as Query
 from hydragrad.scores.queries import QueryPoint as QueryPoint
 from hydragrad.scores.queries import QueryRow as QueryRow
@@ -11,6 +26,9 @@ from hydragrad.scores.queries import numbered as numbered
 from hydragrad.scores.queries import queries_of as queries_of
 from hydragrad.scores.queries import query as query
 from hydragrad.scores.queries import sample_losses as sample_losses
+from hydragrad.scores.queries import single_samples_of as single_samples_of
 from hydragrad.scores.samples import checked_samples as checked_samples
+from hydragrad.scores.saved import SavedScores as SavedScores
+from hydragrad.scores.saved import saved_scores as saved_scores
 from hydragrad.scores.scores import MEANING as MEANING
 from hydragrad.scores.scores import Scores as Scores

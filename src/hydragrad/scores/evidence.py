@@ -1,9 +1,12 @@
 """Evidence: what is known so far about how far scores can be trusted."""
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any, Self
 
-Curvature = Literal["none", "hessian", "ggn"]
+from hydragrad.scores.checks import Check
+from hydragrad.scores.method import Curvature, Method
+from hydragrad.scores.notes import Note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -11,35 +14,60 @@ class Evidence:
     """How scores were computed, and what was measured about them.
 
     Attributes:
-        curvature: none (HYDRA: the curvature of the loss is dropped), hessian (exact), ggn (Gauss-Newton).
-        damping: Added to the curvature, times the identity.
-        replays: Runs with some samples left out that were averaged over; 0 means the run itself.
+        method: Curvature, damping, smoothing and replays.
         seeds: Independent runs that the scores are means over.
         route: How the directional derivatives were taken: hooks, jvp, or sweep.
         steps: Steps of the run that were differentiated.
         completed: Whether the run had ended.
         replay_exact: Whether the replay was held to be equal to the bit.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
-        notes: Anything a reader must know, a sentence each.
+        notes: Anything a reader must know.
         checks: Predicted against actual changes, by whoever measured them.
     """
 
-    curvature: Curvature
-    damping: float = 0.0
-    replays: int = 0
+    method: Method = field(default_factory=Method)
     seeds: int = 1
     route: str = "sweep"
     steps: int = 0
     completed: bool = True
     replay_exact: bool = True
     replay_drift: float = 0.0
-    notes: tuple[str, ...] = ()
-    checks: tuple[dict[str, Any], ...] = ()
+    notes: tuple[Note, ...] = ()
+    checks: tuple[Check, ...] = ()
+
+    @property
+    def curvature(self) -> Curvature:
+        """Curvature of the loss: none (HYDRA: dropped), hessian (exact), ggn (Gauss-Newton)."""
+        return self.method.curvature
+
+    @property
+    def damping(self) -> float:
+        """What was added to the curvature, times the identity."""
+        return self.method.damping
+
+    @property
+    def smoothing(self) -> float | None:
+        """Smoothing of Adam-like optimizers in the derivative; None is 0.01 where it applies."""
+        return self.method.smoothing
+
+    @property
+    def replays(self) -> int:
+        """How many runs with some samples left out were averaged over; 0 means the run itself."""
+        return len(self.method.replays)
 
     @property
     def scale_is_measured(self) -> bool:
         """Whether predicted changes may be read as such. Always with curvature; without it, once checked."""
         return self.curvature != "none" or bool(self.checks)
+
+    def with_note(self, note: Note) -> Self:
+        """A copy with a note, in place of earlier ones of its kind."""
+        return replace(self, notes=(*(other for other in self.notes if other.kind != note.kind), note))
+
+    def with_checks(self, checks: Sequence[Check]) -> Self:
+        """A copy with checks, in place of earlier ones of the same query, kind and size."""
+        others = [old for old in self.checks if not any(new.replaces(old) for new in checks)]
+        return replace(self, checks=(*others, *checks))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values."""
@@ -47,7 +75,18 @@ class Evidence:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """Undo `to_dict`; entries of later versions are passed over."""
+        """Undo `to_dict`; entries of later versions are passed over.
+
+        Earlier versions had the method's entries among the others, notes as strings, and checks of another form.
+        """
         known = {entry.name for entry in fields(cls)}
-        kept = {name: value for name, value in values.items() if name in known}
-        return cls(**kept | {name: tuple(kept.get(name, ())) for name in ("notes", "checks")})
+        options = values.get("method", values)
+        method = Method.of(**{entry.name: options[entry.name] for entry in fields(Method) if entry.name in options})
+        return cls(
+            **{name: value for name, value in values.items() if name in known}
+            | {
+                "method": method,
+                "notes": tuple(Note.read(note) for note in values.get("notes", ())),
+                "checks": tuple(Check.read(check) for check in values.get("checks", ())),
+            }
+        )

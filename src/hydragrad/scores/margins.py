@@ -1,4 +1,4 @@
-"""Margins as queries: by how much a model prefers the given label of a sample to all others together."""
+"""Margins as queries: by how much a model prefers the label of a sample to all others together."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,32 +16,32 @@ from hydragrad.scores.queries import Evaluate, Query, SampleQuery, checked_indic
 def sample_margins(dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False) -> Query:
     """The margin of single samples: one row a sample, in nats.
 
-    The margin is log(p / (1 - p)) with p the probability of the given label: the label's logit less the log-sum-exp of
-    the other logits. Unlike the loss it does not flatten where the model is sure. Up is good, so a sample that
+    The margin is log(p / (1 - p)) with p the probability of the sample's label: the label's logit less the log-sum-exp
+    of the other logits. Unlike the loss it does not flatten where the model is sure. High is good, so a sample that
     helps has a *negative* contribution to a margin (without it the margin would fall).
 
     Args:
         dataset: As for `sample_losses`; the run's loss must call the model once and get logits, (batch, classes), and
             the batch must hold integer labels, (batch,).
         indices: Which samples.
-        training: Ask in train mode.
+        training: Evaluate the model in training mode.
 
     Raises:
-        QueryError: Indices that the data set does not have; when asked, a loss without logits and integer labels.
+        QueryError: Indices that the data set does not have; when evaluated, a loss without logits and integer labels.
 
     Source: the output function of Park et al. 2023, TRAK, section 3.
     """
-    chosen = checked_indices(dataset, indices)
-    query = _MarginQuery(dataset, [[i] for i in chosen], [f"margin of sample {i}" for i in chosen])
+    samples = checked_indices(dataset, indices)
+    query = _MarginQuery(dataset, [[i] for i in samples], [f"margin of sample {i}" for i in samples])
     query.training = training
     return query
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
     """log(p / (1 - p)) of the labels, (batch,), of logits (batch, classes)."""
-    given = labels.long()[:, None]
-    others = logits.scatter(1, given, float("-inf"))
-    return logits.gather(1, given)[:, 0] - others.logsumexp(1)
+    column = labels.long()[:, None]
+    others = logits.scatter(1, column, float("-inf"))
+    return logits.gather(1, column)[:, 0] - others.logsumexp(1)
 
 
 class _MarginQuery(SampleQuery):

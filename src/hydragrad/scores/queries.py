@@ -25,16 +25,16 @@ CHUNK = 250
 
 @dataclass(frozen=True, kw_only=True)
 class QueryPoint:
-    """The trained model that queries are asked of.
+    """The trained model at which queries are evaluated.
 
     Attributes:
-        model: Gives the structure; is copied.
+        model: Has the structure; is copied.
         loss: The run's per-sample loss.
         parameters: Final parameters.
         buffers: Final buffers.
         weights: Lays out the parameters to differentiate by.
         statistics: Lays out the running statistics to differentiate by.
-        fetch: Draws samples of a data set as one batch's data.
+        fetch: Fetches samples of a data set as one batch's data.
     """
 
     model: nn.Module
@@ -183,12 +183,12 @@ def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool 
     """The run's loss, averaged over a data set; nats if the loss is a cross-entropy.
 
     Args:
-        dataset: Map-style data set whose items the loss takes; best one that was not trained on.
+        dataset: Map-style data set whose items the loss takes; preferably one that was not trained on.
         name: What the query is called in tables; "mean loss of ... samples" if None.
-        training: Ask the model in training mode, where dropout and batch statistics are at work.
+        training: Evaluate the model in training mode, where dropout and batch statistics are at work.
 
     Returns:
-        A query of one scalar, for `attribute`, `Store.contributions`, `counterfactual` and their like.
+        A query of one scalar, for `attribute`, `Store.contributions`, `counterfactual` and similar functions.
 
     Raises:
         QueryError: An empty data set.
@@ -205,7 +205,7 @@ def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bo
     Args:
         dataset: Map-style data set whose items the loss takes.
         indices: Which of its samples, in the order of the rows.
-        training: Ask the model in training mode.
+        training: Evaluate the model in training mode.
 
     Returns:
         One query of as many scalars as there are indices.
@@ -213,8 +213,8 @@ def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bo
     Raises:
         QueryError: Indices that the data set does not have.
     """
-    chosen = checked_indices(dataset, indices)
-    query = SampleQuery(dataset, [[i] for i in chosen], [f"loss of sample {i}" for i in chosen])
+    samples = checked_indices(dataset, indices)
+    query = SampleQuery(dataset, [[i] for i in samples], [f"loss of sample {i}" for i in samples])
     query.training = training
     return query
 
@@ -225,11 +225,11 @@ def query(name: str, function: Callable[[Any], Tensor], *, training: bool = Fals
     Args:
         name: What it is called in tables.
         function: `function(model)` returns a tensor with one number, differentiable with respect to the parameters;
-            contributions get its unit, and positive means that it would be higher without the sample.
-        training: Ask the model in training mode.
+            contributions have its unit, and positive means that it would be higher without the sample.
+        training: Evaluate the model in training mode.
 
     Returns:
-        A query of one scalar. That the function is not differentiable is told when it is asked.
+        A query of one scalar. A function that is not differentiable is refused when it is evaluated.
     """
     return _FunctionQuery(name, function, training=training)
 
@@ -240,24 +240,34 @@ def queries_of(queries: Query | Sequence[Query]) -> list[Query]:
     Raises:
         QueryError: Nothing, or something else.
     """
-    asked = [queries] if isinstance(queries, Query) else list(queries)
-    wrong = [type(each).__name__ for each in asked if not isinstance(each, Query)]
-    if wrong or not asked:
+    listed = [queries] if isinstance(queries, Query) else list(queries)
+    wrong = [type(query).__name__ for query in listed if not isinstance(query, Query)]
+    if wrong or not listed:
         raise QueryError(
-            f"Ask with hg.mean_loss, hg.sample_losses or hg.query; {wrong[0] if wrong else 'no query'} came."
+            f"Expected queries made by hg.mean_loss, hg.sample_losses or hg.query, got "
+            f"{wrong[0] if wrong else 'no query'}."
         )
-    return asked
+    return listed
+
+
+def single_samples_of(queries: Sequence[Query]) -> tuple[Dataset[Any], tuple[int, ...]] | None:
+    """One data set and its samples, where every scalar of the queries is the run's loss of one of them; else None."""
+    parts = [query.single_samples() for query in queries]
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts) or len({id(dataset) for dataset, _ in known}) != 1:
+        return None
+    return known[0][0], tuple(sample for _, samples in known for sample in samples)
 
 
 def numbered(names: Iterable[str]) -> tuple[str, ...]:
-    """Names as they are, and those that come again with a number: a row is found by its name."""
+    """Names as they are, and repeated ones with a number: a row is looked up by its name."""
     taken: dict[str, None] = {}
     for name in names:
-        chosen, number = name, 1
-        while chosen in taken:
+        free, number = name, 1
+        while free in taken:
             number += 1
-            chosen = f"{name} ({number})"
-        taken[chosen] = None
+            free = f"{name} ({number})"
+        taken[free] = None
     return tuple(taken)
 
 
@@ -268,12 +278,11 @@ def checked_indices(dataset: Dataset[Any], indices: Sequence[int]) -> list[int]:
         QueryError: Others, or none.
     """
     length = _length(dataset)
-    chosen = [int(i) for i in indices]
-    wrong = [i for i in chosen if not 0 <= i < length]
-    if wrong or not chosen:
-        came = f"{wrong[:5]} came" if wrong else "none came"
-        raise QueryError(f"The data set has samples 0 to {length - 1}; {came}.")
-    return chosen
+    samples = [int(i) for i in indices]
+    wrong = [i for i in samples if not 0 <= i < length]
+    if wrong or not samples:
+        raise QueryError(f"The data set has samples 0 to {length - 1}, got {wrong[:5] if wrong else 'none'}.")
+    return samples
 
 
 def _length(dataset: Dataset[Any]) -> int:
@@ -303,8 +312,8 @@ def _differentiate(
     with torch.enable_grad(), differentiable_kernels():
         value = scalar(point.parameters | weights, point.buffers | statistics)
         if not isinstance(value, Tensor) or value.numel() != 1:
-            came = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise QueryError(f"Query {name!r} must return a tensor with one number; it returned {came}.")
+            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise QueryError(f"Query {name!r} must return a tensor with one number, got {got}.")
         leaves = [*weights.values(), *statistics.values()]
         gradients = (
             torch.autograd.grad(value.squeeze(), leaves, allow_unused=True)

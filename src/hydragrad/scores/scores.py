@@ -1,7 +1,7 @@
 """Scores: contributions of training samples to queries, with their evidence."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
@@ -13,7 +13,7 @@ from torch import Tensor
 from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import QueryError, RunDamaged
 from hydragrad.scores.evidence import Evidence
-from hydragrad.scores.queries import Query
+from hydragrad.scores.queries import Query, single_samples_of
 
 MEANING = "contribution (positive helps; unit of the query)"
 
@@ -39,7 +39,9 @@ class Scores:
         over_time: What each of equal stretches of the run's steps added to a contribution, float32,
             (queries, stretches, samples), or None. The stretches add up to `values`.
         evidence: How the scores were computed and what was measured about them.
-        queries: What was asked, in the order of the rows; None for scores that were loaded from a file.
+        query_samples: Where every row is the run's loss of one sample, which sample of the query's data set; else None.
+        about: Whatever the writer of a file wants to find again, as values that JSON holds.
+        queries: The queries, in the order of the rows; None for scores that were loaded from a file.
 
     Source: Chen et al. 2021, section 3, with c_i = -(1/N) grad phi . hypergradient_i.
     """
@@ -52,7 +54,14 @@ class Scores:
     standard_errors: Tensor | None = None
     label_contributions: Tensor | None = None
     over_time: Tensor | None = None
+    query_samples: tuple[int, ...] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
     queries: tuple[Query, ...] | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.query_samples is None and self.queries is not None:
+            _, samples = single_samples_of(self.queries) or (None, None)
+            object.__setattr__(self, "query_samples", samples)
 
     def with_evidence(self, evidence: Evidence) -> Self:
         """A copy that carries other evidence."""
@@ -123,10 +132,10 @@ class Scores:
             query: Name or row of the query; needed if there are several.
 
         Raises:
-            QueryError: The scores were asked for without labels=True.
+            QueryError: The scores were computed without labels=True.
         """
         if self.label_contributions is None:
-            raise QueryError("These scores have no label contributions. Ask for them: hg.attribute(..., labels=True).")
+            raise QueryError("These scores have no label contributions. Compute them: hg.attribute(..., labels=True).")
         return self.label_contributions[self._position(query)].argmax(-1)
 
     def to_frame(self) -> pd.DataFrame:
@@ -138,13 +147,18 @@ class Scores:
         if self.standard_errors is not None:
             names = [f"{name} (standard error)" for name in self.query_names]
             errors = pd.DataFrame(self.standard_errors.T.numpy(), columns=pd.Index(names, name=MEANING))
-            # Beside one another, query by query.
-            order = [place for row in range(len(names)) for place in (row, len(names) + row)]
+            # Values and errors next to each other, query by query.
+            order = [column for row in range(len(names)) for column in (row, len(names) + row)]
             frame = pd.concat([frame, errors], axis=1).iloc[:, order]
         return frame.set_index(pd.Index(self.sample_ids.numpy(), name="sample"))
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with everything but the queries themselves; `path`'s folder is made."""
+        tensors, metadata = self.packed()
+        save_sealed(tensors, Path(path), metadata)
+
+    def packed(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Tensors and metadata of a file: everything but the queries themselves."""
         tensors = {"values": self.values, "sample_ids": self.sample_ids, "query_values": self.query_values}
         optional = {
             "standard_errors": self.standard_errors,
@@ -156,8 +170,20 @@ class Scores:
             "meaning": MEANING,
             "query_names": json.dumps(self.query_names),
             "evidence": json.dumps(self.evidence.to_dict()),
+            "query_samples": json.dumps(self.query_samples),
+            "about": json.dumps(dict(self.about)),
         }
-        save_sealed(tensors, Path(path), metadata)
+        return tensors, metadata
+
+    @classmethod
+    def unpacked(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Self:
+        """The scores that `packed` took apart.
+
+        Raises:
+            KeyError, TypeError, ValueError: Something else.
+        """
+        parts: dict[str, Any] = dict(tensors)
+        return cls(**parts, **described(metadata))
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -170,11 +196,7 @@ class Scores:
         if not Path(path).exists():
             raise FileNotFoundError(f"There are no scores at {path}. Compute them: hg.attribute (hydragrad attribute).")
         try:
-            kept, metadata = load_sealed(Path(path))
-            tensors: dict[str, Any] = dict(kept)
-            names = tuple(json.loads(metadata["query_names"]))
-            evidence = Evidence.from_dict(json.loads(metadata["evidence"]))
-            return cls(query_names=names, evidence=evidence, **tensors)
+            return cls.unpacked(*load_sealed(Path(path)))
         except (KeyError, TypeError, ValueError) as error:
             raise RunDamaged(f"{path} is no scores file ({error}). Compute the scores again.") from error
 
@@ -189,10 +211,25 @@ class Scores:
         if isinstance(query, str) and query in self.query_names:
             return self.query_names.index(query)
         shown = ", ".join(self.query_names[:8]) + (", ..." if len(self.query_names) > 8 else "")
-        came = "none was named" if query is None else f"{query!r} came"
-        raise QueryError(f"These scores answer {len(self.query_names)} queries ({shown}); {came}. Name one.")
+        got = "none was named" if query is None else f"got {query!r}"
+        raise QueryError(f"These scores answer {len(self.query_names)} queries ({shown}); {got}. Name one.")
 
     def _extreme(self, k: int, query: str | int | None, *, descending: bool) -> list[int]:
         order = torch.argsort(self.row(query), descending=descending, stable=True)[:k]
-        chosen: list[int] = self.sample_ids[order].tolist()
-        return chosen
+        samples: list[int] = self.sample_ids[order].tolist()
+        return samples
+
+
+def described(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """What the metadata of a scores file says: query names, evidence, and what later versions added.
+
+    Raises:
+        KeyError, TypeError, ValueError: The metadata of something else.
+    """
+    samples = json.loads(metadata.get("query_samples", "null"))
+    return {
+        "query_names": tuple(json.loads(metadata["query_names"])),
+        "evidence": Evidence.from_dict(json.loads(metadata["evidence"])),
+        "query_samples": None if samples is None else tuple(samples),
+        "about": json.loads(metadata.get("about", "{}")),
+    }

@@ -9,9 +9,13 @@ Source: Spearman 1910 and Brown 1910, British Journal of Psychology 3 (the relia
 """
 
 import math
+from itertools import combinations
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from hydragrad.ranks import centred_ranks, correlation_of_ranks
 
 
 def mean_and_standard_error(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -21,15 +25,9 @@ def mean_and_standard_error(x: Tensor) -> tuple[Tensor, Tensor]:
 
 def rank_agreement(x: Tensor) -> Tensor:
     """Spearman's correlation over samples, mean over all pairs of runs, (queries,). NaN where a run is constant."""
-    from scipy.stats import rankdata  # slow to import
-
-    ranks = torch.from_numpy(rankdata(x.numpy(), axis=2))
-    centred = ranks - ranks.mean(2, keepdim=True)
-    units = (centred / centred.norm(dim=2, keepdim=True)).transpose(0, 1)
-    pairs = units @ units.transpose(1, 2)
-    runs = len(x)
-    agreement: Tensor = (pairs.sum((1, 2)) - runs) / (runs * (runs - 1))
-    return agreement
+    ranks = centred_ranks(x.numpy())
+    pairs = [correlation_of_ranks(one, other) for one, other in combinations(ranks, 2)]
+    return torch.from_numpy(np.mean(pairs, axis=0))
 
 
 def agreement_of_means(r: float, n: int) -> float:

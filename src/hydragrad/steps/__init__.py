@@ -1,22 +1,39 @@
-"""Optimizer steps: tangent and transpose of each, side by side; pure functions.
+"""Optimizer steps as values: each rule has the step, its tangent and its transpose, as pure functions.
 
-sgd           torch.optim.SGD
-histories     parameters that share one optimizer history
-closed_form   the closed form without curvature: kappa_t
-intervals     the same, lazily: the steps a sample sat out as one 2x2 product
-from_torch    reads torch optimizers, refuses the unknown
+rule               StepRule: what the library knows of one torch optimizer
+rules              RULES: torch's classes and their rules
+sgd                torch.optim.SGD
+adam               torch.optim.Adam and AdamW
+by_autograd        tangent and transpose derived from a pure step
+histories          parameters that share one rule and one sequence of options
+closed_form        the closed form without curvature: kappa_t
+interval_products  the same, lazily: the steps that a sample sat out as one product
+flat               one step of all parameters, laid out in one vector
+transforms         what happens between backward() and step(): clipping
 """
 
+from hydragrad.steps.by_autograd import tangent_of as tangent_of
+from hydragrad.steps.by_autograd import transpose_of as transpose_of
 from hydragrad.steps.closed_form import coefficients as coefficients
-from hydragrad.steps.from_torch import read_group as read_group
-from hydragrad.steps.from_torch import require_supported as require_supported
-from hydragrad.steps.from_torch import sgd_options as sgd_options
-from hydragrad.steps.histories import Lane as Lane
-from hydragrad.steps.histories import lanes as lanes
-from hydragrad.steps.intervals import IntervalProducts as IntervalProducts
-from hydragrad.steps.intervals import step_map as step_map
-from hydragrad.steps.sgd import SGDCotangent as SGDCotangent
-from hydragrad.steps.sgd import SGDOptions as SGDOptions
-from hydragrad.steps.sgd import SGDTangent as SGDTangent
-from hydragrad.steps.sgd import tangent_step as tangent_step
-from hydragrad.steps.sgd import transpose_step as transpose_step
+from hydragrad.steps.closed_form import step_map as step_map
+from hydragrad.steps.flat import SMOOTHING as SMOOTHING
+from hydragrad.steps.flat import Part as Part
+from hydragrad.steps.flat import smoothing_of as smoothing_of
+from hydragrad.steps.flat import tangent_all as tangent_all
+from hydragrad.steps.flat import transpose_all as transpose_all
+from hydragrad.steps.histories import History as History
+from hydragrad.steps.histories import first_is_like_later as first_is_like_later
+from hydragrad.steps.histories import histories as histories
+from hydragrad.steps.interval_products import IntervalProducts as IntervalProducts
+from hydragrad.steps.rule import Cotangent as Cotangent
+from hydragrad.steps.rule import Move as Move
+from hydragrad.steps.rule import StepPoint as StepPoint
+from hydragrad.steps.rule import StepRule as StepRule
+from hydragrad.steps.rule import Tangent as Tangent
+from hydragrad.steps.rules import RULES as RULES
+from hydragrad.steps.rules import read_group as read_group
+from hydragrad.steps.rules import rule_named as rule_named
+from hydragrad.steps.rules import rule_of as rule_of
+from hydragrad.steps.transforms import Transform as Transform
+from hydragrad.steps.transforms import tangent_transforms as tangent_transforms
+from hydragrad.steps.transforms import transpose_transforms as transpose_transforms

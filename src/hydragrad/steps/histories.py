@@ -1,51 +1,71 @@
-"""Lanes: parameters that share one optimizer history, and so one sequence of coefficients."""
+"""Histories: parameters that share one rule and one sequence of options, and so one sequence of coefficients."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from hydragrad.steps.sgd import SGDOptions
+from hydragrad.steps.rule import Age, Move, StepRule
 
 
 @dataclass(frozen=True)
-class Lane:
+class History:
     """Parameters with one history.
 
     Attributes:
         names: Their names, in the model's order.
-        options: The options at every step of the run; None where the parameters were skipped (no gradient,
-            or not in the optimizer).
-        first: True at the step that created the momentum buffer.
+        rule: Of their optimizer.
+        moves: What every step of the run did to them; None where they were skipped (no gradient, or not in the
+            optimizer).
     """
 
     names: tuple[str, ...]
-    options: tuple[SGDOptions | None, ...]
-    first: tuple[bool, ...]
+    rule: StepRule
+    moves: tuple[Move | None, ...]
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of their state tensors."""
+        names: dict[str, None] = {}
+        for options in {move.options for move in self.moves if move is not None}:
+            names |= dict.fromkeys(self.rule.states(options))
+        return tuple(names)
+
+    def until(self, steps: int) -> "History":
+        """The history of the first steps only."""
+        return History(self.names, self.rule, self.moves[:steps])
 
 
-def lanes(histories: dict[str, Sequence[SGDOptions | None]], warm: frozenset[str]) -> list[Lane]:
+def moves(rule: StepRule, age: Age, options: Sequence[Any | None]) -> tuple[Move | None, ...]:
+    """What every step does to a parameter of some age, from the options at every step (None where it is skipped)."""
+    result: list[Move | None] = []
+    for in_force in options:
+        if in_force is None:
+            result.append(None)
+        else:
+            at, age = rule.grow(age, in_force)
+            result.append(Move(in_force, at))
+    return tuple(result)
+
+
+def histories(rule: StepRule, options: Mapping[str, Sequence[Any | None]], ages: Mapping[str, Age]) -> list[History]:
     """Group parameters by equal histories.
 
     Args:
-        histories: For every parameter its options at every step, None where it was skipped.
-        warm: Parameters whose momentum buffer existed before the first step.
+        rule: Of their optimizer.
+        options: For every parameter its options at every step, None where it was skipped.
+        ages: The age of every parameter before the first step.
     """
-    grouped: dict[tuple[bool, tuple[SGDOptions | None, ...]], list[str]] = {}
-    interned: dict[int, tuple[SGDOptions | None, ...]] = {}
-    for name, history in histories.items():
+    grouped: dict[tuple[Age, tuple[Any | None, ...]], list[str]] = {}
+    interned: dict[int, tuple[Any | None, ...]] = {}
+    for name, sequence in options.items():
         # Equal histories are mostly the same object: hash each object once, not each parameter's.
-        options = interned.setdefault(id(history), tuple(history))
-        grouped.setdefault((name in warm, options), []).append(name)
-    return [
-        Lane(tuple(names), options, _buffer_births(options, warm=is_warm))
-        for (is_warm, options), names in grouped.items()
-    ]
+        same = interned.setdefault(id(sequence), tuple(sequence))
+        grouped.setdefault((ages[name], same), []).append(name)
+    return [History(tuple(names), rule, moves(rule, age, sequence)) for (age, sequence), names in grouped.items()]
 
 
-def _buffer_births(options: Sequence[SGDOptions | None], *, warm: bool) -> tuple[bool, ...]:
-    births = [False] * len(options)
-    if not warm:
-        for step, in_force in enumerate(options):
-            if in_force is not None and in_force.momentum != 0:
-                births[step] = True
-                break
-    return tuple(births)
+def first_is_like_later(rule: StepRule, options: Any) -> bool:
+    """Whether a parameter's first step has the closed form of its later ones under the same options."""
+    first, age = rule.grow(rule.age({}), options)
+    second, _ = rule.grow(age, options)
+    return rule.same_step(Move(options, first)) == rule.same_step(Move(options, second))

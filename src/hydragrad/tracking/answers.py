@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hydragrad.derivatives import HooksInapplicable, LayerGradients, PerSampleLoss
+from hydragrad.derivatives import HooksInapplicable, LayerGradients, PerSampleLoss, compare_with_safe, tolerance_of
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import fetch
@@ -225,11 +225,10 @@ class Answerer:
         # The rules are trusted only where the first samples agree with one gradient a sample.
         first = sample_losses(dataset, indices[:2])
         _, _, expected = next(self._one_by_one(first, 2))
-        try:
-            agree = torch.dist(batch(indices[:2])[1], expected) <= 1e-3 * expected.norm()
-        except HooksInapplicable:
+        tolerance = tolerance_of(self._kind, next(model.parameters()).dtype)
+        if not compare_with_safe(lambda: [batch(indices[:2])[1]], [expected], tolerance=tolerance).trusted:
             return None
-        return self._batches(query.names(), indices, min(size, CHUNK), batch) if agree else None
+        return self._batches(query.names(), indices, min(size, CHUNK), batch)
 
     def _batches(
         self,

@@ -9,19 +9,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragrad.derivatives import BatchStatistics, Layout
+from hydragrad.derivatives import Batch, BatchStatistics, Layout
 from hydragrad.derivatives.curvature.tangents import ExactTangents
 from hydragrad.progress import Bar, bar
 from hydragrad.replay import Recording, Replay
-from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.histories import has_closed_form, run_histories, state_names, trained_layout
 from hydragrad.replay.statistics import moved_statistics
+from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
+from hydragrad.runs.log import MicroBatch
 from hydragrad.scores import checked_samples
-from hydragrad.tracking.options import notes, require_sound
+from hydragrad.tracking.options import notes, require_sound, smoothing_share
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
-from hydragrad.tracking.rows.histories import GrowingLanes
-from hydragrad.tracking.rows.recurrence import Lazy, Planned, Recurrence
+from hydragrad.tracking.rows.recurrence import Planned, Recurrence, TakenAt
 from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.step_gradients import StepGradients
 from hydragrad.tracking.store import DTYPES, Store, StoreFacts
@@ -32,6 +33,7 @@ from hydragrad.tracking.unfinished import (
     new_table,
     require_same_store,
     storage,
+    unfolding,
 )
 
 
@@ -45,6 +47,7 @@ def hypergradients(
     dtype: torch.dtype | None = None,
     batch_statistics: BatchStatistics = "exact",
     projection_seed: int = 0,
+    smoothing: float | None = None,
 ) -> Store:
     """Rows dw_T/dalpha_i of training samples, for any query thought of later.
 
@@ -61,6 +64,7 @@ def hypergradients(
             a sample and step; "frozen" takes them as constants, at about a training step for the whole batch. The
             store says so.
         projection_seed: Seed of the projection.
+        smoothing: As `hg.attribute` takes it, for runs of Adam and AdamW.
 
     Raises:
         QueryError: Samples that do not exist; projection or frozen statistics with "hessian".
@@ -72,14 +76,94 @@ def hypergradients(
 
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
-    require_sound(curvature, projection, batch_statistics)
+    require_sound(curvature, projection, batch_statistics, run.rule)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
-    building = _Building(run, sample_ids, curvature, projection, store, dtype, projection_seed, batch_statistics)
+    building = _Building(
+        run, sample_ids, curvature, projection, store, dtype, projection_seed, batch_statistics, smoothing
+    )
     if curvature == "hessian":
         building.sweep_exact()
     else:
         building.sum_segments()
     return building.finish()
+
+
+class _Noting(StepHooks):
+    """Notes where the optimizer steps, where rows need it."""
+
+    def __init__(self, building: "_Building", replay: Replay) -> None:
+        self._building, self._trajectory = building, replay.trajectory
+        self._gradients: list[Tensor] = []
+        self.at: TakenAt | None = None
+
+    def before_transform(self) -> None:
+        self._gradients.append(self._trajectory.gradient(self._building.weights))
+
+    def before_update(self) -> None:
+        if self._building.every_row:
+            point = self._trajectory.point(self._building.weights, self._building.states)
+            self.at = TakenAt(point, self._gradients)
+
+
+class _SampleGradients(_Noting):
+    """Gradients of the tracked samples of every micro-batch."""
+
+    def __init__(
+        self,
+        building: "_Building",
+        replay: Replay,
+        gradients: StepGradients,
+        record: StepRecord,
+        batches: Sequence[Batch],
+    ) -> None:
+        super().__init__(building, replay)
+        self._sample_gradients, self._record, self._batches = gradients, record, batches
+        self.rows: list[Tensor] = []
+
+    def before_forward(self, number: int) -> None:
+        part, batch = self._record.micro_batches[number], self._batches[number]
+        positions = self._building.positions(part)
+        self._sample_gradients.before(positions, lambda: batch, part)
+
+    def after_backward(self, number: int) -> None:
+        self.rows.append(self._sample_gradients.after())
+
+
+class _ExactStep(_Noting):
+    """Tangents of the summed gradient along every row, one micro-batch after the other."""
+
+    def __init__(
+        self,
+        building: "_Building",
+        replay: Replay,
+        tangents: ExactTangents,
+        record: StepRecord,
+        batches: Sequence[Batch],
+        w_dot: Tensor,
+        r_dot: Tensor,
+        row: Tensor,
+        rows: Tensor,
+    ) -> None:
+        super().__init__(building, replay)
+        self._tangents, self._record, self._batches = tangents, record, batches
+        self._w_dot, self.r_dot, self._row, self._rows = w_dot, r_dot, row, rows
+        self.g_dot: Tensor
+
+    def before_forward(self, number: int) -> None:
+        part, trajectory = self._record.micro_batches[number], self._trajectory
+        alpha_dot = (self._row[part.indices] == self._rows[:, None]).to(self._w_dot)
+        tangents = self._tangents(
+            trajectory.parameters,
+            trajectory.buffers,
+            self._batches[number],
+            part.divisor,
+            self._w_dot,
+            self.r_dot,
+            alpha_dot,
+            part.loss_weights(self._w_dot),
+        )
+        self.g_dot = tangents.g_dot if number == 0 else self.g_dot + tangents.g_dot
+        self.r_dot = tangents.r_dot
 
 
 class _Building:
@@ -93,14 +177,15 @@ class _Building:
         dtype: torch.dtype | None,
         seed: int,
         batch_statistics: BatchStatistics,
+        smoothing: float | None,
     ) -> None:
         self._run, self._sample_ids = run, sample_ids
-        lanes = run_lanes(run)
-        self._weights = trained_layout(run, lanes)
+        known = run_histories(run)
+        self._weights = trained_layout(run, known)
         self._statistics = Layout(moved_statistics(run) if curvature == "hessian" else {})
         like = next(iter(run.final.parameters.values())).to(run.device)
         kind = storage(dtype, like.dtype)
-        groups = [list(lane.names) for lane in lanes]
+        groups = [list(history.names) for history in known]
         self._projector = make_projector(self._weights, groups, projection, seed, like, kind)
         self._facts = StoreFacts(
             model=run.manifest.model,
@@ -114,17 +199,28 @@ class _Building:
             batch_statistics=batch_statistics,
             steps=len(run.steps),
             completed=run.completed,
+            optimizer=run.rule.name,
+            ages={
+                name: run.rule.age(run.initial.optimizer[name])
+                for name in self._weights.names
+                if name in run.initial.optimizer
+            },
+            smoothing=smoothing_share(run.rule, smoothing),
             notes=notes(run.model, curvature, batch_statistics),
         )
+        self.states, self.weights = state_names(known), self._weights
         columns = Columns(self._weights, self._projector)
         recurrence: Recurrence
-        if curvature == "none":
-            recurrence = Planned(columns, lanes)
+        closed_form = has_closed_form(run, known)
+        if curvature == "none" and closed_form:
+            recurrence = Planned(columns, known)
         else:
-            growing = GrowingLanes([lane.names for lane in lanes], run.initial.momentum, fixed=False)
-            recurrence = Lazy(columns, growing, momentum=any(o["momentum"] for r in run.steps for o in r.options))
+            recurrence = unfolding(
+                self._facts, self._weights, self._projector, states=len(self.states), closed_form=closed_form
+            )
+        self.every_row = recurrence.every_row
         width = columns.width + self._statistics.size
-        table = self._table(None if store is None else Path(store), width, recurrence.accumulators)
+        table = self._table(None if store is None else Path(store), width, recurrence)
         self._growing = GrowingRows(
             table, recurrence, sample_ids, run.manifest.data["length"], statistics=self._statistics.size
         )
@@ -142,7 +238,8 @@ class _Building:
                     if stop <= self._growing.table.steps:
                         continue
                     records = self._run.steps[start:stop]
-                    if not any(self._growing.positions(record.indices) for record in records):
+                    unsampled = not any(self._growing.positions(record.indices) for record in records)
+                    if unsampled and not self._growing.recurrence.every_row:
                         for record in records[self._growing.table.steps - start :]:
                             self._growing.add(record, torch.zeros(0, self._growing.table.shape[1]), {})
                             progress.advance()
@@ -168,25 +265,15 @@ class _Building:
                     continue
                 replay.trajectory.restore(run.checkpoint(start))
                 for record in run.steps[start:stop]:
-                    batch = run.batch(record)
+                    batches = run.batches(record)
                     if record.step >= table.steps:
-                        replay.trajectory.arrange(record)
                         everything = table.read(np.arange(table.shape[0]))[0].to(run.device)
                         w_dot, r_dot = everything.split([self._weights.size, self._statistics.size], 1)
-                        alpha_dot = (row[record.indices] == rows[:, None]).to(w_dot)
-                        found = tangents(
-                            replay.trajectory.parameters,
-                            replay.trajectory.buffers,
-                            batch,
-                            run.divisor(record),
-                            w_dot,
-                            r_dot,
-                            alpha_dot,
-                        )
-                        replay.advance(record, batch)
-                        self._growing.add_to_all(record, found.g_dot, found.r_dot, {})
+                        hooks = _ExactStep(self, replay, tangents, record, batches, w_dot, r_dot, row, rows)
+                        replay.advance(record, batches, hooks=hooks)
+                        self._growing.add_to_all(record, hooks.g_dot, hooks.r_dot, {}, hooks.at)
                     else:
-                        replay.advance(record, batch)
+                        replay.advance(record, batches)
                     progress.advance()
                 self._check(replay, stop)
 
@@ -206,15 +293,17 @@ class _Building:
         )
 
     def _one_step(self, replay: Replay, gradients: StepGradients, record: StepRecord) -> None:
-        run, batch = self._run, self._run.batch(record)
+        batches = self._run.batches(record)
         if record.step < self._growing.table.steps:
-            replay.advance(record, batch)
+            replay.advance(record, batches)
             return
-        positions = self._growing.positions(record.indices)
-        replay.trajectory.arrange(record)
-        gradients.before(len(record.indices), positions, lambda: batch, run.divisor(record))
-        replay.advance(record, batch)
-        self._growing.add(record, gradients.after(), {})
+        hooks = _SampleGradients(self, replay, gradients, record, batches)
+        replay.advance(record, batches, hooks=hooks)
+        self._growing.add(record, torch.cat(hooks.rows), {}, hooks.at)
+
+    def positions(self, part: MicroBatch) -> list[int]:
+        """Places in a micro-batch that hold tracked samples."""
+        return self._growing.positions(part.indices)
 
     def _check(self, replay: Replay, stop: int) -> None:
         if self._run.has_checkpoint(stop):
@@ -223,17 +312,18 @@ class _Building:
     def _bar(self) -> AbstractContextManager[Bar]:
         return bar("hypergradients", len(self._run.steps), self._growing.table.steps)
 
-    def _table(self, folder: Path | None, width: int, accumulators: int) -> Table:
+    def _table(self, folder: Path | None, width: int, recurrence: Recurrence) -> Table:
         if folder is not None and (folder / GROWING).exists():
             require_same_store(folder, self._facts, self._sample_ids)
             return Table.open(folder, DTYPES[self._facts.dtype])
-        exact = self._facts.curvature == "hessian"
+        every_row = self._facts.curvature == "hessian" or recurrence.every_row
         return new_table(
             folder,
             self._facts,
             self._sample_ids,
             width=width,
-            accumulators=accumulators,
-            room=len(self._sample_ids) if exact else max(256, max(len(r.indices) for r in self._run.steps)),
+            accumulators=recurrence.accumulators,
+            every_row=recurrence.every_row,
+            room=len(self._sample_ids) if every_row else max(256, max(len(r.indices) for r in self._run.steps)),
             state={},
         )

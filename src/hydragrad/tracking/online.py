@@ -7,23 +7,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
 from hydragrad.derivatives.curvature.tangents import ExactTangents, Tangents
 from hydragrad.randomness import preserved
+from hydragrad.replay.trajectory import step_point
 from hydragrad.runs import StepRecord
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
-from hydragrad.runs.log import from_lines, to_line
+from hydragrad.runs.log import MicroBatch, from_lines, to_line
+from hydragrad.steps import read_group, rule_named, rule_of
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
-from hydragrad.tracking.rows.histories import GrowingLanes
-from hydragrad.tracking.rows.recurrence import Lazy, Recurrence
+from hydragrad.tracking.rows.recurrence import Recurrence, TakenAt, states_in_force
 from hydragrad.tracking.rows.table import Table
-from hydragrad.tracking.schedule import Schedule, Told
+from hydragrad.tracking.schedule import PlannedSchedule, Schedule
 from hydragrad.tracking.step_batch import Drawn
 from hydragrad.tracking.step_gradients import StepGradients
 from hydragrad.tracking.store import DTYPES, StoreFacts
-from hydragrad.tracking.unfinished import LOG, model_state, new_table
+from hydragrad.tracking.unfinished import LOG, model_state, new_table, unfolding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +43,7 @@ class Tracked:
         projector: Projects rows, or None.
         schedule: The options of every step, where they were told ahead.
         groups: The optimizer's parameters by group, empty groups included.
+        optimizer: The live optimizer.
         folder: Where rows are kept; in memory if None.
     """
 
@@ -54,19 +57,24 @@ class Tracked:
     projector: Projector | None
     schedule: Schedule | None
     groups: Sequence[Sequence[str]]
+    optimizer: Optimizer
     folder: Path | None
 
-    def recurrence(self, *, momentum: bool) -> Recurrence:
-        """How rows advance.
+    def recurrence(self, *, states: int) -> Recurrence:
+        """How rows advance that have tangents of so many optimizer states.
 
         Raises:
             QueryError: A schedule that does not fit.
         """
-        columns = Columns(self.weights, self.projector)
         if self.schedule is not None:
-            return Told(columns, self.schedule, self.groups, self.facts.warm)
-        lanes = GrowingLanes(self.facts.groups, self.facts.warm, fixed=self.projector is not None)
-        return Lazy(columns, lanes, momentum=momentum)
+            return PlannedSchedule(
+                Columns(self.weights, self.projector),
+                rule_named(self.facts.optimizer),
+                self.schedule,
+                self.groups,
+                self.facts.ages,
+            )
+        return unfolding(self.facts, self.weights, self.projector, states=states)
 
     @property
     def exact(self) -> bool:
@@ -87,23 +95,25 @@ class OnlineRows:
         self._gradients: StepGradients | None = None
         self._exact: ExactTangents | None = None
         self._tangents: Tangents | None = None
+        self._at: TakenAt | None = None
         self._log: AppendOnlyLines | None = None
 
-    def begin(self, size: int, *, momentum: bool) -> None:
+    def begin(self, size: int) -> None:
         """Lay out the rows at the first step, of `size` samples.
 
         Raises:
             DiskFull, NotEnoughMemory: They would not fit.
         """
         tracked = self._tracked
-        recurrence = tracked.recurrence(momentum=momentum)
+        recurrence = tracked.recurrence(states=len(self._states()))
         table = new_table(
             tracked.folder,
             tracked.facts,
             tracked.sample_ids,
             width=Columns(tracked.weights, tracked.projector).width + tracked.statistics.size,
             accumulators=recurrence.accumulators,
-            room=len(tracked.sample_ids) if tracked.exact else max(256, 2 * size),
+            every_row=recurrence.every_row,
+            room=len(tracked.sample_ids) if tracked.exact or recurrence.every_row else max(256, 2 * size),
             state=model_state(tracked.model),
         )
         self.growing = self._rows(table, recurrence)
@@ -115,23 +125,35 @@ class OnlineRows:
         table = Table.open(folder, DTYPES[self._tracked.facts.dtype])
         known = list(from_lines(read_lines(folder / LOG, "steps")))[: table.steps]
         self._log = AppendOnlyLines(folder / LOG, keep=table.steps)
-        self.growing = self._rows(table, self._tracked.recurrence(momentum=table.accumulators == 2))
+        self.growing = self._rows(table, self._tracked.recurrence(states=table.accumulators - 1))
         for record in known:
             self.growing.pass_over(record)
         return known
 
-    def before(self, drawn: Drawn, divisor: float) -> None:
+    def before(self, drawn: Drawn, part: MicroBatch) -> None:
         """Everything that needs the weights before the step."""
         tracked, growing = self._tracked, self._there()
         with preserved():
             if tracked.exact:
-                self._tangents = self._exact_tangents(growing, drawn, divisor)
+                self._tangents = self._exact_tangents(growing, drawn, part)
                 return
             if self._gradients is None:
                 self._gradients = StepGradients(
                     tracked.model, tracked.loss, tracked.weights, tracked.projector, tracked.facts.batch_statistics
                 )
-            self._gradients.before(len(drawn.chosen), growing.positions(drawn.chosen), drawn, divisor)
+            self._gradients.before(growing.positions(drawn.chosen), drawn, part)
+
+    def at_update(self) -> None:
+        """The optimizer is about to step: note where, if rows need it."""
+        tracked, growing = self._tracked, self.growing
+        if growing is not None and growing.recurrence.every_row:
+            named = dict(tracked.model.named_parameters())
+            self._at = TakenAt(step_point(named, tracked.optimizer, tracked.weights, self._states()))
+
+    def _states(self) -> tuple[str, ...]:
+        optimizer = self._tracked.optimizer
+        rule = rule_of(optimizer)
+        return states_in_force(rule, [read_group(rule, group) for group in optimizer.param_groups])
 
     def after(self, record: StepRecord, last: StepRecord | None, drawn: Drawn) -> None:
         """Complete the step; `last` is the one before it."""
@@ -142,10 +164,10 @@ class OnlineRows:
         if tracked.exact:
             assert self._tangents is not None
             drawn.require_constant_buffers(tracked.model)
-            growing.add_to_all(record, self._tangents.g_dot, self._tangents.r_dot, state)
+            growing.add_to_all(record, self._tangents.g_dot, self._tangents.r_dot, state, self._at)
         else:
             assert self._gradients is not None
-            growing.add(record, self._gradients.after(), state)
+            growing.add(record, self._gradients.after(), state, self._at)
 
     def close(self) -> None:
         """Take the hooks off the model and close the log."""
@@ -162,7 +184,7 @@ class OnlineRows:
         tracked = self._tracked
         return GrowingRows(table, recurrence, tracked.sample_ids, tracked.length, statistics=tracked.statistics.size)
 
-    def _exact_tangents(self, growing: GrowingRows, drawn: Drawn, divisor: float) -> Tangents:
+    def _exact_tangents(self, growing: GrowingRows, drawn: Drawn, part: MicroBatch) -> Tangents:
         tracked = self._tracked
         if self._exact is None:
             self._exact = ExactTangents(tracked.model, tracked.loss, tracked.weights, tracked.statistics)
@@ -172,4 +194,4 @@ class OnlineRows:
         alpha_dot = (torch.tensor(drawn.chosen) == tracked.sample_ids[:, None]).to(w_dot)
         parameters = {name: value.detach() for name, value in tracked.model.named_parameters()}
         buffers = {name: value.detach() for name, value in tracked.model.named_buffers()}
-        return self._exact(parameters, buffers, drawn(), divisor, w_dot, r_dot, alpha_dot)
+        return self._exact(parameters, buffers, drawn(), part.divisor, w_dot, r_dot, alpha_dot, part.loss_weights(like))

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
@@ -11,13 +12,18 @@ from hydragrad.runs import StepRecord
 
 
 def state_norm(optimizer: Optimizer) -> float:
-    """L2 norm of all parameters and momentum buffers: tells states apart, also while a rate is 0.
+    """L2 norm of all parameters and optimizer states: tells states apart, also while a rate is 0.
 
     Of two states that it takes for one, with the same batch to come, none moved a row differently.
     """
     parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
-    buffers = [state.get("momentum_buffer") for state in optimizer.state.values()]
-    return get_total_norm([*parameters, *(buffer for buffer in buffers if buffer is not None)]).item()
+    states = [value for entries in optimizer.state.values() for value in entries.values()]
+    return get_total_norm([*parameters, *(value for value in states if _is_shaped(value))]).item()
+
+
+def _is_shaped(value: object) -> bool:
+    """Whether an entry of the optimizer's state goes with the parameter's coordinates: a step number does not."""
+    return isinstance(value, Tensor) and value.dim() > 0
 
 
 def place_among(known: Sequence[StepRecord], chosen: list[int], norm: float, folder: Path | None) -> int:

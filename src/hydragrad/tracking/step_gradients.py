@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from hydragrad.derivatives import (
@@ -16,10 +15,12 @@ from hydragrad.derivatives import (
     LossModule,
     PerSampleLoss,
     Projector,
+    compare_with_safe,
     normalises_batches,
     sample_gradients,
 )
 from hydragrad.errors import Unsupported
+from hydragrad.runs.log import MicroBatch
 
 Route = Literal["layers", "vjp", "frozen"]
 
@@ -58,24 +59,23 @@ class StepGradients:
         self._expected: Tensor | None = None
         self._positions: Sequence[int] = ()
 
-    def before(self, size: int, positions: Sequence[int], batch: Callable[[], Batch], divisor: float) -> None:
+    def before(self, positions: Sequence[int], batch: Callable[[], Batch], part: MicroBatch) -> None:
         """Prepare for a step.
 
         Args:
-            size: Samples in the batch.
             positions: Those whose gradients are wanted.
-            batch: Draws the step's data; called where a pass of our own is needed.
-            divisor: The step's loss is the sum of its per-sample losses over this number.
+            batch: Fetches the step's data; called where a pass of our own is needed.
+            part: Has the coefficients of its losses.
         """
         self._positions, self._expected = positions, None
         if self.route is None:
             self._try_layers()
         if self._frozen is not None and positions:
-            self._expected = self._frozen(self._model, batch(), positions) / divisor
+            self._expected = part.weighted(self._frozen(self._model, batch(), positions), positions, dim=0)
         elif self.route != "layers" and positions:
-            self._expected = self._by_vjp(batch(), positions) / divisor
+            self._expected = part.weighted(self._by_vjp(batch(), positions), positions, dim=0)
         if self._layers is not None:
-            self._layers.begin(size)
+            self._layers.begin(len(part))
 
     def after(self) -> Tensor:
         """The gradients, (positions, columns), once forward and backward have run."""
@@ -107,16 +107,14 @@ class StepGradients:
 
     def _decide(self, expected: Tensor) -> Tensor:
         assert self._layers is not None
-        try:
-            found = self._layers.rows(self._positions)
-        except HooksInapplicable:
-            found = torch.full_like(expected, torch.nan)
-        tolerance = 1e-3 if expected.dtype == torch.float32 else 1e-8
-        agree = bool((found - expected).norm() <= tolerance * expected.norm())
-        self.route = "layers" if agree else "vjp"
-        if not agree:
-            self.close()
-        return found if agree else expected
+        layers, positions = self._layers, self._positions
+        comparison = compare_with_safe(lambda: [layers.rows(positions)], [expected])
+        if comparison.trusted:
+            self.route = "layers"
+            return comparison.values[0]
+        self.route = "vjp"
+        self.close()
+        return expected
 
     def _by_vjp(self, batch: Batch, positions: Sequence[int]) -> Tensor:
         if self._problem is None:

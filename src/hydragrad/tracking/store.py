@@ -28,11 +28,14 @@ from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExist
 from hydragrad.replay.data import Collate
 from hydragrad.runs.lines import replace_file, save_file
 from hydragrad.runs.manifest import require_same_model
-from hydragrad.scores import Curvature, Evidence, Query, Scores, queries_of
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
+from hydragrad.scores.notes import CURVATURE_DROPPED, interrupted
+from hydragrad.steps import sgd
 from hydragrad.tracking.answers import Answer, Answerer
 from hydragrad.tracking.rows.table import from_numpy
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
 FILE = "store.json"
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -55,8 +58,10 @@ class StoreFacts:
         schedule: Steps and checksum of the schedule that was told ahead, or None.
         steps: Steps of training that they take into account.
         completed: Whether training had ended.
-        warm: Parameters whose momentum buffer was there before the first step.
-        notes: Anything a reader must know.
+        optimizer: Class of the optimizer.
+        ages: How far parameters were when tracking began, where that was not at their start.
+        smoothing: Share of the mean second moment that was added under its root in the derivative.
+        notes: What a reader must know about the statistics of BatchNorm.
     """
 
     model: dict[str, Any]
@@ -71,7 +76,9 @@ class StoreFacts:
     schedule: dict[str, int] | None = None
     steps: int
     completed: bool
-    warm: list[str] = field(default_factory=list)
+    optimizer: str = field(default_factory=lambda: sgd.RULE.name)
+    ages: dict[str, Any] = field(default_factory=dict)
+    smoothing: float = 0.0
     notes: list[str] = field(default_factory=list)
     schema: int = SCHEMA
 
@@ -230,20 +237,19 @@ class Store:
 
     def evidence(self) -> Evidence:
         """How the rows were computed."""
-        notes = list(self.facts.notes)
+        notes = [Note("statistics constant", text) for text in self.facts.notes]
         if self.facts.curvature == "none":
-            notes.append(
-                "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it."
-            )
+            notes.append(CURVATURE_DROPPED)
         if self.facts.projection:
-            notes.append(
+            text = (
                 f"Rows were projected to {self.rows.shape[1]:,} dimensions: contributions are estimates that carry its "
                 f"noise."
             )
+            notes.append(Note("projection", text))
         if not self.facts.completed:
-            notes.append(f"Training was interrupted; this is its state after step {self.facts.steps:,}.")
+            notes.append(interrupted(self.facts.steps))
         return Evidence(
-            curvature=self.facts.curvature,
+            method=Method(curvature=self.facts.curvature),
             route="store",
             steps=self.facts.steps,
             completed=self.facts.completed,
@@ -286,8 +292,10 @@ def read_facts(folder: Path) -> StoreFacts:
         schema, checksum = body["schema"], body.pop("crc32")
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Build the store again.") from error
-    if schema != SCHEMA:
-        raise RecordingMismatch(f"{folder} is a store of schema {schema}; this version reads {SCHEMA}. Build it again.")
+    if schema not in READABLE:
+        raise RecordingMismatch(
+            f"{folder} is a store of schema {schema}; this version reads schemas up to {SCHEMA}. Build it again."
+        )
     if checksum != zlib.crc32(json.dumps(body, sort_keys=True).encode()):
         raise RunDamaged(f"{file} does not have the checksum it was written with. Build the store again.")
     return known_facts(folder, body)
@@ -299,6 +307,8 @@ def known_facts(folder: Path, body: dict[str, Any]) -> StoreFacts:
     Raises:
         RecordingMismatch: They say something that this version does not know.
     """
+    if body.get("schema") == 1:  # which knew one optimizer, and named the parameters that had a momentum buffer
+        body = {name: value for name, value in body.items() if name not in ("schema", "warm")}
     named = {each.name for each in fields(StoreFacts)}
     statistics = body.get("batch_statistics", "exact")
     if not set(body) <= named or statistics not in get_args(BatchStatistics):

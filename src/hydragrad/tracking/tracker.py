@@ -1,7 +1,7 @@
 """The Tracker: the paper's online algorithm, while the user trains."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -24,13 +24,13 @@ from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.runs.checkpoints import Checkpoint, snapshot
 from hydragrad.runs.lines import read_lines
-from hydragrad.runs.log import from_lines
+from hydragrad.runs.log import MicroBatch, from_lines
 from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
-from hydragrad.steps import require_supported
+from hydragrad.steps import StepRule, rule_of
 from hydragrad.tracking.answers import Answer
 from hydragrad.tracking.online import OnlineRows, Tracked
-from hydragrad.tracking.options import notes, require_sound
+from hydragrad.tracking.options import notes, require_sound, smoothing_share
 from hydragrad.tracking.resuming import place_among, require_same_step, state_norm
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.schedule import Schedule, fingerprint
@@ -66,7 +66,7 @@ class Tracker:
 
     Args:
         model: The model being trained.
-        optimizer: A torch.optim.SGD over the model's parameters, new or warm.
+        optimizer: One of torch.optim over the model's parameters, new or warm: SGD, Adam or AdamW.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set that the indices speak of.
         samples: Training samples to track; all if None.
@@ -85,6 +85,7 @@ class Tracker:
         schedule: The options of every step, where they are known ahead (`hg.planned`): rows then need no velocity,
             half the memory and disk. They are right only once the whole schedule is done; every step is checked.
         projection_seed: Seed of the projection.
+        smoothing: As `hg.attribute` takes it, for Adam and AdamW.
 
     Attributes:
         next_step: The step that comes next, counted from 0; steps before `steps` are passed over.
@@ -96,8 +97,9 @@ class Tracker:
         Unsupported: Optimizer, precision or module whose derivatives would be silently wrong.
         QueryError: Samples that do not exist.
 
-    Cost: without curvature, per-sample gradients of the batch's tracked samples; two numbers a sample and column
-    (one without momentum).
+    Cost: without curvature and under SGD, per-sample gradients of the batch's tracked samples; two numbers a sample and
+    column (one without momentum). Under Adam and AdamW every step moves every row, with three numbers a sample and
+    column: for a modest number of samples, and refused where they do not fit into memory.
 
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
@@ -121,14 +123,18 @@ class Tracker:
         batch_statistics: BatchStatistics = "exact",
         schedule: Schedule | None = None,
         projection_seed: int = 0,
+        smoothing: float | None = None,
     ) -> None:
-        require_supported(optimizer)
+        rule = rule_of(optimizer)
         require_differentiable(model)
         require_map_style(train_set)
-        require_sound(curvature, projection, batch_statistics)
+        require_sound(curvature, projection, batch_statistics, rule)
         if schedule is not None and curvature == "hessian":
+            raise QueryError("A planned schedule has coefficients without curvature only: leave it out with 'hessian'.")
+        if schedule is not None and rule.closed_form is None:
             raise QueryError(
-                "A schedule told ahead has coefficients without curvature only: leave it out with 'hessian'."
+                f"A planned schedule gives coefficients where every coordinate of a row moves alike; under "
+                f"{rule.torch_class.__name__} each moves in its own way. Leave schedule= out."
             )
         if resume and store is None:
             raise ValueError("resume=True goes on with a store on disk: give store=, the folder.")
@@ -161,7 +167,9 @@ class Tracker:
                 schedule=fingerprint(schedule),
                 steps=0,
                 completed=False,
-                warm=[name for name, p in parameters.items() if _warm(optimizer, p)],
+                optimizer=rule.name,
+                ages=_ages(rule, optimizer, parameters),
+                smoothing=smoothing_share(rule, smoothing),
                 notes=notes(model, curvature, batch_statistics),
             ),
             sample_ids=checked_samples(samples, self._length),
@@ -171,10 +179,11 @@ class Tracker:
             projector=make_projector(weights, groups, projection, projection_seed, like, kind),
             schedule=schedule,
             groups=self._watch.groups(),
+            optimizer=optimizer,
             folder=self._folder,
         )
         if schedule is not None:  # refused here rather than at the first step
-            self._tracked.recurrence(momentum=False)
+            self._tracked.recurrence(states=0)
         self._rows = OnlineRows(self._tracked)
         self.next_step = 0
         self._open = self._in_step = self._found_place = False
@@ -196,7 +205,7 @@ class Tracker:
         # New rows are laid out at the first step, when momentum and batch size are known.
         elif folder is not None:
             require_no_store(folder)
-        self._watch.attach()
+        self._watch.attach(before_update=self._rows.at_update)
         self._open = True
         return self
 
@@ -286,7 +295,9 @@ class Tracker:
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         draws = stream_seed(self._seed, self.next_step, BATCH) if batch_seed is None else batch_seed
         drawn = self._drawn(chosen, batch, draws, seed)
-        start = self._before(drawn, alone=outer is None)
+        coefficient = 1 / len(chosen) if self._reduction == "mean" else 1.0
+        part = MicroBatch(chosen, draws, seed, coefficient)
+        start = self._before(drawn, part, alone=outer is None)
         self._in_step = True
         self._watch.begin()
         try:
@@ -301,7 +312,7 @@ class Tracker:
         structure = self._watch.structure(None if self._last is None else self._last.structure)
         values = {name: parameter.detach() for name, parameter in self._watch.parameters.items()}
         norm = state_norm(self._optimizer)
-        record = StepRecord(self.next_step, chosen, draws, self._watch.options, structure, norm, None)
+        record = StepRecord(self.next_step, (part,), self._watch.options, structure, norm, None)
         self._after(record, drawn, start, values)
         self._last = record
         self.next_step += 1
@@ -325,7 +336,7 @@ class Tracker:
             constants=constants,
         )
 
-    def _before(self, drawn: Drawn, *, alone: bool) -> Checkpoint | None:
+    def _before(self, drawn: Drawn, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
         """Everything that needs the weights before the step."""
         if self.next_step < self.steps:
             return None
@@ -334,9 +345,8 @@ class Tracker:
                 f"The store in {self._folder} is finished; it can't take further steps. Choose another folder."
             )
         if self._rows.growing is None:
-            momentum = any(group["momentum"] for group in self._optimizer.param_groups)
-            self._rows.begin(len(drawn.chosen), momentum=momentum)
-        self._rows.before(drawn, float(len(drawn.chosen)) if self._reduction == "mean" else 1.0)
+            self._rows.begin(len(drawn.chosen))
+        self._rows.before(drawn, part)
         # Beside a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
         due = self.next_step & (self.next_step - 1) == 0
         return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
@@ -352,8 +362,8 @@ class Tracker:
             )
         if start is not None:
             with preserved():
-                self._trajectory = self._trajectory or Trajectory(self._model, self._loss, self._reduction)
-                check_one_step(self._trajectory, start, record, drawn(), values)
+                self._trajectory = self._trajectory or Trajectory(self._model, self._loss, self._watch.rule)
+                check_one_step(self._trajectory, start, record, [drawn()], values)
         self._rows.after(record, self._last, drawn)
 
     def _find_place(self, chosen: list[int]) -> None:
@@ -364,5 +374,7 @@ class Tracker:
         self.next_step = place_among(self._known, chosen, state_norm(self._optimizer), self._folder)
 
 
-def _warm(optimizer: Optimizer, parameter: nn.Parameter) -> bool:
-    return optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+def _ages(rule: StepRule, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:
+    """Parameters that have made steps already, and how far they are."""
+    ages = {name: rule.age(optimizer.state.get(parameter, {})) for name, parameter in parameters.items()}
+    return {name: age for name, age in ages.items() if age != rule.age({})}

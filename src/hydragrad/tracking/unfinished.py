@@ -18,17 +18,18 @@ from hydragrad.replay.data import Collate
 from hydragrad.runs.lines import read_lines, replace_file
 from hydragrad.runs.log import from_lines
 from hydragrad.runs.manifest import require_same_model
+from hydragrad.steps import rule_named
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
-from hydragrad.tracking.rows.histories import GrowingLanes
-from hydragrad.tracking.rows.recurrence import Lazy
+from hydragrad.tracking.rows.histories import GrowingHistories
+from hydragrad.tracking.rows.recurrence import Eager, Lazy, Recurrence
 from hydragrad.tracking.rows.table import NUMPY_TYPES, Table, require_disk, to_numpy
-from hydragrad.tracking.store import DTYPES, FILE, Store, StoreFacts, known_facts
+from hydragrad.tracking.store import DTYPES, FILE, SCHEMA, Store, StoreFacts, known_facts
 
 GROWING, LOG = "growing.json", "steps.jsonl"
 
 EXACT_COPIES = 4
-"""Copies of all rows that a step with exact tangents holds: rows, tangents, and both accumulators after it."""
+"""Copies of all rows that a step that moves them all holds: rows, tangents, and accumulators after it."""
 
 
 def storage(dtype: torch.dtype | None, run: torch.dtype) -> torch.dtype:
@@ -73,10 +74,11 @@ def new_table(
     *,
     width: int,
     accumulators: int,
+    every_row: bool,
     room: int,
     state: Mapping[str, Tensor],
 ) -> Table:
-    """Lay out an empty table.
+    """Lay out an empty table; with `every_row`, a step moves all rows.
 
     Raises:
         RunExists: The folder holds a store, finished or not.
@@ -85,7 +87,7 @@ def new_table(
     """
     if folder is not None:
         require_no_store(folder)
-    _require_memory(folder, facts, len(sample_ids), width, accumulators)
+    _require_memory(folder, facts, len(sample_ids), width, accumulators, every_row=every_row)
     table = Table.create(
         folder,
         rows=len(sample_ids),
@@ -101,14 +103,19 @@ def new_table(
     return table
 
 
-def _require_memory(folder: Path | None, facts: StoreFacts, rows: int, width: int, accumulators: int) -> None:
+def _require_memory(
+    folder: Path | None, facts: StoreFacts, rows: int, width: int, accumulators: int, *, every_row: bool
+) -> None:
     itemsize = np.dtype(NUMPY_TYPES[DTYPES[facts.dtype]]).itemsize
     exact = facts.curvature == "hessian"
     # Exact tangents compute with every row at every step, wherever the rows lie.
-    each = width * (EXACT_COPIES * max(4, itemsize) * exact + accumulators * itemsize * (folder is None))
+    copies = 2 * accumulators + 2 if every_row else EXACT_COPIES * exact
+    each = width * (copies * max(4, itemsize) + accumulators * itemsize * (folder is None))
     available = psutil.virtual_memory().available
     if rows * each > available:
         remedy = "fewer samples" if exact else "store=, a folder, or projection=, or fewer samples"
+        if every_row:
+            remedy = "fewer samples; or record the run, and ask it for contributions: hg.attribute(run, query)"
         raise NotEnoughMemory(
             f"{rows:,} rows of {width:,} numbers need {rows * each / 2**30:,.1f} GiB of memory and "
             f"{available / 2**30:,.1f} GiB are free: {available // each:,} samples fit. Give {remedy}."
@@ -122,7 +129,13 @@ def read_growing(folder: Path) -> tuple[StoreFacts, Tensor]:
         RunDamaged: The file is damaged.
     """
     try:
-        facts = known_facts(folder, json.loads((folder / GROWING).read_text()))
+        body = json.loads((folder / GROWING).read_text())
+        if body.get("schema") != SCHEMA:
+            raise RecordingMismatch(
+                f"{folder} holds an unfinished store of schema {body.get('schema')}; this version goes on with schema "
+                f"{SCHEMA} only. Finish it with the version that began it, or delete the folder and build it again."
+            )
+        facts = known_facts(folder, body)
         return facts, torch.from_numpy(np.load(folder / "samples.npy", allow_pickle=False))
     except RecordingMismatch:
         raise
@@ -222,8 +235,7 @@ def reopened(folder: Path, model: nn.Module, loss: PerSampleLoss, collate: Colla
         raise StepError(f"{folder}: {unfinished_schedule(table.steps, facts)}")
     weights, statistics = facts.layouts()
     projector = facts.projector(next(model.parameters()))
-    lanes = GrowingLanes(facts.groups, facts.warm, fixed=projector is not None)
-    recurrence = Lazy(Columns(weights, projector), lanes, momentum=table.accumulators == 2)
+    recurrence = unfolding(facts, weights, projector, states=table.accumulators - 1)
     growing = GrowingRows(table, recurrence, sample_ids, facts.data["length"], statistics=statistics.size)
     for record in islice(from_lines(read_lines(folder / LOG, "steps")), table.steps):
         growing.pass_over(record)
@@ -233,6 +245,25 @@ def reopened(folder: Path, model: nn.Module, loss: PerSampleLoss, collate: Colla
         stacklevel=3,
     )
     return opened_unfinished(growing, facts, sample_ids, model, loss, collate)
+
+
+def unfolding(
+    facts: StoreFacts, weights: Layout, projector: Projector | None, *, states: int, closed_form: bool | None = None
+) -> Recurrence:
+    """How rows advance under a schedule that is not known in advance.
+
+    Args:
+        facts: What the store is to hold.
+        weights: Lays out the tracked parameters.
+        projector: Projects them, or None.
+        states: How many optimizer states rows have tangents of at the start.
+        closed_form: Whether the run has a closed form; None where its optimizer's rule decides.
+    """
+    rule = rule_named(facts.optimizer)
+    if not (rule.closed_form is not None if closed_form is None else closed_form):
+        return Eager(weights, rule, facts.ages, states, facts.smoothing)
+    growing = GrowingHistories(rule, facts.groups, facts.ages, fixed=projector is not None)
+    return Lazy(Columns(weights, projector), growing, states=states)
 
 
 def unfinished_schedule(steps: int, facts: StoreFacts) -> str:

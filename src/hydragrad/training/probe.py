@@ -13,7 +13,7 @@ from hydragrad.errors import DataError
 from hydragrad.randomness import preserved
 from hydragrad.replay import fetch, require_finite, require_map_style
 from hydragrad.replay.data import Collate
-from hydragrad.steps import require_supported
+from hydragrad.steps import rule_of
 from hydragrad.training.loop import batch_losses
 
 
@@ -23,10 +23,10 @@ def require_trainable(
     """Refuse, before anything is computed or written, what a recorded training would refuse.
 
     Raises:
-        Unsupported: Another optimizer than SGD, half precision, a module without derivatives.
+        Unsupported: An optimizer whose step is not known, half precision, a module without derivatives.
         DataError: A stream, no samples, NaN in memory, labels out of range.
     """
-    require_supported(optimizer)
+    rule_of(optimizer)
     require_differentiable(model)
     require_map_style(train_set)
     require_finite(train_set)

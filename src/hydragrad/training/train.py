@@ -16,9 +16,9 @@ from hydragrad.recording import Recorder, StepObserver
 from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
-from hydragrad.runs.log import LOG, from_lines
 from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.runs.manifest import read_manifest
+from hydragrad.runs.steps import read_steps
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
 from hydragrad.training.probe import require_labels_in_range
 
@@ -189,7 +189,7 @@ def _begun(path: Path, next_step: int, per_epoch: int) -> tuple[EpochLog, int]:
     finished = min(len(epoch_logs(path)), next_step // per_epoch)
     tally = EpochLog()
     if next_step:
-        for record in list(from_lines(read_lines(path / LOG, "steps")))[finished * per_epoch : next_step]:
+        for record in read_steps(path, read_manifest(path))[finished * per_epoch : next_step]:
             assert record.loss is not None
             tally.add(record.loss, len(record.indices))
     return tally, finished

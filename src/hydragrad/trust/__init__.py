@@ -1,4 +1,12 @@
-"""Trust: how far numbers foretell what really happens."""
+"""Trust: how well numbers predict what really happens.
+
+counterfactual  the same run again, without some samples, with other weights or other labels
+verify          predicted against actual changes
+smoothness      whether derivatives of a run can predict removals, and which method suits
+error           the error of dropping the curvature, along the run
+bounds          bounds on that error
+lds             the linear datamodeling score
+"""
 
 from hydragrad.trust.counterfactual import Counterfactual, counterfactual
 from hydragrad.trust.error import ApproximationError, approximation_error

@@ -5,7 +5,7 @@ the error e_t = exact - approximate hypergradient after t steps has
 
     |e_t| <= (L M / lambda) (1 - prod_k (1 - eta_k lambda)) <= L M min(1 / lambda, sum_k eta_k),
 
-for any rates with eta_k lambda <= 1. The published bound (eq. 7) asks for rates that never rise, and is never smaller.
+for any rates with eta_k lambda <= 1. The published bound (eq. 7) needs rates that never rise, and is never smaller.
 
 Source: Chen et al. 2021, Theorem 1 and appendix; the first form is ours.
 """
@@ -31,8 +31,8 @@ def descent_bound(rates: Sequence[float], *, weight_decay: float, hessian: float
     if weight_decay == 0:
         return np.asarray(hessian * hypergradient * np.cumsum(eta))
     # expm1 and log1p keep the digits of small lambda.
-    kept = np.cumsum(np.log1p(-np.minimum(eta * weight_decay, 1 - 1e-16)))
-    return np.asarray(-hessian * hypergradient / weight_decay * np.expm1(kept))
+    log_product = np.cumsum(np.log1p(-np.minimum(eta * weight_decay, 1 - 1e-16)))
+    return np.asarray(-hessian * hypergradient / weight_decay * np.expm1(log_product))
 
 
 def published_bound(rates: Sequence[float], *, weight_decay: float, hessian: float, hypergradient: float) -> Array:

@@ -15,10 +15,12 @@ from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
-from hydragrad.replay.retraining import Change, State, retrain
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
 
-OWN = 500
+TRAINING_SAMPLES = 500
+"""Training samples in the query that stands in where none is passed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +55,12 @@ def counterfactual(
     Args:
         run: A completed run.
         groups: Training samples to leave out together, a group at a time.
-        queries: What is asked of the final model.
+        queries: Scalars of the final model.
         weight: Loss weight of a group's samples: 0 leaves them out, 2 counts them twice; one number, or one a group.
-            0 if None, and 1 where `labels` are given.
+            0 if None, and 1 with `labels`.
         labels: Instead: the label to train a sample with, by sample. Samples of the groups without one keep theirs.
         workers: Processes that train at the same time.
-        keep: Keep the final weights of every retraining in RUN/retrained, so that an interrupted call goes on and
+        keep: Save the final weights of every retraining in RUN/retrained, so that an interrupted call resumes and
             further queries cost no training.
 
     Raises:
@@ -68,17 +70,17 @@ def counterfactual(
         LossError: `labels` for data without integer labels.
         Unsupported: `workers` and a model, loss or data set that can't be sent to another process.
 
-    Cost: one training a group; kept, the size of the model on disk.
+    Cost: one training a group; with `keep` the size of the model on disk for each.
     """
-    asked = queries_of(queries)
-    chosen = [tuple(int(i) for i in group) for group in groups]
-    weights = _weights(weight, len(chosen), relabelling=labels is not None)
-    _check(run, chosen, weights)
-    warn_of_overlap(run, asked)
-    changes = [_change(group, each, labels or {}) for group, each in zip(chosen, weights, strict=True)]
-    before, values = measure(run, retrain(run, changes, workers=workers, keep=keep), asked)
-    names = numbered(name for each in asked for name in each.names())
-    return Counterfactual(values=values, query_names=names, query_values=before, groups=tuple(chosen))
+    listed = queries_of(queries)
+    changed = [tuple(int(i) for i in group) for group in groups]
+    weights = _weights(weight, len(changed), relabelling=labels is not None)
+    _check(run, changed, weights)
+    warn_of_overlap(run, listed)
+    changes = [_change(group, number, labels or {}) for group, number in zip(changed, weights, strict=True)]
+    before, values = measure(run, retrain(run, changes, workers=workers, keep=keep), listed)
+    names = numbered(name for query in listed for name in query.names())
+    return Counterfactual(values=values, query_names=names, query_values=before, groups=tuple(changed))
 
 
 def measure(run: Recording, states: Iterable[tuple[int, State]], queries: Sequence[Query]) -> tuple[Tensor, Tensor]:
@@ -87,7 +89,7 @@ def measure(run: Recording, states: Iterable[tuple[int, State]], queries: Sequen
     Args:
         run: The run.
         states: Number of the change and final state of every retraining, in any order.
-        queries: What is asked.
+        queries: Scalars of the final model.
     """
     point = query_point(run, Layout({}), Layout({}))
     model = run.trained_model()
@@ -99,25 +101,25 @@ def measure(run: Recording, states: Iterable[tuple[int, State]], queries: Sequen
 
 
 def warn_of_overlap(run: Recording, queries: Sequence[Query]) -> None:
-    """Say so where a query's samples are training samples: removing them then changes the question's own data."""
+    """Warn where a query's samples are training samples: removing them then changes the query's own data."""
     for query in queries:
         if query.dataset is not None and _overlap(query.dataset, run.train_set):
             warnings.warn(
-                f"The query {query.names()[0]!r} asks about training samples: what removing them changes is mostly "
-                f"that they are no longer fitted. Ask about held-out data to learn what a sample is worth.",
+                f"The query {query.names()[0]!r} is about training samples: what removing them changes is mostly "
+                f"that they are no longer fitted. Take held-out data to measure what a sample is worth.",
                 stacklevel=3,
             )
 
 
-def _overlap(asked: Dataset[Any], trained: Dataset[Any]) -> bool:
+def _overlap(queried: Dataset[Any], trained: Dataset[Any]) -> bool:
     """Whether two data sets visibly share samples: the same object, a subset of it, or tensors over the same memory."""
-    while isinstance(asked, Subset):
-        asked = asked.dataset
-    if asked is trained:
+    while isinstance(queried, Subset):
+        queried = queried.dataset
+    if queried is trained:
         return True
-    if not (isinstance(asked, TensorDataset) and isinstance(trained, TensorDataset)):
+    if not (isinstance(queried, TensorDataset) and isinstance(trained, TensorDataset)):
         return False
-    return any(_share_memory(a, b) for a in asked.tensors for b in trained.tensors)
+    return any(_share_memory(a, b) for a in queried.tensors for b in trained.tensors)
 
 
 def _share_memory(a: Tensor, b: Tensor) -> bool:
@@ -126,13 +128,13 @@ def _share_memory(a: Tensor, b: Tensor) -> bool:
     return a.data_ptr() < b.data_ptr() + b.nbytes and b.data_ptr() < a.data_ptr() + a.nbytes
 
 
-def _weights(given: float | Sequence[float] | None, groups: int, *, relabelling: bool) -> list[float]:
+def _weights(weight: float | Sequence[float] | None, groups: int, *, relabelling: bool) -> list[float]:
     """The loss weight of every group."""
-    if given is None:
-        given = 1.0 if relabelling else 0.0
-    weights = [float(given)] * groups if isinstance(given, int | float) else [float(each) for each in given]
+    if weight is None:
+        weight = 1.0 if relabelling else 0.0
+    weights = [float(weight)] * groups if isinstance(weight, int | float) else [float(number) for number in weight]
     if len(weights) != groups or not all(map(math.isfinite, weights)):
-        raise QueryError(f"weight takes one finite number, or one for each of the {groups} groups; {given} came.")
+        raise QueryError(f"weight takes one finite number, or one for each of the {groups} groups, got {weight}.")
     return weights
 
 
@@ -161,16 +163,16 @@ def _check(run: Recording, groups: Sequence[Sequence[int]], weights: Sequence[fl
     for group, weight in zip(groups, weights, strict=True):
         wrong = [i for i in group if not 0 <= i < length]
         if wrong or not group:
-            came = f"{wrong[:5]} came" if wrong else "an empty group came"
-            raise QueryError(f"The run was trained on samples 0 to {length - 1}; {came}.")
+            got = str(wrong[:5]) if wrong else "an empty group"
+            raise QueryError(f"The run was trained on samples 0 to {length - 1}, got {got}.")
         if weight == 0 and len(set(group)) == length:
             raise DataError("Leaving out every training sample leaves nothing to train on.")
 
 
 def training_loss(run: Recording, seed: int) -> Query:
-    """The query that is asked where none is given: the mean loss of up to OWN training samples."""
+    """The query where none is passed: the mean loss of up to 500 training samples."""
     generator = torch.Generator().manual_seed(seed + 1)
-    some = torch.randperm(run.manifest.data["length"], generator=generator)[:OWN].tolist()
+    some = torch.randperm(run.manifest.data["length"], generator=generator)[:TRAINING_SAMPLES].tolist()
     return mean_loss(Subset(run.train_set, some), name="training loss")
 
 

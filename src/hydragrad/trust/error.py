@@ -1,4 +1,4 @@
-"""How far contributions without curvature are from the exact ones, measured along the run, beside a bound.
+"""How far contributions without curvature are from the exact ones, measured along the run, with a bound.
 
 Legend: e = exact - approximate hypergradient; kappa the coefficients of the closed form; H the Hessian of the step's
 batch loss. Both hypergradients advance eagerly, side by side, so e_T = sum_t kappa_t H exact_{t-1} gives the bounds
@@ -19,25 +19,26 @@ from torch import Tensor
 from hydragrad.attribution.attribute import query_point
 from hydragrad.derivatives import Batch, Layout
 from hydragrad.derivatives.curvature.tangents import ExactTangents
-from hydragrad.errors import QueryError
+from hydragrad.errors import QueryError, Unsupported
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
+from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
-from hydragrad.replay.histories import run_lanes, trained_layout
+from hydragrad.replay.histories import parts_of, run_histories, state_names, trained_layout
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.statistics import moved_statistics
+from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs import StepRecord
-from hydragrad.scores import Evidence, Query, checked_samples
-from hydragrad.steps import Lane, SGDTangent, coefficients, tangent_step
+from hydragrad.scores import Evidence, Note, Query, checked_samples
+from hydragrad.steps import StepPoint, Tangent, coefficients, tangent_all, tangent_transforms
 from hydragrad.trust.counterfactual import training_loss
-from hydragrad.trust.lds import lds
 
 Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ErrorAt:
-    """What was measured after one step; norms are means over the samples drawn so far.
+    """What was measured after one step; norms are means over the samples trained on so far.
 
     Attributes:
         step: Steps made.
@@ -73,7 +74,7 @@ class PairAt:
     Attributes:
         step: Steps made.
         parameters, buffers: The model there; to be read, not changed.
-        drawn: Which of the samples were drawn so far, bool (samples,).
+        trained: Which of the samples were trained on so far, bool (samples,).
         exact, approximate: Hypergradients, (samples, parameters) in the order of `weights`.
         exact_contributions: Of the samples to the query, float64 (samples,).
         gradient: Of the query, float64 (parameters,).
@@ -83,7 +84,7 @@ class PairAt:
     step: int
     parameters: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
-    drawn: Tensor
+    trained: Tensor
     exact: Tensor
     approximate: Tensor
     exact_contributions: Tensor
@@ -121,9 +122,7 @@ class ApproximationError:
 
     def noted(self, evidence: Evidence) -> Evidence:
         """The evidence with this measurement among its notes."""
-        start = "Without curvature, contributions of "
-        kept = tuple(note for note in evidence.notes if not note.startswith(start))
-        return replace(evidence, notes=(*kept, self.sentence))
+        return evidence.with_note(Note("approximation error", self.sentence))
 
 
 def approximation_error(
@@ -155,26 +154,41 @@ def approximation_error(
 
     Source: Chen et al. 2021, section 4.2 and Theorem 1, for mini-batches, momentum and any schedule.
     """
-    chosen = _chosen(run, samples, seed)
-    asked = query or training_loss(run, seed)
-    if len(asked.names()) != 1:
-        raise QueryError(f"approximation_error asks one scalar; {len(asked.names())} came. Ask one after the other.")
+    sample_ids = _sample_ids(run, samples, seed)
+    scalar = query or training_loss(run, seed)
+    if len(scalar.names()) != 1:
+        raise QueryError(f"approximation_error takes one scalar, got {len(scalar.names())}. Call it once for each.")
     total = len(run.steps)
     times = sorted({round(total * (k + 1) / points) for k in range(points)} - {0})
     spectral = {times[round(k)] for k in np.linspace(0, len(times) - 1, min(eigenvalues, len(times)))}
-    found: list[ErrorAt] = []
+    measured: list[ErrorAt] = []
     with run.replay() as replay, bar("exact and approximate", total) as progress:
         replay.trajectory.restore(run.initial)
-        pair = _Pair(run, replay, chosen)
+        pair = _Pair(run, replay, sample_ids)
         for record in run.steps:
             pair.advance(record, spectrum=record.step + 1 in spectral)
             if record.step + 1 in times:
-                at = pair.at(asked)
-                found.append(pair.measured(at))
+                at = pair.at(scalar)
+                measured.append(pair.measured(at))
                 if observe is not None:
                     observe(at)
             progress.advance()
-    return ApproximationError(samples=tuple(chosen.tolist()), query=asked.names()[0], points=tuple(found))
+    return ApproximationError(samples=tuple(sample_ids.tolist()), query=scalar.names()[0], points=tuple(measured))
+
+
+class _Noting(StepHooks):
+    """Notes where a step was taken."""
+
+    def __init__(self, trajectory: Trajectory, layout: Layout, states: Sequence[str]) -> None:
+        self._trajectory, self._layout, self._states = trajectory, layout, states
+        self.gradients: list[Tensor] = []
+        self.point: StepPoint | None = None
+
+    def before_transform(self) -> None:
+        self.gradients.append(self._trajectory.gradient(self._layout))
+
+    def before_update(self) -> None:
+        self.point = self._trajectory.point(self._layout, self._states)
 
 
 class _Pair:
@@ -182,30 +196,36 @@ class _Pair:
 
     def __init__(self, run: Recording, replay: Replay, samples: Tensor) -> None:
         self._run, self._replay, self._samples = run, replay, samples
-        self._lanes = run_lanes(run)
-        self._weights = trained_layout(run, self._lanes)
+        self._histories = run_histories(run)
+        self._weights = trained_layout(run, self._histories)
+        self._spans = [self._weights.span(history.names) for history in self._histories]
         self._statistics = Layout(moved_statistics(run))
         self._tangents = ExactTangents(replay.trajectory.model, run.loss, self._weights, self._statistics)
         like = next(iter(replay.trajectory.parameters.values()))
         count = len(samples)
         self._r = like.new_zeros(count, self._statistics.size)
-        warm = run.initial.momentum
-        self._states = [
-            [self._start(lane, like.new_zeros(count, self._span(lane)), warm) for lane in self._lanes] for _ in range(2)
-        ]
-        self._drawn = torch.zeros(count, dtype=torch.bool)
+        zeros = like.new_zeros(count, self._weights.size)
+        self._names = state_names(self._histories)
+        self._states = [Tangent(zeros, (zeros,) * len(self._names)) for _ in range(2)]
+        self._trained = torch.zeros(count, dtype=torch.bool)
         self._curved: list[Array] = []
         self._largest_eigenvalue = self._largest_hypergradient = 0.0
 
     def advance(self, record: StepRecord, *, spectrum: bool) -> None:
         run, trajectory = self._run, self._replay.trajectory
-        batch, divisor = run.batch(record), run.divisor(record)
+        batches = run.batches(record)
+        if len(batches) > 1:
+            raise Unsupported(
+                f"Step {record.step} accumulated several micro-batches, which this comparison does not cover. Compare "
+                f"runs without accumulation."
+            )
+        batch, divisor = batches[0], record.micro_batches[0].divisor
         trajectory.arrange(record)
         exact = self._rows(0)
         alpha = (torch.tensor(record.indices) == self._samples[:, None]).to(exact)
         mine = alpha.any(1).nonzero()[:, 0]
         state = (dict(trajectory.parameters), {name: value.clone() for name, value in trajectory.buffers.items()})
-        found = self._tangents(
+        tangents = self._tangents(
             *state,
             batch,
             divisor,
@@ -214,21 +234,20 @@ class _Pair:
             torch.cat([alpha, alpha[mine]]),
         )
         own = torch.zeros_like(exact)
-        own[mine] = found.g_dot[len(exact) :]
-        whole = found.g_dot[: len(exact)]
+        own[mine] = tangents.g_dot[len(exact) :]
+        whole = tangents.g_dot[: len(exact)]
         self._curved.append((whole - own).double().norm(dim=1).cpu().numpy())
         if spectrum:
             self._largest_eigenvalue = max(self._largest_eigenvalue, self._eigenvalue(state, batch, divisor))
-        for states, g_dot in zip(self._states, (whole, own), strict=True):
-            for number, lane in enumerate(self._lanes):
-                options = lane.options[record.step]
-                if options is not None:
-                    part = g_dot[:, self._weights.span(lane.names)]
-                    states[number] = tangent_step(states[number], part, options)
-        self._r = found.r_dot[: len(exact)]
-        self._drawn[mine] = True
+        noted = _Noting(trajectory, self._weights, self._names)
+        self._replay.advance(record, batches, hooks=noted)
+        parts = parts_of(self._histories, self._spans, record.step)
+        for number, g_dot in enumerate((whole, own)):
+            g_dot = tangent_transforms(record.transforms, self._weights.spans, g_dot, noted.gradients)
+            self._states[number] = tangent_all(parts, self._states[number], g_dot, noted.point, 0.0)
+        self._r = tangents.r_dot[: len(exact)]
+        self._trained[mine] = True
         self._largest_hypergradient = max(self._largest_hypergradient, float(self._rows(0).norm(dim=1).max()))
-        self._replay.advance(record, batch)
 
     def at(self, query: Query) -> PairAt:
         exact, approximate = self._rows(0), self._rows(1)
@@ -238,7 +257,7 @@ class _Pair:
             step=len(self._curved),
             parameters=trajectory.parameters,
             buffers=trajectory.buffers,
-            drawn=self._drawn if self._drawn.any() else torch.ones_like(self._drawn),
+            trained=self._trained if self._trained.any() else torch.ones_like(self._trained),
             exact=exact,
             approximate=approximate,
             exact_contributions=-(exact.double() @ w_bar + self._r.double() @ r_bar),
@@ -248,10 +267,10 @@ class _Pair:
 
     def measured(self, at: PairAt) -> ErrorAt:
         kappa = self._kappa(at.step)
-        bounds = kappa @ np.stack(self._curved)[:, at.drawn.numpy()]
+        bounds = kappa @ np.stack(self._curved)[:, at.trained.numpy()]
         return ErrorAt(
             step=at.step,
-            exact=float(at.exact[at.drawn].double().norm(dim=1).mean()),
+            exact=float(at.exact[at.trained].double().norm(dim=1).mean()),
             **distances(at, at.approximate),
             measured_bound=float(bounds.mean()),
             bound=float(kappa.sum() * self._largest_eigenvalue * self._largest_hypergradient),
@@ -260,9 +279,11 @@ class _Pair:
         )
 
     def _kappa(self, steps: int) -> Array:
-        """Largest |kappa| over the lanes, for the run up to now, (steps,)."""
-        cut = [Lane(lane.names, lane.options[:steps], lane.first[:steps]) for lane in self._lanes]
-        return np.asarray(np.max([np.abs(coefficients(lane)) for lane in cut], axis=0))
+        """Largest |kappa| over the histories, for the run up to now, (steps,); NaN where there is no closed form."""
+        if any(history.rule.closed_form is None for history in self._histories):
+            return np.full(steps, np.nan)
+        cut = [history.until(steps) for history in self._histories]
+        return np.asarray(np.max([np.abs(coefficients(history)) for history in cut], axis=0))
 
     def _gradient(self, query: Query) -> tuple[Tensor, Tensor]:
         trajectory = self._replay.trajectory
@@ -280,8 +301,8 @@ class _Pair:
         def product(vector: Array) -> Array:
             w = torch.from_numpy(np.ascontiguousarray(vector.reshape(1, size))).to(like)
             r, alpha = like.new_zeros(1, self._statistics.size), like.new_zeros(1, batch.size)
-            found = self._tangents(*state, batch, divisor, w, r, alpha).g_dot[0]
-            return np.asarray(found.double().cpu().numpy())
+            image = self._tangents(*state, batch, divisor, w, r, alpha).g_dot[0]
+            return np.asarray(image.double().cpu().numpy())
 
         if size < 3:
             return float(np.abs(np.linalg.eigvalsh(np.stack([product(row) for row in np.eye(size)]))).max())
@@ -290,34 +311,28 @@ class _Pair:
         return float(abs(eigsh(operator, k=1, which="LM", v0=start, tol=1e-3, return_eigenvectors=False)[0]))
 
     def _rows(self, which: int) -> Tensor:
-        return torch.cat([state.w_dot for state in self._states[which]], 1)
-
-    def _span(self, lane: Lane) -> int:
-        return sum(self._weights.shapes[name].numel() for name in lane.names)
-
-    def _start(self, lane: Lane, zeros: Tensor, warm: dict[str, Tensor]) -> SGDTangent[Tensor]:
-        return SGDTangent(zeros, zeros.clone() if set(lane.names) & set(warm) else None)
+        return self._states[which].w_dot
 
 
 def distances(at: PairAt, other: Tensor) -> dict[str, float]:
-    """How far other hypergradients, (samples, parameters), are from the exact ones, over the samples drawn so far."""
-    exact, some = (rows[at.drawn].double() for rows in (at.exact, other))
+    """How far other hypergradients, (samples, parameters), are from the exact ones, over samples trained on so far."""
+    exact, some = (rows[at.trained].double() for rows in (at.exact, other))
     errors = (exact - some).norm(dim=1)
-    c = at.exact_contributions[at.drawn], -(some @ at.gradient)
+    c = at.exact_contributions[at.trained], -(some @ at.gradient)
     return {
         "error": float(errors.mean()),
         "relative_error": float((errors / exact.norm(dim=1).clamp(min=1e-300)).mean()),
-        "spearman": lds(c[1][None].cpu().numpy(), c[0][None].cpu().numpy()) if len(c[0]) > 1 else float("nan"),
+        "spearman": float(rank_correlation(c[1].cpu().numpy(), c[0].cpu().numpy())),
         "sign_disagreements": float((c[0].sign() != c[1].sign()).double().mean()),
         "relative_contribution_error": float((c[0] - c[1]).norm() / c[0].norm().clamp(min=1e-300)),
     }
 
 
-def _chosen(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:
+def _sample_ids(run: Recording, samples: int | Sequence[int], seed: int) -> Tensor:
     length = run.manifest.data["length"]
     if isinstance(samples, int):
         if not 1 <= samples <= length:
-            raise QueryError(f"samples must be 1 to {length:,}, or a list of samples; {samples} came.")
+            raise QueryError(f"samples must be 1 to {length:,}, or a list of samples, got {samples}.")
         generator = torch.Generator().manual_seed(seed)
         return torch.randperm(length, generator=generator)[:samples].sort().values
     return checked_samples(samples, length)

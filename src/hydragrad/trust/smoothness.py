@@ -1,4 +1,4 @@
-"""Whether derivatives of a run can foretell finite changes: rounding noise, kinks, and what to do about them.
+"""Whether derivatives of a run can predict finite changes: rounding noise, kinks, and what to do about them.
 
 Along a direction of sample weights, the run is trained again at alpha, alpha + h v and alpha + 2 h v. On a smooth run
 the two changes of the weights point the same way (cosine near 1); where rounding and kinks decide, the run at
@@ -8,7 +8,7 @@ Source: the three-point probe follows Ilyas and Engstrom 2025 (metasmoothness).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -16,23 +16,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.advice import Advice, words
+from hydragrad.attribution.advice import Advice
 from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
-from hydragrad.replay.retraining import Change, State, retrain
-from hydragrad.scores import Curvature, Evidence, Query
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import State, retrain
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
 
 SMOOTH = 0.2
-"""Cosine at removal from which one exact sweep foretold removals of a tenth on every network that was measured; below
+"""Cosine at removal from which one exact sweep predicted removals of a tenth on every network that was measured; below
 it did on some and not on others: digits, MNIST and Fashion-MNIST, `python -m studies trust` and `estimators`
 (docs/results.md)."""
 
-EXACT: dict[str, Any] = {"curvature": "hessian"}
-STEADY: dict[str, Any] = {"curvature": "ggn"}
-AVERAGED: dict[str, Any] = STEADY | {"replays": 4}
-AVERAGED_COUPLED: dict[str, Any] = EXACT | {"replays": 4}
+EXACT = Method.of("hessian")
+STEADY = Method.of("ggn")
+AVERAGED = Method.of("ggn", replays=4)
+AVERAGED_COUPLED = Method.of("hessian", replays=4)
 """Where BatchNorm couples samples: what goes through its statistics is not in a Gauss-Newton matrix."""
 
 
@@ -61,9 +62,9 @@ class Smoothness:
         probes: One a step size, the smallest first.
         share: Share of the samples in a direction.
         directions: How many directions.
-        recommended: The curvature that such runs were foretold best with.
-        options: The same with everything that belongs to it: `hg.attribute(run, query, **found.options)`.
-        quick: What foretold such runs best at the price of one sweep, the same way.
+        recommended: The curvature that predicted such runs best.
+        options: The same with everything that belongs to it: `hg.attribute(run, query, **smoothness.options)`.
+        quick: What predicted such runs best at the price of one sweep, as options as well.
         sentence: What it means, in plain words.
     """
 
@@ -83,8 +84,7 @@ class Smoothness:
 
     def noted(self, evidence: Evidence) -> Evidence:
         """The evidence with this verdict among its notes."""
-        kept = tuple(note for note in evidence.notes if not note.startswith("Smoothness: "))
-        return replace(evidence, notes=(*kept, self.sentence))
+        return evidence.with_note(Note("smoothness", self.sentence))
 
 
 def smoothness(
@@ -97,7 +97,7 @@ def smoothness(
     seed: int = 0,
     workers: int = 1,
 ) -> Smoothness:
-    """Tell whether derivatives of this run foretell what removing samples does, and which curvature to ask with.
+    """Measure whether derivatives of this run predict what removing samples does, and which curvature suits.
 
     Args:
         run: A completed run.
@@ -112,15 +112,15 @@ def smoothness(
         QueryError: An interrupted run, or a query of several scalars.
         ValueError: Step sizes or a share outside (0, 1).
 
-    Cost: 1 + 2 * steps * directions trainings, kept in RUN/retrained. The verdict is kept in RUN/smoothness.json, and
-    `attribute` notes where another estimator is asked for.
+    Cost: 1 + 2 * steps * directions trainings, saved in RUN/retrained. The verdict is saved in RUN/smoothness.json, and
+    `attribute` notes where another method is used.
     """
     require_completed(run)
     if not 0 < share < 1 or not steps or min(steps) <= 0 or directions < 1:
         raise ValueError("smoothness needs steps above 0, a share between 0 and 1, and at least one direction.")
-    asked = query or training_loss(run, seed)
-    if len(asked.names()) != 1:
-        raise QueryError(f"smoothness asks one scalar; {len(asked.names())} came.")
+    scalar = query or training_loss(run, seed)
+    if len(scalar.names()) != 1:
+        raise QueryError(f"smoothness takes one scalar, got {len(scalar.names())}.")
     sizes = sorted(steps)
     epsilon = float(torch.finfo(next(iter(run.final.parameters.values())).dtype).eps)
     groups = _groups(run, directions, share, seed)
@@ -129,7 +129,7 @@ def smoothness(
         Change(weights=dict.fromkeys(group, 1 - scale * h)) for group in groups for h in sizes for scale in (1, 2)
     ]
     states = dict(retrain(run, changes, workers=workers, keep=True))
-    _, values = measure(run, states.items(), [asked])
+    _, values = measure(run, states.items(), [scalar])
     start, final = _flat(run.initial.parameters), _flat(run.final.parameters)
     names = run.final.parameters
     moved = [_flat({name: states[number][name] for name in names}) - final for number in range(len(changes))]
@@ -147,16 +147,16 @@ def smoothness(
     # The whole initial vector was changed, parameter by parameter, by epsilon of each one's norm.
     growth = float(moved[0].norm()) / max(1e-300, epsilon * float(start.norm()))
     advice = _advice(probes[-1].cosine, share, coupled=normalises_batches(run.model))
-    advice.keep(run.path)
+    advice.save(run)
     return Smoothness(
         rounding=epsilon,
         rounding_growth=growth,
         probes=probes,
         share=share,
         directions=directions,
-        recommended=advice.options["curvature"],
-        options=advice.options,
-        quick=advice.quick,
+        recommended=advice.best.curvature,
+        options=advice.best.options,
+        quick=advice.quick.options,
         sentence=_sentence(advice, probes[-1].cosine, growth),
     )
 
@@ -168,20 +168,20 @@ def _advice(cosine: float, share: float, *, coupled: bool) -> Advice:
         )
     )
     if cosine >= SMOOTH:
-        return Advice(options=EXACT, quick=EXACT, because=because)
-    return Advice(options=AVERAGED_COUPLED if coupled else AVERAGED, quick=STEADY, because=because)
+        return Advice(best=EXACT, quick=EXACT, because=because)
+    return Advice(best=AVERAGED_COUPLED if coupled else AVERAGED, quick=STEADY, because=because)
 
 
 def _sentence(advice: Advice, cosine: float, growth: float) -> str:
     rounding = f"one rounding of the initial weights grows {growth:.3g}-fold"
     if cosine >= SMOOTH:
-        verdict = f"derivatives foretell removals here; ask with {words(advice.options)}"
+        verdict = f"derivatives predict removals here; attribute with {advice.best.in_python}"
     else:
         verdict = (
-            f"derivatives foretold removals on some such runs and not on others; ask with {words(advice.options)}, or "
-            f"in one sweep with {words(advice.quick)}, and check with hg.verify"
+            f"derivatives predicted removals on some such runs and not on others; attribute with "
+            f"{advice.best.in_python}, or in one sweep with {advice.quick.in_python}, and check with hg.verify"
         )
-    return f"Smoothness: {advice.because}, and {rounding}: {verdict}."
+    return f"{advice.because[0].upper()}{advice.because[1:]}, and {rounding}: {verdict}."
 
 
 def _groups(run: Recording, count: int, share: float, seed: int) -> list[list[int]]:

@@ -12,11 +12,9 @@ from hydragrad.derivatives import (
     Layout,
     LossModule,
     Point,
-    require_one_call,
     running_statistics,
     use_explicit_batch_norm,
 )
-from hydragrad.errors import LossError
 from hydragrad.randomness import preserved, reseed
 
 DIVISOR = 7.0
@@ -112,13 +110,3 @@ def test_running_statistics_are_transposed(name, gauss_newton):
     right = step.w_bar @ w_dot + step.r_bar @ r_dot
     assert (step.w_bar @ w_dot).abs().min() > 1e-3
     torch.testing.assert_close(left, right, rtol=1e-7, atol=1e-9)
-
-
-def test_gauss_newton_needs_the_one_call():
-    for name, message in (("two_calls", "was called 2 times"), ("penalised", "uses them directly, too")):
-        *_, problem, _, _, point = prepared(name)
-        with pytest.raises(LossError, match=message), preserved():
-            require_one_call(problem, point.parameters, point)
-    *_, problem, _, _, point = prepared("mlp")
-    with preserved():
-        require_one_call(problem, point.parameters, point)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hydragrad.derivatives import label_derivatives, require_cross_entropy, tensor_leaves
+from hydragrad.derivatives import label_derivatives, require_cross_entropy
 from hydragrad.derivatives.directional.forward_mode import Directional
 from hydragrad.errors import LossError
 
@@ -62,10 +62,3 @@ def test_labels_that_are_not_in_the_batch_are_refused():
             require_cross_entropy(given, data)
     with pytest.raises(LossError, match=r"shape \(4, 3, 1\)"):
         require_cross_entropy(given._replace(output=given.output.unsqueeze(-1)), (labels,))
-
-
-def test_leaves_of_nested_data():
-    a, b, c = torch.zeros(1), torch.ones(2), torch.ones(3)
-    found = tensor_leaves({"x": [a, ("text", b)], "y": 3, "z": {"w": c}})
-    assert [id(leaf) for leaf in found] == [id(a), id(b), id(c)]
-    assert tensor_leaves(4) == []

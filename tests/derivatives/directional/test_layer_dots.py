@@ -1,100 +1,24 @@
-"""Every rule against per-sample gradients by autograd: several directions, several lanes."""
-
-import re
+"""Dot products out of a backward pass against per-sample gradients by autograd, with several histories."""
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from derivatives.layers.layer_cases import BATCH, LAYERS, PerSample, gradients_by_autograd, integers, real
 from hydragrad.derivatives import HooksInapplicable, LayerDots, why_not_hooks
-from hydragrad.derivatives.directional import layer_dots
-from hydragrad.derivatives.directional.layer_dots import RULES
+from hydragrad.derivatives.layers import convolution
 
-BATCH, DIRECTIONS = 4, 3
-
-
-def real(*shape: int) -> Tensor:
-    return torch.randn(BATCH, *shape, dtype=torch.float64)
-
-
-def integers(*shape: int) -> Tensor:
-    return torch.randint(7, (BATCH, *shape))
-
-
-LAYERS = {
-    "linear": (lambda: nn.Linear(3, 5), real(3)),
-    "linear over positions": (lambda: nn.Linear(3, 5), real(2, 3)),
-    "linear over a grid": (lambda: nn.Linear(3, 5), real(2, 4, 3)),
-    "linear without bias": (lambda: nn.Linear(3, 5, bias=False), real(2, 3)),
-    "conv1d": (lambda: nn.Conv1d(3, 4, 3), real(3, 7)),
-    "conv1d, a channel a group": (lambda: nn.Conv1d(4, 8, 3, groups=4, padding="same"), real(4, 7)),
-    "conv2d": (lambda: nn.Conv2d(3, 4, 3), real(3, 6, 5)),
-    "conv2d, groups": (lambda: nn.Conv2d(4, 6, 3, groups=2), real(4, 6, 5)),
-    "conv2d, stride and padding": (lambda: nn.Conv2d(3, 4, 3, stride=2, padding=(1, 2)), real(3, 6, 5)),
-    "conv2d, dilation": (lambda: nn.Conv2d(3, 4, (2, 3), dilation=(2, 1)), real(3, 6, 5)),
-    "conv2d, same": (lambda: nn.Conv2d(3, 4, (3, 5), padding="same"), real(3, 6, 5)),
-    "conv2d, reflect": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), real(3, 6, 5)),
-    "conv2d, circular": (lambda: nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular"), real(3, 6, 5)),
-    "conv2d, replicate": (lambda: nn.Conv2d(3, 4, 3, padding=(1, 0), padding_mode="replicate"), real(3, 6, 5)),
-    "conv2d, everything": (
-        lambda: nn.Conv2d(4, 6, 2, stride=2, padding=1, dilation=2, groups=2, padding_mode="circular", bias=False),
-        real(4, 7, 6),
-    ),
-    "conv3d": (lambda: nn.Conv3d(2, 4, 2, groups=2, stride=(1, 2, 1), padding=1), real(2, 3, 4, 3)),
-    "embedding": (lambda: nn.Embedding(7, 3), integers(5)),
-    "embedding of one": (lambda: nn.Embedding(7, 3), integers()),
-    "embedding of a grid": (lambda: nn.Embedding(7, 3), integers(2, 3)),
-    "embedding with padding": (lambda: nn.Embedding(7, 3, padding_idx=2), torch.tensor([[2, 2, 1], [2, 0, 2]] * 2)),
-    "embedding with padding from the end": (
-        lambda: nn.Embedding(7, 3, padding_idx=-1),
-        torch.tensor([[6, 6, 1], [6, 0, 6]] * 2),
-    ),
-    "layer norm": (lambda: scaled(nn.LayerNorm(5)), real(5)),
-    "layer norm over positions": (lambda: scaled(nn.LayerNorm(5, eps=0.1)), real(3, 5)),
-    "layer norm of planes": (lambda: scaled(nn.LayerNorm((3, 5))), real(2, 3, 5)),
-    "layer norm without bias": (lambda: scaled(nn.LayerNorm(5, bias=False)), real(3, 5)),
-    "batch norm in eval mode": (lambda: evaluating(nn.BatchNorm1d(5)), real(5)),
-    "batch norm over positions": (lambda: evaluating(nn.BatchNorm1d(5, eps=0.1)), real(5, 3)),
-    "batch norm of images": (lambda: evaluating(nn.BatchNorm2d(3)), real(3, 4, 2)),
-    "batch norm of volumes": (lambda: evaluating(nn.BatchNorm3d(2)), real(2, 3, 4, 2)),
-}
-
-
-def scaled(layer: nn.Module) -> nn.Module:
-    """Away from its initial ones and zeros."""
-    for parameter in layer.parameters():
-        nn.init.normal_(parameter)
-    return layer
-
-
-def evaluating(layer: nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) -> nn.Module:
-    """Normalises by statistics of its own."""
-    assert layer.running_mean is not None and layer.running_var is not None
-    layer.running_mean += 0.3
-    layer.running_var *= 1.7
-    return scaled(layer).eval()
-
-
-class PerSample(nn.Module):
-    """A layer with something nonlinear behind it."""
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x).tanh().square().flatten(1).sum(1)
+DIRECTIONS = 3
 
 
 def expected(losses: Tensor, named: dict[str, Tensor], directions: dict[str, Tensor]) -> dict[str, Tensor]:
     """<direction, gradient of loss i>, parameter by parameter, (directions, batch)."""
-    rows = [torch.autograd.grad(loss, list(named.values()), retain_graph=True) for loss in losses]
-    gradients = {name: torch.stack([row[at] for row in rows]) for at, name in enumerate(named)}
+    gradients = gradients_by_autograd(losses, named)
     return {name: torch.einsum("q...,b...->qb", directions[name], gradients[name]) for name in named}
 
 
-def gathered(model: nn.Module, x: Tensor, directions: dict[str, Tensor], lanes: dict[str, int]) -> Tensor:
-    dots = LayerDots(model, directions, lanes)
+def gathered(model: nn.Module, x: Tensor, directions: dict[str, Tensor], histories: dict[str, int]) -> Tensor:
+    dots = LayerDots(model, directions, histories)
     try:
         dots.begin(len(x), next(model.parameters()))
         model(x).sum().backward()
@@ -107,30 +31,25 @@ def random_directions(named: dict[str, Tensor], count: int = DIRECTIONS) -> dict
     return {name: torch.randn(count, *p.shape, dtype=p.dtype) for name, p in named.items()}
 
 
-@pytest.mark.parametrize("count", [DIRECTIONS, layer_dots.MANY])
+@pytest.mark.parametrize("count", [DIRECTIONS, convolution.QUERIES_THAT_PAY_FOR_GRADIENTS])
 @pytest.mark.parametrize("name", LAYERS)
-def test_each_rule_is_the_per_sample_gradient(name, count, monkeypatch):
-    monkeypatch.setattr(layer_dots, "NUMBERS", 50)  # a few samples at once
+def test_totals_are_products_with_the_gradients_of_single_samples(name, count, monkeypatch):
+    monkeypatch.setattr(convolution, "GRADIENT_NUMBERS_AT_ONCE", 50)  # a few samples at once
     torch.manual_seed(0)
-    build, x = LAYERS[name]
-    model = PerSample(build()).double()
+    x = LAYERS[name].x
+    model = PerSample(LAYERS[name].build()).double()
     named = dict(model.named_parameters())
     assert why_not_hooks(model) is None
     directions = random_directions(named, count)
     wanted = expected(model(x), named, directions)
-    lanes = {parameter: number for number, parameter in enumerate(named)}
-    totals = gathered(model, x, directions, lanes)
+    histories = {parameter: number for number, parameter in enumerate(named)}
+    totals = gathered(model, x, directions, histories)
     assert totals.shape == (len(named), count, BATCH)
-    for parameter, number in lanes.items():
+    for parameter, number in histories.items():
         assert wanted[parameter].abs().max() > 1e-3
         torch.testing.assert_close(totals[number], wanted[parameter], rtol=1e-11, atol=1e-13)
     together = gathered(model, x, directions, dict.fromkeys(named, 0))
     torch.testing.assert_close(together[0], totals.sum(0), rtol=1e-12, atol=1e-13)
-
-
-def test_every_rule_is_tested():
-    tested = {type(build()) for build, _ in LAYERS.values()}
-    assert tested == set(RULES)
 
 
 class Reused(nn.Module):
@@ -215,28 +134,3 @@ def test_layers_that_do_not_see_one_row_a_sample_are_refused():
     named = dict(model.named_parameters())
     with pytest.raises(HooksInapplicable, match="Linear does not see one row a sample"):
         gathered(model, real(2, 3), random_directions(named), dict.fromkeys(named, 0))
-
-
-class MyLinear(nn.Linear):
-    """A subclass may compute something else."""
-
-
-@pytest.mark.parametrize(
-    ("model", "reason"),
-    [
-        (nn.Sequential(nn.Linear(3, 3), MyLinear(3, 3)), r"no rule for the parameters of 1 \(MyLinear\)"),
-        (nn.Sequential(nn.Linear(3, 3), nn.PReLU()), r"no rule for the parameters of 1 \(PReLU\)"),
-        (nn.GRU(3, 3), r"no rule for the parameters of the model \(GRU\)"),
-        (nn.ConvTranspose2d(1, 1, 2), r"the model \(ConvTranspose2d\)"),
-        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)), "couples the samples of a batch"),
-        (nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False)), "couples the samples of a batch"),
-    ],
-)
-def test_models_without_rules_are_named(model, reason):
-    assert re.search(reason, why_not_hooks(model))
-
-
-def test_batch_norm_without_parameters_in_eval_mode_is_no_obstacle():
-    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False))
-    model.eval()
-    assert why_not_hooks(model) is None

@@ -44,7 +44,7 @@ def test_unbiased_with_the_variance_of_theory(dims):
 
 
 def test_tensor_sketches_are_unbiased(monkeypatch):
-    monkeypatch.setattr("hydragrad.derivatives.per_sample.projection.TENSOR_SKETCH_FROM", 1)
+    monkeypatch.setattr("hydragrad.derivatives.per_sample.projection.TENSOR_SKETCH_FROM_RATIO", 1)
     layout = Layout({"w": (6, 5)})
     generator = torch.Generator().manual_seed(2)
     delta, x, other = (torch.randn(n, generator=generator, dtype=torch.float64) for n in (6, 5, 30))

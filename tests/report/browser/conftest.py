@@ -16,7 +16,7 @@ from torch.utils.data import TensorDataset
 from hydragrad.cleaning import suspects
 from hydragrad.replay import Recording
 from hydragrad.report import report
-from hydragrad.scores import Evidence, Scores, sample_losses
+from hydragrad.scores import Evidence, Note, Scores, sample_losses
 from hydragrad.training import train
 
 playwright = pytest.importorskip(
@@ -110,7 +110,7 @@ def made_up(samples: int, *, epochs: int = 0, seed: int = 0) -> Scores:
         query_values=torch.tensor([0.25], dtype=torch.float64),
         label_contributions=torch.randn(1, samples, CLASSES, generator=generator, dtype=torch.float64),
         over_time=parts if epochs else None,
-        evidence=Evidence(curvature="none", notes=("A note.",)),
+        evidence=Evidence(notes=(Note("other", "A note."),)),
     )
 
 
@@ -123,7 +123,7 @@ def of_samples(samples: int, test_set: TensorDataset) -> Scores:
         sample_ids=torch.arange(samples),
         query_names=tuple(asked.names()),
         query_values=torch.rand(len(test_set), generator=generator, dtype=torch.float64),
-        evidence=Evidence(curvature="none"),
+        evidence=Evidence(),
         queries=(asked,),
     )
 

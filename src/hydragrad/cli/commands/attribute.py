@@ -20,7 +20,7 @@ from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
 from hydragrad.progress import quiet
-from hydragrad.scores import MEANING, Scores
+from hydragrad.scores import MEANING, Method, Scores
 
 
 def attribute(
@@ -54,8 +54,9 @@ def attribute(
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
     experiment, recording = open_run(run, data_dir=data_dir)
+    method = Method.of(curvature, damping=damping, replays=replays)
     parallel = workers if max(replays, seeds) > 1 else 1
-    seconds = attribution_seconds(recording, curvature) * len(query) * seeds * max(1, replays) / parallel
+    seconds = attribution_seconds(recording, method) * len(query) * seeds / parallel
     seconds += seeds * sum(query_seconds(experiment, recording.trained_model(), text) for text in query)
     plan = plan_of(experiment)
     seconds += training_seconds(experiment, plan) * (seeds - 1) / parallel
@@ -67,18 +68,8 @@ def attribute(
     for text in query:
         begin = time.monotonic()
         with quiet(silent):
-            scores = compute_scores(
-                experiment,
-                recording,
-                text,
-                curvature,
-                damping=damping,
-                labels=labels,
-                replays=replays,
-                seeds=seeds,
-                workers=workers,
-            )
-        path = scores_path(run, text, curvature, damping, replays, seeds)
+            scores = compute_scores(experiment, recording, text, method, labels=labels, seeds=seeds, workers=workers)
+        path = scores_path(run, text, method, seeds)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
         rows = {
@@ -91,9 +82,9 @@ def attribute(
             "written": str(path),
             "took": duration(time.monotonic() - begin),
         }
-        table(f"{MEANING}, curvature {curvature}", rows)
+        table(f"{MEANING}, curvature {method.in_words}", rows)
         for note in scores.evidence.notes:
-            say(f"note: {note}")
+            say(f"note: {note.text}")
         figures |= {
             f"{text} value": scores.query_values[0].item(),
             f"{text} scores": str(path),

@@ -6,13 +6,13 @@ from typing import Annotated
 import typer
 
 from hydragrad.cli.console import columns, number, percent, say, write_json
-from hydragrad.cli.forecast import announce, attribution_seconds
+from hydragrad.cli.forecast import announce, training_again_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import scores_path
 from hydragrad.figures import error_over_time
 from hydragrad.progress import quiet
-from hydragrad.scores import Scores
+from hydragrad.scores import Method, Scores
 from hydragrad.trust import ApproximationError, approximation_error
 
 
@@ -35,7 +35,7 @@ def bound(
     """
     experiment, recording = open_run(run, data_dir=data_dir)
     measured_query = experiment.query(query)
-    announce("the comparison", attribution_seconds(recording, "none") / 2 * 3 * samples, 0, always=dry_run)
+    announce("the comparison", training_again_seconds(recording) * 3 * samples, 0, always=dry_run)
     if dry_run:
         return
     with quiet(silent):
@@ -43,7 +43,7 @@ def bound(
     _show(error)
     picture = run / "bound.png"
     error_over_time([asdict(point) for point in error.points]).savefig(picture, dpi=160)
-    path = scores_path(run, query, "none")
+    path = scores_path(run, query, Method())
     if path.exists():
         scores = Scores.load(path)
         scores.with_evidence(error.noted(scores.evidence)).save(path)

@@ -21,9 +21,10 @@ from hydragrad.experiments.clean_and_retrain import Cleaned, with_names
 from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
-from hydragrad.experiments.saved_scores import saved_scores, scores_path
+from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
 from hydragrad.progress import quiet
+from hydragrad.scores import Method
 
 
 def clean(
@@ -66,19 +67,20 @@ def clean(
     experiment, recording = open_run(run, data_dir=data_dir)
     marks = None if labels is None else read_marks(labels, recording, experiment.known_labels())
     retrainings = 1 + (experiment.labels is not None and reference)
-    path = scores_path(run, query, curvature, seeds=seeds)
+    method = Method.of(curvature)
+    path = scores_path(run, query, method, seeds)
     training = training_seconds(experiment, plan_of(experiment))
     seconds = training * retrainings + signals_seconds(experiment, recording, folds, training)
     if not path.exists():
         seconds += query_seconds(experiment, recording.trained_model(), query) * seeds
-        seconds += attribution_seconds(recording, curvature) * seeds
+        seconds += attribution_seconds(recording, method) * seeds
         seconds += training * (seeds - 1)
     disk = retrainings * training_disk(experiment, plan_of(experiment), checkpoints_every(experiment))
     announce("cleaning", seconds, disk, always=dry_run)
     if dry_run:
         return
     with quiet(silent):
-        scores = saved_scores(experiment, recording, query, curvature, seeds=seeds)
+        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
         cleaned = clean_and_retrain(
             experiment,
             recording,

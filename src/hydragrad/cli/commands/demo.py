@@ -1,7 +1,7 @@
 """`hydragrad demo`: the whole main job on scikit-learn's digits, for a person who does not know the paper."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,7 @@ import typer
 from loky import cpu_count
 
 from hydragrad.attribution import attribute
-from hydragrad.cleaning import finding_curve
+from hydragrad.cleaning import detection_curve
 from hydragrad.cli.console import console, percent, say, table, write_json
 from hydragrad.cli.options import Json, Quiet
 from hydragrad.errors import HydragradError, RunExists
@@ -26,6 +26,7 @@ from hydragrad.experiments.training import record
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.runs.manifest import FILE, read_manifest
+from hydragrad.scores import Check, Method
 from hydragrad.tracking import hypergradients
 from hydragrad.trust import counterfactual
 
@@ -76,7 +77,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         "Now the run is replayed, and every training sample gets its contribution: how much it lowered the loss on "
         "held-out images whose labels are right."
     )
-    scores = compute_scores(experiment, run, QUERY, "none")
+    scores = compute_scores(experiment, run, QUERY, Method())
     say(
         "A label is suspect if the network preferred another one for most of the training; even more so if the sample "
         "harms. Trained again without the suspects, with their labels replaced, and with the true labels:"
@@ -149,7 +150,7 @@ def _show_suspects(ranked: pd.DataFrame) -> None:
     table("The most suspect samples", rows)
 
 
-def _check(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> dict[str, Any]:
+def _check(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> Check:
     """Predicted (Gauss-Newton) and actual change of the validation loss, for groups that are really left out."""
     query = experiment.query(QUERY)
     scores = attribute(run, query, curvature="ggn")
@@ -163,26 +164,27 @@ def _check(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> dict
     actual = counterfactual(run, groups, query, workers=workers)
     names = [f"the {size} most harmful" for size in HARMFUL] + [f"the {size} most helpful" for size in HELPFUL]
     names += [f"{RANDOM_SIZE} random ones ({n + 1})" for n in range(RANDOM_GROUPS)]
-    return {
-        "name": "leaving groups out, predicted with curvature ggn",
-        "curvature": "ggn",
-        "groups": names,
-        "predicted": [float(scores.total(group)) for group in groups],
-        "actual": actual.values[0].tolist(),
-        "unit": "validation loss",
-    }
+    return Check(
+        name="leaving groups out, predicted with curvature ggn",
+        curvature="ggn",
+        groups=len(groups),
+        group_names=tuple(names),
+        predicted=tuple(float(scores.total(group)) for group in groups),
+        actual=tuple(actual.values[0].tolist()),
+        unit="validation loss",
+    )
 
 
-def _show_check(check: Mapping[str, Any]) -> None:
+def _show_check(check: Check) -> None:
     rows = {
         f"without {name}": f"predicted {predicted:+.3f}, actual {actual:+.3f}"
-        for name, predicted, actual in zip(check["groups"], check["predicted"], check["actual"], strict=True)
+        for name, predicted, actual in zip(check.group_names or (), check.predicted, check.actual, strict=True)
     }
     table("Are predictions right? Change of the validation loss after really training without", rows)
 
 
-def _figures(ranked: pd.DataFrame, check: Mapping[str, Sequence[float]]) -> dict[str, float]:
-    inspected, share = finding_curve(ranked)
-    predicted = {f"predicted_{n}": change for n, change in enumerate(check["predicted"])}
-    actual = {f"actual_{n}": change for n, change in enumerate(check["actual"])}
+def _figures(ranked: pd.DataFrame, check: Check) -> dict[str, float]:
+    inspected, share = detection_curve(ranked)
+    predicted = {f"predicted_{n}": change for n, change in enumerate(check.predicted)}
+    actual = {f"actual_{n}": change for n, change in enumerate(check.actual)}
     return {"found_in_first_half": float(share[np.searchsorted(inspected, 0.5)])} | predicted | actual

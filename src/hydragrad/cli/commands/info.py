@@ -7,6 +7,7 @@ import torch
 from hydragrad.cli.console import table, write_json
 from hydragrad.cli.options import Json, Quiet, Run
 from hydragrad.runs.manifest import read_manifest
+from hydragrad.scores import saved_scores
 from hydragrad.training import epoch_logs
 
 
@@ -21,7 +22,7 @@ def info(run: Run, json: Json = None, silent: Quiet = False) -> None:
     other_runs = {run / "clean", run / "seeds"}
     files = [file for file in run.rglob("*") if file.is_file() and other_runs.isdisjoint(file.parents)]
     size = sum(file.stat().st_size for file in files)
-    scores = sorted(file.stem for file in (run / "scores").glob("*.safetensors") if "partial" not in file.name)
+    scores = [saved.path.stem for saved in saved_scores(run / "scores")]
     about = manifest.about.get("settings", manifest.about)
     figures: dict[str, Any] = {
         "status": manifest.status,

@@ -9,8 +9,9 @@ from hydragrad.cli.console import say, write_json
 from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run, Seeds
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
-from hydragrad.experiments.saved_scores import saved_scores, scores_path
+from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.progress import quiet
+from hydragrad.scores import Method
 
 
 def report(
@@ -31,8 +32,9 @@ def report(
     Example: hydragrad report runs/m --query validation --curvature none
     """
     experiment, recording = open_run(run, data_dir=data_dir)
+    method = Method.of(curvature)
     with quiet(silent):
-        scores = saved_scores(experiment, recording, query, curvature, seeds=seeds)
+        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
         page = write_report(experiment, recording, scores, out or run / "report.html")
-    say(f"scores: {scores_path(run, query, curvature, seeds=seeds)}\nreport: {page}")
+    say(f"scores: {scores_path(run, query, method, seeds)}\nreport: {page}")
     write_json(json, {"report": str(page)})

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from hydragrad.cli.console import columns, number, say, write_json
-from hydragrad.cli.forecast import announce, attribution_seconds, model_bytes
+from hydragrad.cli.forecast import announce, model_bytes, training_again_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.progress import quiet
@@ -24,16 +24,16 @@ def smoothness(
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Measure whether derivatives of this run predict the effect of removals, and recommend an estimator.
+    """Measure whether derivatives of this run predict the effect of removals, and recommend a method.
 
     Trains the run again with the weights of some samples lowered in steps, and once with the initial weights changed
-    by one rounding. The verdict is saved in RUN/smoothness.json, and scores note it if another estimator is used.
+    by one rounding. The verdict is saved in RUN/smoothness.json, and scores note it if another method is used.
 
     Example: hydragrad smoothness runs/m --workers 2
     """
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = 1 + 6 * directions
-    seconds = attribution_seconds(recording, "none") / 2 * trainings / workers
+    seconds = training_again_seconds(recording) * trainings / workers
     announce(f"the probe ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
     if dry_run:
         return
@@ -47,9 +47,8 @@ def smoothness(
         [(f"{p.step:g}", number(p.cosine), number(p.slope_agreement)) for p in smooth.probes],
     )
     say(smooth.sentence)
-    how = smooth.options["curvature"]
-    how += f" --replays {smooth.options['replays']}" if "replays" in smooth.options else ""
-    say(f"next: hydragrad attribute {run} --query {query} --curvature {how}")
+    options = " ".join(f"--{name} {value}" for name, value in smooth.options.items())
+    say(f"next: hydragrad attribute {run} --query {query} {options}")
     figures = {"run": str(run), "rounding_growth": smooth.rounding_growth, "recommended": smooth.recommended}
     cosines = {f"cosine_{p.step:g}": p.cosine for p in smooth.probes}
     write_json(json, figures | cosines | {f"recommended_{name}": value for name, value in smooth.options.items()})

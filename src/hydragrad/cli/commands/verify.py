@@ -1,21 +1,24 @@
 """`hydragrad verify`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from hydragrad.attribution.advice import kept_advice
+from hydragrad.attribution.advice import saved_advice
 from hydragrad.cli.console import number, percent, say, table, write_json
-from hydragrad.cli.forecast import announce, attribution_seconds, model_bytes, query_seconds
+from hydragrad.cli.forecast import announce, model_bytes, query_seconds, training_again_seconds
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
 from hydragrad.errors import QueryError
 from hydragrad.experiments.from_settings import open_run
-from hydragrad.experiments.saved_scores import saved_scores, scores_path
+from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.seeds import runs_of
 from hydragrad.figures import predicted_against_actual
 from hydragrad.progress import quiet
+from hydragrad.scores import Check, Method
+from hydragrad.scores.checks import Interval
 from hydragrad.trust import verify as verify_scores
 
 
@@ -54,34 +57,30 @@ def verify(
     sizes = _parsed_sizes(size)
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
-    seconds = attribution_seconds(recording, "none") / 2 * trainings / workers
-    seconds += attribution_seconds(recording, curvature)
+    method = Method.of(curvature, damping=damping, replays=replays)
+    seconds = training_again_seconds(recording) * (trainings / workers + method.trainings)
     seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / workers
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
     if dry_run:
         return
-    path = scores_path(run, query, curvature, damping, replays, seeds)
+    path = scores_path(run, query, method, seeds)
     with quiet(silent):
-        scores = saved_scores(
-            experiment, recording, query, curvature, damping=damping, replays=replays, seeds=seeds, workers=workers
-        )
-        evidence = verify_scores(
+        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds, workers=workers)
+        checks = verify_scores(
             [recording] if seeds == 1 else runs_of(experiment, recording, seeds),
-            scores,
+            scores.with_evidence(replace(scores.evidence, checks=())),
             groups=groups,
             size=sizes,
             seed=seed,
             queries=experiment.query(query),
             workers=workers,
             ceiling=ceiling,
-        )
-    scores.with_evidence(evidence).save(path)
-    earlier = {id(check) for check in scores.evidence.checks}
-    checks = [check for check in evidence.checks if id(check) not in earlier]
+        ).checks
+    scores.with_evidence(scores.evidence.with_checks(checks)).save(path)
     pictures = _draw(checks, run / "verify", path.stem)
     _show(checks, pictures)
-    if kept_advice(run) is None:
-        say(f"which estimator suits this run, and whether any can: hydragrad smoothness {run}")
+    if saved_advice(recording) is None:
+        say(f"which method suits this run, and whether any does: hydragrad smoothness {run}")
     say(f"written: {path}; next: hydragrad report {run}")
     write_json(json, {"run": str(run), "query": query, "curvature": curvature, **_figures(checks, ceiling=ceiling)})
 
@@ -99,61 +98,63 @@ def _parsed_sizes(text: str) -> list[int | float]:
         except ValueError:
             size = -1.0
         if not size > 0 or (size >= 1 and not size.is_integer()):
-            raise QueryError(f"--size takes numbers of samples, or shares below 1, with commas between; got {word!r}.")
+            raise QueryError(f"--size takes numbers of samples, or shares below 1, with commas between, got {word!r}.")
         sizes.append(size if size < 1 else int(size))
     return sizes
 
 
-def _draw(checks: Sequence[dict[str, Any]], folder: Path, stem: str) -> dict[str, Path]:
-    """Draw predicted against actual changes; the pictures by the name of their check."""
+def _draw(checks: Sequence[Check], folder: Path, stem: str) -> dict[int | None, Path]:
+    """Draw predicted against actual changes over random groups; the pictures by the groups' size."""
     folder.mkdir(exist_ok=True)
-    pictures = {check["name"]: folder / f"{stem}-{check['size']}.png" for check in checks if check["random"]}
+    pictures: dict[int | None, Path] = {}
     for check in checks:
-        if check["random"]:
-            figure = predicted_against_actual(check["predicted"], check["actual"], unit=check["unit"])
-            figure.savefig(pictures[check["name"]], dpi=160)
+        if check.kind == "random":
+            pictures[check.size] = folder / f"{stem}-{check.size}.png"
+            figure = predicted_against_actual(check.predicted, check.actual, unit=check.unit)
+            figure.savefig(pictures[check.size], dpi=160)
     return pictures
 
 
-def _figures(checks: Sequence[dict[str, Any]], *, ceiling: bool) -> dict[str, Any]:
+def _figures(checks: Sequence[Check], *, ceiling: bool) -> dict[str, Any]:
     figures: dict[str, Any] = {}
     for check in checks:
-        if check["random"]:
-            size = check["size"]
-            for key in ("lds", "slope", "scale", "pearson", "sign_agreement", "groups"):
-                figures[f"{key}_{size}"] = check[key]
-            figures[f"lds_low_{size}"], figures[f"lds_high_{size}"] = check["lds_interval"]
+        if check.kind == "random":
+            for name in ("lds", "slope", "scale", "pearson", "sign_agreement", "groups"):
+                figures[f"{name}_{check.size}"] = getattr(check, name)
+            figures[f"lds_low_{check.size}"], figures[f"lds_high_{check.size}"] = check.lds_interval
             if ceiling:
-                figures[f"ceiling_lds_{size}"] = check["ceiling_lds"]
+                figures[f"ceiling_lds_{check.size}"] = check.ceiling_lds
     return figures
 
 
-def _show(checks: Sequence[dict[str, Any]], pictures: dict[str, Path]) -> None:
+def _show(checks: Sequence[Check], pictures: Mapping[int | None, Path]) -> None:
     """Print what each check measured and means."""
     for check in checks:
-        if check["random"]:
+        if check.kind == "random":
             rows = {
-                "LDS (Spearman over groups)": _correlation(check["lds"])
-                + f" [{', '.join(_correlation(end) for end in check['lds_interval'])}]",
+                "LDS (Spearman over groups)": _with_interval(check.lds, check.lds_interval),
                 **_ceiling(check),
-                "actual over predicted": f"{number(check['scale'])} (slope with an offset: {number(check['slope'])})",
-                "same sign": percent(check["sign_agreement"]),
-                "picture": str(pictures[check["name"]]),
+                "actual over predicted": f"{number(check.scale)} (slope with an offset: {number(check.slope)})",
+                "same sign": percent(check.sign_agreement),
+                "picture": str(pictures[check.size]),
             }
-            table(check["name"], rows)
-            say(check["sentence"])
+            table(check.name, rows)
+            say(check.sentence)
         else:
             words = ("most harmful", "most helpful")
-            for word, predicted, actual in zip(words, check["predicted"], check["actual"], strict=False):
-                which = f"{word} sample" if check["size"] == 1 else f"{check['size']:,} {word} samples"
+            for word, predicted, actual in zip(words, check.predicted, check.actual, strict=False):
+                which = f"{word} sample" if check.size == 1 else f"{check.size:,} {word} samples"
                 say(f"the {which} left out: predicted {predicted:+.3g}, actual {actual:+.3g}")
 
 
-def _ceiling(check: dict[str, Any]) -> dict[str, str]:
-    if "ceiling_lds" not in check:
+def _ceiling(check: Check) -> dict[str, str]:
+    if check.ceiling_interval is None:
         return {}
-    ends = ", ".join(_correlation(end) for end in check["ceiling_interval"])
-    return {"of a repeat, one rounding apart": f"{_correlation(check['ceiling_lds'])} [{ends}]"}
+    return {"of a repeat, one rounding apart": _with_interval(check.ceiling_lds, check.ceiling_interval)}
+
+
+def _with_interval(value: float | None, interval: Interval) -> str:
+    return f"{_correlation(value)} [{', '.join(map(_correlation, interval))}]"
 
 
 def _correlation(value: float | None) -> str:

@@ -2,6 +2,7 @@
 
 products       exact and Gauss-Newton products with the directional derivatives of one evaluation
 many_products  the same products of many cotangents in one pass
+zero           the same directional derivatives with no curvature
 tangents       exact tangents of the batch gradient along many samples
 symmetric      whether the trained gradient has a symmetric curvature
 """

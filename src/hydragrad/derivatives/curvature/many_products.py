@@ -1,11 +1,10 @@
 """Curvature products of many cotangents in one vectorised pass: what belongs to the batch is evaluated once.
 
-The same products as in `curvature`, written as functions that torch.vmap can take over the rows. The pull-back of the
-running statistics rides in the Hessian's pass as the tangent of a factor that is zero: d/de [gradient of e <r_bar,
+The same products as in `products`, written as functions that torch.vmap can take over the rows. The pull-back of the
+running statistics is part of the Hessian's pass, as the tangent of a factor that is zero: d/de [gradient of e <r_bar,
 statistics after>] is what flows from r_bar to weights and statistics.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,21 +12,22 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import grad, jvp, vjp
 
-from hydragrad.derivatives.curvature.products import CurvatureProducts, CurvatureStep, Point
+from hydragrad.derivatives.curvature.products import CurvatureProducts, CurvatureStep, Products
 from hydragrad.derivatives.directional.forward_mode import Directional, differentiable_kernels
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import LossModule
 from hydragrad.derivatives.one_call import capture_output, losses_of_output
+from hydragrad.derivatives.point import Point
 from hydragrad.derivatives.stopped import stopped_gradients
+from hydragrad.derivatives.trusted import compare_with_safe, tolerance_of
 
-MEMORY = 1 << 28
+MAX_TANGENT_BYTES = 1 << 28
 """Bytes that the tangents of one batch's activations may take."""
 
-MOST = 32
-"""Rows of one pass: more gain nothing."""
+MAX_ROWS_AT_ONCE = 32
+"""Rows of one pass; more gain nothing."""
 
 Named = dict[str, Tensor]
-Products = Callable[[Point, Tensor, Tensor], CurvatureStep]
 
 
 class VectorisedProducts:
@@ -75,7 +75,7 @@ class VectorisedProducts:
         )
 
     def _hessian(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> CurvatureStep:
-        weights, statistics = self._chosen(point)
+        weights, statistics = self._variables(point)
         zero, one = g_bar.new_zeros(()), g_bar.new_ones(())
         unmoved = {name: torch.zeros_like(value) for name, value in statistics.items()}
 
@@ -91,15 +91,15 @@ class VectorisedProducts:
                 return total, (losses, captured.tensor) if self._with_output else (losses,)
 
             gradient = grad(objective, argnums=(0, 1), has_aux=True)
-            given = (weights, statistics, zero)
-            (_, values), (curved, dots) = jvp(gradient, given, (self._weights.views(g), unmoved, one))  # type: ignore[misc]
+            here = (weights, statistics, zero)
+            (_, values), (curved, dots) = jvp(gradient, here, (self._weights.views(g), unmoved, one))  # type: ignore[misc]
             return values, dots, *curved
 
-        found: Any = torch.vmap(row, randomness="same")(g_bar, r_bar)
-        return self._step(*found)
+        parts: Any = torch.vmap(row, randomness="same")(g_bar, r_bar)
+        return self._step(*parts)
 
     def _gauss_newton(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> CurvatureStep:
-        weights, statistics = self._chosen(point)
+        weights, statistics = self._variables(point)
 
         def forward(weights: Named, statistics: Named) -> tuple[Tensor, Named]:
             with capture_output(self._problem, required=True) as captured:
@@ -127,7 +127,7 @@ class VectorisedProducts:
     def _evaluate(self, point: Point, weights: Named, statistics: Named) -> tuple[Tensor, Named]:
         return self._problem.at(point.parameters | weights, point.buffers | statistics, point.batch)
 
-    def _chosen(self, point: Point) -> tuple[Named, Named]:
+    def _variables(self, point: Point) -> tuple[Named, Named]:
         weights = {name: point.parameters[name] for name in self._weights.names}
         return weights, {name: point.buffers[name] for name in self._statistics.names}
 
@@ -141,13 +141,13 @@ class VectorisedProducts:
 
 
 def fastest_products(single: CurvatureProducts, point: Point, g_bar: Tensor, r_bar: Tensor) -> Products:
-    """`single`, or the same products in one pass where there are several rows and both agree on the first two.
+    """Return `single`, or the same products in one pass where there are several rows and the first two agree.
 
-    Some operations of a model may have no batching rule, or draw randomness of their own.
+    Some operations of a model may have no batching rule, or other randomness in a vectorised pass.
     """
     if len(g_bar) < 2:
         return single
-    at_once = max(2, min(MOST, MEMORY // max(1, _activation_bytes(single.problem, point))))
+    at_once = max(2, min(MAX_ROWS_AT_ONCE, MAX_TANGENT_BYTES // max(1, _activation_bytes(single.problem, point))))
     vectorised = VectorisedProducts(
         single.problem,
         single.weights,
@@ -156,32 +156,29 @@ def fastest_products(single: CurvatureProducts, point: Point, g_bar: Tensor, r_b
         gauss_newton=single.gauss_newton,
         with_output=single.with_output,
     )
-    expected = single(point, g_bar[:2], r_bar[:2])
-    try:
-        found = vectorised(point, g_bar[:2], r_bar[:2])
-    except (RuntimeError, NotImplementedError, ValueError):
-        return single
-    pairs = [
-        (found.along.losses_dot, expected.along.losses_dot),
-        (found.w_bar, expected.w_bar),
-        (found.r_bar, expected.r_bar),
-    ]
-    agree = all(float((a - b).norm()) <= 1e-3 * float(b.norm()) for a, b in pairs)
-    return vectorised if agree else single
+
+    def first_two(products: Products) -> tuple[Tensor, ...]:
+        step = products(point, g_bar[:2], r_bar[:2])
+        return step.along.losses_dot, step.w_bar, step.r_bar
+
+    safe = first_two(single)
+    tolerance = tolerance_of(*(value.dtype for value in safe))
+    trusted = compare_with_safe(lambda: first_two(vectorised), safe, tolerance=tolerance).trusted
+    return vectorised if trusted else single
 
 
 def _activation_bytes(problem: LossModule, point: Point) -> int:
-    """What one forward pass keeps for its backward pass."""
-    kept: dict[int, int] = {}
+    """Bytes that one forward pass saves for its backward pass."""
+    saved: dict[int, int] = {}
 
     def count(tensor: Tensor) -> Tensor:
-        kept[tensor.data_ptr()] = tensor.nbytes
+        saved[tensor.data_ptr()] = tensor.nbytes
         return tensor
 
     parameters = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
     with torch.enable_grad(), differentiable_kernels(), saved_tensors_hooks(count, lambda tensor: tensor):
         problem.at(parameters, point.buffers, point.batch)
-    return sum(kept.values())
+    return sum(saved.values())
 
 
 def _rows(layout: Layout, named: Named, count: int, like: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 The exact product goes forward over reverse: the tangent, along g_bar, of the gradient of the batch loss is
 H g_bar, and the tangents of the per-sample losses are the <g_bar, gradient i> of all samples. Running
-statistics are part of the state: their cotangent rides in the same backward pass.
+statistics are part of the state: their cotangent goes through the same backward pass.
 
 The Gauss-Newton product is J' H_out J, with J the Jacobian of the whole batch's outputs and H_out the Hessian
 of the losses in the output of the model's one call.
@@ -10,7 +10,7 @@ of the losses in the output of the model's one call.
 Source: Pearlmutter 1994 (exact products); Schraudolph 2002 (Gauss-Newton products).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Self
 
 import torch
@@ -19,32 +19,10 @@ from torch import Tensor
 
 from hydragrad.derivatives.directional.forward_mode import Directional, differentiable_kernels, dual_parameters, unpack
 from hydragrad.derivatives.layout import Layout
-from hydragrad.derivatives.loss_module import Batch, LossModule
+from hydragrad.derivatives.loss_module import LossModule
 from hydragrad.derivatives.one_call import capture_output, losses_of_output
+from hydragrad.derivatives.point import Point
 from hydragrad.derivatives.stopped import stopped_gradients
-from hydragrad.errors import LossError
-
-
-class Point(NamedTuple):
-    """Where to differentiate.
-
-    Attributes:
-        parameters: Values of all parameters.
-        buffers: Values of all buffers.
-        batch: The batch.
-        divisor: The step's loss is the sum of the per-sample losses over this number.
-        loss_weights: Times these, (batch,), where they are not 1.
-    """
-
-    parameters: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    batch: Batch
-    divisor: float
-    loss_weights: Tensor | None = None
-
-    def total(self, losses: Tensor) -> Tensor:
-        """The batch's sum of losses."""
-        return losses.sum() if self.loss_weights is None else (losses * self.loss_weights).sum()
 
 
 class CurvatureStep(NamedTuple):
@@ -59,6 +37,10 @@ class CurvatureStep(NamedTuple):
     along: Directional
     w_bar: Tensor
     r_bar: Tensor
+
+
+Products = Callable[[Point, Tensor, Tensor], CurvatureStep]
+"""Point, g_bar (Q, parameters) and r_bar (Q, statistics) to one reverse step's products."""
 
 
 class _OneProduct(NamedTuple):
@@ -171,18 +153,3 @@ class CurvatureProducts:
         w = self.weights.flatten(dict(zip(self.weights.names, tangents[:split], strict=True)), g_bar)
         r = self.statistics.flatten(dict(zip(self.statistics.names, tangents[split:], strict=True)), r_bar)
         return w, r
-
-
-def require_one_call(problem: LossModule, parameters: dict[str, Tensor], point: Point) -> None:
-    """Refuse losses that reach the parameters otherwise than through the model's one call.
-
-    Raises:
-        LossError: Gauss-Newton products would silently miss that part.
-    """
-    with torch.no_grad(), capture_output(problem, required=True) as captured:
-        problem.at(parameters, point.buffers, point.batch)
-    if losses_of_output(problem, point.batch, captured.tensor.detach()).requires_grad:
-        raise LossError(
-            "curvature='ggn' needs a loss that depends on the parameters through the model's output alone; this "
-            "one uses them directly, too (a penalty?). Use the optimizer's weight_decay, or curvature='hessian'."
-        )

@@ -1,7 +1,7 @@
 """Whether the trained gradient is the derivative of the loss: without that there is no symmetric curvature.
 
-A reverse sweep needs the transpose of the gradient's derivative, and takes the derivative itself for it, along ḡ. The
-two are the same where the gradient is that of a function. It is not where a gradient is stopped on its way
+A reverse sweep needs the transpose of the gradient's derivative, and uses the derivative itself, along g_bar, in its
+place. The two are the same where the gradient is that of a function. It is not where a gradient is stopped on its way
 (`detach()`, `.data`, `torch.no_grad`), nor where the padding row of an embedding is used otherwise than as a lookup:
 torch gives the row no gradient of the lookup, but one of the other use.
 """
@@ -17,11 +17,14 @@ from hydragrad.errors import Unsupported
 
 Named = dict[str, Tensor]
 
+STOPPED_ABOVE = 1e-5
+"""A gradient that differs by more than this, relative to the loss's own derivative, is stopped on its way."""
+
 
 def require_symmetric(problem: LossModule, layout: Layout, parameters: Named, buffers: Named, batch: Batch) -> None:
-    """Refuse a model and loss whose gradient is no derivative, as told by one batch.
+    """Refuse a model and loss whose gradient is no derivative, as shown by one batch.
 
-    Values that are detached to be looked at, or where that changes nothing, are no hindrance.
+    Values that are detached for logging, or where that changes nothing, are accepted.
 
     Args:
         problem: The private copy of model and loss.
@@ -42,13 +45,13 @@ def require_symmetric(problem: LossModule, layout: Layout, parameters: Named, bu
     like = next(iter(parameters.values()))
     generator = torch.Generator().manual_seed(1)
     direction = torch.randn(layout.size, generator=generator, dtype=like.dtype).to(like.device)
-    given = (problem, layout, parameters, buffers, batch, direction)
-    trained = one_direction(*given).losses_dot
+    where = (problem, layout, parameters, buffers, batch, direction)
+    trained = one_direction(*where).losses_dot
     try:
-        true = one_direction(*given, evaluating=through_stops).losses_dot
+        true = one_direction(*where, evaluating=through_stops).losses_dot
     except (RuntimeError, NotImplementedError):
-        return  # Something that only runs without gradients has no forward-mode rule: it can't be told.
-    if float((true - trained).norm()) > 1e-5 * float(true.norm()):
+        return  # Something that only runs without gradients has no forward-mode rule: this test cannot be made.
+    if float((true - trained).norm()) > STOPPED_ABOVE * float(true.norm()):
         raise Unsupported(
             "The gradient is stopped inside the model or the loss (detach(), .data or torch.no_grad()) where that "
             "changes it: the run was trained along something that is not the derivative of its loss, and has no "

@@ -13,16 +13,17 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
-from hydragrad.derivatives.curvature.products import Point
 from hydragrad.derivatives.curvature.symmetric import require_symmetric
 from hydragrad.derivatives.directional.forward_mode import differentiable_kernels, dual_parameters, unpack
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
+from hydragrad.derivatives.point import Point
 from hydragrad.derivatives.stopped import stopped_gradients
 from hydragrad.derivatives.torch_gaps.batch_norm import use_explicit_batch_norm
+from hydragrad.derivatives.trusted import compare_with_safe
 
-AT_ONCE = 8
-"""Samples in one vectorised tangent: each holds activations of its own."""
+ROWS_AT_ONCE = 8
+"""Tracked samples in one vectorised tangent; every one holds activations of its own."""
 
 Named = dict[str, Tensor]
 
@@ -58,6 +59,7 @@ class ExactTangents:
         w_dot: Tensor,
         r_dot: Tensor,
         alpha_dot: Tensor,
+        loss_weights: Tensor | None = None,
     ) -> Tangents:
         """Differentiate.
 
@@ -69,21 +71,24 @@ class ExactTangents:
             w_dot: (rows, parameters).
             r_dot: (rows, statistics).
             alpha_dot: Tangents of the weights of the batch's losses, (rows, batch).
+            loss_weights: What the per-sample losses are multiplied by, (batch,), where that is not 1.
 
         Raises:
             Unsupported: The gradient is stopped (detach(), torch.no_grad) on its way, where that changes it.
         """
         for copy, original in zip(self._problem.model.modules(), self._model.modules(), strict=True):
             copy.training = original.training
-        point = Point(parameters, buffers, batch, divisor)
+        point = Point(parameters, buffers, batch, divisor, loss_weights)
+        if loss_weights is not None:
+            alpha_dot = alpha_dot * loss_weights
         with differentiable_kernels():
             if self._at_once is None:
                 require_symmetric(self._problem, self._weights, parameters, buffers, batch)
-                self._at_once = self._agrees_at_once(point, w_dot, r_dot, alpha_dot)
+                self._at_once = self._rows_at_once(point, w_dot, r_dot, alpha_dot)
             size = self._at_once
             rows = zip(w_dot.split(size), r_dot.split(size), alpha_dot.split(size), strict=True)
-            evaluate = self._singly if size == 1 else self._together
-            parts = [evaluate(point, *each) for each in rows]
+            evaluate = self._singly if size == 1 else self._vectorised
+            parts = [evaluate(point, *row) for row in rows]
         return Tangents(torch.cat([part.g_dot for part in parts]), torch.cat([part.r_dot for part in parts]))
 
     def _singly(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
@@ -92,7 +97,7 @@ class ExactTangents:
         with forward_mode.dual_level():
             duals = dual_parameters(self._weights, point.parameters | weights, w_dot[0])
             moving = dual_parameters(self._statistics, point.buffers, r_dot[0])
-            alpha = forward_mode.make_dual(torch.ones_like(alpha_dot[0]), alpha_dot[0])
+            alpha = forward_mode.make_dual(_alpha(point, alpha_dot), alpha_dot[0])
             with stopped_gradients():
                 losses, after = self._problem.at(duals, moving, point.batch)
             objective = (losses * alpha).sum() / point.divisor
@@ -104,11 +109,11 @@ class ExactTangents:
             self._weights.flatten(named, w_dot)[None].detach(), self._statistics.flatten(r, r_dot)[None].detach()
         )
 
-    def _together(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
+    def _vectorised(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
         """Several rows in one vectorised tangent."""
-        chosen = {name: point.parameters[name].detach() for name in self._weights.names}
+        weights = {name: point.parameters[name].detach() for name in self._weights.names}
         statistics = {name: point.buffers[name].detach() for name in self._statistics.names}
-        ones = torch.ones_like(alpha_dot[0])
+        alpha_here = _alpha(point, alpha_dot)
 
         def objective(weights: Named, moving: Named, alpha: Tensor) -> tuple[Tensor, Named]:
             losses, after = self._problem.at(point.parameters | weights, point.buffers | moving, point.batch)
@@ -116,7 +121,7 @@ class ExactTangents:
 
         def along(w: Named, r: Named, alpha: Tensor) -> tuple[Named, Named]:
             gradient = grad(objective, has_aux=True)
-            result: tuple[Named, Named] = jvp(gradient, (chosen, statistics, ones), (w, r, alpha))[1]
+            result: tuple[Named, Named] = jvp(gradient, (weights, statistics, alpha_here), (w, r, alpha))[1]
             return result
 
         with stopped_gradients():
@@ -125,18 +130,19 @@ class ExactTangents:
             )
         return Tangents(_flat(g, self._weights, w_dot), _flat(after, self._statistics, r_dot))
 
-    def _agrees_at_once(self, point: Point, *examples: Tensor) -> int:
-        """How many rows may be vectorised: some models draw other dropout there, or have no batching rule."""
+    def _rows_at_once(self, point: Point, *examples: Tensor) -> int:
+        """How many rows may be vectorised: some models have other dropout there, or no batching rule."""
         generator = torch.Generator().manual_seed(0)
         random = [
-            torch.randn(2, each.shape[1], generator=generator, dtype=each.dtype).to(each.device) for each in examples
+            torch.randn(2, like.shape[1], generator=generator, dtype=like.dtype).to(like.device) for like in examples
         ]
-        singly = torch.cat([self._singly(point, *(each[i : i + 1] for each in random)).g_dot for i in (0, 1)])
-        try:
-            found = self._together(point, *random).g_dot
-        except (RuntimeError, NotImplementedError, ValueError):
-            return 1
-        return AT_ONCE if float((found - singly).norm()) <= 1e-3 * float(singly.norm()) else 1
+        singly = torch.cat([self._singly(point, *(rows[i : i + 1] for rows in random)).g_dot for i in (0, 1)])
+        comparison = compare_with_safe(lambda: [self._vectorised(point, *random).g_dot], [singly])
+        return ROWS_AT_ONCE if comparison.trusted else 1
+
+
+def _alpha(point: Point, alpha_dot: Tensor) -> Tensor:
+    return torch.ones_like(alpha_dot[0]) if point.loss_weights is None else point.loss_weights
 
 
 def _flat(named: Named, layout: Layout, like: Tensor) -> Tensor:

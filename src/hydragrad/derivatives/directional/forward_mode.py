@@ -20,9 +20,10 @@ from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.derivatives.stopped import stopped_gradients
+from hydragrad.derivatives.trusted import compare_with_safe, tolerance_of
 
 DIRECTIONS_AT_ONCE = 8
-"""Directions in one vectorised tangent: each holds activations of its own."""
+"""Directions in one vectorised tangent; every one holds activations of its own."""
 
 
 class Directional(NamedTuple):
@@ -31,7 +32,7 @@ class Directional(NamedTuple):
     Attributes:
         losses: (batch,).
         losses_dot: (Q, batch).
-        output: What the model's one call returned, where it was asked for.
+        output: What the model's one call returned; None unless requested.
         output_dot: Its derivatives, with a leading Q.
     """
 
@@ -77,14 +78,14 @@ def directional_derivatives(
 
     Args:
         problem: The private copy of model and loss.
-        layout: Lays out those parameters that `directions` speaks of.
+        layout: Lays out those parameters that `directions` refers to.
         parameters: Values of all parameters.
         buffers: Values of all buffers.
         batch: The batch.
         directions: (Q, layout.size).
         with_output: Also return the model's output and its derivatives; needs one model call in the loss.
         at_once: Take several directions in one vectorised tangent, DIRECTIONS_AT_ONCE at a time to bound memory;
-            ask `works_at_once` first.
+            check `works_at_once` first.
 
     Cost: one forward pass and, a direction, two products a layer.
     """
@@ -114,17 +115,18 @@ def works_at_once(
     buffers: dict[str, Tensor],
     batch: Batch,
 ) -> bool:
-    """Whether several directions in one vectorised tangent give what one direction at a time gives."""
+    """Whether several directions in one vectorised tangent give what one direction at a time gives, at this batch."""
     like = next(iter(parameters.values()))
     generator = torch.Generator().manual_seed(0)
     directions = torch.randn(2, layout.size, generator=generator, dtype=like.dtype).to(like.device)
-    given = (problem, layout, parameters, buffers, batch, directions)
-    expected = directional_derivatives(*given).losses_dot
-    try:
-        found = directional_derivatives(*given, at_once=True).losses_dot
-    except (RuntimeError, NotImplementedError, ValueError):
-        return False  # Some operation of the model has no batching rule.
-    return float((found - expected).norm()) <= 1e-3 * float(expected.norm())
+    where = (problem, layout, parameters, buffers, batch, directions)
+    one_at_a_time = directional_derivatives(*where).losses_dot
+    comparison = compare_with_safe(
+        lambda: [directional_derivatives(*where, at_once=True).losses_dot],
+        [one_at_a_time],
+        tolerance=tolerance_of(like.dtype, one_at_a_time.dtype),
+    )
+    return comparison.trusted
 
 
 def one_direction(
@@ -158,7 +160,7 @@ def _all_at_once(
     directions: Tensor,
     with_output: bool,
 ) -> Directional:
-    chosen = {name: parameters[name] for name in layout.names}
+    moved = {name: parameters[name] for name in layout.names}
 
     def evaluate(weights: dict[str, Tensor]) -> tuple[Tensor, ...]:
         with capture_output(problem, required=with_output) as captured:
@@ -166,7 +168,7 @@ def _all_at_once(
         return (losses, captured.tensor) if with_output else (losses,)
 
     def along(direction: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        values, tangents = jvp(evaluate, (chosen,), (layout.views(direction),))  # type: ignore[misc]
+        values, tangents = jvp(evaluate, (moved,), (layout.views(direction),))  # type: ignore[misc]
         return values, tangents
 
     with differentiable_kernels(), stopped_gradients():

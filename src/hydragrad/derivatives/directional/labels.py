@@ -1,4 +1,4 @@
-"""What the loss of a sample would do under every other label, from one tangent of the logits.
+"""Derivatives of a sample's loss under every possible label, from one tangent of the logits.
 
 For cross-entropy, the derivative of the loss under label k along G is z_dot . (softmax(z) - e_k): the softmax
 term is common to all k.
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hydragrad.derivatives.directional.forward_mode import Directional
+from hydragrad.derivatives.leaves import tensor_leaves
 from hydragrad.errors import LossError
 
 
@@ -38,17 +39,8 @@ def require_cross_entropy(along: Directional, data: Any) -> None:
     raise LossError(
         "labels=True needs a loss that is plain cross-entropy (no smoothing, no class weights) of the output "
         f"(batch, classes) of the model's one call with integer labels from the batch; the output here has shape "
-        f"{tuple(output.shape)} and the losses are something else. Ask without labels=True."
+        f"{tuple(output.shape)} and the losses are something else. Leave labels=True out."
     )
-
-
-def tensor_leaves(data: Any) -> list[Tensor]:
-    """All tensors in nested lists, tuples and dicts."""
-    if isinstance(data, Tensor):
-        return [data]
-    if isinstance(data, dict):
-        data = list(data.values())
-    return [leaf for part in data for leaf in tensor_leaves(part)] if isinstance(data, list | tuple) else []
 
 
 def _in_range(labels: Tensor, classes: int) -> bool:

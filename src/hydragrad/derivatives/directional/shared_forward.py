@@ -1,12 +1,12 @@
-"""A forward-mode evaluation beside a forward pass that was just made: its layers' outputs are not computed again.
+"""A forward-mode evaluation right after a forward pass: its layers' outputs are not computed again.
 
 Linear and convolutional layers, y = W x + b, are linear in x and in (W, b) alike, so their tangent
 
     y_dot = W x_dot + (W_dot x + b_dot)
 
-does without y, and the tangent of a maximum is that of the entry that was the largest. So y is taken over wherever
-the layer saw the same x with the same W. That is checked call by call, to the bit; any other call is evaluated as it
-stands. An input without a tangent, such as the data, costs one product where torch's own rule takes two.
+does not need y, and the tangent of a maximum is that of the entry that was the largest. So y is reused wherever the
+layer had the same x with the same W. That is checked call by call, to the bit; any other call is evaluated in full.
+An input without a tangent, such as the data, costs one product where torch's own rule takes two.
 """
 
 from collections.abc import Callable
@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-CALLS = 4
-"""Calls of one layer in one forward pass that are kept."""
+MAX_CALLS_PER_LAYER = 4
+"""Calls of one layer in one forward pass whose outputs are held for reuse."""
 
-WEIGHTED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS_WITH_WEIGHTS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class _Call(NamedTuple):
@@ -43,14 +43,14 @@ class _Call(NamedTuple):
 
 
 class SharedForward:
-    """Lets the layers of `copy` answer with what the same layers of `source` gave.
+    """Has the layers of `copy` reuse the outputs of the same layers of `source`.
 
     Args:
         source: The model that makes the forward pass; its trained layers are watched.
         copy: A copy of it that is evaluated in forward mode.
 
     Attributes:
-        saved: Layer calls that were not evaluated again.
+        saved: Number of layer calls that were not evaluated again.
     """
 
     def __init__(self, source: nn.Module, copy: nn.Module) -> None:
@@ -81,7 +81,7 @@ class SharedForward:
     ) -> None:
         def caught(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
             calls = self._calls.setdefault(own, [])
-            if len(inputs) == 1 and isinstance(output, Tensor) and len(calls) < CALLS:
+            if len(inputs) == 1 and isinstance(output, Tensor) and len(calls) < MAX_CALLS_PER_LAYER:
                 call = call_of(layer, inputs[0].detach(), output)
                 calls += [] if call is None else [call]
 
@@ -102,7 +102,7 @@ class SharedForward:
         x, x_dot = forward_mode.unpack_dual(input)
         weight, w_dot = forward_mode.unpack_dual(layer.weight)
         b_dot = None if layer.bias is None else forward_mode.unpack_dual(layer.bias).tangent
-        call = _found(calls, x, weight)
+        call = _same_call(calls, x, weight)
         if call is None or (w_dot is None and (x_dot is None or b_dot is not None)):
             return None
         parts = [] if x_dot is None else [_apply(layer, x_dot, weight, None)]
@@ -111,7 +111,7 @@ class SharedForward:
 
     def _pooled(self, layer: Any, calls: list[_Call], input: Tensor) -> Tensor | None:
         x, x_dot = forward_mode.unpack_dual(input)
-        call = _found(calls, x)
+        call = _same_call(calls, x)
         if call is None or x_dot is None:
             return None
         y_dot = x_dot.flatten(-2).gather(-1, call.source.flatten(-2))
@@ -123,7 +123,7 @@ def _weighted_call(layer: Any, x: Tensor, y: Tensor) -> _Call:
 
 
 def _pooled_call(layer: Any, x: Tensor, y: Tensor) -> _Call | None:
-    # Kept by torch for the backward pass that follows.
+    # Saved by torch for the backward pass that follows.
     indices = getattr(y.grad_fn, "_saved_result1", None)
     return _Call.of(x, y.detach(), indices) if isinstance(indices, Tensor) and indices.shape == y.shape else None
 
@@ -131,7 +131,7 @@ def _pooled_call(layer: Any, x: Tensor, y: Tensor) -> _Call | None:
 def _trained(layer: nn.Module) -> bool:
     """A layer with a rule whose parameters are plain and all trained, so that its weight and bias have tangents."""
     parameters = [parameter for parameter in layer._parameters.values() if parameter is not None]
-    plain = type(layer) in WEIGHTED and not _hooked(layer) and layer._parameters.get("weight") is not None
+    plain = type(layer) in LAYERS_WITH_WEIGHTS and not _hooked(layer) and layer._parameters.get("weight") is not None
     return plain and all(parameter.requires_grad for parameter in parameters)
 
 
@@ -140,11 +140,11 @@ def _hooked(layer: nn.Module) -> bool:
 
 
 def _transformed(*tensors: Tensor | None) -> bool:
-    """Inside a transform of torch.func, as several directions at once are: there the outputs are computed but once."""
+    """Inside a transform of torch.func, as several directions at once are: there the outputs are computed only once."""
     return any(t is not None and torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
 
 
-def _found(calls: list[_Call], x: Tensor, weight: Tensor | None = None) -> _Call | None:
+def _same_call(calls: list[_Call], x: Tensor, weight: Tensor | None = None) -> _Call | None:
     for call in calls:
         if call.untouched() and (weight is None or _same(call.source, weight)) and _same(call.x, x):
             return call

@@ -1,9 +1,9 @@
 """Per-sample gradients with the batch's statistics as constants, by one forward and backward pass of our own.
 
 BatchNorm in training mode gives a sample no gradient of its own: its loss reaches every sample of the batch through
-mean and variance, and the exact gradients cost a backward pass each. With the statistics held where they were,
-samples are not coupled, and one pass that gathers what every layer was given and what arrived at its output has the
-gradients of all. The step's own backward pass can't serve: it runs through the statistics.
+mean and variance, and the exact gradients cost a backward pass each. With the statistics held constant,
+samples are not coupled, and one pass that gathers every layer's input and the gradient at its output has the gradients
+of all. The step's own backward pass cannot be used for that: it runs through the statistics.
 
 The pass needs no gradients of parameters, so it costs two thirds of a training step.
 """
@@ -13,23 +13,23 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives.directional.layer_dots import HooksInapplicable
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
 from hydragrad.derivatives.per_sample.by_layers import LayerGradients
 from hydragrad.derivatives.per_sample.one_by_one import sample_gradients
 from hydragrad.derivatives.per_sample.projection import Projector
 from hydragrad.derivatives.torch_gaps.batch_norm import use_frozen_statistics
+from hydragrad.derivatives.trusted import compare_with_safe
 
-COMPARED = 4
-"""Samples that are differentiated in both ways at the first batch."""
+COMPARED_SAMPLES = 4
+"""Samples that are differentiated both ways at the first batch."""
 
 
 class FrozenGradients:
     """Gradients of single losses of a batch, statistics of the batch held constant.
 
-    Layers without a rule, or that couple samples otherwise, are found at the first batch, by comparing some samples
-    with one backward pass each; that way is then taken for all.
+    Layers without a rule, or that couple samples otherwise, are detected at the first batch: some samples are compared
+    with one backward pass a sample. Where these differ, all gradients are made by one backward pass a sample.
 
     Args:
         model: Is copied.
@@ -65,7 +65,7 @@ class FrozenGradients:
         parameters = {name: value.detach() for name, value in model.named_parameters()}
         buffers = {name: value.detach() for name, value in model.named_buffers()}
         if self.by_layers is None:
-            self.by_layers = self._agrees(parameters, buffers, batch, positions[:COMPARED])
+            self.by_layers = self._agrees(parameters, buffers, batch, positions[:COMPARED_SAMPLES])
         if self.by_layers:
             return self._pass(parameters, buffers, batch, positions)
         return self._singly(parameters, buffers, batch, positions)
@@ -99,13 +99,8 @@ class FrozenGradients:
     def _agrees(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
     ) -> bool:
-        expected = self._singly(parameters, buffers, batch, positions)
-        try:
-            found = self._pass(parameters, buffers, batch, positions)
-        except (HooksInapplicable, RuntimeError):  # no rule, or losses that no layer with a rule leads to
-            found = torch.full_like(expected, torch.nan)
-        tolerance = 1e-3 if expected.dtype == torch.float32 else 1e-8
-        agree = bool((found - expected).norm() <= tolerance * expected.norm())
-        if not agree and self._layers is not None:
+        singly = self._singly(parameters, buffers, batch, positions)
+        comparison = compare_with_safe(lambda: [self._pass(parameters, buffers, batch, positions)], [singly])
+        if not comparison.trusted and self._layers is not None:
             self._layers.remove()
-        return agree
+        return comparison.trusted

@@ -1,7 +1,7 @@
 """Per-sample gradients by one vector-Jacobian product a sample: valid for any model.
 
 The loss of a sample is differentiated inside its batch, so that whatever couples the samples (batch statistics) is
-inside as it was in training. A batch of one sample would be another function.
+inside, as it was in training. A batch of one sample would be another function.
 """
 
 from collections.abc import Collection, Sequence
@@ -14,8 +14,8 @@ from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.per_sample.projection import Projector
 
-AT_ONCE = 8
-"""Samples in one vectorised backward pass: each holds gradients of its own."""
+SAMPLES_AT_ONCE = 8
+"""Samples in one vectorised backward pass; every one holds gradients of its own."""
 
 
 def sample_gradients(
@@ -38,7 +38,7 @@ def sample_gradients(
         buffers: Values of all buffers.
         batch: The batch.
         positions: Which of its samples.
-        projector: Projects the gradients, AT_ONCE full ones at a time.
+        projector: Projects the gradients, SAMPLES_AT_ONCE full ones at a time.
         frozen: Parameters whose gradients are zero, since they are not trained.
 
     Returns:
@@ -51,8 +51,8 @@ def sample_gradients(
         weights = {name: parameters[name].detach().requires_grad_() for name in layout.names if name not in frozen}
         losses, _ = problem.at(parameters | weights, buffers, batch)
         parts = [losses.new_zeros(0, width)]
-        for start in range(0, len(positions), AT_ONCE):
-            chunk = positions[start : start + AT_ONCE]
+        for start in range(0, len(positions), SAMPLES_AT_ONCE):
+            chunk = positions[start : start + SAMPLES_AT_ONCE]
             gradients = _pulled_back(losses, list(weights.values()), chunk)
             named = dict(zip(weights, gradients, strict=True))
             if projector is None:
@@ -69,15 +69,15 @@ def _pulled_back(losses: Tensor, leaves: Sequence[Tensor], positions: Sequence[i
     """Gradients of single losses, a tensor (positions, *shape) for every leaf."""
     one_hot = losses.new_zeros(len(positions), len(losses))
     one_hot[range(len(positions)), list(positions)] = 1.0
-    found: Sequence[Tensor | None]
+    gradients: Sequence[Tensor | None]
     try:
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             losses, leaves, one_hot, retain_graph=True, allow_unused=True, is_grads_batched=True
         )
     except RuntimeError:  # Some operation of the model has no batching rule.
-        each = [torch.autograd.grad(losses, leaves, row, retain_graph=True, allow_unused=True) for row in one_hot]
-        found = tuple(torch.stack(parts) if isinstance(parts[0], Tensor) else None for parts in zip(*each, strict=True))
+        rows = [torch.autograd.grad(losses, leaves, row, retain_graph=True, allow_unused=True) for row in one_hot]
+        gradients = [torch.stack(parts) if isinstance(parts[0], Tensor) else None for parts in zip(*rows, strict=True)]
     return [
         leaf.new_zeros(len(positions), *leaf.shape) if gradient is None else gradient.detach()
-        for leaf, gradient in zip(leaves, found, strict=True)
+        for leaf, gradient in zip(leaves, gradients, strict=True)
     ]

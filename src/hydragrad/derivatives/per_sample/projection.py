@@ -1,6 +1,6 @@
 """Random projections that keep inner products right on average, without ever holding a row in full.
 
-A parameter's gradient is added to k columns one parameter at a time. Two maps, chosen by the parameter's shape:
+A parameter's gradient is added to k columns one parameter at a time. The parameter's shape decides between two maps:
 
 shifts   the flat gradient is cut into chunks of k; every coordinate gets a random sign, every chunk a random cyclic
          shift, and all are added up. Two coordinates of different chunks meet with probability 1/k, two of one
@@ -24,8 +24,8 @@ from torch import Tensor
 
 from hydragrad.derivatives.layout import Layout
 
-TENSOR_SKETCH_FROM = 64
-"""A linear weight of at least this many times k numbers is sketched from its two factors."""
+TENSOR_SKETCH_FROM_RATIO = 64
+"""A linear weight of at least this many times as many numbers as columns is sketched from its two factors."""
 
 
 class Projector:
@@ -33,16 +33,16 @@ class Projector:
 
     Args:
         layout: Lays out the parameters.
-        groups: Parameters whose columns belong together; they lie side by side in the layout, group after group.
+        groups: Parameters whose columns belong together; they are adjacent in the layout, group after group.
         dims: Columns in all, shared out in proportion to the groups' sizes; a group that is no larger than its
-            share is kept as it is.
+            share is not projected.
         seed: The same seed gives the same map, in every process.
         dtype: Of the result.
         device: Of the result.
 
     Attributes:
         width: Columns in all.
-        spans: Columns of each group.
+        spans: The columns of every group.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Projector:
         device: torch.device | str = "cpu",
     ) -> None:
         if dims < 1:
-            raise ValueError(f"A projection needs at least 1 dimension, not {dims}.")
+            raise ValueError(f"A projection needs at least 1 dimension, got {dims}.")
         self._layout, self._dtype, self._device = layout, dtype, device
         self.spans: list[slice] = []
         self._maps: dict[str, _Map] = {}
@@ -67,7 +67,7 @@ class Projector:
             self.spans.append(slice(start, start + min(share, sum(sizes))))
             for name, size in zip(names, sizes, strict=True):
                 if identity:
-                    self._maps[name] = _Kept(slice(start, start + size))
+                    self._maps[name] = _Identity(slice(start, start + size))
                     start += size
                 else:
                     self._maps[name] = _sketch(layout.shapes[name], self.spans[-1], seed, name, dtype, device)
@@ -85,8 +85,8 @@ class Projector:
         """Add the projection of one parameter's gradients, (rows, *shape), to `out`, (rows, width)."""
         self._maps[name].add(out, gradient.reshape(len(gradient), -1).to(self._dtype))
 
-    def add_linear(self, out: Tensor, name: str, x: Tensor, delta: Tensor) -> None:
-        """The same for a weight whose gradients are sums of delta x' over positions.
+    def add_outer_products(self, out: Tensor, name: str, x: Tensor, delta: Tensor) -> None:
+        """The same for a weight whose gradients are sums of outer products delta x' over positions.
 
         Args:
             out: (rows, width).
@@ -119,7 +119,9 @@ class _Map:
         raise NotImplementedError
 
 
-class _Kept(_Map):
+class _Identity(_Map):
+    """The gradient itself."""
+
     def __init__(self, span: slice) -> None:
         self._span = span
 
@@ -170,7 +172,7 @@ def _sketch(
 ) -> _Map:
     k, size = span.stop - span.start, shape.numel()
     random = np.random.PCG64([seed, zlib.crc32(name.encode())])
-    if len(shape) == 2 and size >= TENSOR_SKETCH_FROM * k:
+    if len(shape) == 2 and size >= TENSOR_SKETCH_FROM_RATIO * k:
         factors = [(_signs(random, n).to(device, dtype), _integers(random, n, k).to(device)) for n in shape]
         (left, left_at), (right, right_at) = factors
         return _Tensor(span, (left, right), (left_at, right_at))

@@ -1,4 +1,4 @@
-/* Charts as SVG whose type stays readable at any width, in colours that follow the page; each has a table beside it. */
+/* Charts as SVG whose type stays readable at any width, in colours that follow the page; each has a table below it. */
 
 /** Round steps over [low, high], at most about `wanted` of them. */
 function roundSteps(low, high, wanted) {
@@ -34,8 +34,8 @@ function heavy({ low, high, median: width }, wanted = 5) {
   const powers = [];
   for (let k = Math.floor(Math.log10(Math.max(-low, high))); 10 ** k > width; k -= 1) powers.push(10 ** k);
   const every = Math.max(1, Math.ceil((2 * powers.length + 1) / Math.max(3, wanted)));
-  const kept = powers.filter((_, n) => n % every === 0);
-  const ticks = [...kept.map((value) => -value), 0, ...kept].filter((value) => value >= low && value <= high);
+  const labelled = powers.filter((_, n) => n % every === 0);
+  const ticks = [...labelled.map((value) => -value), 0, ...labelled].filter((value) => value >= low && value <= high);
   return { low, high, ticks, at, back, log: true };
 }
 
@@ -112,7 +112,7 @@ function roomFor(scale, format = tick) {
   return 28 + 6.6 * Math.max(...scale.ticks.map((value) => format(value).length));
 }
 
-/** Lines told apart by colour, dashes and their names in a legend. lines: [{name, y: [number or null]}]. */
+/** Lines distinguished by colour, dashes and their names in a legend. lines: [{name, y: [number or null]}]. */
 function lineChart(box, { x, lines, xName, yName, yTick, alt, height = 230, from, to, whole = true }) {
   const values = lines.flatMap((line) => line.y.filter((value) => value !== null));
   const low = from ?? Math.min(...values);

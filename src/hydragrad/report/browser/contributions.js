@@ -31,9 +31,9 @@ function showAll(body, finite, { low, high }, scaleFor) {
     draw(plot) {
       const x = scaleFor(plot.width / 70);
       const counts = groups.map(({ values }) => binned(values, x, BINS));
-      const tallest = Math.max(...counts.flatMap((each) => Array.from(each)));
+      const tallest = Math.max(...counts.flatMap((group) => Array.from(group)));
       axes(plot, x, linear(0, tallest, { wanted: 4 }), { xName: "contribution", yName: "samples" });
-      counts.forEach((each, n) => plot.picture.append(steppedArea(plot, each, tallest, groups[n].kind)));
+      counts.forEach((group, n) => plot.picture.append(steppedArea(plot, group, tallest, groups[n].kind)));
       zeroLine(plot, x);
     },
   });
@@ -91,20 +91,20 @@ function classRow(code, members, scaleFor) {
     "li",
     { class: "class" },
     element("h3", {}, name, element("span", { class: "quiet", text: ` ${counted(values.length, "sample")}, ${percent(negative / values.length, 0)} harm` })),
-    ends("most harmful", harm),
+    ends("most harmful", "none harmful", harm),
     middle,
-    ends("most helpful", help),
+    ends("most helpful", "none helpful", help),
   );
 }
 
-function ends(title, rows) {
+function ends(title, none, rows) {
   const links = rows.map((row) => {
     const id = TABLE.id[row];
     const link = element("a", { href: `#suspects/${id}`, class: "end-card", "aria-label": suspectName(row) });
     link.append(sampleView("train", id, `Sample ${id}`) ?? element("span", { class: "quiet", text: `sample ${id}` }), contributionLine(TABLE.contribution[row], TABLE.error?.[row]));
     return link;
   });
-  return element("div", { class: "ends" }, element("p", { class: "quiet", text: rows.length ? title : `none ${title.replace("most ", "")}` }), ...links);
+  return element("div", { class: "ends" }, element("p", { class: "quiet", text: rows.length ? title : none }), ...links);
 }
 
 /* Contributions over training time. */

@@ -31,7 +31,7 @@ function showExplain() {
     element("p", { class: "quiet", text: EXPLAIN.notes.join(" ") }),
     element(
       "div",
-      { class: "tools", role: "group", "aria-label": "Choose" },
+      { class: "tools", role: "group", "aria-label": "Filter and select" },
       ...(EXPLAIN.tests.predicted ? [wrongOnly(), trueLabel()] : []),
       trainingNumber(),
     ),
@@ -44,7 +44,7 @@ function showExplain() {
     height: HAS_VIEWS ? 84 : 68,
     card: (place) => [testView(place), element("span", { class: "text" }, ...testLines(place))].filter(Boolean),
     name: testName,
-    chosen: (place, opened) => explainTest(place, opened),
+    selected: (place, opened) => explainTest(place, opened),
   });
   filterTests();
 }
@@ -53,7 +53,7 @@ function explainLead() {
   const { tests, misclassified } = EXPLAIN;
   const many = misclassified ? `${count(misclassified[0])} of ${counted(misclassified[1], "prediction")} are wrong. ` : "";
   const order = tests.predicted ? "wrong predictions first" : "the largest losses first";
-  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}: which training samples lowered (+) or raised (−) the sample’s own loss${EXPLAIN.helpful_errors ? ", ± the standard error in percent" : ""}. Or choose a training sample, and see which test samples it moved.`;
+  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}: which training samples lowered (+) or raised (−) the sample’s own loss${EXPLAIN.helpful_errors ? ", ± the standard error in percent" : ""}. Or select a training sample, and see which test samples it moved.`;
 }
 
 function wrongOnly() {
@@ -83,7 +83,7 @@ function filterTests() {
   const places = Array.from(id, (_, place) => place).filter((place) => (!only || given[place] !== predicted[place]) && (!label || given[place] === Number(label)));
   testsList.show(places);
   if (places.length) explainTest(places[0]);
-  else byId("explained").replaceChildren(element("p", { text: "No such test sample is among those that are explained." }));
+  else byId("explained").replaceChildren(element("p", { text: "None of the explained test samples is of this kind." }));
 }
 
 const testView = (place, full = false) => sampleView("test", EXPLAIN.tests.id[place], `Test sample ${EXPLAIN.tests.id[place]}`, full);
@@ -119,10 +119,10 @@ function explainTest(place, opened = false) {
   const largest = Math.max(...sides.flatMap(([, , values]) => Array.from(values, Math.abs)));
   byId("explained").replaceChildren(
     element("div", { class: "subject" }, testView(place, true) ?? "", element("div", {}, element("h2", { text: `Test sample ${test}` }), element("p", { text: testFacts(place) }))),
-    ...sides.map(([title, ids, values, errors, kept]) =>
+    ...sides.map(([title, ids, values, errors, counts]) =>
       movers(
         title,
-        ids.map((sample, n) => ({ sample, value: values[n], error: errors?.[n] })).filter(({ value }) => kept(value)),
+        ids.map((sample, n) => ({ sample, value: values[n], error: errors?.[n] })).filter(({ value }) => counts(value)),
         ({ sample, value, error }) => trainCard(sample, value, error, largest),
         "No training sample did.",
       ),
@@ -183,13 +183,13 @@ function explainTraining(id) {
   const row = ROW_OF.get(id);
   const facts = row === undefined ? null : element("p", {}, labelPair(row) ?? "", ` contribution to ${DATA.query}: ${contributionOf(row)}. `, truthOf(row) ?? "");
   box.replaceChildren(
-    element("div", { class: "subject" }, sampleView("train", id, `Sample ${id}`, true) ?? "", element("div", {}, element("h2", { text: `Training sample ${id}` }), facts, row === undefined ? null : element("a", { href: `#suspects/${id}`, text: "Look at its label" }))),
-    ...sides.map(([title, places, values, errors, kept]) =>
+    element("div", { class: "subject" }, sampleView("train", id, `Sample ${id}`, true) ?? "", element("div", {}, element("h2", { text: `Training sample ${id}` }), facts, row === undefined ? null : element("a", { href: `#suspects/${id}`, text: "See its label" }))),
+    ...sides.map(([title, places, values, errors, counts]) =>
       movers(
         title,
-        Array.from(places, (place, n) => ({ place, value: values[n], error: errors?.[n] })).filter(({ value }) => kept(value)),
+        Array.from(places, (place, n) => ({ place, value: values[n], error: errors?.[n] })).filter(({ value }) => counts(value)),
         ({ place, value, error }) => testCard(place, value, error, largest),
-        "None of those that are explained here.",
+        "None of the explained test samples.",
       ),
     ),
   );

@@ -5,11 +5,11 @@ const GAP = 8;
 class Listing {
   /**
    * box: element that becomes the listbox. Options: label; height and least width of a card; card(item) its element's
-   * content; name(item) what a screen reader says; chosen(item, opened); key(event, item), true where it was used.
+   * content; name(item) what a screen reader says; selected(item, opened); key(event, item), true where it was used.
    * scroller: element that scrolls, the window if left out.
    */
   constructor(box, options) {
-    Object.assign(this, { box, scroller: null, key: () => false, chosen: () => {} }, options);
+    Object.assign(this, { box, scroller: null, key: () => false, selected: () => {} }, options);
     this.items = [];
     this.at = 0;
     this.cards = new Map();
@@ -108,21 +108,21 @@ class Listing {
     card.style.top = `${Math.floor(index / this.columns) * (this.height + GAP)}px`;
   }
 
-  /** Go to an item; `opened` where it was asked for by Enter or a click. */
+  /** Go to an item; `opened` where Enter or a click led to it. */
   go(index, { focus = true, opened = false } = {}) {
     if (!this.items.length) return;
     const before = this.at;
     this.at = Math.max(0, Math.min(index, this.items.length - 1));
     this.draw(this.at);
-    for (const each of new Set([before, this.at])) {
-      const card = this.cards.get(each);
-      if (card) this.state(card, each);
+    for (const index of new Set([before, this.at])) {
+      const card = this.cards.get(index);
+      if (card) this.state(card, index);
     }
     if (focus) {
       this.reveal();
       this.cards.get(this.at).focus({ preventScroll: true });
     }
-    this.chosen(this.current, opened);
+    this.selected(this.current, opened);
   }
 
   reveal() {

@@ -6,7 +6,7 @@ function route() {
   const [name, ...rest] = decodeURIComponent(location.hash.slice(1)).split("/");
   const view = VIEWS.includes(name) ? name : "overview";
   const before = document.querySelector("main > .view:not([hidden])")?.id;
-  VIEWS.forEach((each) => (byId(each).hidden = each !== view));
+  VIEWS.forEach((name) => (byId(name).hidden = name !== view));
   byId("views").querySelectorAll("a").forEach((link) => {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -34,7 +34,7 @@ function goToSuspect(id) {
   suspectsList.go(suspectsList.items.indexOf(row), { opened: true });
 }
 
-/* Colours: as the system, or as chosen with the button. */
+/* Colours: as the system, or as set with the button. */
 
 const THEMES = [["", "◐", "as the system"], ["light", "○", "light"], ["dark", "●", "dark"]];
 
@@ -72,12 +72,12 @@ function firstCards(list) {
 const lists = () => [suspectsList, testsList].filter(Boolean);
 
 function printed() {
-  VIEWS.forEach((each) => (byId(each).hidden = false));
+  VIEWS.forEach((name) => (byId(name).hidden = false));
   for (const list of lists()) list.box.after(element("div", { class: "on-paper" }, ...firstCards(list)));
 }
 
 function printedNoMore() {
-  document.querySelectorAll(".on-paper").forEach((each) => each.remove());
+  document.querySelectorAll(".on-paper").forEach((cards) => cards.remove());
   route();
 }
 

@@ -1,5 +1,5 @@
-/* What the reader decided about samples: fixed (another label is right) or fine (the given one is). Kept by the browser
-   where it lets files keep anything, and saved as files for `hydragrad clean RUN --labels FILE`. */
+/* What the reader decided about samples: fixed (another label is right) or fine (the given one is). Stored by the browser
+   where it lets files store anything, and saved as files for `hydragrad clean RUN --labels FILE`. */
 
 const MARKS_KEY = `hydragrad ${DATA.run.digest}`;
 const marks = new Map(); // id -> {mark: "fixed" | "fine", label: code}
@@ -9,7 +9,7 @@ function recallMarks() {
   try {
     for (const [id, mark] of JSON.parse(localStorage.getItem(MARKS_KEY) ?? "[]")) if (ROW_OF.has(id)) marks.set(id, mark);
   } catch {
-    // Some browsers keep nothing for files that are opened from disk.
+    // Some browsers store nothing for files that are opened from disk.
   }
 }
 

@@ -4,7 +4,7 @@ function showOverview() {
   const accuracies = byId("accuracies");
   if (accuracies) shareBars(accuracies, DATA.accuracies, "Test accuracy by the labels trained on");
   DATA.curves.forEach(showCurves);
-  if (DATA.found) showFound(byId("found"));
+  if (DATA.detection) showDetection(byId("detection"));
   DATA.checks.forEach((check, n) => showCheck(byId(`check-${n}`), check));
   const ways = [
     ["#suspects", TABLE.suggested ? "See the suspects" : "See every sample"],
@@ -26,8 +26,8 @@ function showCurves({ what, x, lines }) {
   });
 }
 
-function showFound(box) {
-  const { inspected, found, wrong } = DATA.found;
+function showDetection(box) {
+  const { inspected, found, wrong } = DATA.detection;
   const best = inspected.map((share) => Math.min(1, share / wrong));
   const at = (share) => percent(found[inspected.findIndex((value) => value >= share - 1e-9)]);
   lineChart(box, {
@@ -46,7 +46,7 @@ function showFound(box) {
   });
 }
 
-function showCheck(box, { name, unit, predicted, actual, groups }) {
+function showCheck(box, { name, unit, predicted, actual, group_names: groups }) {
   const points = predicted.map((x, n) => ({ x, y: actual[n], name: `${groups ? `${groups[n]}: ` : ""}predicted ${signed(x)}, actual ${signed(actual[n])}` }));
   const table = {
     head: [groups ? "left out" : "group", "predicted", "actual"],

@@ -1,4 +1,4 @@
-/* Samples as they are seen: a picture cut out of a sheet, a text, or names and values. */
+/* Samples as a reader sees them: a picture cut out of a sheet, a text, or names and values. */
 
 const decoded = new Map(); // sheet -> {image, ready, waiting}
 

@@ -1,6 +1,6 @@
-/* Suspects: every scored sample as a card, to be filtered, sorted, looked at and marked. */
+/* Suspects: every scored sample as a card, to be filtered, sorted, inspected and marked. */
 
-/** Compare rows by a column, ascending or (sign -1) descending; what is no number comes last. */
+/** Compare rows by a column, ascending or (sign -1) descending; NaN comes last. */
 function by(column, sign = 1) {
   return (a, b) => {
     const [x, y] = [column[a], column[b]];
@@ -13,7 +13,7 @@ const ORDERS = [
   ["harmful", "most harmful first", by(TABLE.contribution)],
   ["helpful", "most helpful first", by(TABLE.contribution, -1)],
   ...(TABLE.error ? [["certain", "most certainly harmful first", by(TABLE.contribution.map((value, row) => value / TABLE.error[row]))]] : []),
-  ...(TABLE.sure_suggested ? [["sure", "model surest of the suggestion", by(TABLE.sure_suggested, -1)]] : []),
+  ...(TABLE.sure_suggested ? [["sure", "model most sure of the suggestion", by(TABLE.sure_suggested, -1)]] : []),
   ...(TABLE.sure_given ? [["doubt", "model doubts the given label most", by(TABLE.sure_given)]] : []),
   ["number", "by number", by(TABLE.id)],
 ];
@@ -35,7 +35,7 @@ function showSuspects() {
     height: HAS_VIEWS ? 96 : 84,
     card: suspectCard,
     name: suspectName,
-    chosen: (row, opened) => showDetail(row, opened),
+    selected: (row, opened) => showDetail(row, opened),
     key: suspectKey,
   });
   fillTools();
@@ -172,7 +172,7 @@ function showDetail(row, opened) {
   const facts = [
     ["given label", labelOf("given", row), TABLE.sure_given ? `model: ${sure(TABLE.sure_given[row])}` : null],
     ["suggested label", labelOf("suggested", row), TABLE.sure_suggested ? `model: ${sure(TABLE.sure_suggested[row])}` : null],
-    ["never seen", TABLE.sure_unseen ? sure(TABLE.sure_unseen[row]) : null, "for the given label, by models trained without it"],
+    ["unseen", TABLE.sure_unseen ? sure(TABLE.sure_unseen[row]) : null, "for the given label, by models trained without it"],
     ["contribution", contributionOf(row), effectOf(row)],
     ["rank", `${count(row + 1)} of ${count(TABLE.id.length)}`, null],
     ["the truth", truthOf(row), null],

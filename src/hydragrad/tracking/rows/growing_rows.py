@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydragrad.runs import StepRecord
-from hydragrad.tracking.rows.recurrence import Recurrence
+from hydragrad.tracking.rows.recurrence import Recurrence, TakenAt
 from hydragrad.tracking.rows.table import Table
 
 
@@ -36,19 +36,27 @@ class GrowingRows:
         places: list[int] = np.nonzero(self._row[np.asarray(indices)] >= 0)[0].tolist()
         return places
 
-    def add(self, record: StepRecord, gradients: Tensor, state: Mapping[str, Tensor]) -> None:
+    def add(
+        self, record: StepRecord, gradients: Tensor, state: Mapping[str, Tensor], at: TakenAt | None = None
+    ) -> None:
         """Complete a step.
 
         Args:
             record: What it did.
-            gradients: Gradients of the batch's tracked samples over the batch size, in the order of `positions`,
+            gradients: Gradients of the step's tracked samples times their coefficients, in the order of `positions`,
                 (samples, columns).
             state: The model's state after it.
+            at: Where the step was taken, for recurrences that move every row.
         """
+        sampled = self._row[np.asarray(record.indices)]
+        if self.recurrence.every_row:
+            rows = gradients.new_zeros(len(self.table.touched), gradients.shape[1])
+            rows.index_add_(0, torch.from_numpy(sampled[sampled >= 0]).to(gradients.device), gradients)
+            self.add_to_all(record, rows, rows.new_zeros(len(rows), 0), state, at)
+            return
         self._take(record)
-        drawn = self._row[np.asarray(record.indices)]
-        ids, place = np.unique(drawn[drawn >= 0], return_inverse=True)
-        if len(ids) < len(place):  # a sample drawn twice
+        ids, place = np.unique(sampled[sampled >= 0], return_inverse=True)
+        if len(ids) < len(place):  # a sample that came twice
             once = gradients.new_zeros(len(ids), gradients.shape[1])
             gradients = once.index_add_(0, torch.from_numpy(place).to(gradients.device), gradients)
         elif len(ids):
@@ -57,21 +65,35 @@ class GrowingRows:
         self.table.change(ids, self.recurrence.add(values, self.table.touched[ids], gradients.to(values)), state)
 
     def add_to_all(
-        self, record: StepRecord, gradients: Tensor, statistics: Tensor, state: Mapping[str, Tensor]
+        self,
+        record: StepRecord,
+        gradients: Tensor,
+        statistics: Tensor,
+        state: Mapping[str, Tensor],
+        at: TakenAt | None = None,
     ) -> None:
-        """Complete a step that moves every row: exact tangents, (rows, parameters) and (rows, statistics)."""
-        self._take(record)
+        """Complete a step that moves every row, by tangents (rows, parameters) of the gradient, (rows, statistics)."""
+        self._take(record, at)
         ids = np.arange(len(self.table.touched))
         values = self.table.read(ids)
-        after = self.recurrence.add(values, self.table.touched[ids], gradients.to(values))
+        after = self._advanced(values, self.table.touched[ids], gradients.to(values))
         if self._statistics:
             after[0, :, -self._statistics :] = statistics.to(values)
         self.table.change(ids, after, state)
 
-    def _take(self, record: StepRecord) -> None:
-        self.recurrence.take(record)
-        if self.recurrence.accumulators > self.table.accumulators:
-            self.table.add_velocity()
+    def _advanced(self, values: Tensor, touched: NDArray[np.int64], gradients: Tensor) -> Tensor:
+        if not (self._statistics and self.recurrence.every_row):
+            return self.recurrence.add(values, touched, gradients)
+        # Only the columns of parameters go through the optimizer's step; those of statistics are set by the caller.
+        after = torch.zeros_like(values)
+        parameters = values.shape[2] - self._statistics
+        after[..., :parameters] = self.recurrence.add(values[..., :parameters], touched, gradients)
+        return after
+
+    def _take(self, record: StepRecord, at: TakenAt | None = None) -> None:
+        self.recurrence.take(record, at)
+        while self.recurrence.accumulators > self.table.accumulators:
+            self.table.add_state()
 
     def pass_over(self, record: StepRecord) -> None:
         """Take in a step that the table already holds."""

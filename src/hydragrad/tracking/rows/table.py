@@ -28,12 +28,11 @@ NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32:
 COMPUTED = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
 """How rows are computed with."""
 
-ACCUMULATORS = ("rows", "velocity")
 Arrays = dict[str, NDArray[Any]]
 
 
 class Table:
-    """Rows of tracked samples, their velocities where the schedule is not known ahead, and the model's last state.
+    """Rows of tracked samples, their tangents of optimizer states where there are any, and the model's last state.
 
     Use `create` or `open`.
 
@@ -44,7 +43,7 @@ class Table:
 
     def __init__(self, folder: Path | None, arrays: Arrays, dtype: torch.dtype) -> None:
         self.folder, self._arrays, self._dtype = folder, arrays, dtype
-        self._accumulators = [name for name in ACCUMULATORS if name in arrays]
+        self._accumulators = ["rows", *sorted(name for name in arrays if name.startswith("state-"))]
         self.touched = arrays["touched"]
 
     @classmethod
@@ -65,7 +64,7 @@ class Table:
             folder: Where it will lie; None keeps it in memory.
             rows: Tracked samples.
             width: Columns.
-            accumulators: 1, or 2 with velocities.
+            accumulators: 1, and one for every optimizer state that rows have tangents of.
             dtype: float64, float32 or bfloat16.
             room: Rows that one step may change at most.
             state_bytes: Size of the model's state that is kept with every step.
@@ -73,7 +72,7 @@ class Table:
         Raises:
             DiskFull: The files would not fit, computed before anything is written.
         """
-        names, number = ACCUMULATORS[:accumulators], NUMPY_TYPES[dtype]
+        names, number = _names(accumulators), NUMPY_TYPES[dtype]
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {name: ((rows, width), number) for name in names}
         shapes |= {"touched": ((rows,), np.int64), "word": ((2,), np.int64)}
         if folder is None:
@@ -117,7 +116,7 @@ class Table:
 
     @property
     def accumulators(self) -> int:
-        """1, or 2 with velocities."""
+        """Numbers of a row a column: 1, and one for every optimizer state."""
         return len(self._accumulators)
 
     @property
@@ -158,32 +157,34 @@ class Table:
         self._put(ids, values, done)
         word[0] = 2 * done
 
-    def add_velocity(self) -> None:
-        """Give every row a velocity of zero, for momentum that is switched on later.
+    def add_state(self) -> None:
+        """Give every row the tangent of one more optimizer state, zero: momentum that is switched on later.
 
         Raises:
             DiskFull: It would not fit.
             NotEnoughMemory: It would not fit.
         """
         (rows, width), number = self.shape, NUMPY_TYPES[self._dtype]
+        state = _names(self.accumulators + 1)[-1]
         needed = rows * width * np.dtype(number).itemsize
         if self.folder is None:
             available = psutil.virtual_memory().available
             if needed > available:
                 raise NotEnoughMemory(
-                    f"Momentum was switched on: velocities of {rows:,} rows need {needed / 2**30:,.1f} GiB more and "
-                    f"{available / 2**30:,.1f} GiB are free. Give store=, a folder, or projection=, or fewer samples."
+                    f"The optimizer has one more state (momentum was switched on): {rows:,} rows need "
+                    f"{needed / 2**30:,.1f} GiB more and {available / 2**30:,.1f} GiB are free. Give store=, a folder, "
+                    f"or projection=, or fewer samples."
                 )
-            self._arrays["velocity"] = np.full((rows, width), 0, number)
+            self._arrays[state] = np.full((rows, width), 0, number)
         else:
             require_disk(self.folder, needed)
-            # The journal first: a table with a velocity always has one.
-            for name, length in (("journal-velocity", self.room), ("velocity", rows)):
+            # The journal first: a table with a state always has one.
+            for name, length in ((f"journal-{state}", self.room), (state, rows)):
                 with naming_full_disk(self.folder / name):
                     self._arrays[name] = np.lib.format.open_memmap(
                         _path(self.folder, name), mode="w+", dtype=number, shape=(length, width)
                     )
-        self._accumulators = list(ACCUMULATORS)
+        self._accumulators.append(state)
 
     def settle(self, ids: NDArray[np.int64], rows: Tensor) -> None:
         """Set rows, (rows, columns), that were caught up to the last complete step."""
@@ -195,7 +196,7 @@ class Table:
         word[0] -= word[0] % 2
 
     def _put(self, ids: NDArray[np.int64], values: Tensor, steps: int) -> None:
-        # Rows that were caught up come without velocities, which nobody asks for any more.
+        # Rows that were caught up come without states, which nobody needs any more.
         for name, value in zip(self._accumulators, values, strict=False):
             self._arrays[name][ids] = to_numpy(value, self._dtype)
         self.touched[ids] = steps
@@ -233,6 +234,10 @@ class Table:
             for name in (*self._accumulators, "touched"):
                 arrays[name][ids] = arrays[f"journal-{name}"][:count]
             arrays["word"][0] -= 1
+
+
+def _names(accumulators: int) -> list[str]:
+    return ["rows", *(f"state-{number}" for number in range(accumulators - 1))]
 
 
 def to_numpy(values: Tensor, dtype: torch.dtype) -> NDArray[Any]:

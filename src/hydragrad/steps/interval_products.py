@@ -1,10 +1,11 @@
-"""Lazy recurrences: the steps that a sample sat out, as one 2x2 product.
+"""Lazy recurrences: the steps that a sample sat out, as one product of small matrices.
 
-Without curvature one step maps the tangents (w_dot, b_dot) of weights and momentum buffer by a 2x2 matrix, the
-same for every sample and coordinate of a lane, and adds the sample's own gradient times two numbers. A sample that
-was last drawn at step s and is drawn again at t needs the product of the matrices s..t-1 only.
+Without curvature one step of a rule with a closed form maps the tangents (w_dot, states) of weights and state tensors
+by a small matrix, the same for every sample and coordinate of a history, and adds the sample's own gradient times as
+many numbers. A sample that was last sampled at step s and is sampled again at t needs the product of the matrices
+s..t-1 only.
 
-Products over intervals are carried, never inverted prefixes: the determinant of one matrix is the momentum, so a
+Products over intervals are carried, never inverted prefixes: the determinant of SGD's matrix is the momentum, so a
 prefix product underflows within a few hundred steps (0.9^782 is about 1e-36).
 
 Source: Chen et al. 2021, eqs. 35-36, as a linear recurrence.
@@ -15,50 +16,27 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from hydragrad.steps.sgd import SGDOptions, SGDTangent, tangent_step
-
 Array = NDArray[np.float64]
-IDENTITY = np.eye(2)
-
-
-def step_map(options: SGDOptions | None, *, first: bool) -> tuple[Array, Array]:
-    """One step as (w_dot, b_dot) -> matrix @ (w_dot, b_dot) + injection * gradient.
-
-    Args:
-        options: The options in force; None where the parameters were skipped.
-        first: True where this step created the momentum buffer.
-
-    Returns:
-        Matrix (2, 2) and injection (2,), float64.
-    """
-    if options is None:
-        return IDENTITY.copy(), np.zeros(2)
-    columns = []
-    for w_dot, b_dot, g_dot in ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)):
-        # A buffer that does not exist yet carries no tangent.
-        state = tangent_step(SGDTangent(w_dot, None if first else b_dot), g_dot, options)
-        columns.append((state.w_dot, 0.0 if state.b_dot is None else state.b_dot))
-    table = np.array(columns).T
-    return table[:, :2], table[:, 2]
 
 
 class IntervalProducts:
     """Products of step matrices over any interval that ends at the last step.
 
     A binary tree of aligned blocks: appending a step costs amortised one product, an interval of n steps at most
-    2 log2(n). All lanes, and any number of intervals, are taken at once.
+    2 log2(n). All histories, and any number of intervals, are taken at once.
 
     Args:
-        lanes: How many lanes.
+        histories: How many histories.
+        size: Rows and columns of a matrix.
     """
 
-    def __init__(self, lanes: int) -> None:
-        self._lanes = lanes
-        self._levels: list[Array] = [np.empty((64, lanes, 2, 2))]
+    def __init__(self, histories: int, size: int = 2) -> None:
+        self._shape = (histories, size, size)
+        self._levels: list[Array] = [np.empty((64, *self._shape))]
         self.steps = 0
 
     def append(self, matrices: Array) -> None:
-        """Add the next step's matrices, (lanes, 2, 2)."""
+        """Add the next step's matrices, (histories, size, size)."""
         block, place, level = matrices, self.steps, 0
         while True:
             self._put(level, place, block)
@@ -69,9 +47,9 @@ class IntervalProducts:
         self.steps += 1
 
     def since(self, starts: Sequence[int] | NDArray[np.int64]) -> Array:
-        """Products of the steps start..last, the latest leftmost, (len(starts), lanes, 2, 2)."""
+        """Products of the steps start..last, the latest leftmost, (len(starts), histories, size, size)."""
         at = np.array(starts, dtype=np.int64)
-        result = np.broadcast_to(IDENTITY, (len(at), self._lanes, 2, 2)).copy()
+        result = np.broadcast_to(np.eye(self._shape[-1]), (len(at), *self._shape)).copy()
         # Up: blocks that begin where the interval stands and fit into it; down: what is left, largest block first.
         up = range(len(self._levels))
         for level in up:
@@ -81,8 +59,8 @@ class IntervalProducts:
         return result
 
     def split(self, parents: Sequence[int]) -> "IntervalProducts":
-        """The same history for more lanes: lane number i continues `parents[i]`."""
-        other = IntervalProducts(len(parents))
+        """The same steps for more histories: number i continues `parents[i]`."""
+        other = IntervalProducts(len(parents), self._shape[-1])
         other._levels = [level[:, list(parents)] for level in self._levels]
         other.steps = self.steps
         return other
@@ -97,7 +75,7 @@ class IntervalProducts:
 
     def _put(self, level: int, place: int, block: Array) -> None:
         if level == len(self._levels):
-            self._levels.append(np.empty((64, self._lanes, 2, 2)))
+            self._levels.append(np.empty((64, *self._shape)))
         if place == len(self._levels[level]):
             room = np.empty_like(self._levels[level])
             self._levels[level] = np.concatenate([self._levels[level], room])

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hydragrad.steps import SGDOptions, SGDTangent, tangent_step
-from hydragrad.steps.intervals import IntervalProducts, step_map
+from hydragrad.steps import IntervalProducts, Move, Tangent, step_map
+from hydragrad.steps.sgd import RULE, SGDOptions
 
 OPTIONS = [
     SGDOptions(lr=0.1),
@@ -21,26 +21,27 @@ OPTIONS = [
 @pytest.mark.parametrize("first", [False, True])
 @pytest.mark.parametrize("options", OPTIONS)
 def test_step_map_is_the_tangent_step(options: SGDOptions, first: bool) -> None:
-    matrix, injection = step_map(options, first=first)
+    move = Move(options, first and options.momentum != 0)
+    matrix, injection = step_map(RULE, move)
     w_dot, b_dot, g_dot = 0.7, 0.0 if first else -0.4, 1.3
-    expected = tangent_step(SGDTangent(w_dot, None if first else b_dot), g_dot, options)
-    found = matrix @ [w_dot, b_dot] + injection * g_dot
-    assert found[0] == pytest.approx(expected.w_dot, rel=1e-14)
-    assert found[1] == pytest.approx(expected.b_dot or 0.0, rel=1e-14)
+    expected = RULE.tangent(Tangent(w_dot, (b_dot,)), g_dot, move)
+    mapped = matrix @ [w_dot, b_dot] + injection * g_dot
+    assert mapped[0] == pytest.approx(expected.w_dot, rel=1e-14)
+    assert mapped[1] == pytest.approx(expected.states[0], rel=1e-14)
 
 
-def test_a_skipped_lane_stays_as_it_is() -> None:
-    matrix, injection = step_map(None, first=False)
+def test_a_skipped_history_stays_as_it_is() -> None:
+    matrix, injection = step_map(RULE, None)
     assert (matrix == np.eye(2)).all() and (injection == 0).all()
 
 
-@given(steps=st.integers(0, 150), lanes=st.integers(1, 3), seed=st.integers(0, 10))
-def test_products_of_every_interval(steps: int, lanes: int, seed: int) -> None:
-    random = np.random.default_rng(seed).normal(size=(steps, lanes, 2, 2)) * 0.7
-    products = IntervalProducts(lanes)
+@given(steps=st.integers(0, 150), count=st.integers(1, 3), seed=st.integers(0, 10))
+def test_products_of_every_interval(steps: int, count: int, seed: int) -> None:
+    random = np.random.default_rng(seed).normal(size=(steps, count, 2, 2)) * 0.7
+    products = IntervalProducts(count)
     for matrices in random:
         products.append(matrices)
-    expected = np.empty((steps + 1, lanes, 2, 2))
+    expected = np.empty((steps + 1, count, 2, 2))
     expected[steps] = np.eye(2)
     for start in range(steps - 1, -1, -1):
         expected[start] = expected[start + 1] @ random[start]
@@ -49,7 +50,7 @@ def test_products_of_every_interval(steps: int, lanes: int, seed: int) -> None:
 
 def test_products_underflow_to_zero_and_nothing_else() -> None:
     products = IntervalProducts(1)
-    matrix, _ = step_map(SGDOptions(lr=0.1, momentum=0.9, weight_decay=0.5), first=False)
+    matrix, _ = step_map(RULE, Move(SGDOptions(lr=0.1, momentum=0.9, weight_decay=0.5), False))
     for _ in range(20_000):
         products.append(matrix[None])
     found = products.since([0, 19_999])
@@ -57,7 +58,7 @@ def test_products_underflow_to_zero_and_nothing_else() -> None:
     np.testing.assert_array_equal(found[1, 0], matrix)
 
 
-def test_split_lanes_go_on_with_the_history_of_their_parent() -> None:
+def test_split_histories_continue_that_of_their_parent() -> None:
     random = np.random.default_rng(0).normal(size=(70, 2, 2, 2))
     whole = IntervalProducts(2)
     for matrices in random[:40]:

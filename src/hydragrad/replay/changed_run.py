@@ -1,0 +1,151 @@
+"""The recorded run with a change: other loss weights or labels of some samples, or another start.
+
+Order, batch sizes and randomness stay as they were.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from hydragrad.derivatives import Batch, tensor_leaves
+from hydragrad.errors import LossError
+from hydragrad.replay.recording import Recording
+from hydragrad.replay.replay import Replay
+from hydragrad.runs.checkpoints import Checkpoint
+from hydragrad.runs.kept import Key, key_digest
+from hydragrad.runs.log import StepRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What is changed about a run; everything else is as it was.
+
+    Attributes:
+        weights: Loss weight by sample, where it is not 1.
+        labels: Label by sample, where it is another one.
+        noise: Relative size of a random change of the initial weights.
+        seed: Of that change.
+    """
+
+    weights: Mapping[int, float] = field(default_factory=dict)
+    labels: Mapping[int, int] = field(default_factory=dict)
+    noise: float = 0.0
+    seed: int = 0
+
+    def key(self, run: Recording) -> Key:
+        """What the changed run depends on: equal for equal changes of the same run only."""
+        return [run.digest, sorted(self.weights.items()), sorted(self.labels.items()), self.noise, self.seed]
+
+
+class ChangedRun(Recording):
+    """A recorded run as it would have been with a change, ready to be replayed and differentiated.
+
+    Args:
+        run: The recorded run.
+        change: What is changed.
+        memory: Bytes for checkpoints, evenly spaced, which are held in memory; the start and the end always are.
+
+    Raises:
+        LossError: Other labels for data without integer labels, when a step is made.
+
+    Cost: one training, when its end or a checkpoint is first read.
+    """
+
+    def __init__(self, run: Recording, change: Change, *, memory: int = 0) -> None:
+        computed_later = ("initial", "final")
+        vars(self).update({name: value for name, value in vars(run).items() if name not in computed_later})
+        self._run, self._change, self._memory = run, change, memory
+        like = next(iter(run.initial.parameters.values()))  # a weight near 1 needs the digits of the run
+        length = run.manifest.data["length"]
+        self.loss_weights = _by_sample(change.weights, torch.ones(length, dtype=like.dtype)).to(run.device)
+        self._labels = _by_sample(change.labels, torch.full((length,), -1))
+
+    def repeat(self, replay: Replay) -> Iterator[int]:
+        """Repeat the run from its start on a replay of it; yields the number of steps done: 0, 1, ..., all."""
+        replay.trajectory.restore(self._run.initial)
+        if self._change.noise:
+            _perturb(replay.trajectory.parameters, self._change.noise, self._change.seed)
+        yield 0
+        for done, record in enumerate(self.steps, start=1):
+            replay.advance(record, self.batches(record))
+            yield done
+
+    @contextmanager
+    def replay(self) -> Iterator[Replay]:
+        """Replay steps with the loss weights; they lead elsewhere than the record, so they are not held to it."""
+        with super().replay() as replay:
+            replay.loss_weights = self.loss_weights
+            yield replay
+
+    def batches(self, record: StepRecord) -> list[Batch]:
+        """A step's micro-batches, with the changed labels."""
+        batches = super().batches(record)
+        if self._change.labels:
+            for part, batch in zip(record.micro_batches, batches, strict=True):
+                _relabel(batch, self._labels[part.indices])
+        return batches
+
+    @property
+    def digest(self) -> str:
+        """Names this run with this change."""
+        return f"{self._run.digest}-{key_digest(self._change.key(self._run))}"
+
+    @property
+    def segments(self) -> list[tuple[int, int]]:
+        """Stretches of steps [start, stop), each starting at a checkpoint in memory."""
+        steps = sorted(self._checkpoints)
+        return list(pairwise(steps))
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """The checkpoint before `step`: one of the segments' starts, or the run's end."""
+        return self._checkpoints[step]
+
+    def has_checkpoint(self, step: int) -> bool:
+        """Whether there is a checkpoint before `step`."""
+        return step in self._checkpoints
+
+    @cached_property
+    def initial(self) -> Checkpoint:
+        """The state before the first step."""
+        return self.checkpoint(0)
+
+    @cached_property
+    def final(self) -> Checkpoint:
+        """The state after the last step."""
+        return self.checkpoint(len(self.steps))
+
+    @cached_property
+    def _checkpoints(self) -> dict[int, Checkpoint]:
+        recorded = [start for start, _ in self._run.segments]
+        thinning = -(-len(recorded) * 2 * self._run.initial.bytes // max(1, self._memory))
+        steps = {*recorded[:: max(1, thinning)], len(self.steps)}
+        with self.replay() as replay:
+            return {done: replay.trajectory.checkpoint(done) for done in self.repeat(replay) if done in steps}
+
+
+def _by_sample(changed: Mapping[int, float], values: Tensor) -> Tensor:
+    for sample, value in changed.items():
+        values[sample] = value
+    return values
+
+
+def _perturb(parameters: Mapping[str, Tensor], size: float, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for value in parameters.values():
+        noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
+        value.add_(noise, alpha=size * float(value.norm()) / max(1e-30, float(noise.norm())))
+
+
+def _relabel(batch: Batch, labels: Tensor) -> None:
+    """Put labels in place of the batch's where they are not negative; every batch is a new copy of the data."""
+    integers = [leaf for leaf in tensor_leaves(batch.data) if not leaf.is_floating_point()]
+    candidates = [leaf for leaf in integers if leaf.shape == labels.shape]
+    if not candidates:
+        raise LossError("Other labels need integer labels of shape (batch,) in the batch; there are none.")
+    target = candidates[-1]
+    target.copy_(torch.where(labels.to(target.device) < 0, target, labels.to(target)))

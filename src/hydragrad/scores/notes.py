@@ -1,0 +1,52 @@
+"""Notes: what a reader of scores must know, each of a kind by which programs find it."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
+
+NoteKind = Literal[
+    "replays",
+    "curvature dropped",
+    "statistics constant",
+    "projection",
+    "ensemble",
+    "advice",
+    "interrupted",
+    "smoothness",
+    "approximation error",
+    "other",
+]
+
+
+@dataclass(frozen=True)
+class Note:
+    """One sentence about scores; printed, it is its text.
+
+    Attributes:
+        kind: What it is about. "other" for a text whose kind was not saved.
+        text: One or several sentences.
+    """
+
+    kind: NoteKind
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+    @classmethod
+    def read(cls, saved: str | dict[str, Any]) -> Self:
+        """A note from a file: the two fields, or the text alone, as files held it before notes had a kind."""
+        if isinstance(saved, str):
+            return cls("other", saved)
+        return cls(saved["kind"] if saved["kind"] in get_args(NoteKind) else "other", saved["text"])
+
+
+CURVATURE_DROPPED = Note(
+    "curvature dropped",
+    "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it.",
+)
+STATISTICS_CONSTANT = Note("statistics constant", "Running statistics of BatchNorm were treated as constants.")
+
+
+def interrupted(steps: int) -> Note:
+    """That a run has not ended, and after how many steps it was taken."""
+    return Note("interrupted", f"The run was interrupted; this is its state after step {steps:,}.")
