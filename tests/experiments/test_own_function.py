@@ -6,10 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
-from torch.optim import LBFGS, SGD, Rprop
+from torch.optim import LBFGS, SGD, AdamW, Rprop
 from torch.utils.data import TensorDataset
 
 from cli.test_app import hydragrad as hydragrad
+from hydragrad.runs.manifest import read_manifest
+from hydragrad.steps import rule_of
 from recording.test_faults import Stream, embedding, relabelled, with_nan
 from recording.toys import build, digest, loss, samples
 
@@ -27,7 +29,7 @@ REFUSED = {
         "returned a str in a place where the model must be a torch.nn.Module",
     ),
     "no loss": ({"loss": 1.0}, "a float in a place where the loss must be a function of (model, batch)"),
-    "no optimizer": ({"optimizer": "sgd"}, "a str in a place where the optimizer must be a torch.optim.SGD"),
+    "no optimizer": ({"optimizer": "sgd"}, "the optimizer must be Adam or AdamW or SGD of torch.optim"),
     "no dict": ({"held_out": [samples()]}, "a list in a place where the held-out data must be a dict of data sets"),
     "no data": ({"data": Stream()}, "must be a map-style data set"),
     "empty": ({"data": EMPTY}, "The data set 'train_set' that own:setup returned is empty"),
@@ -59,9 +61,12 @@ def test_what_the_function_returned_is_refused_in_one_line(hydragrad, tmp_path, 
     assert digest(tmp_path) == {} and not (tmp_path / "run").exists()
 
 
-def test_what_is_right_is_trained(hydragrad, tmp_path, monkeypatch):
-    code, _, err = trained(hydragrad, monkeypatch, tmp_path / "run", held_out={"test": samples(9)})
+@pytest.mark.parametrize("optimizer", [SGD, AdamW])
+def test_what_is_right_is_trained(hydragrad, tmp_path, monkeypatch, optimizer):
+    right = {"optimizer": lambda model: optimizer(model.parameters(), lr=0.01), "held_out": {"test": samples(9)}}
+    code, _, err = trained(hydragrad, monkeypatch, tmp_path / "run", **right)
     assert code == 0, err
+    assert read_manifest(tmp_path / "run").optimizers == [rule_of(optimizer(build().parameters(), lr=0.01)).name]
 
 
 def trained(hydragrad, monkeypatch, out, *, model=None, data=None, optimizer=None, held_out=None, **given):
