@@ -17,7 +17,7 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.progress import quiet
-from hydragrad.studies.many_networks import train_together
+from studies.many_networks import train_together
 
 BATCH, SAMPLES, STEPS = 64, 512, 8
 SIZES = {"784-10": (784, 10), "784-128-64-10": (784, 128, 64, 10), "784-512-256-128-10": (784, 512, 256, 128, 10)}

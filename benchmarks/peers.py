@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import hydragrad as hg
 from benchmarks.costs import BATCH, Setting, data, fresh, loss
 from hydragrad.models import LeNet5
-from hydragrad.studies.baselines import tracin
+from studies.baselines import tracin
 
 COLUMNS, RATE = 2048, 0.01
 

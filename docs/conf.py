@@ -6,6 +6,7 @@ from pathlib import Path
 import hydragrad
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
+sys.path.insert(0, str(Path(__file__).parent.parent))  # the studies are no part of the installed package
 
 project = "hydragrad"
 author = "The hydragrad developers"

@@ -16,7 +16,8 @@ import typer
 from typer.main import get_command
 
 from hydragrad import cli
-from hydragrad.cli.app import app
+from hydragrad.cli.app import app as hydragrad
+from studies.__main__ import app as studies
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(
@@ -80,7 +81,7 @@ def run_python(block: Block, names: dict[str, object], folder: Path) -> None:
 
 
 def run_command(block: Block, words: list[str]) -> None:
-    """Run `hydragrad ...` in this process; nothing else is run."""
+    """Run `hydragrad ...` in this process; nothing else is run, studies take too long."""
     assert words[0] == "hydragrad", f"{block.page.name}:{block.line}: mark the block as not run, {words[0]} is not"
     before, sys.argv = sys.argv, words
     try:
@@ -91,12 +92,22 @@ def run_command(block: Block, words: list[str]) -> None:
         sys.argv = before
 
 
+APPLICATIONS = {("hydragrad",): hydragrad, ("python", "-m", "studies"): studies}
+"""How a command of ours begins, and what reads the rest."""
+
+
+def is_ours(words: list[str]) -> bool:
+    """Whether a command is one that `parse` can read."""
+    return any(tuple(words[: len(start)]) == start for start in APPLICATIONS)
+
+
 def parse(words: list[str]) -> None:
-    """Let the command line read a command's words, without doing what they ask."""
-    command = get_command(app)
-    context = typer.Context(command, info_name="hydragrad")
-    rest = words[1:]
-    while hasattr(command, "resolve_command"):
+    """Let the command line read a command's words, without running it."""
+    start = next(start for start in APPLICATIONS if tuple(words[: len(start)]) == start)
+    command = get_command(APPLICATIONS[start])
+    context = typer.Context(command, info_name=" ".join(start))
+    rest = words[len(start) :]
+    while rest and hasattr(command, "resolve_command"):
         name, command, rest = command.resolve_command(context, rest)
         context = typer.Context(command, info_name=name, parent=context)
     if not {"-h", "--help"} & set(rest):

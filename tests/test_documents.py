@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hydragrad
-from documents import ROOT, blocks, parse, run_page
+from documents import APPLICATIONS, ROOT, blocks, is_ours, parse, run_page
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = [page for page in PAGES if any(b.reason is None and b.language in ("python", "console") for b in blocks(page))]
@@ -33,7 +33,7 @@ def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
 def test_what_is_not_run_would_be_understood(page):
     for block in blocks(page):
         for words in block.commands or plain_commands(block):
-            if words[0] == "hydragrad":
+            if is_ours(words):
                 parse(words)
             elif words[0] == "make":
                 target = words[1]
@@ -43,7 +43,8 @@ def test_what_is_not_run_would_be_understood(page):
 def plain_commands(block):
     """Commands of blocks without prompts, as the page of results has them."""
     lines = block.body.replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.startswith("hydragrad ")]
+    starts = tuple(" ".join(start) + " " for start in APPLICATIONS)
+    return [shlex.split(line, comments=True) for line in lines if line.startswith(starts)]
 
 
 @pytest.mark.parametrize("page", named(page for page in PAGES if page.stem != "results"))

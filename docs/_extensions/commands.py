@@ -9,24 +9,30 @@ from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 from hydragrad.cli.app import app as hydragrad
+from studies.__main__ import app as studies
 
 PAGE = "reference/commands.md"
 HEAD = """# The command line
 
-What `--help` says of every command.
+What `--help` says of every command, and of the studies that a checkout of the repository has.
 
 """
+APPLICATIONS = {"hydragrad": hydragrad, "python -m studies": studies}
 
 
 def page() -> str:
     """Every command with its options, as Markdown."""
-    command = get_command(hydragrad)
-    context = typer.Context(command, info_name="hydragrad")
-    text = get_docs_for_click(obj=command, ctx=context, name="hydragrad")
+    return HEAD + "\n".join(_documented(name, app) for name, app in APPLICATIONS.items())
+
+
+def _documented(name: str, app: typer.Typer) -> str:
+    command = get_command(app)
+    context = typer.Context(command, info_name=name)
+    text = get_docs_for_click(obj=command, ctx=context, name=name)
     text = re.sub(r"^Example: (.*)$", r"Example:\n\n```console\n$ \1\n```", text, flags=re.MULTILINE)
     # An abridged list with cut sentences: the headings that follow say the same.
     text = re.sub(r"\*\*Commands\*\*:\n\n(\* .*\n)+\n?", "", text)
-    return HEAD + re.sub(r"^#", "##", text, flags=re.MULTILINE)
+    return re.sub(r"^#", "##", text, flags=re.MULTILINE)
 
 
 def write(app: Any) -> None:

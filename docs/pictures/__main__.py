@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 PICTURES = Path(__file__).parent
+sys.path.append(str(PICTURES.parent.parent))  # where the studies are
 RUNS = Path("runs/pictures")
 MODULES = sorted(path.stem for path in PICTURES.glob("[a-z]*.py"))
 
@@ -18,7 +19,7 @@ def main(names: list[str]) -> None:
     """Make what is named, or everything."""
     unknown = set(names) - set(MODULES)
     if unknown:
-        sys.exit(f"There are pictures {', '.join(MODULES)}; {', '.join(unknown)} came.")
+        sys.exit(f"Pictures must be some of {', '.join(MODULES)}; got {', '.join(unknown)}.")
     for name in names or MODULES:
         begin = time.monotonic()
         made = importlib.import_module(name).make(PICTURES, RUNS / name)

@@ -6,25 +6,28 @@ from pathlib import Path
 from rich.console import Console
 from rich.terminal_theme import MONOKAI
 
-from hydragrad.cli import console, explain, jobs
-from hydragrad.cli.experiment import Settings, experiment
+from hydragrad.cli import console
+from hydragrad.cli.commands import explain
+from hydragrad.experiments.from_settings import build_experiment
+from hydragrad.experiments.settings import Settings
+from hydragrad.experiments.training import record
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.1, epochs=15)
 NUMBER, PROJECTION = 42, 512
 
 
 def make(pictures: Path, runs: Path) -> list[Path]:
-    """Train, keep the rows, and draw the terminal."""
-    asked = experiment(SETTINGS, data_dir=None, run=runs if runs.exists() else None)
-    run = jobs.record(asked, runs, resume=True)
-    explain.explained(asked, run, "test", NUMBER, top=5, projection=PROJECTION)  # keeps the rows, if they are not there
-    found = explain.explained(asked, run, "test", NUMBER, top=5, projection=None)
+    """Train, save the rows, and draw the terminal."""
+    experiment = build_experiment(SETTINGS, data_dir=None, run=runs if runs.exists() else None)
+    run = record(experiment, runs, resume=True)
+    explain.explain_sample(experiment, run, "test", NUMBER, top=5, projection=PROJECTION)  # saves the rows
+    explained = explain.explain_sample(experiment, run, "test", NUMBER, top=5, projection=None)
     screen = Console(
         file=io.StringIO(), force_terminal=True, color_system="truecolor", width=92, highlight=False, record=True
     )
     before, console.console, explain.console = console.console, screen, screen
     try:
-        explain.show_explained(asked, found)
+        explain.show_explained(experiment, explained)
     finally:
         console.console = explain.console = before
     file = pictures / "explain.svg"

@@ -1,9 +1,9 @@
-"""The paper's Figure 1, from the timings that are kept: `hydragrad reproduce figure1` measures them anew."""
+"""The paper's Figure 1, from saved timings: `python -m studies figure1` measures them again."""
 
 import json
 from pathlib import Path
 
-from hydragrad.figures import growth
+from studies.growth_figure import growth
 
 TIMINGS = Path(__file__).parent.parent / "results" / "figure1.jsonl"
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from hydragrad.cli import jobs
-from hydragrad.cli.demo import run_demo
-from hydragrad.cli.experiment import Settings, experiment
-from hydragrad.cli.reporting import write_report
+from hydragrad.cli.commands.demo import run_demo
+from hydragrad.experiments.from_settings import build_experiment
+from hydragrad.experiments.run_report import write_report
+from hydragrad.experiments.saved_scores import saved_or_computed
+from hydragrad.experiments.settings import Settings
+from hydragrad.experiments.training import record
 from hydragrad.scores import Method
 from hydragrad.tracking import hypergradients
 from hydragrad.tracking.store import FILE
@@ -64,12 +66,12 @@ def _demo(out: Path) -> Path:
 
 
 def _mnist(out: Path) -> Path:
-    asked = experiment(SETTINGS, data_dir=_data(), run=out if out.exists() else None)
-    run = jobs.record(asked, out, resume=True)
-    scores = jobs.saved_or_scored(asked, run, "validation", Method())
+    experiment = build_experiment(SETTINGS, data_dir=_data(), run=out if out.exists() else None)
+    run = record(experiment, out, resume=True)
+    scores = saved_or_computed(experiment, run, "validation", Method())
     if not (out / "store" / FILE).exists():
         hypergradients(run, projection=2048, store=out / "store")
-    return write_report(asked, run, scores, out / "report.html").absolute()
+    return write_report(experiment, run, scores, out / "report.html").absolute()
 
 
 def _data() -> Path | None:

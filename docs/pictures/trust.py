@@ -10,7 +10,7 @@ from torch import Tensor, nn
 import hydragrad as hg
 from hydragrad.datasets import load
 from hydragrad.figures import error_over_time, predicted_against_actual
-from hydragrad.studies.trust import NETWORKS
+from studies.networks import NETWORKS
 
 PREDICTED, NOT_PREDICTED = "mlp", "lenet5"
 GROUPS, SIZE = 30, 100

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -88,8 +87,7 @@ def test_relabelling_and_the_report(hydragrad, trained, tmp_path):
     assert (tmp_path / "page.html").exists()
 
 
-def test_a_users_own_function(hydragrad, tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+def test_a_users_own_function(hydragrad, tmp_path):
     out = tmp_path / "own"
     assert hydragrad("train", "--from", "own_training:setup", "--epochs", 3, "--out", out, "--quiet")[0] == 0
     code, _, err = hydragrad("attribute", out, "--curvature", "hessian", "--quiet")
@@ -113,7 +111,6 @@ def test_a_users_own_function(hydragrad, tmp_path, monkeypatch):
     ],
 )
 def test_mistakes_are_one_line_and_exit_with_1(hydragrad, words, message, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.chdir(tmp_path)
     code, _, err = hydragrad(*words)
     assert code == 1

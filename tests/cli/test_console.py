@@ -8,9 +8,8 @@ import typer
 from rich.console import Console
 from typer.main import get_command
 
-from documents import parse
+from documents import APPLICATIONS, parse
 from hydragrad.cli import console
-from hydragrad.cli.app import app
 
 PATH = "runs/" + "/".join(["a-rather-long-folder"] * 6)
 
@@ -78,15 +77,16 @@ def commands():
         else:
             yield pytest.param(command, id=" ".join(path))
 
-    top = get_command(app)
-    return list(walk(top, typer.Context(top, info_name="hydragrad"), []))
+    for start, app in APPLICATIONS.items():
+        top = get_command(app)
+        yield from walk(top, typer.Context(top, info_name=" ".join(start)), [])
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", list(commands()))
 def test_every_command_can_be_quiet_and_gives_an_example_that_it_understands(command):
     options = {option for parameter in command.params for option in parameter.opts}
     assert {"--quiet", "--json"} <= options
-    example = re.search(r"Example: (hydragrad .*)", command.help)
+    example = re.search(r"^Example: (.*)", command.help, flags=re.MULTILINE)
     assert example, "an example in its help"
     words = example[1].split()
     assert command.name in words

@@ -1,6 +1,7 @@
 """Accuracy: one row a training, and a kept row is not made again."""
 
-from hydragrad.studies import accuracy, reproduce_accuracy
+from studies import accuracy
+from studies.accuracy import reproduce_accuracy
 
 
 def test_rows_are_kept(tmp_path, monkeypatch):

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from hydragrad.cli.app import app
-from hydragrad.studies import bae, estimates
-from hydragrad.studies.bae import BaeSetting, reproduce_bae
-from studies.small import small_published
+from small_published import small_published
+from studies import bae, estimates
+from studies.__main__ import app
+from studies.bae import BaeSetting, reproduce_bae
 
 SOME = ("hessian", "ggn of own half", "influence functions", "TracIn")
 
@@ -25,13 +25,13 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     rows = reproduce_bae(tmp_path, setting)
     assert [row.estimator for row in rows] == ["ceiling", *SOME]
     monkeypatch.setattr(estimates, "attribute", lambda *_, **__: pytest.fail("attributed again"))
-    monkeypatch.setattr("hydragrad.studies.subsets._answers", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("studies.subsets._answers", lambda *_: pytest.fail("trained again"))
     assert str(reproduce_bae(tmp_path, setting)) == str(rows)
 
 
 def test_the_command_prints_and_writes(tmp_path):
     sizes = ["--subsets", "3", "--seeds", "1", "--queries", "1", "--estimators", "hessian"]
-    asked = ["reproduce", "bae", "--out", str(tmp_path), *sizes, "--quiet"]
+    asked = ["bae", "--out", str(tmp_path), *sizes, "--quiet"]
     result = CliRunner().invoke(app, [*asked, "--json", str(tmp_path / "figures.json")])
     assert result.exit_code == 0, result.output
     assert list(json.loads((tmp_path / "figures.json").read_text())) == ["hessian 1 lds"]

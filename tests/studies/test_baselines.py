@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.studies.baselines import confident_learning, tracin
-from hydragrad.studies.recipes import cross_entropy
+from hydragrad.experiments.recipes import cross_entropy
+from studies.baselines import confident_learning, tracin
 
 
 def data(size: int, seed: int) -> TensorDataset:

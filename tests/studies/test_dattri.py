@@ -4,11 +4,11 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from hydragrad.cli.app import app
-from hydragrad.studies import dattri, estimates
-from hydragrad.studies.dattri import DattriSetting, asked_images, reproduce_dattri
-from hydragrad.studies.rows import kept_rows
-from studies.small import small_published
+from small_published import small_published
+from studies import dattri, estimates
+from studies.__main__ import app
+from studies.dattri import DattriSetting, queried_images, reproduce_dattri
+from studies.rows import saved_rows
 
 SOME = ("hessian", "ggn of own half", "influence functions", "TracIn")
 
@@ -16,7 +16,7 @@ SOME = ("hessian", "ggn of own half", "influence functions", "TracIn")
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
     monkeypatch.setattr(dattri, "published", small_published)
-    for name, value in {"TRAIN": 40, "TESTS": 20, "ASKED_FROM": 10}.items():
+    for name, value in {"TRAIN": 40, "TESTS": 20, "QUERIED_TESTS": 10}.items():
         monkeypatch.setattr(dattri, name, value)
     trainings = {name: replace(each, epochs=1, batch_size=10) for name, each in dattri.TRAININGS.items()}
     monkeypatch.setattr(dattri, "TRAININGS", trainings)
@@ -30,19 +30,19 @@ def test_what_is_there_is_not_made_again(tmp_path, monkeypatch):
     assert {row.runs for row in rows} == {1, 2}
     assert all(abs(row.value) <= 1 + 1e-9 for row in rows)
     monkeypatch.setattr(estimates, "attribute", lambda *_, **__: pytest.fail("attributed again"))
-    monkeypatch.setattr("hydragrad.studies.subsets._answers", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("studies.subsets._answers", lambda *_: pytest.fail("trained again"))
     assert reproduce_dattri(tmp_path, setting) == rows
-    assert kept_rows(dattri.DattriRow, tmp_path / dattri.ROWS_FILE) == rows
+    assert saved_rows(dattri.DattriRow, tmp_path / dattri.ROWS_FILE) == rows
 
 
 def test_images_to_tune_on_are_others():
-    assert asked_images(3, tuning=False) == asked_images(5, tuning=False)[:3]
-    assert not set(asked_images(10, tuning=True)) & set(asked_images(10, tuning=False))
+    assert queried_images(3, tuning=False) == queried_images(5, tuning=False)[:3]
+    assert not set(queried_images(10, tuning=True)) & set(queried_images(10, tuning=False))
 
 
 def test_the_command_prints_and_writes(tmp_path):
     sizes = ["--subsets", "4", "--ceilings", "0", "--removals", "0", "--queries", "2", "--models", "logistic"]
-    asked = ["reproduce", "dattri", "--out", str(tmp_path), "--estimators", "hessian", *sizes, "--quiet"]
+    asked = ["dattri", "--out", str(tmp_path), "--estimators", "hessian", *sizes, "--quiet"]
     result = CliRunner().invoke(app, [*asked, "--json", str(tmp_path / "figures.json")])
     assert result.exit_code == 0, result.output
     assert "LDS" in result.output

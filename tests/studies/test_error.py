@@ -6,8 +6,8 @@ import torch
 import hydragrad as hg
 from hydragrad.attribution.influence import DampedGaussNewton
 from hydragrad.replay.histories import trained_layout
-from hydragrad.studies import error, reproduce_error
-from hydragrad.studies.error import INFLUENCE, NONE, influence_hypergradients
+from studies import error
+from studies.error import INFLUENCE, NONE, influence_hypergradients, reproduce_error
 
 SMALL = {"networks": ("logistic",), "train_size": 100, "epochs": 2, "samples": 4, "points": 2}
 

@@ -3,16 +3,16 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from hydragrad.cli.app import app
 from hydragrad.errors import UnknownName
-from hydragrad.studies import reproduce_estimators
-from hydragrad.studies.estimates import OVER_TRAINING
-from hydragrad.studies.estimators import HALVES, KINDS, ROUNDED, ROWS_FILE, chosen_damping, summary
-from hydragrad.studies.rows import append_rows
+from studies.__main__ import app
+from studies.estimates import OVER_TRAINING
+from studies.estimator_rows import chosen_damping, summary
+from studies.estimators import HALVES, KINDS, ROUNDED, ROWS_FILE, reproduce_estimators
+from studies.rows import append_rows
 
 
 def test_rows_are_kept_and_every_estimator_has_its_sizes(tmp_path, monkeypatch):
-    monkeypatch.setattr("hydragrad.studies.estimators.DAMPINGS", (0.1,))
+    monkeypatch.setattr("studies.estimators.DAMPINGS", (0.1,))
     kinds = [kind for kind in KINDS if kind != "ggn-replays"]
     small = {"data": "digits", "networks": ["logistic"], "train_size": 100, "epochs": 1, "groups": 9}
     rows = reproduce_estimators(tmp_path, **small, kinds=kinds, replays=[2])
@@ -30,11 +30,11 @@ def test_rows_are_kept_and_every_estimator_has_its_sizes(tmp_path, monkeypatch):
     assert next(row for row in rows if row.estimator == ROUNDED).lds > 0.99
     assert chosen_damping(rows) == damped and chosen_damping([]) is None
     # Rows alone are enough to go on: nothing is trained where nothing is missing.
-    monkeypatch.setattr("hydragrad.studies.estimators._row", lambda *_: pytest.fail("measured again"))
-    monkeypatch.setattr("hydragrad.studies.removals.train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr("studies.estimators._row", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr("studies.removals.train", lambda *_: pytest.fail("trained again"))
     options = ["--data", "digits", "--networks", "logistic", "--train-size", "100", "--epochs", "1", "--groups", "9"]
     options += ["--estimators", ",".join(kinds), "--replays", "2", "--rows", str(tmp_path / ROWS_FILE)]
-    command = ["reproduce", "estimators", "--out", str(tmp_path / "elsewhere"), *options, "--quiet"]
+    command = ["estimators", "--out", str(tmp_path / "elsewhere"), *options, "--quiet"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     assert "two halves, summed" in result.output and "(chosen)" in result.output
@@ -72,5 +72,5 @@ def test_rows_of_a_run_from_elsewhere_are_told_apart(tmp_path):
 
 
 def test_replays_that_are_no_numbers_are_refused(tmp_path):
-    result = CliRunner().invoke(app, ["reproduce", "estimators", "--out", str(tmp_path), "--replays", "2,x"])
-    assert isinstance(result.exception, UnknownName) and "2,x came" in str(result.exception)
+    result = CliRunner().invoke(app, ["estimators", "--out", str(tmp_path), "--replays", "2,x"])
+    assert isinstance(result.exception, UnknownName) and "got 2,x" in str(result.exception)

@@ -3,9 +3,9 @@
 import pytest
 
 import hydragrad as hg
+from hydragrad.experiments.recipes import recipe_loss
 from hydragrad.models import LeNet5
-from hydragrad.studies import reproduce_extremes
-from hydragrad.studies.recipes import recipe_loss
+from studies.extremes import reproduce_extremes
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hydragrad.cli.app import app
 from hydragrad.errors import PresentationError
-from hydragrad.figures import growth
-from hydragrad.studies import figure1, reproduce_figure1
+from studies import figure1
+from studies.__main__ import app
+from studies.figure1 import reproduce_figure1
+from studies.growth_figure import growth
 
 
 def test_a_kept_measurement_is_not_made_again(tmp_path, monkeypatch):
@@ -25,7 +26,7 @@ def test_a_kept_measurement_is_not_made_again(tmp_path, monkeypatch):
 
 
 def test_the_command_prints_and_writes(tmp_path):
-    asked = ["reproduce", "figure1", "--out", str(tmp_path), "--models", "lenet5", "--counts", "70", "--quiet"]
+    asked = ["figure1", "--out", str(tmp_path), "--models", "lenet5", "--counts", "70", "--quiet"]
     result = CliRunner().invoke(app, [*asked, "--json", str(tmp_path / "figures.json")])
     assert result.exit_code == 0, result.output
     assert "61,706" in result.output
@@ -33,7 +34,7 @@ def test_the_command_prints_and_writes(tmp_path):
 
 
 def test_the_command_names_what_it_does_not_know(tmp_path):
-    result = CliRunner().invoke(app, ["reproduce", "figure1", "--out", str(tmp_path), "--models", "resnet"])
+    result = CliRunner().invoke(app, ["figure1", "--out", str(tmp_path), "--models", "resnet"])
     assert "resnet" in str(result.exception)
 
 

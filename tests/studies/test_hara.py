@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from hydragrad.cli.app import app
-from hydragrad.studies import hara
-from hydragrad.studies.hara import ESTIMATORS, reproduce_hara
 from hydragrad.trust import counterfactual
+from studies import hara
+from studies.__main__ import app
+from studies.hara import ESTIMATORS, reproduce_hara
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def test_removals_are_those_of_runs_without_a_sample(tmp_path):
 
 
 def test_the_command_prints_and_writes(tmp_path):
-    asked = ["reproduce", "hara", "--out", str(tmp_path), "--seeds", "1", "--models", "logistic", "--quiet"]
+    asked = ["hara", "--out", str(tmp_path), "--seeds", "1", "--models", "logistic", "--quiet"]
     result = CliRunner().invoke(app, [*asked, "--estimators", "hessian", "--json", str(tmp_path / "figures.json")])
     assert result.exit_code == 0, result.output
     assert set(json.loads((tmp_path / "figures.json").read_text())) == {

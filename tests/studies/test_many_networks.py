@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from hydragrad.errors import Unsupported
-from hydragrad.studies.many_networks import outputs_together, train_together
+from studies.many_networks import outputs_together, train_together
 
 NETWORKS, SAMPLES, STEPS = 3, 12, 7
 

@@ -6,7 +6,7 @@ from sklearn.model_selection import KFold
 
 from hydragrad.datasets import load
 from hydragrad.errors import DataError
-from hydragrad.studies.noise import COPIES, SIMILAR, make_noisy
+from studies.noise import COPIES, SIMILAR, make_noisy
 
 PAIRS = {frozenset(pair) for pair in SIMILAR["digits"]}
 

@@ -3,7 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from hydragrad.studies.rows import append_rows, kept_rows
+from studies.rows import append_rows, saved_rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +21,7 @@ def test_rows_of_several_writers_are_all_kept(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, range(4)))
-    found = kept_rows(Row, file)
+    found = saved_rows(Row, file)
     assert sorted((row.writer, row.number) for row in found) == [(w, n) for w in range(4) for n in range(20)]
 
 
@@ -31,4 +31,4 @@ def test_a_torn_last_line_is_dropped(tmp_path):
     with open(file, "a") as torn:
         torn.write('{"writer": 1, "num')
     append_rows(file, [Row(writer=2, number=2)])
-    assert kept_rows(Row, file) == [Row(writer=0, number=0), Row(writer=2, number=2)]
+    assert saved_rows(Row, file) == [Row(writer=0, number=0), Row(writer=2, number=2)]

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.randomness import ORDER, stream_seed
-from hydragrad.studies import subsets
-from hydragrad.studies.recipes import cross_entropy
-from hydragrad.studies.subsets import Training, answers_on_subsets, left_out_sums, random_subsets, score
+from studies import subsets
+from studies.subsets import Training, answers_on_subsets, left_out_sums, random_subsets, score
 
 TRAINING = Training(
     build=lambda: nn.Linear(3, 2).double(),

@@ -9,10 +9,10 @@ from typer.testing import CliRunner
 
 import hydragrad as hg
 from hydragrad.cleaning import area_under_roc, suspects
-from hydragrad.cli.app import app
-from hydragrad.studies import Setting, noisy_run, reproduce_table4
-from hydragrad.studies.noisy_run import NoisyRun
-from hydragrad.studies.table4 import KNOWN, Row, summary
+from studies import noisy_run
+from studies.__main__ import app
+from studies.noisy_run import NoisyRun, Setting
+from studies.table4 import KNOWN, Row, reproduce_table4, summary
 
 SETTING = Setting(data="digits", noise="0.3", size=120, epochs=2, seed=0, lr=0.05)
 METHODS = ("hydragrad", "HYDRA", "small loss", "self-confidence")
@@ -58,7 +58,7 @@ def test_a_later_seed_is_measured_by_itself(tmp_path):
     options = {"--data": "digits", "--train-size": 100, "--epochs": 1, "--first-seed": 3, "--seeds": 2}
     options |= {"--methods": "small loss", "--filtering": "none", "--out": tmp_path, "--json": figures}
     words = [str(word) for option in options.items() for word in option]
-    result = CliRunner().invoke(app, ["reproduce", "table4", *words, "--no-references", "--quiet"])
+    result = CliRunner().invoke(app, ["table4", *words, "--no-references", "--quiet"])
     assert result.exit_code == 0, result.output
     found = json.loads(figures.read_text())
     assert [key.split()[0] for key in found] == [f"digits-0.5-100-lenet5-e1-s{seed}" for seed in (3, 4)]

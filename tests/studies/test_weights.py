@@ -4,9 +4,9 @@ import pytest
 
 import hydragrad as hg
 from hydragrad.cleaning.suspicion import WEIGHTS, Weights
-from hydragrad.studies import Setting, reproduce_filtering, reproduce_weights, weights
-from hydragrad.studies.noisy_run import NoisyRun
-from hydragrad.studies.weights import GRID, _combinations
+from studies import weights
+from studies.noisy_run import NoisyRun, Setting
+from studies.weights import GRID, _combinations, reproduce_filtering, reproduce_weights
 
 SETTINGS = [Setting(data="digits", noise=noise, size=120, epochs=2, seed=0, lr=0.05) for noise in ("0.3", "swap-0.3")]
 

@@ -10,7 +10,7 @@ where they harm. Influence at the trained weights separates rare but right label
 disagrees with most labels was misled by them, or has hardly learned; then its predictions are worth little and held-out
 data more: from a share of 0.6 on, the weight of influence grows tenfold with every further tenth.
 
-The weights were tuned on seed 0 of twelve settings and not changed since (`hydragrad reproduce weights` has the
+The weights were tuned on seed 0 of twelve settings and not changed since (`python -m studies weights` has the
 settings and the search): flips, swaps, clusters, copies and patches in MNIST and digits, and the errors in MNIST's own
 test set. The last held the weight of contributions down: among labels that are nearly all right, those that harm most
 are rare rather than wrong; and that of influence functions. The growth was set on digits with 50 to 80 % flips (seeds 0

@@ -16,7 +16,6 @@ from hydragrad.cli.commands.smoothness import smoothness
 from hydragrad.cli.commands.train import train
 from hydragrad.cli.commands.verify import verify
 from hydragrad.cli.console import say
-from hydragrad.cli.reproduce import reproduce
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,9 +23,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Which training samples made this model what it is.\n\n"
-    "A first round: hydragrad demo. On real data: train, then attribute, clean and report on the run directory it "
-    "wrote. Every command says more and gives an example: hydragrad train --help.\n\n"
-    "Progress is shown on terminals only; --quiet turns it off, NO_COLOR=1 the colours.",
+    "To start: hydragrad demo. On real data: train, then attribute, clean and report on the run directory that it "
+    "wrote. Every command has more help and an example: hydragrad train --help.\n\n"
+    "Progress bars are shown on terminals only; --quiet turns them off, NO_COLOR=1 turns off colours.",
 )
 
 COMMANDS: tuple[Callable[..., None], ...] = (
@@ -43,11 +42,10 @@ COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for command in COMMANDS:
     app.command()(command)
-app.add_typer(reproduce, name="reproduce")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         import hydragrad
 
         say(f"hydragrad {hydragrad.__version__}")

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -17,11 +17,14 @@ from rich.text import Text
 
 from hydragrad.errors import HydragradError
 
+if TYPE_CHECKING:
+    import typer
+
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
 
 UNBOUNDED = 10_000
-"""Columns of what is no terminal: nothing is wrapped in a file, so that lines can be searched."""
+"""Columns of a file or pipe: nothing is wrapped there, so that lines can be searched."""
 
 
 def say(text: str) -> None:
@@ -45,12 +48,12 @@ def table(title: str, rows: Mapping[str, str]) -> None:
 
 
 def columns(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str] = ()) -> None:
-    """Print a table with headings: numbers to the right, the columns named in `left` to the left."""
+    """Print a table with headings; columns are right-aligned, except those named in `left`."""
     grid = _grid(show_header=True)
     for heading in headings:
         grid.add_column(Text(heading), justify="left" if heading in left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(each) for each in row))
+        grid.add_row(*(Text(cell) for cell in row))
     _show(title, grid)
 
 
@@ -67,30 +70,49 @@ def _show(title: str, grid: Table) -> None:
 
 def _write(to: Console, text: str, style: str | None = None) -> None:
     if to.is_terminal:
-        keep = textwrap.TextWrapper(width=to.width, break_long_words=False, break_on_hyphens=False)
-        text = "\n".join(keep.fill(line) for line in text.split("\n"))
+        wrapper = textwrap.TextWrapper(width=to.width, break_long_words=False, break_on_hyphens=False)
+        text = "\n".join(wrapper.fill(line) for line in text.split("\n"))
     to.print(text, markup=False, soft_wrap=True, style=style)
 
 
 def write_json(path: Path | None, values: Mapping[str, Any]) -> None:
-    """Write a command's figures as flat JSON, if a file was asked for."""
+    """Write a command's figures as flat JSON, if a file is named."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(values, indent=1) + "\n")
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage."""
+    """Format a share as a percentage; a dash where there is none."""
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
 def number(value: float | None) -> str:
-    """A measured number; a dash where it is not defined."""
+    """Format a measured number; a dash where it is not defined."""
     return "-" if value is None else f"{value:.3g}"
 
 
-PLACES = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC)
-"""What is wrong with a place that a user has named, rather than with us."""
+PATH_ERRORS = (
+    *(errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST),
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC),
+)
+"""Errors of a path that the user named, rather than of the library."""
+
+
+def run_app(app: "typer.Typer") -> None:
+    """Run a typer application on sys.argv, and exit with its code."""
+    import typer  # slow to import
+
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except Exception as error:
+        if not (hasattr(error, "show") and hasattr(error, "exit_code")):
+            raise
+        error.show()  # a usage error of typer's, whose base class it does not export
+        code = error.exit_code
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 @contextmanager
@@ -109,16 +131,16 @@ def person_friendly() -> Iterator[None]:
         complain(f"error: {_message(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
-        complain("interrupted: what was done so far is kept; give the same command to go on (train: --resume).")
+        complain("interrupted: finished work is saved; repeat the command to resume (train: with --resume).")
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        if error.errno not in PLACES:
+        if error.errno not in PATH_ERRORS:
             raise
-        where = f"{error.filename}: " if error.filename is not None else ""
-        complain(f"error: {where}{error.strerror}. Name another place, or see that this one can be written and read.")
+        path = f"{error.filename}: " if error.filename is not None else ""
+        complain(f"error: {path}{error.strerror}. Name another place, or make this one readable and writable.")
         sys.exit(1)
     finally:
         warnings.showwarning = before

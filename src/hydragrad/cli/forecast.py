@@ -1,4 +1,4 @@
-"""Forecasts before long jobs: time, memory and disk, from a few steps really made."""
+"""Forecasts before long jobs: time, memory and disk, from a few real steps."""
 
 import resource
 import sys
@@ -12,21 +12,21 @@ from torch.utils.data import Subset
 from hydragrad.attribution.influence import ITERATIONS, MATRIX
 from hydragrad.cleaning.signals import signals_file
 from hydragrad.cli.console import say
-from hydragrad.cli.experiment import Experiment
 from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
+from hydragrad.experiments.experiment import Experiment
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, fetch
 from hydragrad.scores import Method
 from hydragrad.training import Plan, batch_losses, forecast_bytes, mean_loss_and_accuracy, require_trainable
 
 WARM_UP, TIMED, EVALUATED = 2, 5, 250
-POINTS = 10
-"""Evaluations of the training set before suspects are ranked."""
-PRODUCT = 4.0
-"""Gauss-Newton product of a sample, in evaluations of it."""
 SHOWN_FROM_SECONDS = 60
-A_SAMPLE = 0.4
-"""Backward pass of a single sample, in attributions without curvature: docs/tracking.md has the step times."""
+EVALUATIONS_FOR_SUSPECTS = 10
+"""Of the training set, before suspects are ranked."""
+EVALUATIONS_A_PRODUCT = 4.0
+"""Cost of a sample's Gauss-Newton product."""
+ATTRIBUTIONS_A_SAMPLE = 0.4
+"""Cost of the backward pass of a single sample, in attributions without curvature: see docs/tracking.md."""
 
 
 def announce(what: str, seconds: float, disk: int, *, always: bool) -> None:
@@ -88,10 +88,10 @@ def training_again_seconds(run: Recording) -> float:
 
 def store_seconds(run: Recording, statistics: BatchStatistics) -> float:
     """Seconds of building a store: with exact statistics of a BatchNorm's batches, a backward pass a sample."""
-    once = attribution_seconds(run, Method())
+    attribution = attribution_seconds(run, Method())
     if statistics == "frozen" or not normalises_batches(run.model):
-        return once
-    return once * max(1.0, A_SAMPLE * max(len(record.indices) for record in run.steps))
+        return attribution
+    return attribution * max(1.0, ATTRIBUTIONS_A_SAMPLE * max(len(record.indices) for record in run.steps))
 
 
 def query_seconds(experiment: Experiment, model: nn.Module, text: str) -> float:
@@ -115,7 +115,7 @@ def signals_seconds(experiment: Experiment, run: Recording, folds: int, training
         return 0.0
     share: float = min(1.0, MATRIX / run.manifest.data["length"])
     evaluation = seconds_of_evaluation(experiment, run.trained_model(), "train")
-    return (POINTS + PRODUCT * ITERATIONS * share) * evaluation + folds * training
+    return (EVALUATIONS_FOR_SUSPECTS + EVALUATIONS_A_PRODUCT * ITERATIONS * share) * evaluation + folds * training
 
 
 def model_bytes(run: Recording) -> int:
@@ -125,7 +125,7 @@ def model_bytes(run: Recording) -> int:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them."""
+    """Format seconds as a person says them."""
     if seconds < 0.5:
         return "less than a second"
     if seconds < 90:
@@ -135,10 +135,10 @@ def duration(seconds: float) -> str:
 
 def _seconds_of_held_out(experiment: Experiment, model: nn.Module, plan: Plan) -> float:
     """Seconds that measuring the held-out data takes: the validation set once an epoch, the test set once."""
-    often = {"validation": plan.epochs, "test": 1}
+    evaluations = {"validation": plan.epochs, "test": 1}
     return sum(
-        times * seconds_of_evaluation(experiment, model, name)
-        for name, times in often.items()
+        count * seconds_of_evaluation(experiment, model, name)
+        for name, count in evaluations.items()
         if name in experiment.held_out
     )
 
@@ -147,11 +147,11 @@ def seconds_of_evaluation(experiment: Experiment, model: nn.Module, name: str) -
     """Seconds that evaluating a data set once takes."""
     samples = experiment.data_set(name)
     length = len(samples)  # type: ignore[arg-type]
-    few = Subset(samples, range(min(EVALUATED, length)))
+    timed = Subset(samples, range(min(EVALUATED, length)))
     begin = time.perf_counter()
     with preserved():
-        mean_loss_and_accuracy(model, experiment.loss, few)
-    return (time.perf_counter() - begin) * length / len(few)
+        mean_loss_and_accuracy(model, experiment.loss, timed)
+    return (time.perf_counter() - begin) * length / len(timed)
 
 
 def _seconds_a_step(step: Callable[[int], None]) -> float:

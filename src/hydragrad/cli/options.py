@@ -19,20 +19,25 @@ Seeds = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Mean over so many independent runs, with standard errors: this one, and others with the seeds that "
-        "follow, trained in RUN/seeds.",
+        help="Average over this many independent runs, with standard errors: this one, and others with the next "
+        "seeds, trained in RUN/seeds.",
     ),
 ]
 CurvatureOption = Annotated[
     Literal["none", "hessian", "ggn"],
     typer.Option(
-        help="none: HYDRA, quick, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, steadier on kinks."
+        help="none: HYDRA, fast, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, more stable on kinks."
     ),
 ]
 
 
 def named_among(text: str, known: Collection[str], option: str) -> list[str]:
-    """Names with commas between.
+    """Return the names in a comma-separated list.
+
+    Args:
+        text: The list.
+        known: The valid names.
+        option: The option that took the list, for the message.
 
     Raises:
         UnknownName: One that is not known.
@@ -40,5 +45,15 @@ def named_among(text: str, known: Collection[str], option: str) -> list[str]:
     names = [name.strip() for name in text.split(",")]
     unknown = [name for name in names if name not in known]
     if unknown:
-        raise UnknownName(f"{option} takes some of {', '.join(known)}; {', '.join(unknown)} came.")
+        raise UnknownName(f"{option} takes some of {', '.join(known)}, with commas between; got {', '.join(unknown)}.")
     return names
+
+
+def require_one_of(text: str, known: Collection[str], option: str) -> None:
+    """Refuse a name that is not known.
+
+    Raises:
+        UnknownName: It is not.
+    """
+    if text not in known:
+        raise UnknownName(f"{option} takes one of {', '.join(known)}; got {text}.")

@@ -1,4 +1,4 @@
-"""The reference models that the command line and the studies know by name.
+"""The reference models known by name.
 
 Convolutional networks for 32×32 images, without dropout and without in-place operations, so that reverse-mode
 and forward-mode differentiation both work on them.

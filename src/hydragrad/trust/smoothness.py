@@ -27,7 +27,7 @@ from hydragrad.trust.counterfactual import measure, require_completed, training_
 
 SMOOTH = 0.2
 """Cosine at removal from which one exact sweep predicted removals of a tenth on every network that was measured; below
-it did on some and not on others: digits, MNIST and Fashion-MNIST, `hydragrad reproduce trust` and `estimators`
+it did on some and not on others: digits, MNIST and Fashion-MNIST, `python -m studies trust` and `estimators`
 (docs/results.md)."""
 
 EXACT = Method.of("hessian")

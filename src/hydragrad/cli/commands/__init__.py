@@ -1,1 +1,13 @@
-"""The commands, one a file: parse, call, print."""
+"""The commands, one a file: its options, its job, its words.
+
+demo        the main job on an embedded data set
+train       train with recording
+attribute   contributions of single training samples
+smoothness  whether derivatives predict removals on this run
+verify      predicted against actual removals
+bound       the error of dropping the curvature
+clean       suspects removed or relabelled, and a new training
+report      one HTML page about a run
+explain     the training samples that moved one prediction
+info        what a run directory holds
+"""

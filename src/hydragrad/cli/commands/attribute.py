@@ -1,14 +1,12 @@
 """`hydragrad attribute`."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
-from hydragrad.cli import jobs
 from hydragrad.cli.console import say, table, write_json
-from hydragrad.cli.ensembles import with_errors
-from hydragrad.cli.experiment import open_run
 from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
@@ -18,8 +16,11 @@ from hydragrad.cli.forecast import (
     training_seconds,
 )
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
+from hydragrad.experiments.from_settings import open_run
+from hydragrad.experiments.saved_scores import compute_scores, scores_path
+from hydragrad.experiments.training import checkpoints_every, plan_of
 from hydragrad.progress import quiet
-from hydragrad.scores import MEANING, Method
+from hydragrad.scores import MEANING, Method, Scores
 
 
 def attribute(
@@ -47,19 +48,19 @@ def attribute(
 ) -> None:
     """Attribute the trained model's loss to single training samples; writes RUN/scores/.
 
-    A contribution is what the loss would rise by, to first order, had the sample not been trained on: positive
-    helps. Interrupted, the same command goes on where it stopped.
+    A contribution is how much the loss would rise, to first order, had the sample not been trained on: positive
+    helps. If interrupted, the same command resumes.
 
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
-    asked, opened = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir)
     method = Method.of(curvature, damping=damping, replays=replays)
-    at_once = workers if max(replays, seeds) > 1 else 1
-    seconds = attribution_seconds(opened, method) * len(query) * seeds / at_once
-    seconds += seeds * sum(query_seconds(asked, opened.trained_model(), each) for each in query)
-    plan = jobs.plan_of(asked)
-    seconds += training_seconds(asked, plan) * (seeds - 1) / at_once
-    disk = (seeds - 1) * training_disk(asked, plan, jobs.checkpoints_every(asked))
+    parallel = workers if max(replays, seeds) > 1 else 1
+    seconds = attribution_seconds(recording, method) * len(query) * seeds / parallel
+    seconds += seeds * sum(query_seconds(experiment, recording.trained_model(), text) for text in query)
+    plan = plan_of(experiment)
+    seconds += training_seconds(experiment, plan) * (seeds - 1) / parallel
+    disk = (seeds - 1) * training_disk(experiment, plan, checkpoints_every(experiment))
     announce("attribution", seconds, disk, always=dry_run)
     if dry_run:
         return
@@ -67,14 +68,14 @@ def attribute(
     for text in query:
         begin = time.monotonic()
         with quiet(silent):
-            scores = jobs.score(asked, opened, text, method, labels=labels, seeds=seeds, workers=workers)
-        path = jobs.scores_path(run, text, method, seeds)
+            scores = compute_scores(experiment, recording, text, method, labels=labels, seeds=seeds, workers=workers)
+        path = scores_path(run, text, method, seeds)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
         rows = {
             name: f"{scores.query_values[0]:.4f}",
-            "most harmful samples": with_errors(scores, harmful),
-            "most helpful samples": with_errors(scores, helpful),
+            "most harmful samples": _with_errors(scores, harmful),
+            "most helpful samples": _with_errors(scores, helpful),
             "replay": "equal to the bit"
             if scores.evidence.replay_exact
             else f"drifted by {scores.evidence.replay_drift:.1e}",
@@ -93,3 +94,12 @@ def attribute(
         }
     say(f"next: hydragrad clean {run}")
     write_json(json, figures)
+
+
+def _with_errors(scores: Scores, samples: Sequence[int]) -> str:
+    """Samples, with mean and standard error where there is one."""
+    if scores.standard_errors is None:
+        return ", ".join(map(str, samples))
+    column = {sample: number for number, sample in enumerate(scores.sample_ids.tolist())}
+    values, errors = scores.values[0], scores.standard_errors[0]
+    return ", ".join(f"{i} ({values[column[i]]:+.2g} ± {errors[column[i]]:.1g})" for i in samples)

@@ -5,16 +5,15 @@ from typing import Annotated
 
 import typer
 
-from hydragrad.cli import jobs
-from hydragrad.cli.console import say, write_json
-from hydragrad.cli.experiment import open_run
+from hydragrad.cli.console import columns, number, percent, say, write_json
 from hydragrad.cli.forecast import announce, training_again_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
-from hydragrad.cli.showing import show_bound
+from hydragrad.experiments.from_settings import open_run
+from hydragrad.experiments.saved_scores import scores_path
 from hydragrad.figures import error_over_time
 from hydragrad.progress import quiet
 from hydragrad.scores import Method, Scores
-from hydragrad.trust import approximation_error
+from hydragrad.trust import ApproximationError, approximation_error
 
 
 def bound(
@@ -27,26 +26,46 @@ def bound(
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Measure the error of dropping the curvature along the run, beside its bound; writes RUN/bound.png.
+    """Measure the error of dropping the curvature along the run, and its bound; writes RUN/bound.png.
 
-    Follows exact and approximate hypergradients of some samples side by side. The bound is the paper's Theorem 1, for
-    mini-batches, momentum and any schedule; it is loose, so the measured error stands beside it.
+    Computes exact and approximate hypergradients of some samples together. The bound is the paper's Theorem 1, for
+    mini-batches, momentum and any schedule; it is loose, so the measured error is shown with it.
 
     Example: hydragrad bound runs/m --samples 8
     """
-    asked, opened = open_run(run, data_dir=data_dir)
-    chosen = asked.query(query)
-    announce("the comparison", training_again_seconds(opened) * 3 * samples, 0, always=dry_run)
+    experiment, recording = open_run(run, data_dir=data_dir)
+    measured_query = experiment.query(query)
+    announce("the comparison", training_again_seconds(recording) * 3 * samples, 0, always=dry_run)
     if dry_run:
         return
     with quiet(silent):
-        found = approximation_error(opened, samples=samples, query=chosen, points=points)
-    show_bound(found)
+        error = approximation_error(recording, samples=samples, query=measured_query, points=points)
+    _show(error)
     picture = run / "bound.png"
-    error_over_time([asdict(point) for point in found.points]).savefig(picture, dpi=160)
-    path = jobs.scores_path(run, query, Method())
+    error_over_time([asdict(point) for point in error.points]).savefig(picture, dpi=160)
+    path = scores_path(run, query, Method())
     if path.exists():
         scores = Scores.load(path)
-        scores.with_evidence(found.noted(scores.evidence)).save(path)
+        scores.with_evidence(error.noted(scores.evidence)).save(path)
     say(f"picture: {picture}")
-    write_json(json, {"run": str(run), "samples": samples, **asdict(found.points[-1])})
+    write_json(json, {"run": str(run), "samples": samples, **asdict(error.points[-1])})
+
+
+def _show(error: ApproximationError) -> None:
+    headings = ("step", "error", "relative", "Spearman", "wrong sign", "Σ|κ||H∇|", "L M Σ|κ|")
+    rows = [
+        (
+            f"{point.step:,}",
+            number(point.error),
+            number(point.relative_error),
+            number(point.spearman),
+            percent(point.sign_disagreements),
+            number(point.measured_bound),
+            number(point.bound),
+        )
+        for point in error.points
+    ]
+    columns("hypergradients without curvature against exact ones", headings, rows)
+    last = error.points[-1]
+    say(f"sampled: L = {number(last.largest_eigenvalue)} (Hessian), M = {number(last.largest_hypergradient)}")
+    say(error.sentence)

@@ -6,9 +6,7 @@ from typing import Annotated
 import typer
 
 from hydragrad.cleaning import read_marks
-from hydragrad.cli import jobs
-from hydragrad.cli.console import say, write_json
-from hydragrad.cli.experiment import open_run
+from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
@@ -18,9 +16,13 @@ from hydragrad.cli.forecast import (
     training_seconds,
 )
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
-from hydragrad.cli.reporting import write_report
-from hydragrad.cli.showing import show_cleaned
 from hydragrad.errors import QueryError
+from hydragrad.experiments.clean_and_retrain import Cleaned, with_names
+from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
+from hydragrad.experiments.from_settings import open_run
+from hydragrad.experiments.run_report import write_report
+from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
+from hydragrad.experiments.training import checkpoints_every, plan_of
 from hydragrad.progress import quiet
 from hydragrad.scores import Method
 
@@ -37,7 +39,7 @@ def clean(
     ] = None,
     curvature: CurvatureOption = "none",
     folds: Annotated[
-        int, typer.Option(min=0, help="Also ask so many networks that were trained without a part of the samples.")
+        int, typer.Option(min=0, help="Also use this many networks, each trained without a part of the samples.")
     ] = 0,
     query: Annotated[str, typer.Option(help="Held-out data to help: validation or test.")] = "validation",
     reference: Annotated[
@@ -50,7 +52,7 @@ def clean(
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Find harmful samples, remove or relabel them, retrain afresh, and compare test accuracies.
+    """Find harmful samples, remove or relabel them, retrain from scratch, and compare test accuracies.
 
     Writes RUN/suspects.csv and RUN/report.html; with --relabel, RUN/suspects-relabelled.csv and
     RUN/report-relabelled.html; with --labels, which takes the labels that a person fixed in the report,
@@ -59,35 +61,63 @@ def clean(
     Example: hydragrad clean runs/m --remove 0.1
     """
     if remove is not None and not 0 < remove < 1:
-        raise QueryError(f"--remove takes a share between 0 and 1 (0.1 is a tenth); {remove} came.")
+        raise QueryError(f"--remove takes a share between 0 and 1 (0.1 is a tenth); got {remove}.")
     if labels is not None and (relabel or remove is not None):
         raise QueryError("--labels says which labels to train with; leave out --remove and --relabel.")
-    asked, opened = open_run(run, data_dir=data_dir)
-    marks = None if labels is None else read_marks(labels, opened, asked.known_labels())
-    retrainings = 1 + (asked.labels is not None and reference)
+    experiment, recording = open_run(run, data_dir=data_dir)
+    marks = None if labels is None else read_marks(labels, recording, experiment.known_labels())
+    retrainings = 1 + (experiment.labels is not None and reference)
     method = Method.of(curvature)
-    have = jobs.scores_path(run, query, method, seeds).exists()
-    training = training_seconds(asked, jobs.plan_of(asked))
-    seconds = training * retrainings + signals_seconds(asked, opened, folds, training)
-    if not have:
-        seconds += query_seconds(asked, opened.trained_model(), query) * seeds
-        seconds += attribution_seconds(opened, method) * seeds
+    path = scores_path(run, query, method, seeds)
+    training = training_seconds(experiment, plan_of(experiment))
+    seconds = training * retrainings + signals_seconds(experiment, recording, folds, training)
+    if not path.exists():
+        seconds += query_seconds(experiment, recording.trained_model(), query) * seeds
+        seconds += attribution_seconds(recording, method) * seeds
         seconds += training * (seeds - 1)
-    disk = retrainings * training_disk(asked, jobs.plan_of(asked), jobs.checkpoints_every(asked))
+    disk = retrainings * training_disk(experiment, plan_of(experiment), checkpoints_every(experiment))
     announce("cleaning", seconds, disk, always=dry_run)
     if dry_run:
         return
     with quiet(silent):
-        scores = jobs.saved_or_scored(asked, opened, query, method, seeds=seeds)
-        found = jobs.clean(
-            asked, opened, scores, query, remove=remove, relabel=relabel, reference=reference, folds=folds, marks=marks
+        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
+        cleaned = clean_and_retrain(
+            experiment,
+            recording,
+            scores,
+            query,
+            remove=remove,
+            relabel=relabel,
+            reference=reference,
+            folds=folds,
+            marks=marks,
         )
-    ending = (
-        "-relabelled" if relabel else "-by-hand" if marks else ""
-    )  # so that both ways of cleaning a run can be compared
+    # Each way of cleaning has files of its own, so that they can be compared.
+    ending = "-relabelled" if relabel else "-by-hand" if marks else ""
     suspects_file, page = run / f"suspects{ending}.csv", run / f"report{ending}.html"
-    jobs.with_names(found.suspects, asked.classes).to_csv(suspects_file, index=False)
-    write_report(asked, opened, scores, page, suspects=found.suspects, accuracies=found.accuracies)
-    show_cleaned(found)
-    say(f"suspects: {suspects_file}\nreport: {page}")
-    write_json(json, found.figures | {"suspects": str(suspects_file), "report": str(page)})
+    with_names(cleaned.suspects, experiment.classes).to_csv(suspects_file, index=False)
+    write_report(experiment, recording, scores, page, suspects=cleaned.suspects, accuracies=cleaned.accuracies)
+    _show(cleaned)
+    say(f"scores: {path}\nsuspects: {suspects_file}\nreport: {page}")
+    write_json(json, cleaned.figures | {"suspects": str(suspects_file), "report": str(page)})
+
+
+def _show(cleaned: Cleaned) -> None:
+    figures = cleaned.figures
+    action = "relabelled" if figures["relabelled"] else "removed"
+    share = percent(figures["share"])
+    rows = {action: f"{cleaned.changed:,} of {figures['samples']:,} samples ({share}, {cleaned.how})"}
+    if "auc" in figures and figures["auc"] is not None:
+        rows |= {
+            "flipped labels ranked above others": f"AUC {figures['auc']:.3f}",
+            "flips found in the first 10 % / 20 %": f"{percent(figures['found_in_first_10_percent'])} / "
+            f"{percent(figures['found_in_first_20_percent'])}",
+        }
+    if "marks_right" in figures:
+        rows["labels fixed by hand that are right"] = percent(figures["marks_right"])
+    if "suggested_labels_right" in figures:
+        rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
+    rows |= {f"test accuracy, {name}": percent(accuracy) for name, accuracy in cleaned.accuracies.items()}
+    table("cleaned", rows)
+    if cleaned.warning is not None:
+        say(cleaned.warning)

@@ -1,14 +1,44 @@
-"""`hydragrad demo`."""
+"""`hydragrad demo`: the whole main job on scikit-learn's digits, for a person who does not know the paper."""
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
+import numpy as np
+import pandas as pd
+import torch
 import typer
+from loky import cpu_count
 
-from hydragrad.cli.console import write_json
-from hydragrad.cli.demo import run_demo
+from hydragrad.attribution import attribute
+from hydragrad.cleaning import detection_curve
+from hydragrad.cli.console import console, percent, say, table, write_json
 from hydragrad.cli.options import Json, Quiet
+from hydragrad.errors import HydragradError, RunExists
+from hydragrad.experiments.clean_and_retrain import clean, with_names
+from hydragrad.experiments.experiment import Experiment
+from hydragrad.experiments.from_settings import build_experiment
+from hydragrad.experiments.run_report import write_report
+from hydragrad.experiments.saved_scores import compute_scores
+from hydragrad.experiments.settings import Settings
+from hydragrad.experiments.training import record
 from hydragrad.progress import quiet
+from hydragrad.replay import Recording
+from hydragrad.runs.manifest import FILE, read_manifest
+from hydragrad.scores import Check, Method
+from hydragrad.tracking import hypergradients
+from hydragrad.trust import counterfactual
+
+SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=24, batch_size=64)
+QUERY = "validation"
+HARMFUL, HELPFUL, RANDOM_GROUPS, RANDOM_SIZE = (20, 40), (30, 60), 2, 50
+"""Groups that are really left out: sizes of the most harmful and most helpful ones; number and size of random ones."""
+SUSPECTS_SHOWN = 8
+WORKERS = 2
+"""Processes that train without groups, if there are enough cores."""
+PROJECTION = 2048
+"""Columns of the rows that explain predictions."""
 
 
 def demo(
@@ -25,3 +55,136 @@ def demo(
     """
     with quiet(silent):
         write_json(json, run_demo(out))
+
+
+def run_demo(out: Path) -> dict[str, Any]:
+    """Run it and return its figures.
+
+    Raises:
+        RunExists: `out` holds something that is no earlier demo.
+    """
+    _make_room(out)
+    experiment = build_experiment(SETTINGS, data_dir=None)
+    assert experiment.labels is not None
+    flipped = int(experiment.labels.flipped.sum())
+    console.rule("hydragrad demo")
+    say(
+        f"1,000 images of handwritten digits; {flipped} of their labels are wrong on purpose. LeNet-5 is trained on "
+        f"them, and every step is recorded."
+    )
+    run = record(experiment, out, resume=False)
+    say(
+        "Now the run is replayed, and every training sample gets its contribution: how much it lowered the loss on "
+        "held-out images whose labels are right."
+    )
+    scores = compute_scores(experiment, run, QUERY, Method())
+    say(
+        "A label is suspect if the network preferred another one for most of the training; even more so if the sample "
+        "harms. Trained again without the suspects, with their labels replaced, and with the true labels:"
+    )
+    removed = clean(experiment, run, scores, QUERY, remove=None, relabel=False, reference=True)
+    replaced = clean(experiment, run, scores, QUERY, remove=None, relabel=True, reference=False)
+    ranked, figures = removed.suspects, removed.figures
+    accuracies = removed.accuracies | replaced.accuracies
+    accuracies["true labels"] = accuracies.pop("true labels")  # the best that can be reached comes last
+    figures["test_accuracy_relabelled"] = replaced.figures["test_accuracy_cleaned"]
+    _show_suspects(ranked)
+    table(
+        "How many of the wrong labels are found?",
+        {
+            "a wrong label ranks as more suspect than a right one in": f"{percent(figures['auc'])} of all pairs (AUC)",
+            "wrong labels among the first 10 % inspected": _found(figures, ranked, 10),
+            "wrong labels among the first 20 % inspected": _found(figures, ranked, 20),
+            "suggested labels that are right": f"{percent(figures['suggested_labels_right'])} of all samples",
+        },
+    )
+    table(
+        f"Does it help to train again without the {removed.changed} most suspect samples (their number is estimated), "
+        f"or with {replaced.changed} labels replaced?",
+        {f"test accuracy, {name}": percent(accuracy) for name, accuracy in accuracies.items()},
+    )
+    check = _check(experiment, run, ranked)
+    _show_check(check)
+    say("Last, one row is saved for every training sample, with which the report explains single predictions.")
+    hypergradients(run, projection=PROJECTION, store=out / "store")
+    page = write_report(
+        experiment,
+        run,
+        scores,
+        out / "report.html",
+        suspects=ranked,
+        accuracies=accuracies,
+        checks=[check],
+        title="hydragrad demo: digits with 40 % wrong labels",
+    )
+    with_names(ranked, experiment.classes).to_csv(out / "suspects.csv", index=False)
+    say(f"\nLook at the pictures: {page}\nThe ranked samples: {out / 'suspects.csv'}")
+    say("On your own data: README.md, 'Your own model and loop'; hydragrad train --help.")
+    return figures | _figures(ranked, check) | {"report": str(page)}
+
+
+def _make_room(out: Path) -> None:
+    """Remove an earlier demo, and nothing else."""
+    if not (out / FILE).exists():
+        return
+    try:
+        settings = read_manifest(out).about.get("settings", {})
+    except HydragradError:
+        settings = {}
+    if (settings.get("data"), settings.get("noise")) != (SETTINGS.data, SETTINGS.noise):
+        raise RunExists(f"{out} holds a run that is no demo. Choose another --out, or delete it.")
+    shutil.rmtree(out)
+
+
+def _found(figures: Mapping[str, Any], ranked: pd.DataFrame, share: int) -> str:
+    best = share / 100 / float(ranked["flipped"].mean())
+    return f"{percent(figures[f'found_in_first_{share}_percent'])} of all wrong ones (at most {percent(best)})"
+
+
+def _show_suspects(ranked: pd.DataFrame) -> None:
+    rows = {
+        f"sample {row.sample}": f"labelled {row.given_label}, suggested {row.suggested_label}, truly {row.true_label}"
+        + ("" if row.flipped else "  (its label was right)")
+        for row in ranked.head(SUSPECTS_SHOWN).itertuples()
+    }
+    table("The most suspect samples", rows)
+
+
+def _check(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> Check:
+    """Predicted (Gauss-Newton) and actual change of the validation loss, for groups that are really left out."""
+    query = experiment.query(QUERY)
+    scores = attribute(run, query, curvature="ggn")
+    generator = torch.Generator().manual_seed(0)
+    worst_first = ranked.sort_values("contribution")["sample"].tolist()
+    groups = [worst_first[:size] for size in HARMFUL] + [worst_first[-size:] for size in HELPFUL]
+    groups += [
+        torch.randperm(len(worst_first), generator=generator)[:RANDOM_SIZE].tolist() for _ in range(RANDOM_GROUPS)
+    ]
+    workers = max(1, min(WORKERS, cpu_count() // torch.get_num_threads()))
+    actual = counterfactual(run, groups, query, workers=workers)
+    names = [f"the {size} most harmful" for size in HARMFUL] + [f"the {size} most helpful" for size in HELPFUL]
+    names += [f"{RANDOM_SIZE} random ones ({n + 1})" for n in range(RANDOM_GROUPS)]
+    return Check(
+        name="leaving groups out, predicted with curvature ggn",
+        curvature="ggn",
+        groups=len(groups),
+        group_names=tuple(names),
+        predicted=tuple(float(scores.total(group)) for group in groups),
+        actual=tuple(actual.values[0].tolist()),
+        unit="validation loss",
+    )
+
+
+def _show_check(check: Check) -> None:
+    rows = {
+        f"without {name}": f"predicted {predicted:+.3f}, actual {actual:+.3f}"
+        for name, predicted, actual in zip(check.group_names or (), check.predicted, check.actual, strict=True)
+    }
+    table("Are predictions right? Change of the validation loss after really training without", rows)
+
+
+def _figures(ranked: pd.DataFrame, check: Check) -> dict[str, float]:
+    inspected, share = detection_curve(ranked)
+    predicted = {f"predicted_{n}": change for n, change in enumerate(check.predicted)}
+    actual = {f"actual_{n}": change for n, change in enumerate(check.actual)}
+    return {"found_in_first_half": float(share[np.searchsorted(inspected, 0.5)])} | predicted | actual

@@ -1,16 +1,32 @@
 """`hydragrad explain`."""
 
-from typing import Annotated, cast, get_args
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, cast, get_args
 
+import numpy as np
+import torch
 import typer
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from hydragrad.cli.console import write_json
-from hydragrad.cli.experiment import open_run
-from hydragrad.cli.explain import PROJECTION, explained, show_explained
+from hydragrad.cli.console import columns, console, say, table, write_json
+from hydragrad.cli.forecast import announce, store_seconds
 from hydragrad.cli.options import DataDir, Json, Quiet, Run, named_among
+from hydragrad.cli.terminal_pictures import print_pictures
 from hydragrad.derivatives import BatchStatistics
-from hydragrad.errors import QueryError
+from hydragrad.errors import QueryError, RecordingMismatch
+from hydragrad.experiments.experiment import Experiment
+from hydragrad.experiments.from_settings import open_run
 from hydragrad.progress import quiet
+from hydragrad.replay import Recording
+from hydragrad.scores import sample_losses
+from hydragrad.tracking import Store, TopContributions, hypergradients
+from hydragrad.tracking.store import FILE
+
+PROJECTION = 2048
+"""Columns of a training sample's row in a new store."""
 
 
 def explain(
@@ -22,26 +38,26 @@ def explain(
         int | None,
         typer.Option(
             min=0,
-            help=f"Columns kept of every training sample's row; 0 keeps them all, which is large. (Default: those of "
-            f"the store that is there, or {PROJECTION:,}.)",
+            help=f"Columns of every training sample's row in the store; 0 for all of them, which takes much space. "
+            f"(Default: those of the existing store, or {PROJECTION:,}.)",
         ),
     ] = None,
     batch_statistics: Annotated[
         str | None,
         typer.Option(
-            help="Of a network with BatchNorm, when its store is built: exact, a backward pass a sample (default); or "
-            "frozen, as constants, which is quick and far less right."
+            help="For a network with BatchNorm, when its store is built: exact, a backward pass a sample (default); or "
+            "frozen, as constants, which is fast and much less accurate."
         ),
     ] = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
 ) -> None:
-    """Show which training samples moved one prediction, with small pictures where the data are pictures.
+    """Show which training samples moved one prediction, with small pictures if the data are images.
 
-    The first time, the rows of all training samples are computed by one replay and kept in RUN/store (interrupted,
-    the same command goes on); after that any sample is explained at once. Contributions are to the sample's loss,
-    without curvature: positive helps; read the ranking, not the scale.
+    The first time, the rows of all training samples are computed by one replay and saved in RUN/store (if
+    interrupted, the same command resumes); after that any sample is explained at once. Contributions are to the
+    sample's loss, without curvature: positive helps; read the ranking, not the scale.
 
     Example: hydragrad explain runs/m --test 42
     """
@@ -52,8 +68,188 @@ def explain(
     if batch_statistics is not None:
         named_among(batch_statistics, get_args(BatchStatistics), "--batch-statistics")
     statistics = cast(BatchStatistics | None, batch_statistics)
-    asked, opened = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir)
     with quiet(silent):
-        found = explained(asked, opened, name, number, top=top, projection=projection, statistics=statistics)
-    show_explained(asked, found)
-    write_json(json, found.figures)
+        explained = explain_sample(
+            experiment, recording, name, number, top=top, projection=projection, statistics=statistics
+        )
+    show_explained(experiment, explained)
+    write_json(json, explained.figures)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A prediction and the training samples that moved it.
+
+    Attributes:
+        dataset: The data set of the sample.
+        number: Which sample.
+        top: The training samples that moved its loss most.
+        predicted: The predicted label and its probability, if the model classifies.
+        figures: Flat values for JSON.
+    """
+
+    dataset: Dataset[Any]
+    number: int
+    top: TopContributions
+    predicted: tuple[int, float] | None
+    figures: dict[str, Any]
+
+
+def explain_sample(
+    experiment: Experiment,
+    run: Recording,
+    name: str,
+    number: int,
+    *,
+    top: int,
+    projection: int | None,
+    statistics: BatchStatistics | None = None,
+) -> Explained:
+    """Explain one prediction by the run's store, which is built if it does not exist.
+
+    Args:
+        experiment: Data, loss and fresh starts.
+        run: The run.
+        name: Data set of the sample.
+        number: Which sample.
+        top: How many training samples on either side.
+        projection: Columns of a training sample's row, 0 for all; None for those of the existing store.
+        statistics: Of BatchNorm's batches; None for those of the existing store, else exact.
+
+    Raises:
+        QueryError: No such sample.
+    """
+    dataset = experiment.data_set(name)
+    query = sample_losses(dataset, [number])
+    store = _store(experiment, run, projection, statistics)
+    begin = time.monotonic()
+    extremes = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
+    seconds = time.monotonic() - begin
+    predicted = _prediction(run, dataset[number])
+    figures: dict[str, Any] = {
+        "run": str(run.path),
+        "sample": f"{name}:{number}",
+        "loss": extremes.query_values[0].item(),
+        "most_helpful": extremes.helpful_ids[0].tolist(),
+        "helpful_contributions": extremes.helpful[0].tolist(),
+        "most_harmful": extremes.harmful_ids[0].tolist(),
+        "harmful_contributions": extremes.harmful[0].tolist(),
+        "seconds": seconds,
+    }
+    if extremes.helpful_noise is not None and extremes.harmful_noise is not None:
+        figures["columns"] = store.rows.shape[1]
+        figures["helpful_standard_errors"] = extremes.helpful_noise[0].tolist()
+        figures["harmful_standard_errors"] = extremes.harmful_noise[0].tolist()
+    if predicted is not None:
+        figures |= {"predicted": predicted[0], "probability": predicted[1]}
+    return Explained(dataset=dataset, number=number, top=extremes, predicted=predicted, figures=figures)
+
+
+def show_explained(experiment: Experiment, explained: Explained) -> None:
+    """Print the sample and the training samples that moved it."""
+    figures, item = explained.figures, explained.dataset[explained.number]
+    label = _label(experiment, item)
+    rows = {"loss": f"{figures['loss']:.4f}", "answered in": f"{1e3 * figures['seconds']:.0f} ms"}
+    if label is not None:
+        rows = {"label": label} | rows
+    if explained.predicted is not None:
+        rows["predicted"] = f"{_class_name(experiment, explained.predicted[0])} ({100 * explained.predicted[1]:.1f} %)"
+    table(figures["sample"], rows)
+    with_pictures = experiment.shown is not None and console.is_terminal
+    if with_pictures:
+        _print_items(experiment, [item], [""])
+    for title, side in (
+        ("helped most: leaving one out would raise this loss", "helpful"),
+        ("harmed most: leaving one out would lower this loss", "harmful"),
+    ):
+        ids, contributions = figures[f"most_{side}"], figures[f"{side}_contributions"]
+        errors = figures.get(f"{side}_standard_errors", [None] * len(ids))
+        items = [experiment.train_set[i] for i in ids]
+        samples = [
+            (str(i), _label(experiment, item) or "", _with_error(contribution, error))
+            for i, item, contribution, error in zip(ids, items, contributions, errors, strict=True)
+        ]
+        if with_pictures:
+            say(f"\n{title}")
+            _print_items(experiment, items, [f"{i}: {label}\n{contribution}" for i, label, contribution in samples])
+        else:
+            columns(title, ("sample", "label", "contribution"), samples)
+    say("\nContributions without curvature (HYDRA): read the ranking, not the scale.")
+    if "columns" in figures:
+        say(
+            f"They are estimates, from rows projected to {figures['columns']:,} columns; ± is the standard error of "
+            f"the projection. For exact ones, delete {figures['run']}/store and use --projection 0."
+        )
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:+.3g}" if error is None else f"{value:+.3g} ± {error:.1g}"
+
+
+def _store(experiment: Experiment, run: Recording, projection: int | None, statistics: BatchStatistics | None) -> Store:
+    folder = run.path / "store"
+    if (folder / FILE).exists():
+        store = Store.open(folder, run.model, run.loss)
+        _require_same_options(store, folder, len(run.steps), projection, statistics)
+        return store
+    projection = PROJECTION if projection is None else projection or None
+    statistics = statistics or "exact"
+    seconds = store_seconds(run, statistics)
+    announce("building the store", seconds, _bytes(experiment, run, projection), always=False)
+    say(f"building {folder}, once")
+    return hypergradients(run, projection=projection, store=folder, batch_statistics=statistics)
+
+
+def _require_same_options(
+    store: Store, folder: Path, steps: int, projection: int | None, statistics: BatchStatistics | None
+) -> None:
+    """Refuse a store of other options, or of another part of the run.
+
+    Raises:
+        RecordingMismatch: Names them.
+    """
+    built_statistics = store.facts.batch_statistics
+    built_projection = (store.facts.projection and store.facts.projection["dims"]) or 0
+    if statistics not in (None, built_statistics):
+        raise RecordingMismatch(
+            f"{folder} was built with --batch-statistics {built_statistics}, not {statistics}. Use that, or delete the "
+            f"store."
+        )
+    if store.facts.steps != steps or projection not in (None, built_projection):
+        expected = built_projection if projection is None else projection
+        raise RecordingMismatch(
+            f"{folder} was built with --projection {built_projection} after {store.facts.steps:,} steps, not with "
+            f"--projection {expected} after {steps:,} steps. Use that projection, or delete the store."
+        )
+
+
+def _bytes(experiment: Experiment, run: Recording, projection: int | None) -> int:
+    size = sum(parameter.numel() for parameter in run.model.parameters())
+    return 4 * len(experiment.train_set) * min(size, projection or size)  # type: ignore[arg-type]
+
+
+def _prediction(run: Recording, item: Any) -> tuple[int, float] | None:
+    try:
+        with torch.no_grad():
+            output = run.trained_model()(item[0].unsqueeze(0).to(run.device))
+    except (RuntimeError, TypeError, AttributeError, KeyError):
+        return None  # a model of the user's own that takes something else
+    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
+        return None
+    probability, label = output.softmax(1)[0].max(0)
+    return int(label), float(probability)
+
+
+def _label(experiment: Experiment, item: Any) -> str | None:
+    label = item[1] if isinstance(item, list | tuple) and len(item) == 2 else None
+    return _class_name(experiment, int(label)) if isinstance(label, Tensor | int) and np.ndim(label) == 0 else None
+
+
+def _class_name(experiment: Experiment, label: int) -> str:
+    return experiment.classes[label] if experiment.classes and label < len(experiment.classes) else str(label)
+
+
+def _print_items(experiment: Experiment, items: list[Any], captions: list[str]) -> None:
+    assert experiment.shown is not None
+    print_pictures(console, [experiment.shown(item[0]) for item in items], captions)

@@ -12,15 +12,15 @@ from hydragrad.training import epoch_logs
 
 
 def info(run: Run, json: Json = None, silent: Quiet = False) -> None:
-    """Tell what a run directory holds; needs neither data nor model.
+    """Show what a run directory holds; needs neither data nor model.
 
     Example: hydragrad info runs/m
     """
     manifest = read_manifest(run)
     logs = epoch_logs(run)
     parameters = sum(torch.Size(shape).numel() for shape, _ in manifest.model["parameters"].values())
-    others = {run / "clean", run / "seeds"}  # runs of their own
-    files = [file for file in run.rglob("*") if file.is_file() and others.isdisjoint(file.parents)]
+    other_runs = {run / "clean", run / "seeds"}
+    files = [file for file in run.rglob("*") if file.is_file() and other_runs.isdisjoint(file.parents)]
     size = sum(file.stat().st_size for file in files)
     scores = [saved.path.stem for saved in saved_scores(run / "scores")]
     about = manifest.about.get("settings", manifest.about)
@@ -40,7 +40,7 @@ def info(run: Run, json: Json = None, silent: Quiet = False) -> None:
     rows["size"] = f"{size / 2**20:.1f} MiB"
     del rows["bytes"]
     rows |= {"scores": ", ".join(scores) or "none yet"}
-    rows |= {f"asked: {name}": str(value) for name, value in about.items() if value is not None}
+    rows |= {f"setting: {name}": str(value) for name, value in about.items() if value is not None}
     rows |= {f"machine: {name}": str(value) for name, value in manifest.machine.items()}
     if logs:
         rows["last epoch"] = ", ".join(f"{n} {v:.4g}" for n, v in logs[-1].items() if n != "epoch")

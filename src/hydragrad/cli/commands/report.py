@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from hydragrad.cli import jobs
 from hydragrad.cli.console import say, write_json
-from hydragrad.cli.experiment import open_run
 from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run, Seeds
-from hydragrad.cli.reporting import write_report
+from hydragrad.experiments.from_settings import open_run
+from hydragrad.experiments.run_report import write_report
+from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.progress import quiet
 from hydragrad.scores import Method
 
@@ -18,7 +18,7 @@ def report(
     run: Run,
     query: Annotated[str, typer.Option(help="Which scores: validation, test, or as in test:42.")] = "validation",
     curvature: CurvatureOption = "none",
-    out: Annotated[Path | None, typer.Option(help="File to write (RUN/report.html where not given).")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: RUN/report.html).")] = None,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -26,14 +26,15 @@ def report(
 ) -> None:
     """Write one HTML page about a run and its scores; it needs no network.
 
-    Predictions are explained in it where RUN/store is there (hydragrad explain RUN --test 0 makes it), or scores of
-    single test samples (hydragrad attribute RUN --query test:42).
+    It explains predictions if there is RUN/store (hydragrad explain RUN --test 0 makes it), or scores of single test
+    samples (hydragrad attribute RUN --query test:42).
 
     Example: hydragrad report runs/m --query validation --curvature none
     """
-    asked, opened = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir)
+    method = Method.of(curvature)
     with quiet(silent):
-        scores = jobs.saved_or_scored(asked, opened, query, Method.of(curvature), seeds=seeds)
-        page = write_report(asked, opened, scores, out or run / "report.html")
-    say(f"report: {page}")
+        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
+        page = write_report(experiment, recording, scores, out or run / "report.html")
+    say(f"scores: {scores_path(run, query, method, seeds)}\nreport: {page}")
     write_json(json, {"report": str(page)})

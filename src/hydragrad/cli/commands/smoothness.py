@@ -5,9 +5,9 @@ from typing import Annotated
 import typer
 
 from hydragrad.cli.console import columns, number, say, write_json
-from hydragrad.cli.experiment import open_run
 from hydragrad.cli.forecast import announce, model_bytes, training_again_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
+from hydragrad.experiments.from_settings import open_run
 from hydragrad.progress import quiet
 from hydragrad.trust import smoothness as probe
 
@@ -24,29 +24,31 @@ def smoothness(
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Measure whether derivatives of this run predict what removing samples does, and which method suits.
+    """Measure whether derivatives of this run predict the effect of removals, and recommend a method.
 
     Trains the run again with the weights of some samples lowered in steps, and once with the initial weights changed
-    by one rounding. The verdict is saved in RUN/smoothness.json, and scores say so where another method is used.
+    by one rounding. The verdict is saved in RUN/smoothness.json, and scores note it if another method is used.
 
     Example: hydragrad smoothness runs/m --workers 2
     """
-    asked, opened = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir)
     trainings = 1 + 6 * directions
-    seconds = training_again_seconds(opened) * trainings / workers
-    announce(f"the probe ({trainings} retrainings)", seconds, trainings * model_bytes(opened), always=dry_run)
+    seconds = training_again_seconds(recording) * trainings / workers
+    announce(f"the probe ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
     if dry_run:
         return
     with quiet(silent):
-        found = probe(opened, query=asked.query(query), share=share, directions=directions, seed=seed, workers=workers)
+        smooth = probe(
+            recording, query=experiment.query(query), share=share, directions=directions, seed=seed, workers=workers
+        )
     columns(
         f"{100 * share:g} % of the samples lowered in weight, in two steps of the same size",
         ("step", "cosine of the weights' two changes", "agreement of the query's two slopes"),
-        [(f"{p.step:g}", number(p.cosine), number(p.slope_agreement)) for p in found.probes],
+        [(f"{p.step:g}", number(p.cosine), number(p.slope_agreement)) for p in smooth.probes],
     )
-    say(found.sentence)
-    options = " ".join(f"--{name} {value}" for name, value in found.options.items())
+    say(smooth.sentence)
+    options = " ".join(f"--{name} {value}" for name, value in smooth.options.items())
     say(f"next: hydragrad attribute {run} --query {query} {options}")
-    figures = {"run": str(run), "rounding_growth": found.rounding_growth, "recommended": found.recommended}
-    cosines = {f"cosine_{p.step:g}": p.cosine for p in found.probes}
-    write_json(json, figures | cosines | {f"recommended_{name}": value for name, value in found.options.items()})
+    figures = {"run": str(run), "rounding_growth": smooth.rounding_growth, "recommended": smooth.recommended}
+    cosines = {f"cosine_{p.step:g}": p.cosine for p in smooth.probes}
+    write_json(json, figures | cosines | {f"recommended_{name}": value for name, value in smooth.options.items()})

@@ -8,23 +8,18 @@ from typing import Annotated
 import torch
 import typer
 
-from hydragrad.cli import jobs
 from hydragrad.cli.console import percent, say, table, write_json
-from hydragrad.cli.experiment import Settings, experiment, require_same_settings
-from hydragrad.cli.forecast import (
-    announce,
-    duration,
-    training_disk,
-    training_seconds,
-)
+from hydragrad.cli.forecast import announce, duration, training_disk, training_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet
-from hydragrad.cli.training import require_free
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import QueryError, UnknownName, Unsupported
+from hydragrad.experiments.from_settings import build_experiment
+from hydragrad.experiments.recipes import RECIPES
+from hydragrad.experiments.settings import Settings, require_same_settings
+from hydragrad.experiments.training import checkpoints_every, plan_of, record, require_free
 from hydragrad.models import MODELS
 from hydragrad.progress import quiet
 from hydragrad.runs.manifest import FILE as MANIFEST
-from hydragrad.studies.recipes import RECIPES
 from hydragrad.training import epoch_logs
 
 
@@ -37,8 +32,8 @@ def train(
         typer.Option(
             "--from",
             metavar="MODULE:FUNCTION",
-            help="Your own: function() returns (model, loss, train_set, optimizer) and, if you like, a dict of "
-            "held-out data sets ('validation', 'test').",
+            help="Your own: function() returns (model, loss, train_set, optimizer) and optionally a dict of held-out "
+            "data sets ('validation', 'test').",
         ),
     ] = None,
     noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
@@ -52,7 +47,7 @@ def train(
     lr: Annotated[float | None, typer.Option(min=0, help="Initial rate (default: the paper's).")] = None,
     seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in OUT where it stopped.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT where it stopped.")] = False,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
@@ -76,27 +71,23 @@ def train(
     )
     if source and any((noise, train_size, validation_size, test_size, lr)):
         raise QueryError(
-            "--noise, --train-size, --validation-size, --test-size and --lr are for data sets by name; do it in your "
-            "function."
+            "--noise, --train-size, --validation-size, --test-size and --lr are for data sets by name; with --from, "
+            "set them in your function."
         )
     if not resume:
         require_free(out)
     elif (out / MANIFEST).exists():
         require_same_settings(out, settings)
-    asked = experiment(settings, data_dir=data_dir, run=out if resume else None)
-    plan = jobs.plan_of(asked)
-    announce(
-        "training",
-        training_seconds(asked, plan),
-        training_disk(asked, plan, jobs.checkpoints_every(asked)),
-        always=dry_run,
-    )
+    experiment = build_experiment(settings, data_dir=data_dir, run=out if resume else None)
+    plan = plan_of(experiment)
+    disk = training_disk(experiment, plan, checkpoints_every(experiment))
+    announce("training", training_seconds(experiment, plan), disk, always=dry_run)
     if dry_run:
         return
     begin = time.monotonic()
     with quiet(silent):
-        run = jobs.record(asked, out, resume=resume)
-    accuracy = asked.test_accuracy(run.trained_model())
+        run = record(experiment, out, resume=resume)
+    accuracy = experiment.test_accuracy(run.trained_model())
     last = epoch_logs(out)[-1]
     rows = {
         "run": str(out),
@@ -106,7 +97,7 @@ def train(
         "took": duration(time.monotonic() - begin),
     }
     table("trained", rows)
-    say(f"next: hydragrad attribute {out} --query {next(iter([*asked.held_out, 'train']))}")
+    say(f"next: hydragrad attribute {out} --query {next(iter([*experiment.held_out, 'train']))}")
     figures = {"run": str(out), "steps": len(run.steps), "epochs": settings.epochs, "test_accuracy": accuracy}
     entries = {name: value for name, value in last.items() if name not in ("epoch", "lr")}
     write_json(json, figures | entries | {"seconds": time.monotonic() - begin})

@@ -1,0 +1,101 @@
+"""An experiment: everything that is needed to train, reopen and evaluate a run."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hydragrad.cleaning import Labels, labels_of
+from hydragrad.derivatives import PerSampleLoss
+from hydragrad.errors import UnknownName
+from hydragrad.experiments.named_query import NamedQuery
+from hydragrad.experiments.recipes import Start
+from hydragrad.experiments.settings import Settings
+from hydragrad.scores import Query, mean_loss, sample_losses
+from hydragrad.training import mean_loss_and_accuracy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Data, loss and fresh starts.
+
+    Attributes:
+        settings: What it was built from.
+        start: `start(seed)` initialises anew.
+        loss: Per-sample loss.
+        train_set: The training samples, noise included.
+        held_out: Further data sets by name: validation, test.
+        labels: Given and true labels, where noise was planted.
+        classes: Names of the labels, where known.
+        render: Picture of any data set's item, if the data are images.
+        shown: Picture of any data set's input, if the data are images.
+    """
+
+    settings: Settings
+    start: Callable[[int], Start]
+    loss: PerSampleLoss
+    train_set: Dataset[Any]
+    held_out: Mapping[str, Dataset[Any]]
+    labels: Labels | None = None
+    classes: tuple[str, ...] | None = None
+    render: Callable[[Any], NDArray[np.uint8]] | None = None
+    shown: Callable[[Tensor], NDArray[np.uint8]] | None = None
+
+    def query(self, text: str) -> Query:
+        """Return the query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.
+
+        Raises:
+            QueryError: No such data set, or no such sample.
+        """
+        named = self.named_query(text)
+        samples = self.data_set(named.data_set)
+        if named.sample is not None:
+            return sample_losses(samples, [named.sample])
+        return mean_loss(samples, name=f"{named.data_set} loss")
+
+    def named_query(self, text: str) -> NamedQuery:
+        """Return data set and sample of a query that was typed on the command line.
+
+        Raises:
+            QueryError: No such data set, or no number of a sample.
+        """
+        return NamedQuery.parse(text, self._data_sets())
+
+    def known_labels(self) -> frozenset[int]:
+        """Return the labels that a training sample may have: those with a name, or else those that occur.
+
+        Raises:
+            DataError: The training set has no integer labels.
+        """
+        return frozenset(range(len(self.classes)) if self.classes else labels_of(self.train_set).tolist())
+
+    def data_set(self, name: str) -> Dataset[Any]:
+        """Return a data set by name: train, or one of the held-out ones.
+
+        Raises:
+            UnknownName: There is none of that name.
+        """
+        known = self._data_sets()
+        if name not in known:
+            raise UnknownName(f"There is no data set {name!r} here; there are {', '.join(known)}.")
+        return known[name]
+
+    def test_accuracy(self, model: nn.Module) -> float | None:
+        """Return the share of right predictions on the test set, if there is one and the model classifies."""
+        if "test" not in self.held_out:
+            return None
+        return mean_loss_and_accuracy(model, self.loss, self.held_out["test"])[1]
+
+    def monitor(self, model: nn.Module) -> dict[str, float]:
+        """Measure loss and accuracy on the validation set; training calls it once an epoch."""
+        if "validation" not in self.held_out:
+            return {}
+        loss, accuracy = mean_loss_and_accuracy(model, self.loss, self.held_out["validation"])
+        return {"validation_loss": loss} | ({} if accuracy is None else {"validation_accuracy": accuracy})
+
+    def _data_sets(self) -> dict[str, Dataset[Any]]:
+        return {**self.held_out, "train": self.train_set}

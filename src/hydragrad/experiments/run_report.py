@@ -1,0 +1,99 @@
+"""The report of a run directory, with everything that is saved in it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from hydragrad.errors import HydragradError
+from hydragrad.experiments.experiment import Experiment
+from hydragrad.experiments.saved_scores import DATA_SET
+from hydragrad.replay import Recording
+from hydragrad.report import report
+from hydragrad.scores import Check, Scores, saved_scores
+from hydragrad.tracking import Store
+from hydragrad.tracking.store import FILE
+
+HELD_OUT = ("test", "validation")
+"""Predictions are explained on the first of these data sets that exists."""
+
+
+def write_report(
+    experiment: Experiment,
+    run: Recording,
+    scores: Scores,
+    page: Path,
+    *,
+    suspects: pd.DataFrame | None = None,
+    accuracies: Mapping[str, float] | None = None,
+    checks: Sequence[Check] = (),
+    title: str | None = None,
+) -> Path:
+    """Write the page; predictions are explained by RUN/store, or by scores of single samples in RUN/scores."""
+    name = next((name for name in HELD_OUT if name in experiment.held_out), None)
+    explain = None if name is None else _store(run) or _sample_scores(run, name, scores)
+    return report(
+        run,
+        scores,
+        page,
+        suspects=suspects,
+        explain=explain,
+        test_set=None if name is None else experiment.held_out[name],
+        render=experiment.render,
+        classes=experiment.classes,
+        accuracies=accuracies,
+        checks=checks,
+        title=title,
+        how_to_explain=_how_to_explain(run, name),
+    )
+
+
+def _how_to_explain(run: Recording, name: str | None) -> str:
+    if name is None:
+        return (
+            "There are no held-out samples whose predictions could be explained. Let your function return them: "
+            "(model, loss, train_set, optimizer, {'test': test_set})."
+        )
+    return (
+        f"To see which training samples moved a prediction, compute their rows once and write the report again: "
+        f"hydragrad explain {run.path} --{name} 0; hydragrad report {run.path}"
+    )
+
+
+def _store(run: Recording) -> Store | None:
+    """The run's store, if there is one of the whole run."""
+    folder = run.path / "store"
+    if not (folder / FILE).exists():
+        return None
+    store = Store.open(folder, run.model, run.loss, collate=run.collate_fn)
+    return store if store.facts.steps == len(run.steps) else None
+
+
+def _sample_scores(run: Recording, name: str, like: Scores) -> Scores | None:
+    """All saved scores of single samples of a data set with the curvature of `like`, as one."""
+    wanted = (name, like.evidence.curvature, len(run.steps))
+    parts: list[Scores] = []
+    for saved in saved_scores(run.path / "scores"):
+        has = (saved.about.get(DATA_SET), saved.evidence.curvature, saved.evidence.steps)
+        if saved.query_samples is None or has != wanted:
+            continue
+        try:
+            scores = Scores.load(saved.path)
+        except HydragradError:
+            continue  # damaged; the command that needs it says so
+        if torch.equal(scores.sample_ids, like.sample_ids):
+            parts.append(scores)
+    if not parts:
+        return None
+    return replace(
+        parts[0],
+        values=torch.cat([scores.values for scores in parts]),
+        query_names=tuple(name for scores in parts for name in scores.query_names),
+        query_values=torch.cat([scores.query_values for scores in parts]),
+        query_samples=tuple(sample for scores in parts for sample in scores.query_samples or ()),
+        standard_errors=None,
+        label_contributions=None,
+        over_time=None,
+    )

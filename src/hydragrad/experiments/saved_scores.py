@@ -1,0 +1,78 @@
+"""The scores of a run in RUN/scores: loaded where they are saved, else computed and saved."""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from hydragrad.attribution import attribute
+from hydragrad.errors import LossError, RunDamaged
+from hydragrad.experiments.experiment import Experiment
+from hydragrad.experiments.seeds import score_seeds
+from hydragrad.replay import Recording
+from hydragrad.scores import Method, Scores
+
+MOST_STRETCHES = 40
+"""Scores say what each epoch added, or, of a longer run, each of so many stretches."""
+
+DATA_SET = "data_set"
+"""Entry of `Scores.about`: name of the data set that the query is about."""
+
+
+def scores_path(run: Path, query: str, method: Method, seeds: int = 1) -> Path:
+    """Return where the scores of a query are saved."""
+    several = f"-seeds{seeds}" if seeds > 1 else ""
+    return run / "scores" / f"{query}-{method.in_file_names}{several}.safetensors"
+
+
+def compute_scores(
+    experiment: Experiment,
+    run: Recording,
+    query: str,
+    method: Method,
+    *,
+    labels: bool | None = None,
+    seeds: int = 1,
+    workers: int = 1,
+) -> Scores:
+    """Attribute and save the scores; `labels=None` takes label contributions where the loss allows them."""
+    if seeds > 1:
+        scores = score_seeds(experiment, run, query, method, seeds=seeds, labels=labels, workers=workers)
+    else:
+        scores = _attributed(experiment, run, query, method, labels=labels, workers=workers)
+    scores = replace(scores, about={DATA_SET: experiment.named_query(query).data_set})
+    scores.save(scores_path(run.path, query, method, seeds))
+    return scores
+
+
+def saved_or_computed(
+    experiment: Experiment, run: Recording, query: str, method: Method, *, seeds: int = 1, workers: int = 1
+) -> Scores:
+    """Return the scores saved with the run; compute and save them where there are none of the whole run."""
+    path = scores_path(run.path, query, method, seeds)
+    if path.exists():
+        try:
+            scores = Scores.load(path)
+        except RunDamaged:
+            scores = None
+        if scores is not None and scores.evidence.steps == len(run.steps):
+            return scores
+    return compute_scores(experiment, run, query, method, seeds=seeds, workers=workers)
+
+
+def _attributed(
+    experiment: Experiment, run: Recording, query: str, method: Method, *, labels: bool | None, workers: int
+) -> Scores:
+    attributed = partial(
+        attribute,
+        run,
+        experiment.query(query),
+        **method.options,
+        stretches=min(experiment.settings.epochs, MOST_STRETCHES, len(run.steps)),
+        workers=workers,
+    )
+    try:
+        return attributed(labels=labels is not False)
+    except LossError:
+        if labels:
+            raise
+        return attributed()

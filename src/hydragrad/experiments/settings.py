@@ -1,0 +1,67 @@
+"""What a run was trained with on the command line, as its manifest saves it."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hydragrad.errors import RecordingMismatch
+from hydragrad.runs.manifest import read_manifest
+
+MAY_DIFFER = ("epochs", "device")
+"""Settings that a resumed run may change: it may train longer, and on another device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Data, model and options of one training.
+
+    Attributes:
+        source: `module:function` of the user's own, or None for a data set and model by name.
+        data, model: Names, where `source` is None.
+        noise: Share of the training labels flipped.
+        train_size, validation_size, test_size: Samples of each part, or None for all.
+        epochs, batch_size: As trained.
+        lr: Initial rate, or None for the recipe's.
+        seed: Initialisation, order, randomness and noise.
+        device: cpu or cuda.
+    """
+
+    source: str | None = None
+    data: str | None = None
+    model: str | None = None
+    noise: float = 0.0
+    train_size: int | None = None
+    validation_size: int | None = None
+    test_size: int | None = None
+    epochs: int = 10
+    batch_size: int = 64
+    lr: float | None = None
+    seed: int = 0
+    device: str = "cpu"
+
+
+def settings_entry(settings: Settings) -> dict[str, Any]:
+    """Return the manifest's entry."""
+    return {"settings": asdict(settings)}
+
+
+def require_same_settings(run: Path, settings: Settings) -> None:
+    """Refuse to resume a run with other settings, except `MAY_DIFFER`.
+
+    Raises:
+        RecordingMismatch: Names what differs.
+    """
+    recorded = read_manifest(run).about.get("settings")
+    if recorded is None:
+        raise RecordingMismatch(f"{run} was recorded from Python; resume it there, with resume=True.")
+    before = asdict(Settings(**recorded))
+    differing = [
+        f"{name}: {before[name]} then, {value} now"
+        for name, value in asdict(settings).items()
+        if value != before[name] and name not in MAY_DIFFER
+    ]
+    if differing:
+        raise RecordingMismatch(
+            f"{run} was trained with other settings ({'; '.join(differing)}). Repeat the command that it was trained "
+            f"with, and add --resume."
+        )
