@@ -69,6 +69,12 @@ def test_what_is_right_is_trained(hydragrad, tmp_path, monkeypatch, optimizer):
     assert read_manifest(tmp_path / "run").optimizers == [rule_of(optimizer(build().parameters(), lr=0.01)).name]
 
 
+def test_the_optimizer_of_the_function_is_the_only_one(hydragrad, tmp_path):
+    code, _, err = hydragrad("train", "--from", "own:setup", "--optimizer", "adamw", "--out", tmp_path / "run")
+    assert code == 1
+    assert "--optimizer" in err and "set them in your function" in err
+
+
 def trained(hydragrad, monkeypatch, out, *, model=None, data=None, optimizer=None, held_out=None, **given):
     def setup():
         torch.manual_seed(0)
