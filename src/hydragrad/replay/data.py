@@ -157,7 +157,7 @@ def require_finite_step(record: StepRecord, data: Callable[[], list[Any]]) -> No
         )
     raise NonFinite(
         f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
-        f"({record.options[0]['lr']}){kept}."
+        f"({record.rate}){kept}."
     )
 
 

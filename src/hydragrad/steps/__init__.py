@@ -34,6 +34,7 @@ from hydragrad.steps.rules import RULES as RULES
 from hydragrad.steps.rules import read_group as read_group
 from hydragrad.steps.rules import rule_named as rule_named
 from hydragrad.steps.rules import rule_of as rule_of
+from hydragrad.steps.rules import torch_group as torch_group
 from hydragrad.steps.transforms import Transform as Transform
 from hydragrad.steps.transforms import tangent_transforms as tangent_transforms
 from hydragrad.steps.transforms import transpose_transforms as transpose_transforms

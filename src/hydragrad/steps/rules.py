@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from hydragrad.errors import RecordingMismatch, Unsupported
 from hydragrad.steps import adam, sgd
-from hydragrad.steps.rule import StepRule, class_name
+from hydragrad.steps.rule import TENSOR, StepRule, class_name
 
 RULES: dict[type[Optimizer], StepRule] = {
     rule.torch_class: rule
@@ -74,7 +74,22 @@ def read_group(rule: StepRule, group: Mapping[str, Any]) -> Options:
     return {name: _plain(group[name]) for name in (*rule.options, *rule.kernels)}
 
 
+def torch_group(options: Options) -> dict[str, Any]:
+    """A parameter group's options as torch had them: rates that were tensors are tensors again."""
+    return {name: _as_it_was(value) for name, value in options.items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_plain(part) for part in value)
-    return value.item() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, torch.Tensor):  # torch computes with it in its own precision
+        return (TENSOR, str(value.dtype).removeprefix("torch."), value.item())
+    return value
+
+
+def _as_it_was(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    if value[:1] == (TENSOR,):
+        return torch.tensor(value[2], dtype=getattr(torch, value[1]))
+    return tuple(_as_it_was(part) for part in value)

@@ -358,7 +358,7 @@ class Tracker:
         if not math.isfinite(record.norm):
             raise NonFinite(
                 f"The weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
-                f"({record.options[0]['lr']}); the rows are those of the step before."
+                f"({record.rate}); the rows are those of the step before."
             )
         if start is not None:
             with preserved():
