@@ -49,6 +49,6 @@ from hydragrad.trust import verify as verify
 from hydragrad.cleaning import suspects as suspects
 
 # Show
-from hydragrad.report import report as report
+from hydragrad.reports import report as report
 
 __version__ = "0.1.0"

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hydragrad.report.comparisons import Comparison
-from hydragrad.report.wording import counted, number
+from hydragrad.reports.comparisons import Comparison
+from hydragrad.reports.wording import counted, number
 from hydragrad.scores import MEANING, Check, Evidence
 from hydragrad.scores.notes import NoteKind
 

@@ -15,7 +15,7 @@ import torch
 
 from hydragrad.errors import PresentationError, QueryError
 from hydragrad.replay import Recording
-from hydragrad.report import report
+from hydragrad.reports import report
 from hydragrad.scores import Check, Evidence, Method, Scores
 
 

@@ -5,7 +5,7 @@ from math import prod
 from typing import Any
 
 from hydragrad.replay import Recording
-from hydragrad.report.wording import counted, number
+from hydragrad.reports.wording import counted, number
 from hydragrad.runs.log import Options
 
 ELSEWHERE = ("model", "seed")
