@@ -3,7 +3,7 @@
 import pytest
 from torch.optim import SGD, AdamW
 
-from hydragrad.report.facts import run_facts
+from hydragrad.reports.facts import run_facts
 from recording.toys import build, train
 
 
