@@ -7,8 +7,10 @@ sweep      with curvature: the reverse sweep
 replays    averages over replays that leave some samples out
 influence  influence functions, from weights alone
 advice     which estimator suits the run
-plan       what is asked of which run, and the tally of the answers
-resumable  unfinished attributions, saved in order to be resumed
+plan       what run and method decide, worked out once
+gradients  gradients of the queries at the run's model
+tally      sums of derivatives by sample
+partial    unfinished attributions, saved to be resumed
 """
 
 from hydragrad.attribution.attribute import attribute as attribute

@@ -12,7 +12,7 @@ Source: Koh and Liang, ICML 2017.
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.attribute import on_device, query_point
+from hydragrad.attribution.gradients import on_device, query_point
 from hydragrad.derivatives import (
     Batch,
     CurvatureProducts,
