@@ -9,7 +9,8 @@ import torch
 import hydragrad as hg
 from attribution import oracle
 from cases import BATCH_SIZE, EPOCHS, SAMPLES, STEPS, Case, record
-from hydragrad.attribution.plan import Job
+from hydragrad.attribution.gradients import QueryGradients
+from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.segments import choose_route, sum_segments
 from hydragrad.attribution.sweep import sweep
 from hydragrad.derivatives import Layout
@@ -22,11 +23,11 @@ CURVATURES = ("none", "hessian", "ggn")
 MLP = Case("mlp", "two_groups")
 
 
-def job_of(run: hg.Recording, query) -> Job:
-    """One question, prepared by hand."""
-    run_of = run_histories(run)
+def planned(run: hg.Recording, query) -> tuple[Plan, QueryGradients]:
+    """One attribution without curvature, planned by hand."""
+    histories = run_histories(run)
     shapes = {name: value.shape for name, value in run.final.parameters.items()}
-    weights = Layout({name: shapes[name] for lane in run_of for name in lane.names})
+    weights = Layout({name: shapes[name] for history in histories for name in history.names})
     point = QueryPoint(
         model=run.model,
         loss=run.loss,
@@ -36,10 +37,15 @@ def job_of(run: hg.Recording, query) -> Job:
         statistics=Layout({}),
         fetch=lambda dataset, indices: dataset[list(indices)],
     )
-    rows = list(query.rows(point))
-    return Job(
-        run=run, rows=rows, histories=run_of, weights=weights, statistics=Layout({}), sample_ids=torch.arange(SAMPLES)
+    plan = Plan(
+        run=run,
+        method=Method(),
+        histories=histories,
+        weights=weights,
+        statistics=Layout({}),
+        sample_ids=torch.arange(SAMPLES),
     )
+    return plan, QueryGradients.of(list(query.rows(point)))
 
 
 @pytest.fixture
@@ -59,25 +65,25 @@ def advances(monkeypatch):
 @pytest.mark.parametrize("route", ["hooks", "jvp"])
 def test_segments_may_come_in_any_order(route, recorded):
     run = recorded(MLP)
-    job = job_of(run, hg.mean_loss(MLP.held_out))
-    assert len(run.segments) > 3 and len(job.histories) == 2
+    plan, gradients = planned(run, hg.mean_loss(MLP.held_out))
+    assert len(run.segments) > 3 and len(plan.histories) == 2
     expected = hg.attribute(run, hg.mean_loss(MLP.held_out)).values
     order = run.segments[1::2] + run.segments[::2][::-1]
     assert sorted(order) == run.segments and order != run.segments
-    tally, drift = sum_segments(job, route, order)
+    tally, drift = sum_segments(plan, gradients, route, order)
     assert oracle.relative(-tally.values, expected) < 1e-12
     assert drift == 0.0
 
 
 def test_segments_add_up(recorded):
-    job = job_of(recorded(MLP), hg.mean_loss(MLP.held_out))
-    parts = [sum_segments(job, "jvp", [segment])[0].values for segment in job.run.segments]
-    whole, _ = sum_segments(job, "jvp", job.run.segments)
+    plan, gradients = planned(recorded(MLP), hg.mean_loss(MLP.held_out))
+    parts = [sum_segments(plan, gradients, "jvp", [segment])[0].values for segment in plan.run.segments]
+    whole, _ = sum_segments(plan, gradients, "jvp", plan.run.segments)
     assert oracle.relative(sum(parts), whole.values) < 1e-12
 
 
 def test_the_route_comes_with_a_reason(recorded):
-    route, reason = choose_route(job_of(recorded(MLP), hg.mean_loss(MLP.held_out)))
+    route, reason = choose_route(planned(recorded(MLP), hg.mean_loss(MLP.held_out))[0])
     assert route == "hooks" and "agree with forward mode" in reason
 
 
@@ -149,6 +155,19 @@ def recorded_in_one_segment(case, recorded):
     return run
 
 
+@pytest.mark.parametrize("curvature", ["none", "ggn"])
+def test_a_call_makes_one_plan_however_many_chunks_the_queries_take(curvature, recorded, monkeypatch):
+    plans, module = [], sys.modules["hydragrad.attribution.attribute"]
+
+    def counted(*args, **options):
+        plans.append(make_plan(*args, **options))
+        return plans[-1]
+
+    monkeypatch.setattr(module, "make_plan", counted)
+    scores = hg.attribute(recorded(MLP), hg.sample_losses(MLP.held_out, range(5)), curvature=curvature, memory=1)
+    assert len(scores.query_names) == 5 and len(plans) == 1
+
+
 def test_one_byte_of_memory_is_enough(recorded):
     query = [hg.mean_loss(MLP.held_out), hg.sample_losses(MLP.held_out, [1, 2])]
     for curvature in CURVATURES:
@@ -194,15 +213,15 @@ def test_evidence_says_what_was_done(recorded):
 
 
 def test_the_method_goes_into_the_plan_and_the_evidence(recorded, monkeypatch):
-    run, query, plans = recorded(MLP), hg.mean_loss(MLP.held_out), []
+    run, query, methods = recorded(MLP), hg.mean_loss(MLP.held_out), []
 
-    def spied(job, *, memory):
-        plans.append(job.method)
-        return sweep(job, memory=memory)
+    def spied(plan, gradients, *, memory):
+        methods.append(plan.method)
+        return sweep(plan, gradients, memory=memory)
 
     monkeypatch.setattr(sys.modules["hydragrad.attribution.attribute"], "sweep", spied)
     scores = hg.attribute(run, query, curvature="ggn", damping=0.2, smoothing=0.0)
-    assert plans == [Method.of("ggn", damping=0.2, smoothing=0.0)] == [scores.evidence.method]
+    assert methods == [Method.of("ggn", damping=0.2, smoothing=0.0)] == [scores.evidence.method]
     assert scores.evidence.smoothing == 0.0
     assert torch.equal(scores.values, hg.attribute(run, query, curvature="ggn", damping=0.2).values), "SGD has none"
     with pytest.raises(QueryError, match="smoothing must be finite and not negative"):
@@ -278,9 +297,9 @@ def test_a_stretch_is_the_sum_over_its_steps(recorded):
     run = recorded(MLP)
     query = hg.mean_loss(MLP.held_out)
     steps = hg.attribute(run, query, stretches=STEPS).over_time.double()
-    job = job_of(run, query)
+    plan, gradients = planned(run, query)
     for start, stop in run.segments:
-        alone = -sum_segments(job, "jvp", [(start, stop)])[0].values
+        alone = -sum_segments(plan, gradients, "jvp", [(start, stop)])[0].values
         assert oracle.relative(steps[:, start:stop].sum(1), alone) < 1e-6
     drawn = torch.zeros(STEPS, SAMPLES, dtype=torch.bool)
     for record_ in run.steps:

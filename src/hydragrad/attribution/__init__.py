@@ -3,13 +3,15 @@
 attribute            the public function
 ensemble             the public function over independent runs
 segments             without curvature: a sum over segments, in any order
-sweep                with curvature: the reverse sweep
+sweep                the reverse sweep, with curvature or without
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set
-advice               which estimator suits the run
-plan                 what is asked of which run, and the tally of the answers
-resumable            unfinished attributions, saved in order to be resumed
+advice               which method suits the run
+plan                 what run and method decide, worked out once
+gradients            gradients of the queries at the run's model
+tally                sums of derivatives by sample
+partial              unfinished attributions, saved to be resumed
 """
 
 from hydragrad.attribution.attribute import attribute as attribute

@@ -1,46 +1,23 @@
 """`attribute`: contributions of training samples to queries, from a recorded run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hydragrad.attribution.advice import advice_notes
-from hydragrad.attribution.plan import Job, Tally
+from hydragrad.attribution.gradients import QueryGradients, gradients_in_chunks, gradients_of_some
+from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.replays import over_replays
 from hydragrad.attribution.segments import Route, choose_route, sum_segments
 from hydragrad.attribution.sweep import require_curvature, sweep
-from hydragrad.derivatives import (
-    HooksInapplicable,
-    Layout,
-    LossModule,
-    running_statistics,
-    tensor_leaves,
-)
-from hydragrad.derivatives.one_call import capture_output
-from hydragrad.errors import LossError, QueryError, Unsupported
-from hydragrad.randomness import preserved
-from hydragrad.replay import Recording, fetch
-from hydragrad.replay.histories import run_histories, trained_layout
-from hydragrad.replay.statistics import moved_statistics
-from hydragrad.runs import Checkpoint
-from hydragrad.scores import (
-    Curvature,
-    Evidence,
-    Method,
-    Note,
-    Query,
-    QueryPoint,
-    QueryRow,
-    Scores,
-    checked_samples,
-    numbered,
-    queries_of,
-)
+from hydragrad.attribution.tally import Tally
+from hydragrad.derivatives import HooksInapplicable, running_statistics
+from hydragrad.errors import QueryError, Unsupported
+from hydragrad.replay import Recording
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted
 
 MEMORY = 1 << 30
@@ -111,29 +88,18 @@ def attribute(
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
     if route not in ROUTES:
         raise QueryError(f"route must be one of {', '.join(ROUTES)}, got {route!r}.")
-    if not 0 <= stretches <= len(run.steps):
-        raise QueryError(f"stretches must be 0 to {len(run.steps):,}, the number of steps, got {stretches}.")
     queries = queries_of(query)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
-    prepare = partial(_prepare, method=method, sample_ids=sample_ids, labels=labels, stretches=stretches)
+    plan = make_plan(run, method, sample_ids=sample_ids, labels=labels, stretches=stretches)
     if curvature != "none":
-        require_curvature(prepare(run, []))
-    parts: list[_Part] = []
-    values, names = [], []
-    for rows in _chunks(run, prepare(run, []), queries, memory):
-        values += [row.value for row in rows]
-        names += [row.name for row in rows]
-        job = prepare(run, rows)
-        if method.replays:
-            job_of = _SameQueries(prepare, queries, len(values) - len(rows), len(rows))
-            parts.append(_Part(*over_replays(job, job_of, memory=memory, workers=workers), "sweep"))
-        else:
-            parts.append(_sums(job, route, memory))
+        require_curvature(plan)
+    attributing = _Attributing(plan, queries, route, memory, workers)
+    parts = [attributing.sums(gradients) for gradients in gradients_in_chunks(plan, queries, memory)]
     return Scores(
         values=-torch.cat([part.tally.values for part in parts]),
         sample_ids=sample_ids,
-        query_names=numbered(names),
-        query_values=torch.tensor(values, dtype=torch.float64),
+        query_names=numbered([name for part in parts for name in part.names]),
+        query_values=torch.tensor([value for part in parts for value in part.values], dtype=torch.float64),
         label_contributions=-torch.cat([part.tally.labels for part in parts]) if labels else None,
         over_time=-torch.cat([part.tally.over_time for part in parts]).float() if stretches else None,
         evidence=_evidence(run, method, parts),
@@ -141,129 +107,70 @@ def attribute(
     )
 
 
-def query_point(run: Recording, weights: Layout, statistics: Layout, at: Checkpoint | None = None) -> QueryPoint:
-    """The run's final model, or the one at a checkpoint, in the form that queries take."""
-    state = run.final if at is None else at
-    return QueryPoint(
-        model=run.model,
-        loss=run.loss,
-        parameters=on_device(run, state.parameters),
-        buffers=on_device(run, state.buffers),
-        weights=weights,
-        statistics=statistics,
-        fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=run.collate_fn, device=run.device),
-    )
-
-
-def _prepare(
-    run: Recording,
-    rows: Sequence[QueryRow],
-    *,
-    method: Method,
-    sample_ids: Tensor,
-    labels: bool,
-    stretches: int,
-) -> Job:
-    known = run_histories(run)
-    statistics = moved_statistics(run) if method.curvature != "none" else {}
-    return Job(
-        run=run,
-        rows=rows,
-        histories=known,
-        weights=trained_layout(run, known),
-        statistics=Layout(statistics),
-        sample_ids=sample_ids,
-        method=method,
-        classes=_classes(run) if labels else 0,
-        stretches=stretches,
-    )
-
-
 class _Part(NamedTuple):
-    """Sums for some of the queries' scalars, the largest drift of the replay, and how derivatives were taken."""
+    """Some of the queries' scalars and their sums, the replay's largest drift, and how derivatives were taken."""
 
+    names: tuple[str, ...]
+    values: tuple[float, ...]
     tally: Tally
     drift: float
     route: str
 
 
-class _SameQueries:
-    """Prepares some of the queries' scalars for another run; a class, so that it can be sent to workers."""
+class _Attributing:
+    """Sums the derivatives of one chunk of the queries' scalars after the other, by the route of the plan."""
 
-    def __init__(
-        self, prepare: Callable[[Recording, Sequence[QueryRow]], Job], queries: Sequence[Query], start: int, count: int
-    ) -> None:
-        self._prepare, self._queries, self._start, self._count = prepare, queries, start, count
+    def __init__(self, plan: Plan, queries: Sequence[Query], route: str, memory: int, workers: int) -> None:
+        self._plan, self._queries, self._memory, self._workers = plan, queries, memory, workers
+        self._fixed = route != "auto"
+        self._route = _route_of(plan, route)
+        self._done = 0
 
-    def __call__(self, run: Recording) -> Job:
-        job = self._prepare(run, [])
-        point = query_point(run, job.weights, job.statistics)
-        rows = (row for query in self._queries for row in query.rows(point))
-        with preserved():
-            some = list(islice(rows, self._start, self._start + self._count))
-        return replace(job, rows=some)
+    def sums(self, gradients: QueryGradients) -> _Part:
+        """The sums of the next chunk."""
+        numbers = range(self._done, self._done + len(gradients.names))
+        self._done = numbers.stop
+        tally, drift = self._summed(gradients, numbers)
+        return _Part(gradients.names, gradients.values, tally, drift, self._route)
+
+    def _summed(self, gradients: QueryGradients, numbers: range) -> tuple[Tally, float]:
+        plan = self._plan
+        if plan.method.replays:
+            differentiate = partial(gradients_of_some, queries=self._queries, numbers=numbers)
+            return over_replays(plan, gradients, differentiate, memory=self._memory, workers=self._workers)
+        if self._route == "sweep":
+            return sweep(plan, gradients, memory=self._memory)
+        try:
+            return sum_segments(plan, gradients, self._route, plan.run.segments)
+        except HooksInapplicable:
+            if self._fixed:
+                raise
+            self._route = "jvp"
+            return sum_segments(plan, gradients, self._route, plan.run.segments)
 
 
-def _sums(job: Job, route: str, memory: int) -> _Part:
-    if job.method.curvature == "none" and route != "auto" and not job.has_closed_form:
+def _route_of(plan: Plan, route: str) -> Route | Literal["sweep"]:
+    """How derivatives are summed; `route` is what the caller chose.
+
+    Raises:
+        QueryError: A route where there is only one.
+        Unsupported: Hooks where they are not valid.
+    """
+    if plan.method.curvature != "none":
+        return "sweep"
+    if not plan.has_closed_form:
+        if route == "auto":
+            return "sweep"
         raise QueryError(
             f"route= chooses how a run with a closed form is summed without curvature, and a run of "
-            f"{job.run.rule.torch_class.__name__} has none. Leave it out."
+            f"{plan.run.rule.torch_class.__name__} has none. Leave it out."
         )
-    if job.method.curvature != "none" or not job.has_closed_form:
-        return _Part(*sweep(job, memory=memory), "sweep")
-    best: Route = choose_route(job)[0] if route == "auto" else _valid_route(job, route)
-    try:
-        return _Part(*sum_segments(job, best, job.run.segments), best)
-    except HooksInapplicable:
-        if route != "auto":
-            raise
-        return _Part(*sum_segments(job, "jvp", job.run.segments), "jvp")
-
-
-def _valid_route(job: Job, route: str) -> Route:
     if route == "jvp":
         return "jvp"
-    valid, reason = choose_route(job)
-    if valid != "hooks":
+    valid, reason = choose_route(plan)
+    if route == "hooks" and valid != "hooks":
         raise Unsupported(f"route='hooks' is not valid here: {reason}. Use route='jvp' or 'auto'.")
     return valid
-
-
-def _chunks(run: Recording, job: Job, queries: Sequence[Query], memory: int) -> Iterator[list[QueryRow]]:
-    """Differentiate queries, in chunks whose directions fit into memory several times over."""
-    point = query_point(run, job.weights, job.statistics)
-    rows = (row for query in queries for row in query.rows(point))
-    size = max(1, memory // (4 * max(1, job.weights.size) * job.like.element_size()))
-    while True:
-        with preserved():
-            chunk = list(islice(rows, size))
-        if not chunk:
-            return
-        yield chunk
-
-
-def _classes(run: Recording) -> int:
-    """Number of labels: the last dimension of the output of the model's one call."""
-    record = run.steps[0]
-    problem = LossModule(run.model, run.loss)
-    with preserved(), torch.no_grad(), capture_output(problem, required=True) as captured:
-        batch = run.batches(record)[0]
-        initial = run.initial
-        problem.at(on_device(run, initial.parameters), on_device(run, initial.buffers), batch)
-        output = captured.tensor
-    integers = [leaf for leaf in tensor_leaves(batch.data) if not leaf.is_floating_point()]
-    if output.dim() != 2 or not any(leaf.shape == output.shape[:1] for leaf in integers):
-        raise LossError(
-            f"labels=True needs logits of shape (batch, classes) and integer labels of shape (batch,) in the batch; "
-            f"the model's output has shape {tuple(output.shape)}. Leave labels=True out."
-        )
-    return output.shape[1]
-
-
-def on_device(run: Recording, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Named tensors on the run's device."""
-    return {name: value.to(run.device) for name, value in values.items()}
 
 
 def _evidence(run: Recording, method: Method, parts: Sequence[_Part]) -> Evidence:

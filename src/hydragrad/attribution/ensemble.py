@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.attribute import attribute, query_point
+from hydragrad.attribution.attribute import attribute
+from hydragrad.attribution.gradients import query_point
 from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError, RecordingMismatch
 from hydragrad.execution import run_jobs

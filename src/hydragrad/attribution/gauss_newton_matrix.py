@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.attribute import on_device
+from hydragrad.attribution.gradients import on_device
 from hydragrad.derivatives import Batch, CurvatureProducts, Layout, LossModule, Point, require_one_call
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording

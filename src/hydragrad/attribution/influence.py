@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.attribute import on_device, query_point
 from hydragrad.attribution.gauss_newton_matrix import CHUNK, DampedGaussNewton
+from hydragrad.attribution.gradients import on_device, query_point
 from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives
 from hydragrad.errors import QueryError, Unsupported
 from hydragrad.progress import bar

@@ -9,12 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.plan import Job, Tally
-from hydragrad.attribution.resumable import Partial
+from hydragrad.attribution.gradients import QueryGradients
+from hydragrad.attribution.partial import Partial
+from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.sweep import sweep
+from hydragrad.attribution.tally import Tally
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
-from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, ChangedRun
 
 
@@ -26,8 +27,9 @@ def leave_out(length: int, share: float, seed: int) -> Change:
 
 
 def over_replays(
-    job: Job,
-    prepare: Callable[[Recording], Job],
+    plan: Plan,
+    gradients: QueryGradients,
+    differentiate: Callable[[Plan], QueryGradients],
     *,
     memory: int,
     workers: int,
@@ -35,34 +37,48 @@ def over_replays(
     """Average the sweeps of several runs; finished ones are saved until all are done.
 
     Args:
-        job: The attribution of the run itself; its method says which replays, and which share they leave out.
-        prepare: The same attribution of another run.
+        plan: Of the run itself; its method says which replays, and which share they leave out.
+        gradients: Of the queries at the run itself.
+        differentiate: The gradients of the same queries at another run; sent to the workers.
         memory: Bytes for replayed states, and for checkpoints.
         workers: Processes.
 
     Returns:
         The mean of their tallies, and the largest drift.
     """
-    run, method = job.run, job.method
-    numbers = method.replays
-    partials = [Partial(job, f"{method.curvature} replay {number} without {method.drop}") for number in numbers]
-    results = {place: state for place, partial in enumerate(partials) if (state := partial.load())}
+    method, numbers = plan.method, plan.method.replays
+    partials = [Partial(plan, gradients, f"{method.curvature} replay {n} without {method.drop}") for n in numbers]
+    results = {place: sums for place, partial in enumerate(partials) if (sums := partial.read()) is not None}
     waiting = [place for place in range(len(numbers)) if place not in results]
-
-    def work(place: int) -> dict[str, Tensor]:
-        change = leave_out(run.manifest.data["length"], method.drop, numbers[place])
-        tally, drift = sweep(prepare(ChangedRun(run, change, memory=memory)), memory=memory)
-        return tally.state() | {"drift": torch.tensor(drift, dtype=torch.float64)}
-
+    work = _Replay(plan, differentiate, memory)
     with bar("replaying without some samples", len(numbers), len(results), unit="replays") as progress:
-        for at, state in run_jobs(work, waiting, workers=workers):
-            results[waiting[at]] = state
-            partials[waiting[at]].save(state, now=True)
+        for job, sums in run_jobs(work, [numbers[place] for place in waiting], workers=workers):
+            results[waiting[job]] = sums
+            partials[waiting[job]].write(sums)
             progress.advance()
     for partial in partials:
         partial.remove()
-    tally = Tally(job)
     # In the order of the replays, not in that in which workers finished, so that sums round alike.
     states = [results[place] for place in range(len(numbers))]
-    tally.restore({name: torch.stack([state[name] for state in states]).mean(0) for name in tally.state()})
-    return tally, max(state["drift"].item() for state in states)
+    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
+    return Tally(plan, len(gradients.names)).of(mean), max(state["drift"].item() for state in states)
+
+
+class _Replay:
+    """Sweeps the run without a replay's samples; a class, so that it can be sent to workers."""
+
+    def __init__(self, plan: Plan, differentiate: Callable[[Plan], QueryGradients], memory: int) -> None:
+        self._plan, self._differentiate, self._memory = plan, differentiate, memory
+
+    def __call__(self, number: int) -> dict[str, Tensor]:
+        run, method = self._plan.run, self._plan.method
+        change = leave_out(run.manifest.data["length"], method.drop, number)
+        plan = make_plan(
+            ChangedRun(run, change, memory=self._memory),
+            method,
+            sample_ids=self._plan.sample_ids,
+            labels=self._plan.classes > 0,
+            stretches=self._plan.stretches,
+        )
+        tally, drift = sweep(plan, self._differentiate(plan), memory=self._memory)
+        return tally.sums() | {"drift": torch.tensor(drift, dtype=torch.float64)}

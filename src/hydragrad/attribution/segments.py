@@ -1,11 +1,11 @@
 """Attribution without curvature: a sum over steps, taken segment by segment in any order.
 
-d phi / d alpha_i = sum over the steps that drew i of kappa_t <grad phi, gradient of loss i> / B_t, with the
+d phi / d alpha_i = sum over the steps that sampled i of kappa_t <grad phi, gradient of loss i> / B_t, with the
 scalar coefficients kappa_t of `steps.coefficients`. Every segment is replayed from its checkpoint and adds its
 terms; nothing flows from one segment to another.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Literal
 
@@ -14,8 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydragrad.attribution.plan import Job, Tally, require_same_losses
-from hydragrad.attribution.resumable import Partial, as_ids
+from hydragrad.attribution.gradients import QueryGradients
+from hydragrad.attribution.partial import Partial, PartialFold
+from hydragrad.attribution.plan import Plan
+from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import (
     Batch,
     Directional,
@@ -28,8 +30,8 @@ from hydragrad.derivatives import (
     works_at_once,
 )
 from hydragrad.derivatives.trusted import agrees
-from hydragrad.progress import bar
 from hydragrad.replay import Replay
+from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
 from hydragrad.steps import coefficients
@@ -37,60 +39,42 @@ from hydragrad.steps import coefficients
 Route = Literal["hooks", "jvp"]
 
 
-def sum_segments(job: Job, route: Route, segments: Sequence[tuple[int, int]]) -> tuple[Tally, float]:
+def sum_segments(
+    plan: Plan, gradients: QueryGradients, route: Route, segments: Sequence[Segment]
+) -> tuple[Tally, float]:
     """Replay segments in the given order and sum their terms; return them and the replay's drift."""
-    tally, drift = Tally(job), 0.0
-    kappa = np.stack([coefficients(history) for history in job.histories])
-    partial = Partial(job, f"none-{route}")
-    kept = partial.load()
-    done: list[int] = kept["done"].tolist() if kept else []
-    if kept:
-        tally.restore(kept)
-        drift = kept["drift"].item()
-    needed = [(a, b) for a, b in segments if any(tally.wants(r.indices) for r in job.run.steps[a:b])]
-    total = sum(stop - start for start, stop in needed)
-    already = sum(stop - start for start, stop in needed if start in done)
+    run, empty = plan.run, Tally(plan, len(gradients.names))
+    kappa = np.stack([coefficients(history) for history in plan.histories])
+    needed = [(a, b) for a, b in segments if any(empty.wants(record.indices) for record in run.steps[a:b])]
+    saver = PartialFold(Partial(plan, gradients, f"none-{route}"), Tally.sums, empty.of)
+    with run.replay() as replay:
 
-    def state() -> dict[str, Tensor]:
-        return tally.state() | {"done": as_ids(done), "drift": torch.tensor(drift, dtype=torch.float64)}
+        def through(segment: Segment, before: Tally) -> Generator[Tally, None, None]:
+            start, stop = segment
+            tally = before.copy()
+            with _measuring(route, plan, gradients, replay, tally, kappa) as one_step:
+                replay.trajectory.restore(run.checkpoint(start))
+                for record in run.steps[start:stop]:
+                    one_step(record, run.batches(record))
+                    yield tally
+            check_end(run, replay, stop)
 
-    with job.run.replay() as replay, bar("attributing", total, already) as progress:
-        for start, stop in needed:
-            if start in done:
-                continue
-            before = tally.state()
-            try:
-                with _measuring(route, job, replay, tally, kappa) as one_step:
-                    replay.trajectory.restore(job.run.checkpoint(start))
-                    for record in job.run.steps[start:stop]:
-                        one_step(record, job.run.batches(record))
-                        progress.advance()
-                if job.run.has_checkpoint(stop):
-                    replay.check_against(job.run.checkpoint(stop))
-            except KeyboardInterrupt:
-                # A segment counts as a whole or not at all.
-                tally.restore(before)
-                partial.save(state(), now=True)
-                raise
-            drift = max(drift, replay.drift)
-            done.append(start)
-            partial.save(state())
-    partial.remove()
-    return tally, drift
+        folded = fold_segments("attributing", needed, through, Folded(empty), replay=replay, saver=saver)
+    return folded.state, folded.drift
 
 
-def choose_route(job: Job) -> tuple[Route, str]:
+def choose_route(plan: Plan) -> tuple[Route, str]:
     """Choose how directional derivatives are taken, and say why.
 
     Hooks are chosen where every layer has a rule and, at the first, a middle and the last segment, the dot
     products agree with forward mode along a random direction.
     """
-    if job.classes:
+    if plan.classes:
         return "jvp", "contributions of every label need the tangent of the logits"
-    with job.run.replay() as replay:
-        starts = [start for start, _ in job.run.segments]
+    with plan.run.replay() as replay:
+        starts = [start for start, _ in plan.run.segments]
         for start in sorted({starts[0], starts[len(starts) // 2], starts[-1]}):
-            reason = _why_not_here(job, replay, job.run.steps[start])
+            reason = _why_not_here(plan, replay, plan.run.steps[start])
             if reason is not None:
                 return "jvp", reason
     return "hooks", "every layer has a rule, and three steps agree with forward mode"
@@ -100,18 +84,20 @@ OneStep = Callable[[StepRecord, Sequence[Batch]], None]
 
 
 @contextmanager
-def _measuring(route: Route, job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64]) -> Iterator[OneStep]:
+def _measuring(
+    route: Route, plan: Plan, gradients: QueryGradients, replay: Replay, tally: Tally, kappa: NDArray[np.float64]
+) -> Iterator[OneStep]:
     if route == "jvp":
-        problem = LossModule(job.run.model, job.run.loss)
+        problem = LossModule(plan.run.model, plan.run.loss)
         shared = SharedForward(replay.trajectory.model, problem.model)
         try:
-            yield _by_jvp(job, replay, tally, kappa, problem, shared)
+            yield _by_jvp(plan, gradients.w_bar, replay, tally, kappa, problem, shared)
         finally:
             shared.remove()
         return
-    dots = _layer_dots(job, replay, job.w_bar())
+    dots = _layer_dots(plan, replay, gradients.w_bar)
     try:
-        yield _by_hooks(job, replay, tally, kappa, dots)
+        yield _by_hooks(plan, replay, tally, kappa, dots)
     finally:
         dots.remove()
 
@@ -130,8 +116,8 @@ class _ByHooks(StepHooks):
         self.totals.append(self._dots.totals.double().cpu())
 
 
-def _by_hooks(job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64], dots: LayerDots) -> OneStep:
-    like = job.like
+def _by_hooks(plan: Plan, replay: Replay, tally: Tally, kappa: NDArray[np.float64], dots: LayerDots) -> OneStep:
+    like = plan.like
 
     def one_step(record: StepRecord, batches: Sequence[Batch]) -> None:
         hooks = _ByHooks(dots, like, record)
@@ -169,9 +155,15 @@ class _ByJVP(StepHooks):
 
 
 def _by_jvp(
-    job: Job, replay: Replay, tally: Tally, kappa: NDArray[np.float64], problem: LossModule, shared: SharedForward
+    plan: Plan,
+    directions: Tensor,
+    replay: Replay,
+    tally: Tally,
+    kappa: NDArray[np.float64],
+    problem: LossModule,
+    shared: SharedForward,
 ) -> OneStep:
-    directions, spans = job.w_bar(), job.spans()
+    spans = plan.spans()
     at_once: bool | None = None if len(directions) > 1 else False
 
     def one_step(record: StepRecord, batches: Sequence[Batch]) -> None:
@@ -184,40 +176,39 @@ def _by_jvp(
 
         def evaluate(batch: Batch, buffers: dict[str, Tensor]) -> Directional:
             nonlocal at_once
-            here = (problem, job.weights, replay.trajectory.parameters, buffers, batch)
+            here = (problem, plan.weights, replay.trajectory.parameters, buffers, batch)
             if at_once is None:
                 at_once = works_at_once(*here)
-            return directional_derivatives(*here, scaled_directions, with_output=bool(job.classes), at_once=at_once)
+            return directional_derivatives(*here, scaled_directions, with_output=bool(plan.classes), at_once=at_once)
 
         hooks = _ByJVP(problem, replay, shared, batches, evaluate)
         every = replay.advance(record, batches, hooks=hooks)
         for part, batch, along, losses in zip(record.micro_batches, batches, hooks.along, every, strict=True):
-            require_same_losses(along.losses, losses, record.step)
-            tally.add_weighted(record.step, part, along, batch)
+            tally.add_micro_batch(record, part, batch, along, losses)
 
     return one_step
 
 
-def _why_not_here(job: Job, replay: Replay, record: StepRecord) -> str | None:
+def _why_not_here(plan: Plan, replay: Replay, record: StepRecord) -> str | None:
     trajectory = replay.trajectory
-    trajectory.restore(job.run.checkpoint(record.step))
+    trajectory.restore(plan.run.checkpoint(record.step))
     trajectory.arrange(record)
     reason = why_not_hooks(trajectory.model)
     if reason is not None:
         return reason
-    problem = LossModule(job.run.model, job.run.loss)
+    problem = LossModule(plan.run.model, plan.run.loss)
     same_modes(problem, replay)
-    present = np.array([float(history.moves[record.step] is not None) for history in job.histories])
+    present = np.array([float(history.moves[record.step] is not None) for history in plan.histories])
     generator = torch.Generator().manual_seed(record.step)
-    random = torch.randn(1, job.weights.size, generator=generator, dtype=job.like.dtype).to(job.run.device)
-    direction = scaled(random, present, job.spans())
-    batches, part = job.run.batches(record), record.micro_batches[0]
+    random = torch.randn(1, plan.weights.size, generator=generator, dtype=plan.like.dtype).to(plan.run.device)
+    direction = scaled(random, present, plan.spans())
+    batches, part = plan.run.batches(record), record.micro_batches[0]
     along = directional_derivatives(
-        problem, job.weights, trajectory.parameters, trajectory.buffers, batches[0], direction
+        problem, plan.weights, trajectory.parameters, trajectory.buffers, batches[0], direction
     )
     expected = part.weighted(along.losses_dot)
-    dots = _layer_dots(job, replay, direction)
-    hooks = _ByHooks(dots, job.like, record)
+    dots = _layer_dots(plan, replay, direction)
+    hooks = _ByHooks(dots, plan.like, record)
     try:
         replay.advance(record, batches, hooks=hooks)
     except HooksInapplicable as error:
@@ -229,9 +220,9 @@ def _why_not_here(job: Job, replay: Replay, record: StepRecord) -> str | None:
     return None
 
 
-def _layer_dots(job: Job, replay: Replay, directions: Tensor) -> LayerDots:
-    number_of = {name: number for number, history in enumerate(job.histories) for name in history.names}
-    return LayerDots(replay.trajectory.model, job.weights.views(directions), number_of)
+def _layer_dots(plan: Plan, replay: Replay, directions: Tensor) -> LayerDots:
+    number_of = {name: number for number, history in enumerate(plan.histories) for name in history.names}
+    return LayerDots(replay.trajectory.model, plan.weights.views(directions), number_of)
 
 
 def scaled(directions: Tensor, factors: NDArray[np.float64], spans: Sequence[slice]) -> Tensor:

@@ -6,15 +6,17 @@ g_bar. The states that the sweep needs are replayed forward, segment by segment,
 budget allows. Without curvature the same sweep has no product; rules without a closed form take it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.plan import Job, Tally, require_same_losses
-from hydragrad.attribution.resumable import Partial
+from hydragrad.attribution.gradients import QueryGradients
+from hydragrad.attribution.partial import Partial, PartialFold
+from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.segments import same_modes
+from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import (
     Batch,
     CurvatureProducts,
@@ -27,9 +29,9 @@ from hydragrad.derivatives import (
     require_symmetric,
     use_explicit_batch_norm,
 )
-from hydragrad.progress import bar
 from hydragrad.replay import Replay
 from hydragrad.replay.histories import parts_of, state_names
+from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import Checkpoint, StepRecord
 from hydragrad.runs.log import MicroBatch
@@ -70,125 +72,117 @@ class Cotangents(NamedTuple):
     states: tuple[Tensor, ...]
     r_bar: Tensor
 
-    def named(self) -> dict[str, Tensor]:
-        """By name, to be written."""
-        states = {f"state_{number}": state for number, state in enumerate(self.states)}
-        return {"w_bar": self.w_bar, "r_bar": self.r_bar} | states
+
+class Swept(NamedTuple):
+    """What the sweep has when it has come back to a step: the cotangents there, and the sums over later steps."""
+
+    cotangents: Cotangents
+    tally: Tally
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, to be saved."""
+        w_bar, states, r_bar = self.cotangents
+        named = {f"state_{number}": state for number, state in enumerate(states)}
+        return {"w_bar": w_bar, "r_bar": r_bar} | named | self.tally.sums()
+
+    def of(self, tensors: Mapping[str, Tensor]) -> "Swept":
+        """The same with other tensors."""
+        saved = {name: tensors[name].to(tensor.device) for name, tensor in self.tensors().items()}
+        states = tuple(saved[f"state_{number}"] for number in range(len(self.cotangents.states)))
+        return Swept(Cotangents(saved["w_bar"], states, saved["r_bar"]), self.tally.of(saved))
 
 
-def sweep(job: Job, *, memory: int) -> tuple[Tally, float]:
+def sweep(plan: Plan, gradients: QueryGradients, *, memory: int) -> tuple[Tally, float]:
     """Sweep the whole run; return the summed derivatives and the replay's drift.
 
     Args:
-        job: Which run, queries and method.
+        plan: Which run and method.
+        gradients: Of the queries at the final model.
         memory: Bytes that replayed states may take.
     """
-    tally, drift, stop = Tally(job), 0.0, len(job.run.steps)
-    zeros = tuple(torch.zeros_like(job.w_bar()) for _ in state_names(job.histories))
-    cotangents = Cotangents(job.w_bar(), zeros, job.r_bar())
-    partial = Partial(job, job.method.curvature)
-    kept = partial.load()
-    if kept:
-        read = {name: kept[name].to(job.run.device) for name in cotangents.named()}
-        states = tuple(read[f"state_{number}"] for number in range(len(zeros)))
-        cotangents = Cotangents(read["w_bar"], states, read["r_bar"])
-        tally.restore(kept)
-        stop, drift = int(kept["stop"]), kept["drift"].item()
+    run, w_bar = plan.run, gradients.w_bar
+    zeros = tuple(torch.zeros_like(w_bar) for _ in state_names(plan.histories))
+    end = Swept(Cotangents(w_bar, zeros, gradients.r_bar), Tally(plan, len(gradients.names)))
+    saver = PartialFold(Partial(plan, gradients, plan.method.curvature), Swept.tensors, end.of)
+    with run.replay() as replay:
+        reverse = ReverseStep(plan, replay)
 
-    def state() -> dict[str, Tensor]:
-        numbers = {"stop": torch.tensor(stop), "drift": torch.tensor(drift, dtype=torch.float64)}
-        return cotangents.named() | tally.state() | numbers
+        def through(segment: Segment, swept: Swept) -> Generator[Swept, None, None]:
+            start, stop = segment
+            cotangents, tally = swept.cotangents, swept.tally.copy()
+            for moment in backwards(plan, replay, run.checkpoint(start), stop, memory):
+                cotangents = reverse(moment, cotangents, tally)
+                yield Swept(cotangents, tally)
 
-    with (
-        job.run.replay() as replay,
-        bar("attributing", len(job.run.steps), len(job.run.steps) - stop) as progress,
-    ):
-        reverse = ReverseStep(job, replay, tally)
-        for start, end in reversed(job.run.segments):
-            if end > stop:
-                continue
-            before = tally.state()
-            swept = cotangents
-            try:
-                moments = backwards(job, replay, job.run.checkpoint(start), end, memory)
-                for moment in moments:
-                    swept = reverse(moment, swept)
-                    progress.advance()
-            except KeyboardInterrupt:
-                tally.restore(before)
-                partial.save(state(), now=True)
-                raise
-            cotangents, stop, drift = swept, start, max(drift, replay.drift)
-            partial.save(state())
-    partial.remove()
-    return tally, drift
+        folded = fold_segments("attributing", run.segments[::-1], through, Folded(end), replay=replay, saver=saver)
+    return folded.state.tally, folded.drift
 
 
-def require_curvature(job: Job) -> None:
-    """Refuse runs whose trained gradient has no symmetric derivative, as told by the first and by a late step.
+def require_curvature(plan: Plan) -> None:
+    """Refuse runs whose trained gradient has no symmetric derivative, judged by the first and by a late step.
 
     Raises:
         Unsupported: The gradient is stopped on its way, where that changes it.
     """
-    problem = LossModule(job.run.model, job.run.loss, use_explicit_batch_norm)
-    with job.run.replay() as replay:
+    problem = LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm)
+    with plan.run.replay() as replay:
         trajectory = replay.trajectory
-        for start in sorted({job.run.segments[0][0], job.run.segments[-1][0]}):
-            record = job.run.steps[start]
-            trajectory.restore(job.run.checkpoint(start))
+        for start in sorted({plan.run.segments[0][0], plan.run.segments[-1][0]}):
+            record = plan.run.steps[start]
+            trajectory.restore(plan.run.checkpoint(start))
             trajectory.arrange(record)
             same_modes(problem, replay)
-            for batch in job.run.batches(record)[:1]:
-                require_symmetric(problem, job.weights, trajectory.parameters, trajectory.buffers, batch)
+            for batch in plan.run.batches(record)[:1]:
+                require_symmetric(problem, plan.weights, trajectory.parameters, trajectory.buffers, batch)
 
 
 class ReverseStep:
     """Pulls cotangents back through one step and tallies what flows to the sample weights."""
 
-    def __init__(self, job: Job, replay: Replay, tally: Tally) -> None:
-        curvature = job.method.curvature
-        self._job, self._replay, self._tally = job, replay, tally
-        self._problem = LossModule(job.run.model, job.run.loss, use_explicit_batch_norm)
+    def __init__(self, plan: Plan, replay: Replay) -> None:
+        curvature = plan.method.curvature
+        self._plan, self._replay = plan, replay
+        self._problem = LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm)
         self._products: Products | None = None
         self._single: CurvatureProducts | None = None
         if curvature == "none":
-            self._products = ZeroCurvature(self._problem, job.weights, with_output=bool(job.classes))
+            self._products = ZeroCurvature(self._problem, plan.weights, with_output=bool(plan.classes))
         else:
             self._single = CurvatureProducts(
                 self._problem,
-                job.weights,
-                job.statistics,
+                plan.weights,
+                plan.statistics,
                 gauss_newton=curvature == "ggn",
-                with_output=bool(job.classes),
+                with_output=bool(plan.classes),
             )
-        self._spans = job.spans()
+        self._spans = plan.spans()
         self._check_one_call = curvature == "ggn"
 
-    def __call__(self, moment: Moment, cotangents: Cotangents) -> Cotangents:
-        """Return the cotangents before the step."""
+    def __call__(self, moment: Moment, cotangents: Cotangents, tally: Tally) -> Cotangents:
+        """Return the cotangents before the step; add to the tally."""
         record = moment.record
         self._replay.trajectory.arrange(record)
         same_modes(self._problem, self._replay)
         g_bar, before = self._through_update(moment, cotangents)
         w_bar, r_bar = before.w_bar, cotangents.r_bar
         for evaluated in reversed(moment.evaluated):
-            curved, r_bar = self._through_micro_batch(moment, evaluated, g_bar, r_bar)
+            curved, r_bar = self._through_micro_batch(moment, evaluated, g_bar, r_bar, tally)
             w_bar = curved.add_(w_bar)
-        if self._job.method.damping:
-            w_bar.add_(g_bar, alpha=self._job.method.damping)
+        if self._plan.method.damping:
+            w_bar.add_(g_bar, alpha=self._plan.method.damping)
         return Cotangents(w_bar, before.states, r_bar)
 
     def _through_update(self, moment: Moment, cotangents: Cotangents) -> tuple[Tensor, Cotangent[Tensor]]:
         """Cotangent of the summed gradient, and those before the optimizer's step without the curvature term."""
         record = moment.record
-        parts = parts_of(self._job.histories, self._spans, record.step)
-        rho = smoothing_of(parts, moment.point, self._job.smoothing)
+        parts = parts_of(self._plan.histories, self._spans, record.step)
+        rho = smoothing_of(parts, moment.point, self._plan.smoothing)
         after = Cotangent(cotangents.w_bar, cotangents.states)
         g_bar, before = transpose_all(parts, after, moment.point, rho)
-        return transpose_transforms(record.transforms, self._job.weights.spans, g_bar, moment.gradients), before
+        return transpose_transforms(record.transforms, self._plan.weights.spans, g_bar, moment.gradients), before
 
     def _through_micro_batch(
-        self, moment: Moment, evaluated: Evaluated, g_bar: Tensor, r_bar: Tensor
+        self, moment: Moment, evaluated: Evaluated, g_bar: Tensor, r_bar: Tensor, tally: Tally
     ) -> tuple[Tensor, Tensor]:
         """Tally what flows to the samples; return the curvature product, and the statistics' cotangent before it."""
         part, batch = evaluated.part, evaluated.batch
@@ -200,13 +194,12 @@ class ReverseStep:
             assert self._single is not None
             self._products = fastest_products(self._single, point, g_bar, r_bar)
         product = self._products(point, g_bar, r_bar)
-        require_same_losses(product.along.losses, evaluated.losses, moment.record.step)
-        self._tally.add_weighted(moment.record.step, part, product.along, batch)
+        tally.add_micro_batch(moment.record, part, batch, product.along, evaluated.losses)
         return product.w_bar, product.r_bar
 
     def _loss_weights(self, part: MicroBatch, like: Tensor) -> Tensor | None:
         """What the losses are multiplied by next to the divisor: the run's own weights, and coefficients of each."""
-        alpha = self._job.run.loss_weights
+        alpha = self._plan.run.loss_weights
         weights = None if alpha is None else alpha[part.indices].to(like)
         relative = part.loss_weights(like)
         if weights is None or relative is None:
@@ -214,46 +207,46 @@ class ReverseStep:
         return weights * relative
 
 
-def backwards(job: Job, replay: Replay, start: Checkpoint, stop: int, memory: int) -> Iterator[Moment]:
+def backwards(plan: Plan, replay: Replay, start: Checkpoint, stop: int, memory: int) -> Iterator[Moment]:
     """Yield the moments of steps [start.step, stop) from the last to the first.
 
     Where their states do not fit into `memory`, the stretch is cut into parts whose starting states fit, and the
     parts are replayed again, last part first.
     """
-    room = max(2, memory // max(1, _moment_bytes(job, start)))
+    room = max(2, memory // max(1, _moment_bytes(plan, start)))
     count = stop - start.step
     if count <= room:
-        yield from reversed(_forward(job, replay, start, stop))
+        yield from reversed(_forward(plan, replay, start, stop))
         return
     length = -(-count // room)
     starts = [start]
     replay.trajectory.restore(start)
     for cut in range(start.step + length, stop, length):
-        for record in job.run.steps[cut - length : cut]:
-            replay.advance(record, job.run.batches(record))
+        for record in plan.run.steps[cut - length : cut]:
+            replay.advance(record, plan.run.batches(record))
         starts.append(replay.trajectory.checkpoint(cut))
-    ends = [*(each.step for each in starts[1:]), stop]
-    for each, end in zip(reversed(starts), reversed(ends), strict=True):
-        yield from backwards(job, replay, each, end, memory)
+    ends = [*(checkpoint.step for checkpoint in starts[1:]), stop]
+    for checkpoint, end in zip(reversed(starts), reversed(ends), strict=True):
+        yield from backwards(plan, replay, checkpoint, end, memory)
 
 
-def _moment_bytes(job: Job, start: Checkpoint) -> int:
+def _moment_bytes(plan: Plan, start: Checkpoint) -> int:
     """What the sweep keeps of a step; a checkpoint holds as much or more where rules have a closed form."""
-    if not _needs_point(job):
+    if not _needs_point(plan):
         return start.bytes
-    flat = job.weights.size * job.like.element_size()
+    flat = plan.weights.size * plan.like.element_size()
     return start.bytes + 2 * flat
 
 
-def _needs_point(job: Job) -> bool:
-    return any(history.rule.closed_form is None for history in job.histories)
+def _needs_point(plan: Plan) -> bool:
+    return any(history.rule.closed_form is None for history in plan.histories)
 
 
 class _Collecting(StepHooks):
     """Notes what the sweep needs of a step while it is replayed."""
 
-    def __init__(self, job: Job, replay: Replay, states: Sequence[str] | None) -> None:
-        self._job, self._trajectory, self._states = job, replay.trajectory, states
+    def __init__(self, plan: Plan, replay: Replay, states: Sequence[str] | None) -> None:
+        self._plan, self._trajectory, self._states = plan, replay.trajectory, states
         self.buffers: list[dict[str, Tensor]] = []
         self.gradients: list[Tensor] = []
         self.point: StepPoint | None = None
@@ -262,26 +255,25 @@ class _Collecting(StepHooks):
         self.buffers.append({name: value.clone() for name, value in self._trajectory.buffers.items()})
 
     def before_transform(self) -> None:
-        self.gradients.append(self._trajectory.gradient(self._job.weights))
+        self.gradients.append(self._trajectory.gradient(self._plan.weights))
 
     def before_update(self) -> None:
         if self._states is not None:
-            self.point = self._trajectory.point(self._job.weights, self._states)
+            self.point = self._trajectory.point(self._plan.weights, self._states)
 
 
-def _forward(job: Job, replay: Replay, start: Checkpoint, stop: int) -> list[Moment]:
+def _forward(plan: Plan, replay: Replay, start: Checkpoint, stop: int) -> list[Moment]:
     trajectory = replay.trajectory
     trajectory.restore(start)
-    states = state_names(job.histories) if _needs_point(job) else None
+    states = state_names(plan.histories) if _needs_point(plan) else None
     moments = []
-    for record in job.run.steps[start.step : stop]:
+    for record in plan.run.steps[start.step : stop]:
         parameters = {name: value.clone() for name, value in trajectory.parameters.items()}
-        batches, noted = job.run.batches(record), _Collecting(job, replay, states)
+        batches, noted = plan.run.batches(record), _Collecting(plan, replay, states)
         losses = replay.advance(record, batches, hooks=noted)
         evaluated = [
-            Evaluated(*each) for each in zip(record.micro_batches, batches, noted.buffers, losses, strict=True)
+            Evaluated(*parts) for parts in zip(record.micro_batches, batches, noted.buffers, losses, strict=True)
         ]
         moments.append(Moment(record, parameters, evaluated, noted.point, noted.gradients))
-    if job.run.has_checkpoint(stop):
-        replay.check_against(job.run.checkpoint(stop))
+    check_end(plan.run, replay, stop)
     return moments

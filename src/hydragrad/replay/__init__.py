@@ -10,6 +10,7 @@ statistics         which running statistics the run moved
 changed_run        the run with other weights or labels of some samples, or another start
 retraining         many changed runs, their final states saved
 checkpoint_spread  which checkpoints stand for the run
+resumable          a fold over segments that an interruption does not lose
 """
 
 from hydragrad.replay.data import fetch as fetch

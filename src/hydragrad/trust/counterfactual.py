@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from hydragrad.attribution.attribute import query_point
+from hydragrad.attribution.gradients import query_point
 from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
 from hydragrad.randomness import preserved

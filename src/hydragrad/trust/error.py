@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, eigsh
 from torch import Tensor
 
-from hydragrad.attribution.attribute import query_point
+from hydragrad.attribution.gradients import query_point
 from hydragrad.derivatives import Batch, Layout
 from hydragrad.derivatives.curvature.tangents import ExactTangents
 from hydragrad.errors import QueryError, Unsupported

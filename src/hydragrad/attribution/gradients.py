@@ -1,0 +1,83 @@
+"""Gradients of queries at a run's model, where a sweep starts from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from hydragrad.attribution.plan import Plan
+from hydragrad.derivatives import Layout
+from hydragrad.randomness import preserved
+from hydragrad.replay import Recording, fetch
+from hydragrad.runs import Checkpoint
+from hydragrad.scores import Query, QueryPoint, QueryRow
+
+
+class QueryGradients(NamedTuple):
+    """Some scalars of queries, differentiated at the final model.
+
+    Attributes:
+        names: Their names.
+        values: Their values.
+        w_bar: Gradients by the weights, (queries, parameters).
+        r_bar: Gradients by the running statistics, (queries, statistics).
+    """
+
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    w_bar: Tensor
+    r_bar: Tensor
+
+    @classmethod
+    def of(cls, rows: Sequence[QueryRow]) -> Self:
+        """Stack the gradients of scalars."""
+        return cls(
+            tuple(row.name for row in rows),
+            tuple(row.value for row in rows),
+            torch.stack([row.w_bar for row in rows]),
+            torch.stack([row.r_bar for row in rows]),
+        )
+
+
+def gradients_in_chunks(plan: Plan, queries: Sequence[Query], memory: int) -> Iterator[QueryGradients]:
+    """Differentiate queries at the run's final model, in chunks whose directions fit into memory several times over."""
+    size = max(1, memory // (4 * max(1, plan.weights.size) * plan.like.element_size()))
+    rows = _rows(plan, queries)
+    while True:
+        with preserved():
+            chunk = list(islice(rows, size))
+        if not chunk:
+            return
+        yield QueryGradients.of(chunk)
+
+
+def gradients_of_some(plan: Plan, queries: Sequence[Query], numbers: range) -> QueryGradients:
+    """Differentiate the scalars of queries with the given numbers, counted over all queries."""
+    with preserved():
+        return QueryGradients.of(list(islice(_rows(plan, queries), numbers.start, numbers.stop)))
+
+
+def query_point(run: Recording, weights: Layout, statistics: Layout, at: Checkpoint | None = None) -> QueryPoint:
+    """The run's final model, or the one at a checkpoint, in the form that queries take."""
+    state = run.final if at is None else at
+    return QueryPoint(
+        model=run.model,
+        loss=run.loss,
+        parameters=on_device(run, state.parameters),
+        buffers=on_device(run, state.buffers),
+        weights=weights,
+        statistics=statistics,
+        fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=run.collate_fn, device=run.device),
+    )
+
+
+def on_device(run: Recording, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Named tensors on the run's device."""
+    return {name: value.to(run.device) for name, value in values.items()}
+
+
+def _rows(plan: Plan, queries: Sequence[Query]) -> Iterator[QueryRow]:
+    point = query_point(plan.run, plan.weights, plan.statistics)
+    return (row for query in queries for row in query.rows(point))

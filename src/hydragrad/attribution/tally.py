@@ -1,0 +1,113 @@
+"""The tally of an attribution: sums of derivatives by sample, as steps are taken in."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from hydragrad.attribution.plan import Plan
+from hydragrad.derivatives import Batch, Directional, label_derivatives, require_cross_entropy
+from hydragrad.errors import LossError
+from hydragrad.runs import StepRecord
+from hydragrad.runs.log import MicroBatch
+
+SUMS = ("values", "labels", "over_time")
+
+
+class Tally:
+    """Sums of d(query)/d(sample weight), by sample, in float64 on the CPU.
+
+    Args:
+        plan: Which samples are scored, and whether by label and by stretch.
+        queries: Number of scalars.
+
+    Attributes:
+        values: (queries, samples).
+        labels: (queries, samples, classes), or (queries, samples, 0) where no labels are summed.
+        over_time: The same as values by stretch of the run, (queries, stretches, samples).
+    """
+
+    def __init__(self, plan: Plan, queries: int) -> None:
+        self._plan, self._queries = plan, queries
+        samples = len(plan.sample_ids)
+        self._column = torch.full((plan.run.manifest.data["length"],), -1, dtype=torch.int64)
+        self._column[plan.sample_ids] = torch.arange(samples)
+        self.values = torch.zeros(queries, samples, dtype=torch.float64)
+        self.labels = torch.zeros(queries, samples, plan.classes, dtype=torch.float64)
+        self.over_time = torch.zeros(queries, plan.stretches, samples, dtype=torch.float64)
+
+    def wants(self, indices: Sequence[int]) -> bool:
+        """Whether any of these samples is to be scored."""
+        return bool((self._column[indices] >= 0).any())
+
+    def sums(self) -> dict[str, Tensor]:
+        """Everything summed so far, by name; live tensors."""
+        return {name: getattr(self, name) for name in SUMS}
+
+    def of(self, sums: Mapping[str, Tensor]) -> "Tally":
+        """A tally of the same plan that starts from copies of some sums."""
+        tally = Tally(self._plan, self._queries)
+        for name in SUMS:
+            setattr(tally, name, sums[name].clone())
+        return tally
+
+    def copy(self) -> "Tally":
+        """A tally that starts from the sums of this one."""
+        return self.of(self.sums())
+
+    def add(self, step: int, indices: Sequence[int], derivatives: Tensor) -> None:
+        """Add the derivatives of a step's samples, (queries, samples), coefficients included."""
+        columns, derivatives = self._scored(indices, derivatives)
+        self.values.index_add_(1, columns, derivatives)
+        stretches = self._plan.stretches
+        if stretches:
+            self.over_time[:, step * stretches // len(self._plan.run.steps)].index_add_(1, columns, derivatives)
+
+    def add_micro_batch(
+        self, record: StepRecord, part: MicroBatch, batch: Batch, along: Directional, losses: Tensor
+    ) -> None:
+        """Add the derivatives of a micro-batch's losses times their coefficients, under every label where wanted.
+
+        Args:
+            record: Its step.
+            part: What the step did with it.
+            batch: Its data.
+            along: Derivatives of its losses.
+            losses: The losses that the replay had.
+
+        Raises:
+            LossError: The derivatives are not those of the losses; or labels are wanted, and the loss is not plain
+                cross-entropy with integer labels.
+        """
+        require_same_losses(along.losses, losses, record.step)
+        self.add(record.step, part.indices, part.weighted(along.losses_dot))
+        if not self._plan.classes:
+            return
+        require_cross_entropy(along, batch.data)
+        derivatives = label_derivatives(along).double().cpu()
+        if isinstance(part.coefficients, tuple):
+            derivatives = derivatives * torch.tensor(part.coefficients, dtype=torch.float64)[:, None]
+        else:
+            derivatives = (1 / part.divisor) * derivatives
+        self.labels.index_add_(1, *self._scored(part.indices, derivatives))
+
+    def _scored(self, indices: Sequence[int], derivatives: Tensor) -> tuple[Tensor, Tensor]:
+        """Columns and derivatives of the samples that are scored; the second dimension is that of samples."""
+        columns = self._column[indices]
+        scored = columns >= 0
+        return columns[scored], derivatives.double().cpu()[:, scored]
+
+
+def require_same_losses(evaluated: Tensor, replayed: Tensor, step: int) -> None:
+    """Refuse derivative evaluations that do not compute the losses that were trained on.
+
+    Raises:
+        LossError: The model draws other randomness, or other kernels compute something else.
+    """
+    if not torch.allclose(evaluated, replayed, rtol=1e-3, atol=1e-4):
+        worst = float((evaluated - replayed).abs().max())
+        raise LossError(
+            f"At step {step} the derivatives were taken of other losses than the run had (off by up to {worst:.1e}): "
+            f"the model draws randomness that is not torch's seeded generator, or keeps state outside its buffers. "
+            f"Make the forward pass a function of parameters, buffers, batch and torch's generator."
+        )
