@@ -197,7 +197,7 @@ def test_bad_input_gets_a_named_error(recorded, tmp_path, monkeypatch):
         hypergradients(run, curvature="ggn")
     with pytest.raises(QueryError, match="leave projection out"):
         hypergradients(run, curvature="hessian", projection=4)
-    with pytest.raises(ValueError, match="Rows are kept as"):
+    with pytest.raises(ValueError, match="Rows are stored as"):
         hypergradients(run, dtype=torch.float16)
     store = hypergradients(run, store=tmp_path / "store")
     with pytest.raises(RecordingMismatch, match="this model has"):

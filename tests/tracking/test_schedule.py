@@ -43,9 +43,9 @@ def test_interrupted_it_is_refused_until_it_is_whole(tmp_path):
         track(case, schedule=told(case), stop_at=9),
         track(case, schedule=told(case), store=folder, stop_at=9),
     ):
-        with pytest.raises(StepError, match=r"9 of the 16 steps told ahead"):
+        with pytest.raises(StepError, match=r"9 of the 16 planned steps"):
             stopped.contributions(queries(case))
-    with pytest.raises(StepError, match=r"9 of the 16 steps told ahead"):
+    with pytest.raises(StepError, match=r"9 of the 16 planned steps"):
         hg.Store.open(folder, case.build(), case.loss)
     with pytest.raises(RecordingMismatch, match="begun with other schedule"):
         track(case, store=folder, resume=True)

@@ -14,7 +14,7 @@ from hydragrad.replay import Recording
 from hydragrad.reports import report
 from hydragrad.scores import Check, Scores, saved_scores
 from hydragrad.tracking import Store
-from hydragrad.tracking.store import FILE
+from hydragrad.tracking.facts import FILE
 
 HELD_OUT = ("test", "validation")
 """Predictions are explained on the first of these data sets that exists."""

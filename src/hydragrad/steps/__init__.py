@@ -30,6 +30,7 @@ from hydragrad.steps.rule import Move as Move
 from hydragrad.steps.rule import StepPoint as StepPoint
 from hydragrad.steps.rule import StepRule as StepRule
 from hydragrad.steps.rule import Tangent as Tangent
+from hydragrad.steps.rules import RULE_OF_SCHEMA_1 as RULE_OF_SCHEMA_1
 from hydragrad.steps.rules import RULES as RULES
 from hydragrad.steps.rules import read_group as read_group
 from hydragrad.steps.rules import rule_named as rule_named

@@ -19,6 +19,9 @@ RULES: dict[type[Optimizer], StepRule] = {
     )
 }
 
+RULE_OF_SCHEMA_1 = sgd.RULE
+"""Runs and stores of schema 1 do not name their optimizer: there was only this one."""
+
 NOTES = {"params", "param_names", "initial_lr", "name", "swa_lr"} | {
     "max_lr",
     "min_lr",

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,9 +19,7 @@ from hydragrad.randomness import preserved
 from hydragrad.replay import fetch
 from hydragrad.replay.data import Collate
 from hydragrad.scores import Query, QueryPoint, Scores, numbered, sample_losses
-
-if TYPE_CHECKING:
-    from hydragrad.tracking.store import StoreFacts
+from hydragrad.tracking.facts import StoreFacts
 
 Block = Callable[[int, int], Tensor]
 """Rows [start, stop), to compute with."""
@@ -80,7 +78,7 @@ class Answerer:
         self,
         model: nn.Module,
         loss: PerSampleLoss,
-        facts: "StoreFacts",
+        facts: StoreFacts,
         final: Mapping[str, Tensor],
         collate: Collate | None,
     ) -> None:

@@ -19,22 +19,17 @@ from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
 from hydragrad.runs.log import MicroBatch
 from hydragrad.scores import checked_samples
+from hydragrad.tracking.facts import DTYPES, GROWING, StoreFacts
+from hydragrad.tracking.growing_store import unfolding
+from hydragrad.tracking.new_store import make_projector, new_table, storage
 from hydragrad.tracking.options import notes, require_sound, smoothing_share
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.rows.recurrence import Planned, Recurrence, TakenAt
 from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.step_gradients import StepGradients
-from hydragrad.tracking.store import DTYPES, Store, StoreFacts
-from hydragrad.tracking.unfinished import (
-    GROWING,
-    finish,
-    make_projector,
-    new_table,
-    require_same_store,
-    storage,
-    unfolding,
-)
+from hydragrad.tracking.store import Store
+from hydragrad.tracking.unfinished import finish, require_same_store
 
 
 def hypergradients(

@@ -29,25 +29,17 @@ from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import StepRule, rule_of
 from hydragrad.tracking.answers import Answer
+from hydragrad.tracking.facts import FILE, GROWING, LOG, StoreFacts
+from hydragrad.tracking.growing_store import model_state, unfinished_schedule
+from hydragrad.tracking.new_store import make_projector, require_no_store, storage
 from hydragrad.tracking.online import OnlineRows, Tracked
 from hydragrad.tracking.options import notes, require_sound, smoothing_share
 from hydragrad.tracking.resuming import place_among, require_same_step, state_norm
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.schedule import Schedule, fingerprint
-from hydragrad.tracking.step_batch import Drawn
-from hydragrad.tracking.store import FILE, Store, StoreFacts
-from hydragrad.tracking.unfinished import (
-    GROWING,
-    LOG,
-    finish,
-    make_projector,
-    model_state,
-    opened_unfinished,
-    require_no_store,
-    require_same_store,
-    storage,
-    unfinished_schedule,
-)
+from hydragrad.tracking.step_batch import StepBatch
+from hydragrad.tracking.store import Store
+from hydragrad.tracking.unfinished import finish, opened_unfinished, require_same_store
 
 
 class Tracker:
@@ -62,7 +54,7 @@ class Tracker:
         scores = tracker.contributions(hg.mean_loss(val_set))
 
     A step pays for the tracked samples of its own batch only: what a sample sat out is made up for in one product
-    when it is drawn again.
+    when it is step_batch again.
 
     Args:
         model: The model being trained.
@@ -278,7 +270,7 @@ class Tracker:
 
         Args:
             indices: The samples of the batch, in their order.
-            batch: The batch itself; drawn again from the training set where it is needed and not given.
+            batch: The batch itself; step_batch again from the training set where it is needed and not given.
 
         Raises:
             StepError: Not exactly one optimizer step inside.
@@ -294,10 +286,10 @@ class Tracker:
         seed = stream_seed(self._seed, self.next_step) if outer is None else outer
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         draws = stream_seed(self._seed, self.next_step, BATCH) if batch_seed is None else batch_seed
-        drawn = self._drawn(chosen, batch, draws, seed)
+        step_batch = self._drawn(chosen, batch, draws, seed)
         coefficient = 1 / len(chosen) if self._reduction == "mean" else 1.0
         part = MicroBatch(chosen, draws, seed, coefficient)
-        start = self._before(drawn, part, alone=outer is None)
+        start = self._before(step_batch, part, alone=outer is None)
         self._in_step = True
         self._watch.begin()
         try:
@@ -313,11 +305,11 @@ class Tracker:
         values = {name: parameter.detach() for name, parameter in self._watch.parameters.items()}
         norm = state_norm(self._optimizer)
         record = StepRecord(self.next_step, (part,), self._watch.options, structure, norm, None)
-        self._after(record, drawn, start, values)
+        self._after(record, step_batch, start, values)
         self._last = record
         self.next_step += 1
 
-    def _drawn(self, chosen: list[int], data: Any, draws: int, seed: int) -> Drawn:
+    def _drawn(self, chosen: list[int], data: Any, draws: int, seed: int) -> StepBatch:
         constants = {}
         if self._tracked.exact:
             constants = {
@@ -325,18 +317,18 @@ class Tracker:
                 for name, buffer in self._model.named_buffers()
                 if name not in self._tracked.statistics.shapes and buffer.is_floating_point()
             }
-        return Drawn(
+        return StepBatch(
             train_set=self._train_set,
-            chosen=chosen,
+            indices=chosen,
             data=data,
-            draws=draws,
+            batch_seed=draws,
             seed=seed,
             collate=self._collate,
             device=self._device,
             constants=constants,
         )
 
-    def _before(self, drawn: Drawn, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
+    def _before(self, step_batch: StepBatch, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
         """Everything that needs the weights before the step."""
         if self.next_step < self.steps:
             return None
@@ -345,13 +337,15 @@ class Tracker:
                 f"The store in {self._folder} is finished; it can't take further steps. Choose another folder."
             )
         if self._rows.growing is None:
-            self._rows.begin(len(drawn.chosen))
-        self._rows.before(drawn, part)
+            self._rows.begin(len(step_batch.indices))
+        self._rows.before(step_batch, part)
         # Beside a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
         due = self.next_step & (self.next_step - 1) == 0
         return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
 
-    def _after(self, record: StepRecord, drawn: Drawn, start: Checkpoint | None, values: dict[str, Tensor]) -> None:
+    def _after(
+        self, record: StepRecord, step_batch: StepBatch, start: Checkpoint | None, values: dict[str, Tensor]
+    ) -> None:
         if record.step < self.steps:
             require_same_step(self._known[record.step], record)
             return
@@ -363,8 +357,8 @@ class Tracker:
         if start is not None:
             with preserved():
                 self._trajectory = self._trajectory or Trajectory(self._model, self._loss, self._watch.rule)
-                check_one_step(self._trajectory, start, record, [drawn()], values)
-        self._rows.after(record, self._last, drawn)
+                check_one_step(self._trajectory, start, record, [step_batch()], values)
+        self._rows.after(record, self._last, step_batch)
 
     def _find_place(self, chosen: list[int]) -> None:
         """After a resume, once: recognise at which of the known steps the loop goes on."""

@@ -25,7 +25,7 @@ from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form, run_histories
 from hydragrad.scores import Method, Scores, sample_losses
 from hydragrad.tracking import Store, TopContributions, hypergradients
-from hydragrad.tracking.store import FILE
+from hydragrad.tracking.facts import FILE
 
 PROJECTION = 2048
 """Columns of a training sample's row in a new store."""
