@@ -43,7 +43,7 @@ REFUSED = {
     "diverging": ({"optimizer": lambda model: SGD(model.parameters(), 1e30)}, "Lower the rate (1e+30)."),
     "half": ({"model": build().half()}, "must be float32, or all float64"),
     "bfloat16": ({"model": build().bfloat16()}, "must be float32, or all float64"),
-    "autocast": ({"loss": under_autocast}, "Train in float32"),
+    "autocast": ({"loss": under_autocast}, "must run in float32"),
     "Rprop": ({"optimizer": lambda model: Rprop(model.parameters())}, "Rprop has no rule here"),
     "LBFGS": ({"optimizer": lambda model: LBFGS(model.parameters())}, "LBFGS has no rule here"),
     "sparse": ({"model": embedding()}, "Build it without sparse"),

@@ -48,7 +48,7 @@ def test_one_that_was_killed_before_its_first_step_is_replaced_with_its_labels(h
         raise NonFinite("stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hydragrad.recording.recorder.clear_away", lambda path: None)  # as SIGKILL leaves it
+        patch.setattr("hydragrad.recording.run_writer.clear_away", lambda path: None)  # as SIGKILL leaves it
         patch.setattr("hydragrad.training.loop.batch_losses", stopped)
         hydragrad(*WORDS, "--noise", 0.5, "--out", run)
     assert (run / "manifest.json").exists() and load_labels(run) is not None
