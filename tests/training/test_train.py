@@ -286,7 +286,7 @@ def test_the_forecast_is_of_the_right_size(tmp_path):
         checkpoint_every=5,
     )
     written = sum(file.stat().st_size for file in run.path.rglob("*") if file.is_file())
-    forecast = forecast_bytes(model, 22, Plan(epochs=EPOCHS, batch_size=BATCH_SIZE), 5)
+    forecast = forecast_bytes(model, sgd(model), 22, Plan(epochs=EPOCHS, batch_size=BATCH_SIZE), 5)
     assert 0.8 * written < forecast < 1.5 * written
 
 

@@ -1,6 +1,6 @@
 """The optimizers whose steps are known: torch's classes and their rules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,6 +75,17 @@ def rule_named(name: str) -> StepRule:
 def read_group(rule: StepRule, group: Mapping[str, Any]) -> Options:
     """Read one parameter group's options as plain values."""
     return {name: _plain(group[name]) for name in (*rule.options, *rule.kernels)}
+
+
+def states_in_force(rule: StepRule, options: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Names of the optimizer states of parameters under the options of some parameter groups, as they are read."""
+    return max((rule.states(rule.read(values)) for values in options), key=len, default=())
+
+
+def states_of(optimizer: Optimizer) -> tuple[str, ...]:
+    """Names of the states that an optimizer keeps of a parameter, under its present options."""
+    rule = rule_of(optimizer)
+    return states_in_force(rule, [read_group(rule, group) for group in optimizer.param_groups])
 
 
 def torch_group(options: Options) -> dict[str, Any]:

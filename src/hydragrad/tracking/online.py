@@ -16,13 +16,13 @@ from hydragrad.replay.trajectory import step_point
 from hydragrad.runs import StepRecord
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
 from hydragrad.runs.log import MicroBatch, from_lines, to_line
-from hydragrad.steps import read_group, rule_named, rule_of
+from hydragrad.steps import rule_named, states_of
 from hydragrad.tracking.facts import DTYPES, LOG, StoreFacts
 from hydragrad.tracking.growing_store import model_state, unfolding
 from hydragrad.tracking.new_store import new_table
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
-from hydragrad.tracking.rows.recurrence import Recurrence, TakenAt, states_in_force
+from hydragrad.tracking.rows.recurrence import Recurrence, TakenAt
 from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.schedule import PlannedSchedule, Schedule
 from hydragrad.tracking.step_batch import StepBatch
@@ -106,7 +106,7 @@ class OnlineRows:
             DiskFull, NotEnoughMemory: They would not fit.
         """
         tracked = self._tracked
-        recurrence = tracked.recurrence(states=len(self._states()))
+        recurrence = tracked.recurrence(states=len(states_of(self._tracked.optimizer)))
         table = new_table(
             tracked.folder,
             tracked.facts,
@@ -149,12 +149,9 @@ class OnlineRows:
         tracked, growing = self._tracked, self.growing
         if growing is not None and growing.recurrence.every_row:
             named = dict(tracked.model.named_parameters())
-            self._at = TakenAt(step_point(named, tracked.optimizer, tracked.weights, self._states()))
-
-    def _states(self) -> tuple[str, ...]:
-        optimizer = self._tracked.optimizer
-        rule = rule_of(optimizer)
-        return states_in_force(rule, [read_group(rule, group) for group in optimizer.param_groups])
+            self._at = TakenAt(
+                step_point(named, tracked.optimizer, tracked.weights, states_of(self._tracked.optimizer))
+            )
 
     def after(self, record: StepRecord, last: StepRecord | None, step_batch: StepBatch) -> None:
         """Complete the step; `last` is the one before it."""
