@@ -1,5 +1,6 @@
 """Everything that can be wrong with a run directory, a loop or its data: a named error, and no file touched."""
 
+import copy
 import dataclasses
 import json
 import shutil
@@ -239,6 +240,8 @@ def block(r: hg.Recorder, model: nn.Module, optimizer: SGD, how: str) -> None:
             loss(model, samples()[5:10]).mean().backward()
         if how == "clipping":
             nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
+        if how == "frozen":
+            model[0].weight.requires_grad_(False)
         for _ in range({"no step": 0, "two steps": 2}.get(how, 1)):
             optimizer.step()
 
@@ -251,6 +254,7 @@ BLOCKS = {
     "accumulation": (errors.ReplayMismatch, "accumulation"),
     "clipping": (errors.ReplayMismatch, "clipping"),
     "sum": (errors.ReplayMismatch, "reduction"),
+    "frozen": (errors.Unsupported, "0.weight requires no gradient and has one"),
 }
 
 
@@ -268,9 +272,20 @@ def weights_by_hand(model: nn.Module, optimizer: SGD) -> None:
         model[0].weight.mul_(2)
 
 
+def state_loaded(model: nn.Module, optimizer: SGD) -> None:
+    optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+
+
+def state_edited(model: nn.Module, optimizer: SGD) -> None:
+    optimizer.state[model[0].weight]["momentum_buffer"].mul_(0.5)
+
+
 BETWEEN: dict[str, tuple[Callable[[nn.Module, SGD], object], str]] = {
     "weights": (weights_by_hand, "changed outside recorder.step"),
     "train mode": (lambda model, _: model(samples().tensors[0]), "running statistics"),
+    "state cleared": (lambda _, optimizer: optimizer.state.clear(), "optimizer's state"),
+    "state loaded": (state_loaded, "optimizer's state"),
+    "state edited": (state_edited, "optimizer's state"),
     "optimizer": (lambda _, optimizer: optimizer.step(), "called outside recorder.step"),
 }
 

@@ -1,12 +1,15 @@
 """The store of a recorded run gives what `attribute` gives, for every model and option set."""
 
+import dataclasses
+from unittest import mock
+
 import numpy as np
 import pytest
 import torch
 
 import hydragrad as hg
 from attribution import oracle
-from cases import ADAPTIVE_CASES, CASES, EVERY_MODEL, SAMPLES, Case
+from cases import ADAPTIVE_CASES, CASES, EVERY_MODEL, OPTIONS, SAMPLES, Case, record
 from hydragrad.errors import DiskFull, QueryError, RecordingMismatch, RunDamaged, RunExists, Unsupported
 from hydragrad.tracking import Store, hypergradients
 
@@ -52,6 +55,17 @@ def test_exact_rows_under_every_kind_of_option(options, recorded):
     found = hypergradients(run, curvature="hessian", samples=chosen).contributions(queries(case))
     assert oracle.relative(found.values, expected.values) < 1e-8
     assert found.sample_ids.tolist() == chosen
+
+
+@pytest.mark.parametrize("curvature", ["none", "hessian"])
+def test_parameters_that_the_optimizer_never_moves_have_no_columns(curvature, tmp_path):
+    case = Case("partly_frozen", "adamw")
+    every = dataclasses.replace(case.options, optimizer=lambda model: torch.optim.AdamW(model.parameters(), lr=0.02))
+    with mock.patch.dict(OPTIONS, {"adamw": every}):
+        run = record(case, tmp_path / "run")
+    expected = hg.attribute(run, queries(case), curvature=curvature)
+    found = hypergradients(run, curvature=curvature).contributions(queries(case))
+    assert oracle.relative(found.values, expected.values) < 1e-8
 
 
 def test_some_samples_in_their_order(recorded):

@@ -13,7 +13,7 @@ import torch
 
 import hydragrad as hg
 from attribution import oracle
-from cases import ADAPTIVE_CASES, BATCH_SIZE, CASES, EPOCHS, EVERY_MODEL, SEED, Case, collate, loop
+from cases import ADAPTIVE_CASES, BATCH_SIZE, CASES, EPOCHS, EVERY_MODEL, SEED, Case, collate, loop, warmed
 from hydragrad.errors import QueryError, RecordingMismatch, ReplayMismatch, RunExists, StepError, Unsupported
 
 MLP = Case("mlp", "all")
@@ -236,6 +236,63 @@ def test_parameters_given_to_the_optimizer_later_are_refused_by_name(monkeypatch
     monkeypatch.setitem(OPTIONS, "here", OptionsCase(begin, before_step=add))
     with pytest.raises(Unsupported, match=r"0\.bias came to the optimizer at step 3.*from the start"):
         track(Case("mlp", "here"))
+
+
+@pytest.mark.parametrize("options", ["momentum", "adamw"])
+@pytest.mark.parametrize("curvature", ["none", "hessian"])
+def test_a_closure_gives_the_gradient_that_the_optimizer_gets(options, curvature, recorded):
+    case = Case("mlp", options)
+    model, train_set = case.build(), case.train_set
+    optimizer = case.options.optimizer(model)
+    tracker = hg.Tracker(model, optimizer, case.loss, train_set, curvature=curvature, seed=SEED)
+
+    def one_step(step, indices):
+        def closure():
+            optimizer.zero_grad()
+            mean = case.loss(model, collate(train_set, indices)).mean()
+            mean.backward()
+            return mean
+
+        with tracker.step(indices):
+            return optimizer.step(closure).item()
+
+    with tracker:
+        loop(case, model, optimizer, one_step)
+    expected = hg.attribute(recorded(case), queries(case), curvature=curvature).values
+    assert oracle.relative(tracker.contributions(queries(case)).values, expected) < 1e-8
+
+
+@pytest.mark.parametrize("options", ["momentum", "adamw"])
+def test_weights_and_optimizer_state_that_change_between_steps_are_refused(options):
+    case = Case("mlp", options)
+    for change in (lambda m, o: o.state.clear(), lambda m, o: m[0].weight.data.mul_(2)):
+        model, train_set = case.build(), case.train_set
+        optimizer = case.options.optimizer(model)
+        with hg.Tracker(model, optimizer, case.loss, train_set) as tracker:
+            with tracker.step([0, 1]):
+                optimizer.zero_grad()
+                case.loss(model, collate(train_set, [0, 1])).mean().backward()
+                optimizer.step()
+            change(model, optimizer)
+            with pytest.raises(StepError, match=r"outside tracker.step\(\)"), tracker.step([0, 1]):
+                pass
+
+
+def test_a_state_that_appears_later_is_refused_where_every_step_moves_every_row():
+    case = Case("mlp", "amsgrad")
+    model, train_set = case.build(), case.train_set
+    optimizer = warmed(case.options.optimizer(model), model)
+    optimizer.param_groups[0]["amsgrad"] = False
+    with (
+        pytest.raises(Unsupported, match="max_exp_avg_sq came at step 1"),
+        hg.Tracker(model, optimizer, case.loss, train_set) as tracker,
+    ):
+        for _ in range(2):
+            with tracker.step([0, 1]):
+                optimizer.zero_grad()
+                case.loss(model, collate(train_set, [0, 1])).mean().backward()
+                optimizer.step()
+            optimizer.param_groups[0]["amsgrad"] = True
 
 
 def test_bad_input_gets_a_named_error(tmp_path):

@@ -8,7 +8,7 @@ loop_state        model, optimizer, scheduler and generators, as checkpoints hol
 resuming          how far a killed run got, and whether it may be resumed
 sampler_position  where a loader stands in its epoch
 indexed           sample indices of batches from any stock DataLoader
-between_steps     nothing may change the weights between two steps
+between_steps     nothing may change weights or optimizer state between two steps
 verifying         replays some steps while recording
 interruption      Ctrl-C, noticed even where the loop catches it
 observer          the StepObserver protocol

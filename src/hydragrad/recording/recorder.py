@@ -126,7 +126,7 @@ class Recorder:
             reduction=reduction,
             norm=partial(first_trained_norm, self._parameters),
         )
-        self._between = BetweenSteps(model)
+        self._between = BetweenSteps(model, optimizer, "recorder.step()")
         self._verifier = Verifier(model, loss, rule)
         self._interruption = Interruption()
         self._writer = RunWriter(self.path, checkpoint_every)

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hydragrad.errors import StepError, Unsupported
-from hydragrad.runs.log import Options, Structure
+from hydragrad.runs.log import Options, Structure, require_frozen_skipped
 from hydragrad.steps import read_group, rule_of
 
 
@@ -81,7 +81,11 @@ class Watch:
             )
 
     def structure(self) -> Structure:
-        """What rarely changes from step to step; the same object as before while nothing does."""
+        """What rarely changes from step to step; the same object as before while nothing does.
+
+        Raises:
+            Unsupported: A frozen parameter had a gradient.
+        """
         seen = (
             [[*map(id, group["params"])] for group in self._optimizer.param_groups],
             [parameter.requires_grad for parameter in self.parameters.values()],
@@ -96,19 +100,29 @@ class Watch:
                 idle=self._idle,
                 evaluating=tuple(name for name, module in self._modules.items() if not module.training),
             )
+            require_frozen_skipped(self._structure)
         return self._structure
 
-    def optimizer_steps_now(self) -> None:
-        """Read the options in force; called before the optimizer steps."""
+    def optimizer_steps_now(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Read the options in force; called before the optimizer steps, with the arguments of its `step`.
+
+        A closure makes the gradients inside of `step`: what is called before the update then follows the closure, and
+        the arguments are returned with such a closure in place of the loop's.
+        """
         if not self.inside:
             raise StepError(
                 f"Every optimizer.step() belongs inside a {self._block} block; one was called outside {self._block}. "
                 f"Put it into a block, or leave the with statement first."
             )
         self._steps += 1
-        if self._before_update is not None:
-            self._before_update()
         self.options = tuple(read_group(self.rule, group) for group in self._optimizer.param_groups)
+        if self._before_update is None:
+            return None
+        optimizer, closure = args[0], args[1] if len(args) > 1 else kwargs.get("closure")
+        if closure is None:
+            self._before_update()
+            return None
+        return (optimizer, _followed_by(closure, self._before_update)), {}
 
     def optimizer_stepped(self) -> None:
         """Note which parameters had no gradient; called after the optimizer stepped."""
@@ -134,6 +148,15 @@ class Watch:
         return self._names[id(parameter)]
 
 
+def _followed_by(closure: Callable[[], Any], then: Callable[[], None]) -> Callable[[], Any]:
+    def both() -> Any:
+        loss = closure()
+        then()
+        return loss
+
+    return both
+
+
 def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[RemovableHandle]:
     """Plain functions, since a copy of the model copies its hooks."""
     device = next(model.parameters()).device.type
@@ -145,8 +168,8 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
                 "run are noise. Remove torch.autocast around the step."
             )
 
-    def before(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        watch.optimizer_steps_now()
+    def before(_optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        return watch.optimizer_steps_now(args, kwargs)
 
     def after(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         watch.optimizer_stepped()

@@ -5,13 +5,19 @@ from typing import Any
 
 from hydragrad.derivatives import Layout
 from hydragrad.replay.recording import Recording
-from hydragrad.runs.log import StepRecord, Structure
+from hydragrad.runs.log import StepRecord, Structure, require_frozen_skipped
 from hydragrad.steps import History, Part, histories
 
 
 def run_histories(run: Recording) -> list[History]:
-    """Histories of all parameters that some step of the run moved."""
+    """Histories of all parameters that some step of the run moved.
+
+    Raises:
+        Unsupported: A step moved a frozen parameter.
+    """
     structures = list(dict.fromkeys(record.structure for record in run.steps))
+    for structure in structures:
+        require_frozen_skipped(structure)
     names = run.manifest.model["parameters"]
     groups = {name: tuple(structure.group_of.get(name) for structure in structures) for name in names}
     numbers = {id(structure): number for number, structure in enumerate(structures)}

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from hydragrad.errors import RunDamaged
+from hydragrad.errors import RunDamaged, Unsupported
 from hydragrad.randomness import stream_seed
 from hydragrad.steps.rule import number
 from hydragrad.steps.transforms import Transform, from_plain, to_plain
@@ -39,6 +39,21 @@ class Structure:
         """Parameter group of every parameter that was not skipped."""
         idle = set(self.idle)
         return {name: number for number, group in enumerate(self.groups) for name in group if name not in idle}
+
+
+def require_frozen_skipped(structure: Structure) -> None:
+    """Refuse frozen parameters that the optimizer moves: their gradient is 0, whatever the sample weights are.
+
+    Raises:
+        Unsupported: Names one.
+    """
+    moved = [name for name in structure.frozen if name in structure.group_of]
+    if moved:
+        raise Unsupported(
+            f"A frozen parameter must have no gradient, so that the optimizer skips it; {moved[0]} requires no "
+            f"gradient and has one (of zeros, or of an earlier step), which is not differentiated here. Use "
+            f"optimizer.zero_grad(set_to_none=True)."
+        )
 
 
 @dataclass(frozen=True)

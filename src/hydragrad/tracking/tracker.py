@@ -16,10 +16,12 @@ from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, requir
 from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
+from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
 from hydragrad.replay.data import Collate, data_fingerprint
+from hydragrad.replay.replay import first_trained_norm
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.runs.checkpoints import Checkpoint, snapshot
@@ -186,6 +188,7 @@ class Tracker:
         if schedule is not None:  # refused here rather than at the first step
             self._tracked.recurrence(states=0)
         self._rows = OnlineRows(self._tracked)
+        self._between: BetweenSteps | None = None  # until a step was made
         self.next_step = 0
         self._open = self._found_place = False
         self._known: list[StepRecord] = []
@@ -282,12 +285,14 @@ class Tracker:
             batch: The batch itself; fetched again from the training set where it is needed and not given.
 
         Raises:
-            StepError: Not exactly one optimizer step inside.
+            StepError: Not exactly one optimizer step inside, or weights or optimizer state changed since the last one.
             ReplayMismatch: The loop does something that the tracker does not know, or continues from a state that the
                 store has not seen.
             NonFinite: The weights became NaN or infinite.
         """
         samples = self._block.samples(indices)
+        if self._between is not None:
+            self._between.require_untouched(self.next_step)
         self._find_place(samples)
         part = self._block.micro_batch(self.next_step, indices, samples)
         step_batch = self._step_batch(part, batch)
@@ -298,6 +303,9 @@ class Tracker:
         self._after(record, step_batch, start)
         self._last = record
         self.next_step += 1
+        self._between = self._between or BetweenSteps(self._model, self._optimizer, "tracker.step()")
+        norm = first_trained_norm(self._block.watch.parameters, record.structure)
+        self._between.begin(record.structure, norm)
 
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
         constants = {}

@@ -42,17 +42,18 @@ class Ages:
         for names, values in zip(record.structure.groups, record.options, strict=True):
             options = self.rule.read(values)
             for name in names:
+                if name in idle:
+                    continue
                 if name not in moves:
                     raise Unsupported(
                         f"Parameter {name} came to the optimizer at step {record.step}, after tracking began. Give it "
                         f"to the optimizer from the start (frozen, requires_grad=False, if need be)."
                     )
-                if name not in idle:
-                    at, after = self.rule.grow(self._ages[name], options)
-                    moves[name] = Move(options, at)
-                    if after != self._ages[name]:
-                        self._ages[name] = after
-                        older.add(name)
+                at, after = self.rule.grow(self._ages[name], options)
+                moves[name] = Move(options, at)
+                if after != self._ages[name]:
+                    self._ages[name] = after
+                    older.add(name)
         return moves, older
 
 

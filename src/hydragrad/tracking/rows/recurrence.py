@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydragrad.derivatives import Layout
+from hydragrad.errors import Unsupported
 from hydragrad.runs import StepRecord
 from hydragrad.steps import (
     History,
@@ -102,6 +103,12 @@ class Eager(Recurrence):
     def take(self, record: StepRecord, at: TakenAt | None = None) -> None:
         """Take in what the next step did, and where."""
         moves, _ = self._ages.take(record)
+        states = states_in_force(self._ages.rule, record.options)
+        if len(states) >= self.accumulators:
+            raise Unsupported(
+                f"Rows need the optimizer's states from the first tracked step on; {states[-1]} came at step "
+                f"{record.step}. Switch its option on from the start."
+            )
         self._at, self._transforms, self._parts = at, record.transforms, []
         for name, span in self._layout.spans.items():
             move = moves[name]
