@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Rprop
+from torch.optim import SGD, Adam, Rprop
 from torch.utils.data import IterableDataset, TensorDataset
 
 import hydragrad as hg
@@ -298,6 +298,19 @@ def test_changes_between_steps_are_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(errors.StepError, match=message), recorder(tmp_path, model, optimizer) as r:
         take_step(r, model, optimizer, range(5), samples()[:5])
         change(model, optimizer)
+        take_step(r, model, optimizer, range(5), samples()[:5])
+
+
+def test_weights_that_are_divided_by_zero_are_named(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    nn.init.constant_(model[0].bias, -1e3)  # no unit is active, so that weights have gradients of 0
+    model[0].weight.requires_grad_(False)
+    model[0].bias.requires_grad_(False)
+    optimizer = Adam([model[2].bias, model[2].weight], lr=0.1, eps=0.0)
+    with (
+        pytest.raises(errors.NonFinite, match=r"2.weight became NaN or infinite at step 0.*\(0.1\).*eps above 0"),
+        hg.Recorder(tmp_path, model, optimizer, loss, samples()) as r,
+    ):
         take_step(r, model, optimizer, range(5), samples()[:5])
 
 

@@ -131,3 +131,22 @@ def test_the_second_moment_is_what_the_step_divides_by():
 def test_adamw_is_adam_with_decoupled_decay():
     assert ADAMW.torch_class is torch.optim.AdamW and RULES[torch.optim.AdamW] is ADAMW
     assert ADAMW.step is ADAM.step and ADAMW.transpose is ADAM.transpose
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e-8, 1e10])
+def test_without_eps_the_derivative_does_not_depend_on_the_scale_of_the_gradient(scale):
+    step = AdamOptions(lr=0.1, eps=0.0)
+    w, m, g, g_dot = tensors(3, 4, SIZE).float()
+    before = Tangent(torch.zeros(SIZE), (torch.zeros(SIZE),) * 2)
+
+    def w_dot(scale: float) -> torch.Tensor:
+        at = StepPoint(w, (scale * m, (scale * m).square()), scale * g)
+        return ADAM.tangent(before, scale * g_dot, Move(step, 2), at).w_dot
+
+    def w_bar(scale: float) -> torch.Tensor:
+        at = StepPoint(w, (scale * m, (scale * m).square()), scale * g)
+        after = Cotangent(torch.ones(SIZE), (torch.zeros(SIZE),) * 2)
+        return scale * ADAM.transpose(after, Move(step, 2), at)[0]
+
+    torch.testing.assert_close(w_dot(scale), w_dot(1.0), rtol=1e-4, atol=0.0)
+    torch.testing.assert_close(w_bar(scale), w_bar(1.0), rtol=1e-4, atol=0.0)

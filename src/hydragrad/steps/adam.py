@@ -150,7 +150,8 @@ def _slopes(update: _Update, options: AdamOptions, k: float, rho: float) -> tupl
     (b1, b2), root = options.betas, (update.v_hat + rho).sqrt()
     divisor = root + options.eps
     by_m = -options.lr / ((1 - b1**k) * divisor)
-    by_v = options.lr * update.m_hat / (2 * root * divisor.square() * (1 - b2**k))
+    # Not over divisor^2 at once, which underflows where gradients are tiny and eps is 0.
+    by_v = options.lr * (update.m_hat / divisor) / (2 * root * divisor * (1 - b2**k))
     # A coordinate that never had a gradient has m = v = 0; its step does not move with v.
     return by_m, torch.where(root > 0, by_v, 0.0)
 
