@@ -15,7 +15,6 @@ import hydragrad as hg
 from cases import SAMPLES, SEED, Case, collate
 from hydragrad.derivatives import Batch
 from hydragrad.randomness import preserved, reseed, stream_seed
-from hydragrad.replay.replay import first_trained_norm
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines
@@ -73,8 +72,7 @@ def written(case: Case, path: Path) -> hg.Recording:
             options = tuple(read_group(rule, group) for group in optimizer.param_groups)
             record = StepRecord(step, micro_batches(step), options, structure, 0.0, None, transforms(step, names))
             trajectory.advance(record, [batch(train_set, part) for part in record.micro_batches])
-            norm = first_trained_norm(trajectory.parameters, structure)
-            record = dataclasses.replace(record, norm=norm)
+            record = dataclasses.replace(record, state=trajectory.state_number())
             log.append(to_line(record, before))
             before = record
             if step in (2, STEPS - 1):

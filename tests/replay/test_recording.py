@@ -137,7 +137,7 @@ def test_too_much_drift_is_an_error(run):
 def test_on_the_same_machine_any_difference_names_its_step(recorded):
     run = opened(recorded)
     run.loss = rounded_otherwise(1e-5)
-    with pytest.raises(ReplayMismatch, match=r"Replaying step \d+ gives other weights than were recorded .relative"):
+    with pytest.raises(ReplayMismatch, match=r"Replaying step \d+ gives another state than was recorded .relative"):
         through(run)
 
 

@@ -33,6 +33,7 @@ micro_batches = st.lists(st.integers(0, 10**9), min_size=1, max_size=4).flatmap(
         batch_seed=st.integers(0, 2**63 - 1),
         seed=st.integers(0, 2**63 - 1),
         coefficients=coefficients | st.tuples(*[coefficients] * len(indices)),
+        digest=st.none() | st.integers(0, 2**32 - 1),
     )
 )
 transforms = st.one_of(
@@ -46,7 +47,8 @@ steps = st.builds(
     micro_batches=st.lists(micro_batches, min_size=1, max_size=3).map(tuple),
     options=options,
     structure=structures,
-    norm=st.floats(allow_nan=False),
+    state=st.floats(allow_nan=False),
+    whole_state=st.booleans(),
     loss=st.none() | st.floats(allow_nan=False),
     transforms=st.lists(transforms, max_size=2).map(tuple),
 )

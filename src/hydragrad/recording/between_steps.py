@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hydragrad.errors import StepError
-from hydragrad.replay.replay import first_trained_norm
+from hydragrad.replay.fingerprints import first_trained_norm
 from hydragrad.runs.log import Structure
 
 
@@ -27,16 +27,10 @@ class BetweenSteps:
         self._states: list[tuple[Tensor, int]] = []
         self._last: tuple[Structure, float] | None = None
 
-    def begin(self, structure: Structure | None = None, norm: float = 0.0) -> None:
-        """Take the present state as right.
-
-        Args:
-            structure: After a step: which parameters it trained.
-            norm: Then: norm of the first of them.
-        """
-        self._versions = self._version()
-        self._states = self._state_versions()
-        self._last = None if structure is None else (structure, norm)
+    def begin(self, structure: Structure | None = None) -> None:
+        """Take the present state as right; after a step, `structure` says which parameters it trained."""
+        self._versions, self._states = self._version(), self._state_versions()
+        self._last = None if structure is None else (structure, first_trained_norm(self._parameters, structure))
 
     def require_untouched(self, step: int) -> None:
         """Refuse a change since `begin`.

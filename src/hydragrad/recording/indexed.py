@@ -17,6 +17,7 @@ from hydragrad.recording.sampler_position import (
     loader_states,
 )
 from hydragrad.replay.data import collate_items
+from hydragrad.replay.fingerprints import batch_digest
 
 
 def indexed(loader: DataLoader[Any], *, recorder: HasSamplerPosition | None = None) -> Iterator[tuple[Indices, Any]]:
@@ -50,6 +51,7 @@ def indexed(loader: DataLoader[Any], *, recorder: HasSamplerPosition | None = No
             generators = None
         indices = Indices(batch_indices)
         indices.batch_seed = batch_seed
+        indices.digest = batch_digest(batch)
         indices.sampler = start | {"position": position}
         indices.epoch = epoch
         yield indices, batch

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,8 +30,8 @@ from hydragrad.replay.data import (
     require_finite_step,
     require_map_style,
 )
+from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.replay.machine import this_machine, threads
-from hydragrad.replay.replay import first_trained_norm
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
@@ -124,7 +123,7 @@ class Recorder:
             owner="Recorder",
             length=len(train_set),  # type: ignore[arg-type]
             reduction=reduction,
-            norm=partial(first_trained_norm, self._parameters),
+            state=lambda: state_number(state_of(model, [optimizer])),
         )
         self._between = BetweenSteps(model, optimizer, "recorder.step()")
         self._verifier = Verifier(model, loss, rule)
@@ -195,13 +194,13 @@ class Recorder:
         start = self._segment_start(indices)
         handle = StepHandle()
         self._between_steps = False
-        with self._block.watched(self._block.micro_batch(self.next_step, indices, samples)):
+        with self._block.watched(self._block.micro_batch(self.next_step, indices, samples, batch)):
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)
         self._writer.write_step(record)
         self.next_step += 1
-        self._between.begin(record.structure, record.norm)
+        self._between.begin(record.structure)
         # The loop did not end with an interruption before this step.
         self._between_steps, self._interruption.noticed = True, False
         self._last_indices = indices
@@ -249,7 +248,7 @@ class Recorder:
 
     def _check(self, record: StepRecord, batch: Any, start: Checkpoint | None) -> None:
         """Refuse a step that is not finite or can't be replayed; store its batch where the run does."""
-        require_finite_step(record, lambda: self._fetch(record) if batch is None else [batch])
+        require_finite_step(record, lambda: self._fetch(record) if batch is None else [batch], self._parameters)
         if self._stored_in is not None:
             self._writer.store_batch(record.step, batch)
         if start is not None and self._verifier.due(record.step):

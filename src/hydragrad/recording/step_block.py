@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -10,7 +11,8 @@ from hydragrad.errors import QueryError, StepError
 from hydragrad.randomness import BATCH, seeded, step_seed, stream_seed
 from hydragrad.recording.sampler_position import Indices
 from hydragrad.recording.watch import Watch
-from hydragrad.runs.log import MicroBatch, StepRecord, Structure
+from hydragrad.replay.fingerprints import batch_digest
+from hydragrad.runs.log import MicroBatch, StepRecord
 from hydragrad.runs.manifest import Reduction
 
 
@@ -26,7 +28,7 @@ class StepBlock:
         owner: The class whose method `step` hands out the blocks, for messages.
         length: Samples of the training set.
         reduction: How the loop makes one number of the per-sample losses.
-        norm: The step's `norm` in the log, from the step's structure; called after the step.
+        state: The step's `state` in the log; called after the step.
         shares_seed: Inside a block that is seeded already, draw from its seed. False: every block has its own.
 
     Attributes:
@@ -44,11 +46,11 @@ class StepBlock:
         owner: str,
         length: int,
         reduction: Reduction,
-        norm: Callable[[Structure], float],
+        state: Callable[[], float],
         shares_seed: bool = False,
     ) -> None:
         self._owner, self._method = owner, f"{owner.lower()}.step()"
-        self._length, self._reduction, self._norm, self._shares_seed = length, reduction, norm, shares_seed
+        self._length, self._reduction, self._state, self._shares_seed = length, reduction, state, shares_seed
         self.watch = Watch(model, optimizer, self._method)
         self._open, self._seed = False, 0
         self._micro_batches: tuple[MicroBatch, ...] = ()
@@ -94,21 +96,26 @@ class StepBlock:
             )
         return samples
 
-    def micro_batch(self, step: int, indices: Sequence[int] | Tensor, samples: list[int]) -> MicroBatch:
+    def micro_batch(
+        self, step: int, indices: Sequence[int] | Tensor, samples: list[int], batch: Any = None
+    ) -> MicroBatch:
         """The batch that the next block trains on, with its seeds.
 
         Args:
             step: Counted from 0.
             indices: As the loop passed them; those of `hg.indexed` have a seed of their own for augmentation.
             samples: The same, checked.
+            batch: The batch itself, where the loop passes it.
         """
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
+        digest = indices.digest if isinstance(indices, Indices) else None
         shared = self._shared_seed()
         return MicroBatch(
             indices=samples,
             batch_seed=stream_seed(self._seed, step, BATCH) if batch_seed is None else batch_seed,
             seed=stream_seed(self._seed, step) if shared is None else shared,
             coefficients=1 / len(samples) if self._reduction == "mean" else 1.0,
+            digest=batch_digest(batch) if digest is None and batch is not None else digest,
         )
 
     @contextmanager
@@ -144,7 +151,7 @@ class StepBlock:
         """
         self.watch.require_one_step()
         structure = self.watch.structure()
-        return StepRecord(step, self._micro_batches, self.watch.options, structure, self._norm(structure), loss)
+        return StepRecord(step, self._micro_batches, self.watch.options, structure, self._state(), loss)
 
     def _shared_seed(self) -> int | None:
         return step_seed() if self._shares_seed else None

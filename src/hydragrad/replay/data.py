@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -156,17 +156,18 @@ def non_finite_rows(data: Any, size: int) -> list[int]:
     return bad.nonzero().flatten().tolist()
 
 
-def require_finite_step(record: StepRecord, data: Callable[[], list[Any]]) -> None:
-    """Refuse a step after which weights or loss are not finite, and name the samples that brought it about.
+def require_finite_step(record: StepRecord, data: Callable[[], list[Any]], parameters: Mapping[str, Tensor]) -> None:
+    """Refuse a step after which state or loss are not finite; names the samples or the parameter at fault.
 
     Args:
         record: The step.
         data: Gives the data of its micro-batches.
+        parameters: After the step, by name.
 
     Raises:
-        NonFinite: The loss, or the weights.
+        NonFinite: The loss, the weights, or the optimizer's states.
     """
-    if math.isfinite(record.norm) and (record.loss is None or math.isfinite(record.loss)):
+    if math.isfinite(record.state) and (record.loss is None or math.isfinite(record.loss)):
         return
     kept = "; the run is kept up to the step before" if record.step else ""
     samples = [
@@ -178,6 +179,12 @@ def require_finite_step(record: StepRecord, data: Callable[[], list[Any]]) -> No
         raise NonFinite(
             f"Step {record.step} trained on NaN or infinity in samples {samples[:5]} "
             f"of the training set. Remove or repair them{kept}."
+        )
+    broken = [name for name, value in parameters.items() if not value.isfinite().all()]
+    if broken and (record.loss is None or math.isfinite(record.loss)):
+        raise NonFinite(
+            f"{broken[0]} became NaN or infinite at step {record.step}: the run diverged, or a weight without a "
+            f"gradient was divided by 0 (eps=0). Lower the rate ({record.rate}), or train with eps above 0{kept}."
         )
     raise NonFinite(
         f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "

@@ -14,6 +14,7 @@ from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.randomness import preserved
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
+from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.replay.machine import this_machine, threads, warn_other_machine
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.trajectory import Trajectory
@@ -101,7 +102,17 @@ class Recording:
 
     def batches(self, record: StepRecord) -> list[Batch]:
         """Fetch a step's micro-batches again. It draws from the global generators; callers preserve them."""
-        return [Batch(self._data(record, part), len(part), part.seed) for part in record.micro_batches]
+        batches = []
+        for part in record.micro_batches:
+            data = self._data(record, part)
+            if part.digest is not None and self.same_machine and batch_digest(data) != part.digest:
+                raise ReplayMismatch(
+                    f"The batch of step {record.step} (samples {part.indices[:3]}, ...) holds other data than it was "
+                    f"trained on. Open the run with the data set, labels, collate_fn and augmentation that it was "
+                    f"recorded with."
+                )
+            batches.append(Batch(data, len(part), part.seed))
+        return batches
 
     def _data(self, record: StepRecord, part: MicroBatch) -> Any:
         return fetch_micro_batch(

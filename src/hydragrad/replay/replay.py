@@ -3,14 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor
 
 from hydragrad.derivatives import Batch
 from hydragrad.errors import ReplayMismatch
+from hydragrad.replay.fingerprints import first_trained_norm
 from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
-from hydragrad.runs.log import StepRecord, Structure
+from hydragrad.runs.log import StepRecord
 
 DRIFT_TOLERANCE = 0.05
 """Largest relative difference of the weights at the end of a segment that a replay on another machine may have."""
@@ -52,14 +52,21 @@ class Replay:
             weights = self.loss_weights[record.indices]
         losses = self.trajectory.advance(record, batches, weights, hooks)
         if weights is None and self.exact:
-            norm = first_trained_norm(self.trajectory.parameters, record.structure)
-            if norm != record.norm:
+            state = self._state(record)
+            if state != record.state:
+                difference = abs(state - record.state) / max(abs(record.state), 1e-300)
                 raise ReplayMismatch(
-                    f"Replaying step {record.step} gives other weights than were recorded (relative difference "
-                    f"{abs(norm - record.norm) / max(abs(record.norm), 1e-300):.1e}). The loss, the data or the code "
+                    f"Replaying step {record.step} gives another state than was recorded (relative difference "
+                    f"{difference:.1e}). The loss, the data or the code "
                     f"of the model differ from the recording, or they draw on something that is not seeded."
                 )
         return losses
+
+    def _state(self, record: StepRecord) -> float:
+        """The present state as the step's record has it."""
+        if record.whole_state:
+            return self.trajectory.state_number()
+        return first_trained_norm(self.trajectory.parameters, record.structure)
 
     def check_against(self, recorded: Checkpoint) -> None:
         """Compare the present weights with a checkpoint.
@@ -80,15 +87,6 @@ class Replay:
                     f"recorded, or record with checkpoints closer together (checkpoint_every)."
                 )
             )
-
-
-def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -> float:
-    """Norm of the first parameter that the step moved: every departure shows in it within a step or two."""
-    for group in structure.groups:
-        for name in group:
-            if name not in structure.idle:
-                return float(torch.linalg.vector_norm(parameters[name].detach()))
-    return 0.0
 
 
 def relative_difference(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:

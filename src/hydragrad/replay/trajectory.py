@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from hydragrad.derivatives import Batch, Layout, PerSampleLoss, check_losses
 from hydragrad.randomness import generator_states, reseed, set_generator_states
+from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.runs.log import MicroBatch, StepRecord
 from hydragrad.steps import StepPoint, StepRule, torch_group
@@ -65,6 +66,10 @@ class Trajectory:
     def checkpoint(self, step: int) -> Checkpoint:
         """Copy the present state."""
         return snapshot(step, self.model, self._optimizer)
+
+    def state_number(self) -> float:
+        """One number over the present parameters, floating buffers and optimizer states."""
+        return state_number(state_of(self.model, [self._optimizer]))
 
     def gradient(self, layout: Layout) -> Tensor:
         """The present gradients, flat; 0 where there is none."""

@@ -65,12 +65,14 @@ class MicroBatch:
         batch_seed: What random augmentation of the batch was seeded with.
         seed: What the forward pass was seeded with.
         coefficients: Derivatives of the step's loss by the per-sample losses: one for all, or one for each.
+        digest: CRC-32 of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
     """
 
     indices: list[int]
     batch_seed: int
     seed: int
     coefficients: float | tuple[float, ...]
+    digest: int | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -114,18 +116,21 @@ class StepRecord:
         micro_batches: What the gradient was summed over, in order; usually one.
         options: Every option in force when the optimizer stepped, by parameter group.
         structure: What rarely changes.
-        norm: Norm of the first trained parameter after the step, to tell at which step a replay departs.
+        state: One number over all parameters, floating buffers and optimizer states after the step: it shows at which
+            step a replay departs.
         loss: Loss of the step, where the loop reported it.
         transforms: What happened to the gradients before the optimizer stepped, in order.
+        whole_state: False where `state` is that of schema 1: the norm of the first trained parameter.
     """
 
     step: int
     micro_batches: tuple[MicroBatch, ...]
     options: tuple[Options, ...]
     structure: Structure
-    norm: float
+    state: float
     loss: float | None
     transforms: tuple[Transform, ...] = ()
+    whole_state: bool = True
 
     @property
     def indices(self) -> list[int]:
@@ -143,7 +148,7 @@ class StepRecord:
 def to_line(record: StepRecord, before: StepRecord | None) -> dict[str, Any]:
     """What is written of a record, given the one before it."""
     line: dict[str, Any] = {"step": record.step, "micro_batches": [vars(part) for part in record.micro_batches]}
-    line |= {"norm": record.norm, "loss": record.loss}
+    line |= {"state" if record.whole_state else "norm": record.state, "loss": record.loss}
     if record.transforms:
         line["transforms"] = [to_plain(transform) for transform in record.transforms]
     if before is None or before.options != record.options:
@@ -181,7 +186,9 @@ def from_lines(lines: Sequence[dict[str, Any]], *, seed: int = 0, reduction: str
         written_parts = line["micro_batches"] if "micro_batches" in line else [_of_schema_1(line, seed, reduction)]
         parts = tuple(MicroBatch(**part | {"coefficients": _frozen(part["coefficients"])}) for part in written_parts)
         transforms = tuple(from_plain(values) for values in line.get("transforms", ()))
-        yield StepRecord(step, parts, options, structure, line["norm"], line["loss"], transforms)
+        whole = "state" in line
+        state = line["state" if whole else "norm"]
+        yield StepRecord(step, parts, options, structure, state, line["loss"], transforms, whole)
 
 
 def _of_schema_1(line: dict[str, Any], seed: int, reduction: str) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def place_among(known: Sequence[StepRecord], chosen: list[int], norm: float, fol
     for step in range(len(known), -1, -1):
         same_batch = step == len(known) or known[step].indices == chosen
         before = known[step - 1] if step else None
-        if same_batch and (before is None or before.norm == norm):
+        if same_batch and (before is None or before.state == norm):
             return step
     raise ReplayMismatch(
         f"The loop goes on from weights that the store in {folder} has not seen, or with another batch. Resume it "
@@ -55,7 +55,7 @@ def require_same_step(known: StepRecord, record: StepRecord) -> None:
     Raises:
         ReplayMismatch: Other samples, or other weights after it.
     """
-    if known.indices != record.indices or known.norm != record.norm:
+    if known.indices != record.indices or known.state != record.state:
         raise ReplayMismatch(
             f"Step {record.step} was repeated otherwise than the store has it (other samples or other weights), so "
             f"the two can't be one run. Seed what the loop draws, or start again in another folder."

@@ -21,7 +21,6 @@ from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
 from hydragrad.replay.data import Collate, data_fingerprint
-from hydragrad.replay.replay import first_trained_norm
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.runs.checkpoints import Checkpoint, snapshot
@@ -142,7 +141,7 @@ class Tracker:
             owner="Tracker",
             length=self._length,
             reduction=reduction,
-            norm=lambda _structure: state_norm(optimizer),
+            state=lambda: state_norm(optimizer),
             shares_seed=True,
         )
         watch = self._block.watch
@@ -304,8 +303,7 @@ class Tracker:
         self._last = record
         self.next_step += 1
         self._between = self._between or BetweenSteps(self._model, self._optimizer, "tracker.step()")
-        norm = first_trained_norm(self._block.watch.parameters, record.structure)
-        self._between.begin(record.structure, norm)
+        self._between.begin(record.structure)
 
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
         constants = {}
@@ -345,7 +343,7 @@ class Tracker:
         if record.step < self.steps:
             require_same_step(self._known[record.step], record)
             return
-        if not math.isfinite(record.norm):
+        if not math.isfinite(record.state):
             raise NonFinite(
                 f"The weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
                 f"({record.rate}); the rows are those of the step before."

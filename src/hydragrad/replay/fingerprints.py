@@ -1,0 +1,70 @@
+"""Fingerprints of what a step started from and ended in: one number over the whole state, one digest of a batch.
+
+They are cheap enough for every step, and equal to the bit where the run is repeated: parameters, optimizer state and
+floating buffers that moved unseen show in the number, changed data in the digest.
+"""
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from hydragrad.derivatives import tensor_leaves
+from hydragrad.runs.log import Structure
+
+GOLDEN = 0.6180339887498949
+"""Its multiples lie evenly between 0 and 1, so that tensors of one shape do not stand in for one another."""
+
+WHOLE_BYTES = 1 << 20
+"""Batches up to so many bytes are digested whole, of larger ones elements evenly spaced."""
+
+
+def state_number(tensors: Iterable[Tensor]) -> float:
+    """One number over tensors: their norms in float64, each times a factor of its own.
+
+    NaN where one holds NaN, infinite where the square of a norm is too large for its tensor.
+    """
+    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    if not floating:
+        return 0.0
+    norms = torch.stack([norm.cpu() for norm in torch._foreach_norm(floating, 2, dtype=torch.float64)])
+    largest = torch.tensor([torch.finfo(tensor.dtype).max for tensor in floating], dtype=torch.float64).sqrt_()
+    norms[norms > largest] = math.inf
+    factors = 1 + torch.arange(1, len(floating) + 1, dtype=torch.float64).mul_(GOLDEN).frac_()
+    return float(norms @ factors)
+
+
+def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -> float:
+    """Norm of the first parameter that a step moved: what schema 1 noted of the state."""
+    for group in structure.groups:
+        for name in group:
+            if name not in structure.idle:
+                return float(torch.linalg.vector_norm(parameters[name].detach()))
+    return 0.0
+
+
+def state_of(model: nn.Module, optimizers: Iterable[Optimizer]) -> Iterator[Tensor]:
+    """Everything that a step may move: parameters, floating buffers, optimizer states, in the model's order."""
+    parameters = list(model.parameters())
+    yield from parameters
+    yield from model.buffers()
+    for optimizer in optimizers:
+        for parameter in parameters:
+            entries = optimizer.state.get(parameter, {})
+            yield from (entries[name] for name in sorted(entries) if isinstance(entries[name], Tensor))
+
+
+def batch_digest(data: Any) -> int:
+    """CRC-32 of the tensors of a batch, their types and shapes; of large tensors a strided sample."""
+    digest = 0
+    for leaf in tensor_leaves(data):
+        flat = leaf.detach().reshape(-1)
+        stride = max(1, -(-flat.numel() * flat.element_size() // WHOLE_BYTES))
+        sample = flat[::stride].cpu().contiguous().view(torch.uint8)
+        digest = zlib.crc32(f"{leaf.dtype}{tuple(leaf.shape)}".encode(), digest)
+        digest = zlib.crc32(sample.numpy().data, digest)
+    return digest
