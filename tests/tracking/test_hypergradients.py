@@ -122,7 +122,7 @@ def test_a_table_that_was_killed_inside_a_step_is_put_back(tmp_path):
     table.change(np.array([0, 2]), torch.ones(2, 2, 3, dtype=torch.float64), state)
     before = table.read(np.arange(4)).clone()
     # What a kill leaves: journal written, word odd, some rows changed.
-    table._keep(np.array([2, 3]))
+    table._journal(np.array([2, 3]))
     table._arrays["word"][0] += 1
     table._put(np.array([2]), torch.full((2, 1, 3), 9.0, dtype=torch.float64), 2)
     again = Table.open(tmp_path, torch.float64)
@@ -197,7 +197,7 @@ def test_bad_input_gets_a_named_error(recorded, tmp_path, monkeypatch):
         hypergradients(run, curvature="ggn")
     with pytest.raises(QueryError, match="leave projection out"):
         hypergradients(run, curvature="hessian", projection=4)
-    with pytest.raises(ValueError, match="Rows are kept as"):
+    with pytest.raises(ValueError, match="Rows are stored as"):
         hypergradients(run, dtype=torch.float16)
     store = hypergradients(run, store=tmp_path / "store")
     with pytest.raises(RecordingMismatch, match="this model has"):

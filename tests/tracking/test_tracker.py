@@ -129,7 +129,7 @@ def test_stopped_and_resumed_on_disk_it_ends_at_the_same_rows(options, name, cur
     done = track(case, curvature=curvature, store=tmp_path / "store", resume=True)
     assert done.steps == again.steps
     other = Case(name, "momentum" if options == "all" else "amsgrad")
-    with pytest.raises(ReplayMismatch, match="repeated otherwise"):
+    with pytest.raises(ReplayMismatch, match="repeated with other samples or other weights"):
         track(other, curvature=curvature, store=tmp_path / "store", resume=True)
 
 
@@ -234,7 +234,7 @@ def test_parameters_given_to_the_optimizer_later_are_refused_by_name(monkeypatch
         return torch.optim.SGD([p for name, p in model.named_parameters() if name != "0.bias"], lr=0.1)
 
     monkeypatch.setitem(OPTIONS, "here", OptionsCase(begin, before_step=add))
-    with pytest.raises(Unsupported, match=r"0\.bias came to the optimizer at step 3.*from the start"):
+    with pytest.raises(Unsupported, match=r"0\.bias was added to the optimizer at step 3.*from the start"):
         track(Case("mlp", "here"))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.runs.lines import replace_file
-from hydragrad.steps import sgd
+from hydragrad.steps import RULE_OF_SCHEMA_1
 
 SCHEMA = 2
 READABLE = (1, SCHEMA)
@@ -44,7 +44,7 @@ class Manifest:
     reduction: Reduction
     seed: int
     store_batches: bool
-    optimizers: list[str] = field(default_factory=lambda: [sgd.RULE.name])
+    optimizers: list[str] = field(default_factory=lambda: [RULE_OF_SCHEMA_1.name])
     status: Status = "running"
     steps: int | None = None
     resumed_on: list[dict[str, Any]] = field(default_factory=list)

@@ -19,6 +19,12 @@ RULES: dict[type[Optimizer], StepRule] = {
     )
 }
 
+RULE_OF_SCHEMA_1 = sgd.RULE
+"""The one optimizer that runs and stores of schema 1 know; their files do not name it."""
+
+STATES_OF_SCHEMA_1 = {"momentum": sgd.BUFFER}
+"""State tensors as checkpoints of schema 1 call them, and as torch does."""
+
 NOTES = {"params", "param_names", "initial_lr", "name", "swa_lr"} | {
     "max_lr",
     "min_lr",

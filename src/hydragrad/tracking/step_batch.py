@@ -1,4 +1,4 @@
-"""A step's data, drawn when first needed."""
+"""A step's data, fetched from the training set when they are first needed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,24 +15,24 @@ from hydragrad.replay.data import Collate, to_device
 
 
 @dataclass(kw_only=True)
-class Drawn:
-    """The batch of one step.
+class StepBatch:
+    """The batch of one step; calling it gives the data.
 
     Attributes:
         train_set: Where it comes from.
-        chosen: Its samples.
-        data: What the loop gave, or None until it is drawn.
-        draws: Seed of what the data set draws at random.
-        seed: Seed of what the step draws at random.
-        collate: Makes a batch of a list of items.
-        device: Where it belongs.
-        constants: Buffers as they were before the step, whose derivatives are not known.
+        indices: Its samples.
+        data: What the loop passed, or None until it is fetched.
+        batch_seed: Seed of random augmentation in the data set.
+        seed: Seed of the step's forward pass.
+        collate: Turns a list of items into a batch.
+        device: Where the tensors are put.
+        constants: Buffers before the step whose derivatives are not known.
     """
 
     train_set: Dataset[Any]
-    chosen: list[int]
+    indices: list[int]
     data: Any
-    draws: int
+    batch_seed: int
     seed: int
     collate: Collate | None
     device: torch.device
@@ -41,8 +41,10 @@ class Drawn:
     def __call__(self) -> Batch:
         """The batch, on its device."""
         if self.data is None:
-            self.data = fetch(self.train_set, self.chosen, seed=self.draws, collate=self.collate, device=self.device)
-        return Batch(to_device(self.data, self.device), len(self.chosen), self.seed)
+            self.data = fetch(
+                self.train_set, self.indices, seed=self.batch_seed, collate=self.collate, device=self.device
+            )
+        return Batch(to_device(self.data, self.device), len(self.indices), self.seed)
 
     def require_constant_buffers(self, model: nn.Module) -> None:
         """Refuse buffers that the step changed in a way that exact tangents do not know.
@@ -56,3 +58,15 @@ class Drawn:
                 f"The buffers {', '.join(moved)} update themselves during training in a way that is not BatchNorm's, "
                 f"so their derivative is not known. Use curvature='none', which treats buffers as constants."
             )
+
+
+class Drawn(StepBatch):
+    """A StepBatch by its former names: `chosen` for `indices`, `draws` for `batch_seed`."""
+
+    def __init__(self, *, chosen: list[int], draws: int, **rest: Any) -> None:
+        super().__init__(indices=chosen, batch_seed=draws, **rest)
+
+    @property
+    def chosen(self) -> list[int]:
+        """Its samples."""
+        return self.indices

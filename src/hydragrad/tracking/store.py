@@ -1,4 +1,4 @@
-"""The hypergradient store: rows dw_T/dalpha_i of tracked samples, for queries thought of later.
+"""The hypergradient store: rows dw_T/dalpha_i of tracked samples, for queries that come later.
 
 A store on disk is a folder that NumPy alone can read:
 
@@ -9,12 +9,10 @@ A store on disk is a folder that NumPy alone can read:
     final.safetensors  the trained model's weights and buffers
 """
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Self, cast, get_args
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -23,76 +21,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, Projector
-from hydragrad.errors import QueryError, RecordingMismatch, RunDamaged, RunExists, RunNotFound
+from hydragrad.derivatives import PerSampleLoss
+from hydragrad.errors import QueryError, RunDamaged, RunExists
 from hydragrad.replay.data import Collate
 from hydragrad.runs.lines import replace_file, save_file
 from hydragrad.runs.manifest import require_same_model
-from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
+from hydragrad.scores import Evidence, Method, Note, Query, Scores, queries_of
 from hydragrad.scores.notes import CURVATURE_DROPPED, interrupted
-from hydragrad.steps import sgd
 from hydragrad.tracking.answers import Answer, Answerer
+from hydragrad.tracking.facts import DTYPES, read_facts, write_facts
+from hydragrad.tracking.facts import FILE as FILE
+from hydragrad.tracking.facts import StoreFacts as StoreFacts
+from hydragrad.tracking.growing_store import is_growing, read_interrupted
+from hydragrad.tracking.query_gradients import QueryDifferentiator
 from hydragrad.tracking.rows.table import from_numpy
-
-SCHEMA = 2
-READABLE = (1, SCHEMA)
-FILE = "store.json"
-DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True, kw_only=True)
-class StoreFacts:
-    """What a store holds.
-
-    Attributes:
-        model: Names, shapes and dtypes of the model's parameters and buffers.
-        data: Length and digest of the training set.
-        parameters: Shapes of the parameters that a row speaks of, in their order.
-        statistics: Shapes of the running statistics that follow them in a row.
-        groups: Parameters whose columns belong together.
-        dtype: Number format of the rows.
-        projection: Dimensions and seed of the random projection, or None.
-        curvature: What of the loss's curvature the rows hold.
-        batch_statistics: Whether they follow the statistics of a BatchNorm's batch ("exact") or take them as
-            constants ("frozen").
-        schedule: Steps and checksum of the schedule that was told ahead, or None.
-        steps: Steps of training that they take into account.
-        completed: Whether training had ended.
-        optimizer: Class of the optimizer.
-        ages: How far parameters were when tracking began, where that was not at their start.
-        smoothing: Share of the mean second moment that was added under its root in the derivative.
-        notes: What a reader must know about the statistics of BatchNorm.
-    """
-
-    model: dict[str, Any]
-    data: dict[str, Any]
-    parameters: dict[str, list[int]]
-    statistics: dict[str, list[int]] = field(default_factory=dict)
-    groups: list[list[str]]
-    dtype: str
-    projection: dict[str, int] | None = None
-    curvature: Curvature = "none"
-    batch_statistics: BatchStatistics = "exact"
-    schedule: dict[str, int] | None = None
-    steps: int
-    completed: bool
-    optimizer: str = field(default_factory=lambda: sgd.RULE.name)
-    ages: dict[str, Any] = field(default_factory=dict)
-    smoothing: float = 0.0
-    notes: list[str] = field(default_factory=list)
-    schema: int = SCHEMA
-
-    def layouts(self) -> tuple[Layout, Layout]:
-        """Of parameters and of statistics."""
-        return Layout(self.parameters), Layout(self.statistics)
-
-    def projector(self, like: Tensor) -> Projector | None:
-        """The projection of the rows, computing as `like` does."""
-        if self.projection is None:
-            return None
-        dims, seed = self.projection["dims"], self.projection["seed"]
-        kind = torch.float64 if self.dtype == "float64" else torch.float32
-        return Projector(self.layouts()[0], self.groups, dims, seed=seed, dtype=kind, device=like.device)
 
 
 class Store:
@@ -102,7 +44,7 @@ class Store:
 
     Attributes:
         facts: What it holds.
-        rows: dw_T/dalpha_i, (samples, columns), as it lies: float64, float32, or bfloat16's bits as uint16.
+        rows: dw_T/dalpha_i, (samples, columns), as it is stored: float64, float32, or bfloat16's bits as uint16.
         sample_ids: Which training sample each row belongs to, int64, (samples,).
         final: The trained model's parameters and buffers, by name.
 
@@ -139,13 +81,13 @@ class Store:
         Raises:
             RunNotFound: There is none.
             RecordingMismatch: It was built with another model, or by another version.
-            RunDamaged: Files are missing or damaged.
+            RunDamaged: Files are missing or damaged, or the replay that fills it was interrupted.
+            StepError: Training under a planned schedule was interrupted.
         """
         folder = Path(path)
-        if not (folder / FILE).exists() and (folder / "growing.json").exists():
-            from hydragrad.tracking.unfinished import reopened  # which makes stores
-
-            return cast(Self, reopened(folder, model, loss, collate))
+        if not (folder / FILE).exists() and is_growing(folder):
+            held = read_interrupted(folder, model)
+            return cls(model, loss, held.facts, held.rows, held.sample_ids, held.final, path=folder, collate=collate)
         facts = read_facts(folder)
         require_same_model(facts.model, model, folder)
         try:
@@ -195,20 +137,20 @@ class Store:
             Scores; the memory-mapped matrix where `out` is given; TopContributions where `top` is.
 
         Raises:
-            QueryError: Nothing asked, or both `out` and `top`.
+            QueryError: No query, both `out` and `top`, or a `top` out of range.
             RunDamaged: A row does not have the checksum it was written with.
         """
         if out is not None and top is not None:
-            raise QueryError("Ask for out= (the whole matrix on disk) or top= (the extremes), not both.")
+            raise QueryError("Give out= (the whole matrix on disk) or top= (the extremes), not both.")
         if top is not None and not 1 <= top <= len(self.rows):
-            raise QueryError(f"top must be 1 to {len(self.rows):,}, the number of tracked samples; {top} came.")
-        answerer = Answerer(self._model, self._loss, self.facts, self.final, self._collate)
-        asked = queries_of(queries)
+            raise QueryError(f"top must be 1 to {len(self.rows):,}, the number of tracked samples, got {top}.")
+        answerer = Answerer(QueryDifferentiator(self._model, self._loss, self.facts, self.final, self._collate))
+        queries = queries_of(queries)
         if top is not None:
-            return answerer.extremes(asked, self.block, self.sample_ids, top, memory)
+            return answerer.extremes(queries, self.block, self.sample_ids, top, memory)
         if out is not None:
-            return answerer.write(asked, self.block, len(self.rows), Path(out), memory)
-        names, values, matrix, noise = answerer.matrix(asked, self.block, len(self.rows), memory)
+            return answerer.write(queries, self.block, len(self.rows), Path(out), memory)
+        names, values, matrix, noise = answerer.matrix(queries, self.block, len(self.rows), memory)
         return Scores(
             values=matrix,
             standard_errors=noise,
@@ -268,50 +210,4 @@ class Store:
         np.save(folder / "checksums.npy", self._checksums)
         final = {name: value.detach().cpu().contiguous() for name, value in self.final.items()}
         replace_file(folder / "final.safetensors", lambda to: save_file(final, to, {}))
-        body = asdict(self.facts)
-        body["crc32"] = zlib.crc32(json.dumps(body, sort_keys=True).encode())
-        # The last file: a folder without it is no store yet.
-        replace_file(folder / FILE, lambda to: to.write_text(json.dumps(body, indent=1) + "\n"))
-
-
-def read_facts(folder: Path) -> StoreFacts:
-    """Read what a store holds.
-
-    Raises:
-        RunNotFound: There is none.
-        RecordingMismatch: It was built by another version.
-        RunDamaged: The file is altered.
-    """
-    file = folder / FILE
-    if not file.exists():
-        raise RunNotFound(
-            f"{folder} holds no finished store (no {FILE}). Build one: hg.hypergradients(run, store=...), or a Tracker."
-        )
-    try:
-        body = json.loads(file.read_text())
-        schema, checksum = body["schema"], body.pop("crc32")
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunDamaged(f"{file} can't be read ({error}). Build the store again.") from error
-    if schema not in READABLE:
-        raise RecordingMismatch(
-            f"{folder} is a store of schema {schema}; this version reads schemas up to {SCHEMA}. Build it again."
-        )
-    if checksum != zlib.crc32(json.dumps(body, sort_keys=True).encode()):
-        raise RunDamaged(f"{file} does not have the checksum it was written with. Build the store again.")
-    return known_facts(folder, body)
-
-
-def known_facts(folder: Path, body: dict[str, Any]) -> StoreFacts:
-    """Take facts as they lie.
-
-    Raises:
-        RecordingMismatch: They say something that this version does not know.
-    """
-    if body.get("schema") == 1:  # which knew one optimizer, and named the parameters that had a momentum buffer
-        body = {name: value for name, value in body.items() if name not in ("schema", "warm")}
-    named = {each.name for each in fields(StoreFacts)}
-    statistics = body.get("batch_statistics", "exact")
-    if not set(body) <= named or statistics not in get_args(BatchStatistics):
-        what = sorted(set(body) - named) or f"batch_statistics={statistics!r}"
-        raise RecordingMismatch(f"{folder} holds a store with {what}, unknown to this version. Build it again.")
-    return StoreFacts(**body)
+        write_facts(folder, self.facts)
