@@ -19,7 +19,8 @@ import torch
 import typer
 from torch import Tensor
 
-from hydragrad.attribution.influence import DampedGaussNewton, query_gradients
+from hydragrad.attribution.gauss_newton_matrix import DampedGaussNewton
+from hydragrad.attribution.influence import query_gradients
 from hydragrad.cli.console import columns, number, percent, say, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet, named_among, require_one_of
 from hydragrad.datasets import DATASETS, Splits, load

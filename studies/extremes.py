@@ -23,10 +23,10 @@ from hydragrad.datasets import Splits, load
 from hydragrad.experiments.recipes import RECIPES, fresh, recipe_loss
 from hydragrad.figures import picture_grid
 from hydragrad.replay import Recording
-from hydragrad.report.wording import signed
+from hydragrad.reports.wording import signed
 from hydragrad.scores import Scores, mean_loss, sample_losses
 from hydragrad.tracking import Store, hypergradients
-from hydragrad.tracking.store import FILE
+from hydragrad.tracking.facts import FILE
 from hydragrad.training import mean_loss_and_accuracy, train
 
 if TYPE_CHECKING:

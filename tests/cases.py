@@ -167,6 +167,7 @@ ADAPTIVE = {
     ),
     "adam_late": OptionsCase(one_group(AdamW, lr=0.02, betas=(0.8, 0.9)), before_step=unfreeze_late, closed_form=False),
     "adam_warm": OptionsCase(warm_adam, closed_form=False),
+    "adam_tensor_rate": OptionsCase(one_group(AdamW, lr=torch.tensor(0.02)), closed_form=False),
     "adam_foreach": OptionsCase(one_group(Adam, lr=0.02, foreach=True), closed_form=False),
     "adam_fused": OptionsCase(one_group(AdamW, lr=0.02, fused=True), reduction="sum", closed_form=False),
 }

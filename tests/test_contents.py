@@ -1,14 +1,15 @@
-"""The table of contents in the docstring of a package names exactly what its folder holds."""
+"""The docstring of a package lists exactly what its folder holds, that of the root package what is public."""
 
 import ast
+import inspect
 import re
 
 import pytest
 
+import hydragrad
 from documents import ROOT
 
 SOURCE = ROOT / "src" / "hydragrad"
-# The root package lists its public names by purpose instead; test_documents.py checks those.
 ROOMS = [*sorted(file.parent for file in SOURCE.glob("*/**/__init__.py")), ROOT / "benchmarks"]
 ENTRY = re.compile(r"([a-z][a-z0-9_]*) +\S")
 
@@ -30,6 +31,19 @@ def contents(folder):
 def test_the_docstring_of_a_package_lists_its_modules_and_packages(room):
     docstring = ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
     assert sorted(listed(docstring)) == sorted(contents(room))
+
+
+def test_the_root_package_lists_its_public_names_by_purpose():
+    public = [name for name, value in vars(hydragrad).items() if name[0] != "_" and not inspect.ismodule(value)]
+    table = re.findall(r"^[A-Z]\w+ +([^:\n]+):", hydragrad.__doc__, flags=re.MULTILINE)
+    entries = [name for names in table for name in names.split(", ")]
+    assert len(public) > 15 and sorted(entries) == sorted(public)
+
+
+def test_no_public_name_is_a_package_too():
+    rooms = {room.name for room in ROOMS if room.parent == SOURCE}
+    assert len(rooms) > 10
+    assert not [name for name in rooms if not inspect.ismodule(getattr(hydragrad, name, inspect))]
 
 
 def test_entries_are_distinguished_from_prose():

@@ -12,7 +12,8 @@ from documents import APPLICATIONS, ROOT, blocks, is_ours, parse, run_page
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RUN = [page for page in PAGES if any(b.reason is None and b.language in ("python", "console") for b in blocks(page))]
-REFERENCE = "\n".join(path.read_text() for path in sorted((ROOT / "docs" / "reference").glob("*.md")))
+REFERENCE_PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
+REFERENCE = "\n".join(path.read_text() for path in REFERENCE_PAGES)
 LANGUAGES = {"python", "console", "text", "{toctree}", "{eval-rst}", "{image}"}
 PUBLIC = [name for name, value in vars(hydragrad).items() if name[0] != "_" and not inspect.ismodule(value)]
 
@@ -64,3 +65,9 @@ def test_links_between_pages_lead_somewhere(page):
 def test_the_reference_names_everything_public():
     missing = [name for name in PUBLIC if not re.search(rf"auto\w+:: hydragrad\.{name}\n", REFERENCE)]
     assert len(PUBLIC) > 15 and not missing, missing
+
+
+@pytest.mark.parametrize("page", named(page for page in REFERENCE_PAGES if page.stem not in ("types", "errors")))
+def test_a_page_of_functions_in_the_reference_names_nothing_internal(page):
+    internal = [name for name in re.findall(r"auto\w+:: hydragrad\.(\S+)", page.read_text()) if name not in PUBLIC]
+    assert not internal, internal

@@ -19,7 +19,7 @@ from hydragrad.experiments.settings import Settings
 from hydragrad.experiments.training import record
 from hydragrad.scores import Method
 from hydragrad.tracking import hypergradients
-from hydragrad.tracking.store import FILE
+from hydragrad.tracking.facts import FILE
 
 SETTINGS = Settings(data="mnist", model="lenet5", noise=0.1, epochs=2)
 DESKTOP = {"viewport": {"width": 1280, "height": 900}}

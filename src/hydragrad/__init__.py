@@ -1,28 +1,30 @@
-"""hydragrad tells which training samples made a model what it is.
+"""hydragrad measures which training samples made a model what it is.
 
-Record      train, Recorder, indexed, augmented
-Replay      Recording
-Ask         mean_loss, sample_losses, sample_margins, query
-Attribute   attribute, ensemble, Scores
-Track       Tracker, planned, hypergradients, Store
-Check       counterfactual, verify, smoothness, approximation_error
-Clean       suspects
-Show        report
+Record      train, Recorder, indexed, augmented: write a run directory
+Replay      Recording: open it again
+Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
+Attribute   attribute, ensemble, influence, Scores: one number a training sample
+Track       Tracker, planned, hypergradients, Store: rows for later queries
+Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
+Clean       suspects: samples ranked by the evidence against their labels
+Show        report: one HTML page
 Errors      errors.HydragradError and its children
+
+What is not listed here is internal.
 """
 
 from hydragrad import errors as errors
 
 # Record
-from hydragrad.training import train as train
 from hydragrad.recording import Recorder as Recorder
 from hydragrad.recording import indexed as indexed
 from hydragrad.training import augmented as augmented
+from hydragrad.training import train as train
 
 # Replay
 from hydragrad.replay import Recording as Recording
 
-# Ask
+# Query
 from hydragrad.scores import mean_loss as mean_loss
 from hydragrad.scores import query as query
 from hydragrad.scores import sample_losses as sample_losses
@@ -31,13 +33,14 @@ from hydragrad.scores import sample_margins as sample_margins
 # Attribute
 from hydragrad.attribution import attribute as attribute
 from hydragrad.attribution import ensemble as ensemble
+from hydragrad.attribution import influence as influence
 from hydragrad.scores import Scores as Scores
 
 # Track
+from hydragrad.tracking import Store as Store
 from hydragrad.tracking import Tracker as Tracker
 from hydragrad.tracking import hypergradients as hypergradients
 from hydragrad.tracking import planned as planned
-from hydragrad.tracking import Store as Store
 
 # Check
 from hydragrad.trust import approximation_error as approximation_error
@@ -49,6 +52,6 @@ from hydragrad.trust import verify as verify
 from hydragrad.cleaning import suspects as suspects
 
 # Show
-from hydragrad.report import report as report
+from hydragrad.reports import report as report
 
 __version__ = "0.1.0"

@@ -3,74 +3,16 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-from torch.func import functional_call, hessian, jacrev
-from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.attribution.influence import (
-    DampedGaussNewton,
-    influence_at,
-    influence_functions,
-    query_gradients,
-)
-from hydragrad.errors import LossError
+from attribution.dense import data, dense_matrix, flat, linear, network, penalised, trained
+from hydragrad.attribution.gauss_newton_matrix import DAMPING_SHARE
+from hydragrad.attribution.influence import influence_at, influence_functions, query_gradients
+from hydragrad.errors import LossError, QueryError, Unsupported
 from hydragrad.replay.checkpoint_spread import spread_steps
 from hydragrad.replay.histories import trained_layout
 
 DAMPING = 0.05
-
-
-def data(size: int, seed: int) -> TensorDataset:
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(size) % 3
-    return TensorDataset(torch.randn(size, 4, generator=generator, dtype=torch.float64) + labels[:, None], labels)
-
-
-def cross_entropy(model, batch):
-    return F.cross_entropy(model(batch[0]), batch[1], reduction="none")
-
-
-def penalised(model, batch):
-    return cross_entropy(model, batch) + next(model.parameters()).square().sum()
-
-
-def trained(path, model, loss=cross_entropy):
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    return hg.train(model, loss, data(24, 0), optimizer, epochs=4, batch_size=8, out=path)
-
-
-def linear():
-    torch.manual_seed(0)
-    return nn.Linear(4, 3).double()
-
-
-def network():
-    torch.manual_seed(0)
-    layers = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Dropout(0.2), nn.Linear(5, 3)).double()
-    layers[0].bias.requires_grad_(False)
-    return layers
-
-
-def flat(parts):
-    return torch.cat([part.flatten() for part in parts])
-
-
-def dense_matrix(run, curvature):
-    """Hessian or Gauss-Newton matrix of the mean loss in the trained parameters of the trained model."""
-    model, layout = run.trained_model(), trained_layout(run)
-    x, y = run.train_set.tensors
-    start = layout.flatten(dict(model.named_parameters()), next(model.parameters()))
-
-    def logits(vector):
-        return functional_call(model, layout.views(vector), x)
-
-    if curvature == "hessian":
-        return hessian(lambda vector: F.cross_entropy(logits(vector), y))(start)
-    jacobian = jacrev(logits)(start)
-    p = logits(start).softmax(1)
-    inner = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
-    return torch.einsum("bcp,bcd,bdq->pq", jacobian, inner, jacobian) / len(y)
 
 
 @pytest.mark.parametrize(("model", "curvature"), [(linear, "hessian"), (network, "ggn")])
@@ -100,7 +42,7 @@ def test_checkpoints_are_averaged(tmp_path):
     each = []
     for step in spread_steps(run, 2):
         at = run.final if step == 12 else run.checkpoint(step)
-        each.append(influence_at(run, layout, at, query_gradients(run, layout, at, query), **options))
+        each.append(influence_at(run, layout, at, query_gradients(run, layout, at, query), **options).values)
     assert not torch.allclose(each[0], each[1])
     torch.testing.assert_close(influence_functions(run, query, checkpoints=2, **options), (each[0] + each[1]) / 2)
     torch.testing.assert_close(influence_functions(run, query, **options), each[1])
@@ -108,18 +50,84 @@ def test_checkpoints_are_averaged(tmp_path):
         influence_functions(run, query, checkpoints=0)
 
 
-def test_a_part_of_the_samples_gives_their_matrix(tmp_path):
-    run = trained(tmp_path / "run", linear())
-    layout = trained_layout(run)
-    whole, part = (DampedGaussNewton(run, layout, run.final, 0.0, samples) for samples in (None, 12))
-    vector = torch.arange(layout.size, dtype=torch.float64)
-    torch.testing.assert_close(whole @ vector, dense_matrix(run, "hessian") @ vector)
-    assert not torch.allclose(part @ vector, whole @ vector, rtol=1e-3)
-    again = DampedGaussNewton(run, layout, run.final, 0.0, 12)
-    assert torch.equal(part @ vector, again @ vector)
-
-
 def test_a_penalty_in_the_loss_is_refused(tmp_path):
     run = trained(tmp_path / "run", linear(), penalised)
     with pytest.raises(LossError, match="through the model's output alone"):
         influence_functions(run, hg.mean_loss(data(12, 1)))
+
+
+@pytest.mark.parametrize("model", [linear, network])
+def test_the_public_function_is_the_mean_of_dense_solves(tmp_path, model):
+    run, held_out = trained(tmp_path / "run", model()), data(12, 1)
+    layout, query = trained_layout(run), hg.mean_loss(held_out, "held out")
+    scores = hg.influence(run, [query, hg.sample_losses(held_out, [4, 5])], checkpoints=2, damping=DAMPING)
+    expected = []
+    for step in spread_steps(run, 2):
+        at = run.final if step == 12 else run.checkpoint(step)
+        model_at = run.trained_model()
+        model_at.load_state_dict({**at.parameters, **at.buffers})
+        matrix = dense_matrix(run, "ggn", model_at) + DAMPING * torch.eye(layout.size)
+        weights = [dict(model_at.named_parameters())[name].requires_grad_() for name in layout.names]
+
+        def gradient(x, y, model_at=model_at, weights=weights):
+            return flat(torch.autograd.grad(F.cross_entropy(model_at(x), y), weights))
+
+        parts = [held_out.tensors, *((held_out.tensors[0][i : i + 1], held_out.tensors[1][i : i + 1]) for i in (4, 5))]
+        queries = torch.stack([gradient(*part) for part in parts])
+        samples = torch.stack([gradient(x[None], y[None]) for x, y in run.train_set])
+        expected.append(torch.linalg.solve(matrix, queries.T).T @ samples.T / 24)
+    assert not torch.allclose(expected[0], expected[1], rtol=0.01)
+    mean = (expected[0] + expected[1]) / 2
+    assert torch.linalg.norm(scores.values - mean) < 1e-3 * torch.linalg.norm(mean)
+    assert scores.query_names == ("held out", "loss of sample 4", "loss of sample 5")
+    torch.testing.assert_close(scores.query_values, hg.attribute(run, scores.queries).query_values)
+    assert scores.evidence.from_checkpoints and not scores.evidence.scale_is_measured
+    assert "averaged over 2 checkpoints (after steps 6, 12); damping 0.05." in scores.evidence.notes[0].text
+
+
+def test_damping_is_chosen_relative_to_the_largest_eigenvalue_at_each_checkpoint(tmp_path):
+    run, query = trained(tmp_path / "run", network()), hg.mean_loss(data(12, 1))
+    layout, parts = trained_layout(run), []
+    for step in spread_steps(run, 2):
+        at = run.final if step == 12 else run.checkpoint(step)
+        model_at = run.trained_model()
+        model_at.load_state_dict({**at.parameters, **at.buffers})
+        damping = DAMPING_SHARE * float(torch.linalg.eigvalsh(dense_matrix(run, "ggn", model_at)).max())
+        one = influence_at(run, layout, at, query_gradients(run, layout, at, query), damping=None)
+        assert one.damping == pytest.approx(damping, rel=0.1)
+        parts.append(one)
+    assert parts[0].damping != parts[1].damping
+    scores = hg.influence(run, query, checkpoints=2)
+    torch.testing.assert_close(scores.values, (parts[0].values + parts[1].values) / 2)
+    assert "a share of the largest eigenvalue" in scores.evidence.notes[0].text
+    assert torch.equal(scores.values, hg.influence(run, query, checkpoints=2).values)
+
+
+def test_samples_are_columns_of_the_whole(tmp_path):
+    run, query = trained(tmp_path / "run", network()), hg.mean_loss(data(12, 1))
+    whole, part = hg.influence(run, query), hg.influence(run, query, samples=[7, 2, 23])
+    assert whole.values.shape == (1, 24) and whole.values.dtype == torch.float64
+    assert part.sample_ids.tolist() == [7, 2, 23]
+    torch.testing.assert_close(part.values, whole.values[:, [7, 2, 23]])
+    part.save(tmp_path / "influence.safetensors")
+    assert hg.Scores.load(tmp_path / "influence.safetensors").evidence == part.evidence
+
+
+def test_what_the_public_function_refuses(tmp_path):
+    run, query = trained(tmp_path / "run", linear()), hg.mean_loss(data(12, 1))
+    with pytest.raises(Unsupported, match="takes a recorded run, got Linear"):
+        hg.influence(run.trained_model(), query)
+    with pytest.raises(QueryError, match="one checkpoint or more, got checkpoints=0"):
+        hg.influence(run, query, checkpoints=0)
+    for damping in (-0.1, float("inf")):
+        with pytest.raises(QueryError, match="damping must be finite and not negative"):
+            hg.influence(run, query, damping=damping)
+    with pytest.raises(QueryError, match="samples 0 to 23"):
+        hg.influence(run, query, samples=[24])
+
+
+def test_an_interrupted_run_is_noted(tmp_path, monkeypatch):
+    run, query = trained(tmp_path / "run", linear()), hg.mean_loss(data(12, 1))
+    monkeypatch.setattr(hg.Recording, "completed", False)
+    scores = hg.influence(run, query)
+    assert [note.kind for note in scores.evidence.notes] == ["influence", "interrupted"]

@@ -21,6 +21,7 @@ from hydragrad.runs.checkpoints import CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines
 from hydragrad.runs.log import LOG, MicroBatch, StepRecord, to_line
 from hydragrad.runs.manifest import read_manifest, write_manifest
+from hydragrad.runs.steps import read_steps
 from hydragrad.steps.rules import read_group, rule_of
 from hydragrad.steps.transforms import ClipNorm, ClipValue, Scale, Transform
 
@@ -55,12 +56,12 @@ def written(case: Case, path: Path) -> hg.Recording:
         optimizer.zero_grad()
         case.loss(model, collate(train_set, [0, 1])).mean().backward()
         optimizer.step()
+    (structure,) = (record.structure for record in read_steps(path, read_manifest(path)))
     folder = CheckpointFolder(path)
     start = folder.read(0, folder.entries()[0])
     for file in (path / LOG, folder.index, *folder.folder.iterdir()):
         file.unlink()
     rule = rule_of(optimizer)
-    structure = recorder._before.structure
     log, index = AppendOnlyLines(path / LOG), AppendOnlyLines(folder.index)
     folder.write(start, index)
     names = [name for group in structure.groups for name in group]

@@ -43,7 +43,7 @@ REFUSED = {
     "diverging": ({"optimizer": lambda model: SGD(model.parameters(), 1e30)}, "Lower the rate (1e+30)."),
     "half": ({"model": build().half()}, "must be float32, or all float64"),
     "bfloat16": ({"model": build().bfloat16()}, "must be float32, or all float64"),
-    "autocast": ({"loss": under_autocast}, "Train in float32"),
+    "autocast": ({"loss": under_autocast}, "must run in float32"),
     "Rprop": ({"optimizer": lambda model: Rprop(model.parameters())}, "Rprop has no rule here"),
     "LBFGS": ({"optimizer": lambda model: LBFGS(model.parameters())}, "LBFGS has no rule here"),
     "sparse": ({"model": embedding()}, "Build it without sparse"),
@@ -67,6 +67,12 @@ def test_what_is_right_is_trained(hydragrad, tmp_path, monkeypatch, optimizer):
     code, _, err = trained(hydragrad, monkeypatch, tmp_path / "run", **right)
     assert code == 0, err
     assert read_manifest(tmp_path / "run").optimizers == [rule_of(optimizer(build().parameters(), lr=0.01)).name]
+
+
+def test_the_optimizer_of_the_function_is_the_only_one(hydragrad, tmp_path):
+    code, _, err = hydragrad("train", "--from", "own:setup", "--optimizer", "adamw", "--out", tmp_path / "run")
+    assert code == 1
+    assert "--optimizer" in err and "set them in your function" in err
 
 
 def trained(hydragrad, monkeypatch, out, *, model=None, data=None, optimizer=None, held_out=None, **given):

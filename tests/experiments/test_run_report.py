@@ -2,7 +2,7 @@
 
 from cli.test_app import hydragrad as hydragrad
 from cli.test_app import trained as trained
-from report.test_report import Page
+from reports.test_report import Page
 
 
 def test_the_page_explains_by_what_lies_in_the_run(hydragrad, trained, tmp_path):

@@ -6,12 +6,14 @@ import sys
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.optim import AdamW
 
 from cli.test_app import hydragrad as hydragrad
 from hydragrad import cli
 from hydragrad.cleaning import load_labels
 from hydragrad.errors import NonFinite
 from hydragrad.experiments.from_settings import open_run
+from hydragrad.steps import RULES
 from recording.toys import digest, train
 
 WORDS = ("train", "--data", "digits", "--model", "lenet5", "--train-size", 40, "--epochs", 1, "--quiet")
@@ -46,7 +48,7 @@ def test_one_that_was_killed_before_its_first_step_is_replaced_with_its_labels(h
         raise NonFinite("stop")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hydragrad.recording.recorder.clear_away", lambda path: None)  # as SIGKILL leaves it
+        patch.setattr("hydragrad.recording.run_writer.clear_away", lambda path: None)  # as SIGKILL leaves it
         patch.setattr("hydragrad.training.loop.batch_losses", stopped)
         hydragrad(*WORDS, "--noise", 0.5, "--out", run)
     assert (run / "manifest.json").exists() and load_labels(run) is not None
@@ -96,6 +98,7 @@ def test_sizes_of_the_held_out_parts_are_kept_with_the_run(hydragrad, tmp_path):
         (("--lr", 0.5), "lr: None then, 0.5 now"),
         (("--seed", 3), "seed: 0 then, 3 now"),
         (("--model", "mobilenetv2"), "model: lenet5 then, mobilenetv2 now"),
+        (("--optimizer", "adamw"), "optimizer: sgd then, adamw now"),
     ],
 )
 def test_another_training_is_not_resumed(hydragrad, noisy, words, message):
@@ -111,6 +114,20 @@ def test_a_run_of_python_is_not_resumed(hydragrad, tmp_path):
     code, _, err = hydragrad(*WORDS, "--out", tmp_path, "--resume")
     assert code == 1
     assert "recorded from Python" in err and "resume=True" in err
+
+
+def test_a_run_of_adamw_is_reopened_and_resumed_with_adamw(hydragrad, tmp_path):
+    code, _, err = hydragrad(*WORDS, "--optimizer", "adamw", "--out", tmp_path)
+    assert code == 0, err
+    experiment, run = open_run(tmp_path, data_dir=None)
+    assert experiment.settings.optimizer == "adamw"
+    assert run.manifest.optimizers == [RULES[AdamW].name]
+    assert type(experiment.start(0).optimizer) is AdamW
+    code, _, err = hydragrad(*WORDS, "--out", tmp_path, "--resume")
+    assert code == 1 and "optimizer: adamw then, sgd now" in err
+    code, _, err = hydragrad(*WORDS, "--optimizer", "adamw", "--epochs", 2, "--out", tmp_path, "--resume")
+    assert code == 0, err
+    assert len(open_run(tmp_path, data_dir=None)[1].steps) == 2 * len(run.steps)
 
 
 @pytest.mark.parametrize("damage", ["flipped byte", "cut off"])

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler, SequentialSampler
 
@@ -96,6 +96,16 @@ def loader_of(data: Dataset[Any], order: str, workers: int = 0) -> DataLoader[An
     return DataLoader(data, num_workers=workers, multiprocessing_context=context, **options)
 
 
+OPTIMIZERS: dict[str, Callable[[nn.Module], Optimizer]] = {
+    "sgd": sgd,
+    "adam": lambda model: Adam(model.parameters(), lr=0.05, weight_decay=0.1),
+    "adamw": lambda model: AdamW(model.parameters(), lr=0.05, foreach=True),
+    "amsgrad": lambda model: AdamW(model.parameters(), lr=0.05, betas=(0.8, 0.6), amsgrad=True),
+    "fused": lambda model: AdamW(model.parameters(), lr=0.05, fused=True),
+    "tensor rate": lambda model: Adam(model.parameters(), lr=torch.tensor(0.05)),
+}
+
+
 def users_loop(
     path: Path,
     order: str = "global",
@@ -104,13 +114,14 @@ def users_loop(
     stop: Callable[[str, int], None] = nowhere,
     workers: int = 0,
     epochs: int = EPOCHS,
+    optimizer_name: str = "sgd",
     **options: Any,
 ) -> nn.Module:
     """A script with everything in it; it comes by "in" and "after" a step, "next", and the "end" of an epoch."""
     torch.manual_seed(3)
     random.seed(3)
     model, data, held_out = build_batch_norm(), Augmented(), samples(6)
-    optimizer = sgd(model)
+    optimizer = OPTIMIZERS[optimizer_name](model)
     scheduler = SCHEDULES[schedule](optimizer)
     loader = loader_of(data, order, workers)
     with hg.Recorder(path, model, optimizer, loss, data, scheduler=scheduler, **options) as recorder:

@@ -67,8 +67,8 @@ def record(path, count=3, model=None, data=None, **options):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"reduction": "median"}, "reduction must be 'mean' or 'sum', not 'median'"),
-        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, not 0"),
+        ({"reduction": "median"}, "reduction must be 'mean' or 'sum', got 'median'"),
+        ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, got 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path, options, message):
@@ -267,7 +267,7 @@ def test_stored_batches_must_be_given(tmp_path):
     model = build()
     optimizer = sgd(model)
     with (
-        pytest.raises(StepError, match=r"batch must be given: recorder.step\(indices, batch\)"),
+        pytest.raises(StepError, match=r"batch must be given, .* recorder.step\(indices, batch\)"),
         hg.Recorder(tmp_path, model, optimizer, loss, samples(), store_batches=True) as recorder,
     ):
         take_step(recorder, model, optimizer, [0, 1], samples()[:2])
@@ -303,9 +303,9 @@ def test_a_mistake_in_a_step_leaves_the_run_as_it_was(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": 5}, "recorded with seed=4, not 5"),
-        ({"seed": 4, "store_batches": True}, "recorded with store_batches=False, not True"),
-        ({"reduction": "sum"}, "recorded with reduction='mean', not 'sum'"),
+        ({"seed": 5}, "recorded with seed=4, got 5"),
+        ({"seed": 4, "store_batches": True}, "recorded with store_batches=False, got True"),
+        ({"reduction": "sum"}, "recorded with reduction='mean', got 'sum'"),
     ],
 )
 def test_another_option_than_recorded_is_refused(tmp_path, options, message):

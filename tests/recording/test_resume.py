@@ -227,7 +227,7 @@ def test_a_users_loop_resumes_a_completed_run_without_a_step(tmp_path: Path) -> 
     ("change", "message"),
     [
         ({"data": samples(21)}, "22 samples; this data set has 21"),
-        ({"reduction": "sum"}, "recorded with reduction='mean', not 'sum'"),
+        ({"reduction": "sum"}, "recorded with reduction='mean', got 'sum'"),
         ({"model": nn.Linear(4, 3)}, "missing: 0.weight"),
     ],
 )

@@ -9,7 +9,7 @@ from torch.optim import SGD, Adam, AdamW, Rprop
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from hydragrad.errors import RecordingMismatch, Unsupported
-from hydragrad.steps import RULES, read_group, rule_named, rule_of
+from hydragrad.steps import RULES, read_group, rule_named, rule_of, torch_group
 from hydragrad.steps.adam import AdamOptions
 from hydragrad.steps.sgd import RULE, SGDOptions
 
@@ -28,7 +28,11 @@ def test_options_are_read_as_plain_values():
 
 def test_a_rate_may_be_a_tensor():
     optimizer = SGD(weights(), lr=torch.tensor(0.25))
-    assert read_group(RULE, optimizer.param_groups[0])["lr"] == 0.25
+    values = read_group(RULE, optimizer.param_groups[0])
+    assert values["lr"] == ("tensor", "float32", 0.25) and RULE.read(values).lr == 0.25
+    assert RULE.read(json.loads(json.dumps(values))).lr == 0.25
+    rate = torch_group(values)["lr"]
+    assert torch.equal(rate, torch.tensor(0.25)) and rate.dtype == torch.float32
 
 
 @pytest.mark.parametrize("other", [Rprop, type("MySGD", (SGD,), {})])

@@ -57,6 +57,24 @@ def test_the_error_is_that_of_the_two_attributions(run):
     assert 0 < last.error <= last.measured_bound <= last.bound
 
 
+def test_under_adam_there_is_an_error_and_no_bound(tmp_path):
+    data = TensorDataset(torch.randn(26, 3, dtype=torch.float64), torch.randint(3, (26,)))
+    torch.manual_seed(2)
+    model = network("momentum")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    run = hg.train(model, loss, data, optimizer, epochs=2, batch_size=8, out=tmp_path / "run")
+    query = hg.query("norm", lambda model: sum(p.square().sum() for p in model.parameters()))
+    last = hg.approximation_error(run, samples=[1, 4, 9], query=query, points=2, eigenvalues=1).points[-1]
+    exact, approximate = (
+        hg.attribute(run, query, curvature=curvature, samples=[1, 4, 9], smoothing=0).values[0]
+        for curvature in ("hessian", "none")
+    )
+    assert last.relative_contribution_error == pytest.approx(
+        float((exact - approximate).norm() / exact.norm()), rel=1e-6
+    )
+    assert last.bound is None is last.measured_bound and last.error > 0
+
+
 def test_the_bounds_hold_at_every_point(run):
     error = hg.approximation_error(run, samples=8, points=len(run.steps), eigenvalues=len(run.steps))
     assert len(error.points) == len(run.steps)

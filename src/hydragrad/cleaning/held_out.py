@@ -33,7 +33,7 @@ def influence(run: Recording, held_out: Query) -> Tensor | None:
     if saved is not None:
         return saved
     try:
-        influences = influence_at(run, layout, run.final, gradients)[0]
+        influences = influence_at(run, layout, run.final, gradients).values[0]
     except (LossError, NotImplementedError):
         return None
     kept.write({"influence": influences})

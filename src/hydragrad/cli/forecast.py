@@ -65,8 +65,9 @@ def training_seconds(experiment: Experiment, plan: Plan) -> float:
 
 def training_disk(experiment: Experiment, plan: Plan, every: int) -> int:
     """Bytes of the run directory."""
-    model = experiment.start(experiment.settings.seed).model
-    return forecast_bytes(model, len(experiment.train_set), plan, every)  # type: ignore[arg-type]
+    start = experiment.start(experiment.settings.seed)
+    length = len(experiment.train_set)  # type: ignore[arg-type]
+    return forecast_bytes(start.model, start.optimizer, length, plan, every)
 
 
 def attribution_seconds(run: Recording, method: Method) -> float:

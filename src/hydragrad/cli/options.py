@@ -29,6 +29,15 @@ CurvatureOption = Annotated[
         help="none: HYDRA, fast, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, more stable on kinks."
     ),
 ]
+SmoothingOption = Annotated[
+    float | None,
+    typer.Option(
+        "--smoothing",
+        min=0,
+        help="Of Adam and AdamW: share of the mean second moment added under its root in the derivative; default 0.01, "
+        "0 is the exact derivative.",
+    ),
+]
 
 
 def named_among(text: str, known: Collection[str], option: str) -> list[str]:

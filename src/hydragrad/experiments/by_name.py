@@ -15,11 +15,12 @@ def experiment_by_name(settings: Settings, *, data_dir: Path | None, run: Path |
     """Load the data, flip labels where the settings ask for noise, and take the data set's recipe.
 
     Args:
-        settings: With `data` and `model`.
+        settings: With `data`, `model` and `optimizer`.
         data_dir: Folder with the data set's files.
         run: Run directory whose saved labels, if any, replace newly flipped ones.
     """
-    assert settings.data is not None and settings.model is not None
+    name, optimizer = settings.model, settings.optimizer
+    assert settings.data is not None and name is not None and optimizer is not None
     splits = load(
         settings.data,
         data_dir=data_dir,
@@ -34,7 +35,7 @@ def experiment_by_name(settings: Settings, *, data_dir: Path | None, run: Path |
     )
 
     def start(seed: int) -> Start:
-        return fresh(splits, settings.model or "", seed=seed, lr=settings.lr, device=settings.device)
+        return fresh(splits, name, seed=seed, optimizer=optimizer, lr=settings.lr, device=settings.device)
 
     return Experiment(
         settings=settings,

@@ -25,7 +25,7 @@ from hydragrad.errors import QueryError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.training import train_into
 from hydragrad.replay import Recording
-from hydragrad.report.wording import counted
+from hydragrad.reports.wording import counted
 from hydragrad.scores import Scores
 from hydragrad.training import mean_loss_and_accuracy
 

@@ -34,7 +34,7 @@ def open_run(run: Path, *, data_dir: Path | None) -> tuple[Experiment, Recording
             f"{run} was recorded from Python, so the command line does not know its model and data. Open it with "
             f"hg.Recording(path, model, loss, train_set), or train with `hydragrad train --from module:function`."
         )
-    settings = Settings(**about["settings"])
+    settings = Settings.read(about["settings"])
     if settings.device == "cuda" and not torch.cuda.is_available():
         settings = replace(settings, device="cpu")
     experiment = build_experiment(settings, data_dir=data_dir, run=run)

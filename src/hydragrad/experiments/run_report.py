@@ -11,10 +11,10 @@ from hydragrad.errors import HydragradError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.saved_scores import DATA_SET
 from hydragrad.replay import Recording
-from hydragrad.report import report
+from hydragrad.reports import report
 from hydragrad.scores import Check, Scores, saved_scores
 from hydragrad.tracking import Store
-from hydragrad.tracking.store import FILE
+from hydragrad.tracking.facts import FILE
 
 HELD_OUT = ("test", "validation")
 """Predictions are explained on the first of these data sets that exists."""

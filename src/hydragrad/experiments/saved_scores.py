@@ -17,6 +17,9 @@ MOST_STRETCHES = 40
 DATA_SET = "data_set"
 """Entry of `Scores.about`: name of the data set that the query is about."""
 
+RUN = "run"
+"""Entry of `Scores.about`: digest of the run that was attributed."""
+
 
 def scores_path(run: Path, query: str, method: Method, seeds: int = 1) -> Path:
     """Return where the scores of a query are saved."""
@@ -39,7 +42,7 @@ def compute_scores(
         scores = score_seeds(experiment, run, query, method, seeds=seeds, labels=labels, workers=workers)
     else:
         scores = _attributed(experiment, run, query, method, labels=labels, workers=workers)
-    scores = replace(scores, about={DATA_SET: experiment.named_query(query).data_set})
+    scores = replace(scores, about={DATA_SET: experiment.named_query(query).data_set, RUN: run.digest})
     scores.save(scores_path(run.path, query, method, seeds))
     return scores
 
@@ -54,7 +57,11 @@ def saved_or_computed(
             scores = Scores.load(path)
         except RunDamaged:
             scores = None
-        if scores is not None and scores.evidence.steps == len(run.steps):
+        # Scores of earlier versions do not name their run.
+        if scores is not None and (len(run.steps), run.digest) == (
+            scores.evidence.steps,
+            scores.about.get(RUN, run.digest),
+        ):
             return scores
     return compute_scores(experiment, run, query, method, seeds=seeds, workers=workers)
 

@@ -2,9 +2,10 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from hydragrad.errors import RecordingMismatch
+from hydragrad.experiments.recipes import OptimizerName
 from hydragrad.runs.manifest import read_manifest
 
 MAY_DIFFER = ("epochs", "device")
@@ -17,7 +18,7 @@ class Settings:
 
     Attributes:
         source: `module:function` of the user's own, or None for a data set and model by name.
-        data, model: Names, where `source` is None.
+        data, model, optimizer: Names, where `source` is None.
         noise: Share of the training labels flipped.
         train_size, validation_size, test_size: Samples of each part, or None for all.
         epochs, batch_size: As trained.
@@ -29,6 +30,7 @@ class Settings:
     source: str | None = None
     data: str | None = None
     model: str | None = None
+    optimizer: OptimizerName | None = "sgd"
     noise: float = 0.0
     train_size: int | None = None
     validation_size: int | None = None
@@ -38,6 +40,11 @@ class Settings:
     lr: float | None = None
     seed: int = 0
     device: str = "cpu"
+
+    @classmethod
+    def read(cls, saved: dict[str, Any]) -> Self:
+        """Settings from a manifest; those without an optimizer are of runs from before there was a choice."""
+        return cls(**({"optimizer": None if saved.get("source") else "sgd"} | saved))
 
 
 def settings_entry(settings: Settings) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def require_same_settings(run: Path, settings: Settings) -> None:
     recorded = read_manifest(run).about.get("settings")
     if recorded is None:
         raise RecordingMismatch(f"{run} was recorded from Python; resume it there, with resume=True.")
-    before = asdict(Settings(**recorded))
+    before = asdict(Settings.read(recorded))
     differing = [
         f"{name}: {before[name]} then, {value} now"
         for name, value in asdict(settings).items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,9 @@ def error_over_time(
     with drawing():
         figure, (above, below) = new_figure(height=7.2 if others else 6.0, rows=2)
         for key, name, colour, dashes in _NORMS:
-            values = [point[key] if point[key] > 0 else float("nan") for point in points]
+            values = [point[key] or float("nan") for point in points]
+            if all(map(math.isnan, values)):  # no bound, where the run has no closed form
+                continue
             above.plot(steps, values, color=colour, linestyle=dashes, marker=marker, label=name)
         for name, measured in (others or {}).items():
             at_steps: list[Any] = [point["step"] for point in measured]

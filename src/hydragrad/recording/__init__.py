@@ -1,17 +1,21 @@
 """Recording: watches a training loop and writes the run directory.
 
-recorder      Recorder: the step block, and what is written
-watch         what model and optimizer do inside a step block
-between_steps nothing may move the weights between two steps
-verifying     replays some steps while recording
-resuming      where a killed run left off
-interruption  Ctrl-C, noticed even where the loop catches it
-indexed       sample indices from any stock DataLoader
-observer      the StepObserver protocol
+recorder          Recorder: a user's loop, recorded
+step_block        one optimizer step of a loop, watched; shared with Tracker
+watch             what model and optimizer do inside a step block
+run_writer        everything that a recording does to the disk
+loop_state        model, optimizer, scheduler and generators, as checkpoints hold them
+resuming          how far a killed run got, and whether it may be resumed
+sampler_position  where a loader stands in its epoch
+indexed           sample indices of batches from any stock DataLoader
+between_steps     nothing may change the weights between two steps
+verifying         replays some steps while recording
+interruption      Ctrl-C, noticed even where the loop catches it
+observer          the StepObserver protocol
 """
 
 from hydragrad.recording.indexed import indexed as indexed
-from hydragrad.recording.observer import Indices as Indices
 from hydragrad.recording.observer import StepHandle as StepHandle
 from hydragrad.recording.observer import StepObserver as StepObserver
 from hydragrad.recording.recorder import Recorder as Recorder
+from hydragrad.recording.sampler_position import Indices as Indices

@@ -1,4 +1,4 @@
-"""Between two recorded steps nothing may move the weights: a replay could not know of it."""
+"""Between two recorded steps nothing may change the weights: the recording would not have it, nor a replay."""
 
 from torch import nn
 
@@ -8,7 +8,7 @@ from hydragrad.runs.log import Structure
 
 
 class BetweenSteps:
-    """Notices weights and buffers that changed since the last step.
+    """Detects weights and buffers that changed since the last step.
 
     Args:
         model: The model being trained.
@@ -21,7 +21,12 @@ class BetweenSteps:
         self._last: tuple[Structure, float] | None = None
 
     def begin(self, structure: Structure | None = None, norm: float = 0.0) -> None:
-        """What is there now is right. After a step: which parameters it trained, and the first one's norm."""
+        """Take the present state as right.
+
+        Args:
+            structure: After a step: which parameters it trained.
+            norm: Then: norm of the first of them.
+        """
         self._versions = self._version()
         self._last = None if structure is None else (structure, norm)
 
@@ -33,13 +38,13 @@ class BetweenSteps:
         """
         if self._version() != self._versions or self._moved():
             raise StepError(
-                f"Weights or buffers of the model changed outside recorder.step() before step {step} (set "
-                f"by hand, or a forward pass in train mode that updates running statistics). The replay can't know "
-                f"of it: use model.eval() for evaluation, and leave the weights to the optimizer."
+                f"Only the optimizer may change the model, inside recorder.step(). Its weights or buffers changed "
+                f"outside recorder.step() before step {step}: set by hand, or by a forward pass in train mode, "
+                f"which updates running statistics. Evaluate in model.eval(), and leave the weights to the optimizer."
             )
 
     def _moved(self) -> bool:
-        """Whether the weights moved without a trace: `parameter.data` has no version."""
+        """Whether the weights moved while their versions stayed: torch counts no change through `parameter.data`."""
         if self._last is None:
             return False
         structure, norm = self._last

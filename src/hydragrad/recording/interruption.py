@@ -1,4 +1,4 @@
-"""Ctrl-C, noticed even where the user's loop catches it: the loop may be anywhere between two steps then."""
+"""Ctrl-C, noticed even where the user's loop catches it: the loop may then be anywhere between two steps."""
 
 import signal
 import threading
@@ -7,13 +7,13 @@ from typing import Any, Self
 
 
 class Interruption:
-    """Notices KeyboardInterrupts from SIGINT inside a block; they are raised as ever.
+    """Notes SIGINT inside a block; KeyboardInterrupt is raised as usual.
 
-    A handler of the user's own is left in place: who handles Ctrl-C by other means than the exception ends the loop
-    where it likes.
+    A handler of the user's own stays in place: code that handles Ctrl-C without the exception chooses itself where the
+    loop ends.
 
     Attributes:
-        noticed: Whether one came since it was last set to False.
+        noticed: Whether SIGINT arrived since this was last set to False.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Resuming: where a killed run left off, and whether what is given now is what it was recorded with."""
+"""Resuming: how far a killed run got, and whether model, data and options are those that it was recorded with."""
 
 import dataclasses
 from pathlib import Path
@@ -8,20 +8,19 @@ from torch import nn
 
 from hydragrad.errors import RecordingMismatch, RunDamaged
 from hydragrad.replay.machine import this_machine, warn_other_machine
-from hydragrad.runs import manifest as manifests
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.log import LOG, StepRecord
-from hydragrad.runs.manifest import Manifest
+from hydragrad.runs.manifest import Manifest, require_same_model
 from hydragrad.runs.steps import read_steps
 
 
-class Reached(NamedTuple):
-    """How far a run got, as far as it can go on.
+class Progress(NamedTuple):
+    """How far a run got, as far as it can be resumed.
 
     Attributes:
         checkpoint: The last checkpoint that the step log reaches; None where there is none.
         before: The step before it, if there is one.
-        checkpoints: How many checkpoints are kept.
+        checkpoints: The number of checkpoints up to this one.
     """
 
     checkpoint: Checkpoint | None
@@ -34,7 +33,7 @@ class Reached(NamedTuple):
         return 0 if self.checkpoint is None else self.checkpoint.step
 
 
-def reached(path: Path, manifest: Manifest) -> Reached:
+def read_progress(path: Path, manifest: Manifest) -> Progress:
     """Read how far the run in `path` got.
 
     Raises:
@@ -45,43 +44,46 @@ def reached(path: Path, manifest: Manifest) -> Reached:
     entries = folder.entries() if folder.index.exists() else {}
     steps = [step for step in entries if step <= len(records)]
     if entries and not steps:
-        raise RunDamaged(f"{path / LOG} is shorter than the checkpoints say. Restore it, or train again.")
+        raise RunDamaged(
+            f"{path / LOG} must reach the first checkpoint, before step {min(entries)}; it is shorter than the "
+            f"checkpoints say, with {len(records)} steps. Restore it from a copy, or train again."
+        )
     if not steps:
-        return Reached(None, None, 0)
+        return Progress(None, None, 0)
     last = max(steps)
-    return Reached(folder.read(last, entries[last]), records[last - 1] if last else None, len(steps))
+    return Progress(folder.read(last, entries[last]), records[last - 1] if last else None, len(steps))
 
 
 def require_same_run(
     path: Path, manifest: Manifest, model: nn.Module, data: dict[str, Any], options: dict[str, Any]
 ) -> Manifest:
-    """Refuse to go on with something else than was recorded; the manifest notes another machine.
+    """Refuse to resume a run with another model, data set or option; another machine is noted in the manifest.
 
     Args:
         path: Run directory.
         manifest: As it was recorded.
-        model: The model given now.
-        data: Fingerprint of the data set given now.
+        model: The present model.
+        data: Fingerprint of the present data set.
         options: Entries of the manifest that must be as they were.
 
     Raises:
         RecordingMismatch: Another model, data set or option.
     """
-    manifests.require_same_model(manifest.model, model, path)
+    require_same_model(manifest.model, model, path)
     decisive = ["length"] if manifest.store_batches else list(data)
     if any(data[name] != manifest.data[name] for name in decisive):
         raise RecordingMismatch(
             f"{path} was recorded on other data ({manifest.data['length']:,} samples; this data set "
-            f"has {data['length']:,}, or other content). Give the data set it was recorded with."
+            f"has {data['length']:,}, or other content). Resume it with the data set that it was recorded with."
         )
     for option, value in options.items():
         if getattr(manifest, option) != value:
             raise RecordingMismatch(
-                f"{path} was recorded with {option}={getattr(manifest, option)!r}, not {value!r}. Go on "
-                f"with what it was recorded with."
+                f"{path} was recorded with {option}={getattr(manifest, option)!r}, got {value!r}. Resume it with what "
+                f"it was recorded with."
             )
     machine = this_machine(next(model.parameters()).device)
     if not warn_other_machine([manifest.machine], machine) and machine not in manifest.resumed_on:
-        # What is made here can't be replayed to the bit there, nor the other way round.
+        # What is trained here can't be replayed to the bit there, nor the other way round.
         return dataclasses.replace(manifest, resumed_on=[*manifest.resumed_on, machine])
     return manifest

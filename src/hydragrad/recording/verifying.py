@@ -1,10 +1,11 @@
-"""Verifying while recording: some steps are replayed at once.
+"""Verifying while recording: some steps are replayed just after the loop made them.
 
-The first steps of segments are, at ever longer distances: faults of a loop show at its first step, or where something
-begins later on, which the next replay finds in any case, since every step's weights are in the log.
+These are first steps of segments, at ever longer distances. Most faults of a loop show at its first step; one that
+begins later is found by the next replay of the run in any case, since the log has the norm of every step's weights.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,53 +20,55 @@ from hydragrad.steps import StepRule
 
 
 class Verifier:
-    """Replays steps that have just been made, so that a loop that does more than is recorded hears it at once.
+    """Replays steps just after the loop made them, so that a loop that does more than is recorded is refused at once.
 
     Args:
         model: The model being trained; a copy is made at the first verification.
         loss: The loss that is recorded.
-        rule: Of the optimizer.
+        rule: The optimizer's step rule.
     """
 
     def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
-        self._given = (model, loss, rule)
+        self._model, self._loss, self._rule = model, loss, rule
         self._trajectory: Trajectory | None = None
         self._next = 0
 
     def due(self, step: int) -> bool:
-        """Whether the segment that starts here is verified: the first that is seen, then where the step has doubled."""
+        """Whether the segment that starts here is verified: the first one, then wherever the step has doubled."""
         if step < self._next:
             return False
         self._next = 2 * step
         return True
 
     def verify(
-        self, start: Checkpoint, record: StepRecord, fetch: Callable[[], Sequence[Batch]], after: Mapping[str, Tensor]
+        self, start: Checkpoint, record: StepRecord, fetch: Callable[[], Sequence[Any]], after: Mapping[str, Tensor]
     ) -> None:
-        """Replay a step.
+        """Replay a step and compare the parameters after it.
 
         Args:
             start: The state before it.
             record: What it did.
-            fetch: Fetches its micro-batches again.
+            fetch: Fetches the data of its micro-batches again.
             after: The parameters after it, by name.
 
         Raises:
-            ReplayMismatch: Says what may be the cause.
+            ReplayMismatch: They differ; lists the likely causes.
         """
         with preserved():
             if self._trajectory is None:
-                self._trajectory = Trajectory(*self._given)
-            check_one_step(self._trajectory, start, record, fetch(), after)
+                self._trajectory = Trajectory(self._model, self._loss, self._rule)
+            parts = zip(record.micro_batches, fetch(), strict=True)
+            batches = [Batch(data, len(part), part.seed) for part, data in parts]
+            check_one_step(self._trajectory, start, record, batches, after)
 
 
 def check_one_step(
     trajectory: Trajectory, start: Checkpoint, record: StepRecord, batches: Sequence[Batch], after: Mapping[str, Tensor]
 ) -> None:
-    """Compare one step's replay with the parameters after it.
+    """Replay one step and compare the parameters after it.
 
     Raises:
-        ReplayMismatch: Says what may be the cause.
+        ReplayMismatch: They differ; lists the likely causes.
     """
     trajectory.restore(start)
     trajectory.advance(record, batches)
@@ -74,8 +77,8 @@ def check_one_step(
     if not difference <= (0.0 if on_cpu else 1e-4):
         raise ReplayMismatch(
             f"Step {record.step} can't be replayed from what the recorder sees: the weights differ by {difference:.1e} "
-            f"(relative L2). The loop does something that the recording does not know: gradient clipping or "
-            f"accumulation, another loss or reduction than the recorder was given, autocast, batches other than "
-            f"train_set[indices] (take them from hg.indexed(loader), or pass the batch to step() and "
-            f"store_batches=True), or weights set by hand. Take it out of the step."
+            f"(relative L2). The loop does something that is not recorded: gradient clipping or accumulation, another "
+            f"loss or reduction than the recorder has, autocast, batches other than train_set[indices] (take them from "
+            f"hg.indexed(loader), or pass the batch to step() and store_batches=True), or weights set by hand. Take it "
+            f"out of the step."
         )

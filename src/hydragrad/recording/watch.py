@@ -1,6 +1,6 @@
 """Watching a loop's model and optimizer: which options were in force, and which parameters were skipped."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from hydragrad.errors import QueryError, StepError, Unsupported
+from hydragrad.errors import StepError, Unsupported
 from hydragrad.runs.log import Options, Structure
 from hydragrad.steps import read_group, rule_of
 
@@ -19,10 +19,11 @@ class Watch:
     Args:
         model: The model being trained.
         optimizer: Its optimizer.
-        block: How the observer's step block is called, for messages.
+        block: The call that opens a step block, for messages ("recorder.step()").
 
     Attributes:
-        rule: Of the optimizer.
+        rule: The optimizer's step rule.
+        inside: Whether a step block is open.
         parameters: The model's parameters by name.
         options: What was in force when the optimizer stepped, by parameter group.
 
@@ -42,7 +43,7 @@ class Watch:
         self._idle: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._before_update: Callable[[], None] | None = None
-        self._in_step, self._steps = False, 0
+        self.inside, self._steps = False, 0
         self.groups()
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -61,11 +62,11 @@ class Watch:
 
     def begin(self) -> None:
         """A step block was entered."""
-        self._in_step, self._steps = True, 0
+        self.inside, self._steps = True, 0
 
     def end(self) -> None:
-        """It was left, in whichever way."""
-        self._in_step = False
+        """The step block was left, whether it ended or failed."""
+        self.inside = False
 
     def require_one_step(self) -> None:
         """Refuse a block with no or several optimizer steps.
@@ -75,12 +76,12 @@ class Watch:
         """
         if self._steps != 1:
             raise StepError(
-                f"A {self._block} block must hold exactly one optimizer.step(); this one held {self._steps}. Gradient "
-                f"accumulation and several steps in one block can't be recorded."
+                f"A {self._block} block must hold exactly one optimizer.step(); this one held {self._steps}. Put every "
+                f"optimizer.step() into a block of its own; gradient accumulation can't be recorded."
             )
 
-    def structure(self, before: Structure | None) -> Structure:
-        """What rarely changes; the same object as before while nothing does."""
+    def structure(self) -> Structure:
+        """What rarely changes from step to step; the same object as before while nothing does."""
         seen = (
             [[*map(id, group["params"])] for group in self._optimizer.param_groups],
             [parameter.requires_grad for parameter in self.parameters.values()],
@@ -95,19 +96,22 @@ class Watch:
                 idle=self._idle,
                 evaluating=tuple(name for name, module in self._modules.items() if not module.training),
             )
-        return before if before == self._structure else self._structure
+        return self._structure
 
     def optimizer_steps_now(self) -> None:
-        """Read the options in force; called by the optimizer before it steps."""
-        if not self._in_step:
-            raise StepError(f"optimizer.step() was called outside {self._block}; every step must be recorded.")
+        """Read the options in force; called before the optimizer steps."""
+        if not self.inside:
+            raise StepError(
+                f"Every optimizer.step() belongs inside a {self._block} block; one was called outside {self._block}. "
+                f"Put it into a block, or leave the with statement first."
+            )
         self._steps += 1
         if self._before_update is not None:
             self._before_update()
         self.options = tuple(read_group(self.rule, group) for group in self._optimizer.param_groups)
 
     def optimizer_stepped(self) -> None:
-        """See which parameters had a gradient; called by the optimizer after it stepped."""
+        """Note which parameters had no gradient; called after the optimizer stepped."""
         idle = []
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
@@ -115,16 +119,17 @@ class Watch:
                     idle.append(self._name(parameter))
                 elif parameter.grad.layout is not torch.strided:
                     raise Unsupported(
-                        f"{self._name(parameter)} has a sparse gradient, which optimizers treat in ways that are not "
-                        f"differentiated here. Build the layer without sparse=True."
+                        f"Gradients must be dense; {self._name(parameter)} has a sparse one, for which optimizers have "
+                        f"steps of their own. Build the layer without sparse=True."
                     )
         self._idle = tuple(idle)
 
     def _name(self, parameter: Tensor) -> str:
         if id(parameter) not in self._names:
             raise Unsupported(
-                f"The optimizer has a parameter of shape {tuple(parameter.shape)} that is not the model's. "
-                f"Make it part of the model, so that it can be replayed."
+                f"The optimizer must train the model's parameters only; it has a parameter of shape "
+                f"{tuple(parameter.shape)} that is not the model's. Make it part of the model, so that it can be "
+                f"replayed."
             )
         return self._names[id(parameter)]
 
@@ -136,7 +141,8 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
     def refuse_autocast(_module: nn.Module, _inputs: Any) -> None:
         if torch.is_autocast_enabled(device):
             raise Unsupported(
-                "The model ran under autocast: derivatives of a half-precision run are noise. Train in float32."
+                "The model must run in float32 or float64; it ran under autocast, and derivatives of a half-precision "
+                "run are noise. Remove torch.autocast around the step."
             )
 
     def before(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
@@ -150,17 +156,3 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
     ]
-
-
-def checked_batch(indices: Sequence[int] | Tensor, length: int) -> list[int]:
-    """The samples of a step.
-
-    Raises:
-        QueryError: None at all, or some that the training set does not have.
-    """
-    chosen = [int(i) for i in (indices.tolist() if isinstance(indices, Tensor) else indices)]
-    if not chosen or min(chosen) < 0 or max(chosen) >= length:
-        wrong = [i for i in chosen if not 0 <= i < length]
-        came = f"{wrong[:5]} among them" if wrong else "an empty batch came"
-        raise QueryError(f"A step trains on samples 0 to {length - 1} of the training set; {came}.")
-    return chosen

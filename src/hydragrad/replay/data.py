@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_co
 from hydragrad.derivatives import tensor_leaves
 from hydragrad.errors import DataError, NonFinite
 from hydragrad.randomness import preserved, reseed_everything
-from hydragrad.runs.log import StepRecord
+from hydragrad.runs.log import MicroBatch, StepRecord
+from hydragrad.runs.stored_batches import load_batch
 
 Collate = Callable[[list[Any]], Any]
 
@@ -60,6 +62,28 @@ def fetch(
     with preserved():
         reseed_everything(seed)
         return to_device(collate_items(train_set, indices, collate), device)
+
+
+def fetch_micro_batch(
+    record: StepRecord,
+    part: MicroBatch,
+    train_set: Dataset[Any],
+    *,
+    collate: Collate | None,
+    device: torch.device,
+    stored_in: Path | None,
+) -> Any:
+    """Fetch the data of a recorded micro-batch again, on `device`.
+
+    Args:
+        record: The step.
+        part: Its micro-batch.
+        train_set, collate, device: As `fetch` takes them.
+        stored_in: The run directory, where batches are stored in it; None where `train_set` gives them.
+    """
+    if stored_in is not None:
+        return to_device(load_batch(stored_in, record.step), device)
+    return fetch(train_set, part.indices, seed=part.batch_seed, collate=collate, device=device)
 
 
 def collate_items(train_set: Dataset[Any], indices: Sequence[int], collate: Collate | None) -> Any:
@@ -157,7 +181,7 @@ def require_finite_step(record: StepRecord, data: Callable[[], list[Any]]) -> No
         )
     raise NonFinite(
         f"Loss or weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
-        f"({record.options[0]['lr']}){kept}."
+        f"({record.rate}){kept}."
     )
 
 

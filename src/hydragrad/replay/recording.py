@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.randomness import preserved
-from hydragrad.replay.data import Collate, data_fingerprint, fetch, require_map_style, to_device
+from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.machine import this_machine, threads, warn_other_machine
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.trajectory import Trajectory
@@ -21,7 +21,6 @@ from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.log import LOG, MicroBatch, StepRecord
 from hydragrad.runs.manifest import Manifest, read_manifest, require_same_model
 from hydragrad.runs.steps import read_steps
-from hydragrad.runs.stored_batches import load_batch
 from hydragrad.steps import StepRule, rule_named
 
 
@@ -105,9 +104,14 @@ class Recording:
         return [Batch(self._data(record, part), len(part), part.seed) for part in record.micro_batches]
 
     def _data(self, record: StepRecord, part: MicroBatch) -> Any:
-        if self.manifest.store_batches:
-            return to_device(load_batch(self.path, record.step), self.device)
-        return fetch(self.train_set, part.indices, seed=part.batch_seed, collate=self.collate_fn, device=self.device)
+        return fetch_micro_batch(
+            record,
+            part,
+            self.train_set,
+            collate=self.collate_fn,
+            device=self.device,
+            stored_in=self.path if self.manifest.store_batches else None,
+        )
 
     @cached_property
     def rule(self) -> StepRule:

@@ -11,7 +11,7 @@ from hydragrad.derivatives import Batch, Layout, PerSampleLoss, check_losses
 from hydragrad.randomness import generator_states, reseed, set_generator_states
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.runs.log import MicroBatch, StepRecord
-from hydragrad.steps import StepPoint, StepRule
+from hydragrad.steps import StepPoint, StepRule, torch_group
 
 
 class StepHooks:
@@ -85,7 +85,7 @@ class Trajectory:
                 module.training = name not in record.structure.evaluating
         if before is None or before.structure != record.structure or before.options != record.options:
             self._optimizer.param_groups = [
-                {"params": [self._parameters[name] for name in names], **options}
+                {"params": [self._parameters[name] for name in names], **torch_group(options)}
                 for names, options in zip(record.structure.groups, record.options, strict=True)
             ]
         self._arranged = record

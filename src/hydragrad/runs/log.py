@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hydragrad.errors import RunDamaged
 from hydragrad.randomness import stream_seed
+from hydragrad.steps.rule import number
 from hydragrad.steps.transforms import Transform, from_plain, to_plain
 
 LOG = "steps.jsonl"
@@ -117,6 +118,11 @@ class StepRecord:
         if len(self.micro_batches) == 1:
             return self.micro_batches[0].indices
         return [index for part in self.micro_batches for index in part.indices]
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of the first parameter group."""
+        return number(self.options[0]["lr"])
 
 
 def to_line(record: StepRecord, before: StepRecord | None) -> dict[str, Any]:

@@ -29,15 +29,18 @@ class Check:
         groups: How many groups.
         group_names: A name for each group.
         queries: How many queries the measures are taken over.
-        predicted, actual: Changes of the query, one a group.
+        predicted: Predicted changes of the query, one a group.
+        actual: Measured changes of the query, one a group.
         slope: Of actual on predicted changes, with an offset.
         scale: The same through the origin: what to multiply predictions by.
-        pearson, spearman: Correlations over the groups.
+        pearson: Pearson's correlation over the groups.
+        spearman: Spearman's correlation over the groups.
         lds: Spearman's correlation over the groups, mean over the queries.
         lds_interval: Its 90 % bootstrap interval over the groups.
         lds_per_query: The correlation of each query.
         sign_agreement: Share of predictions with the right sign.
-        ceiling_lds, ceiling_interval: The same LDS of a repeat of the run, one rounding apart; None if not measured.
+        ceiling_lds: The same LDS of a repeat of the run, one rounding apart; None if not measured.
+        ceiling_interval: Its 90 % bootstrap interval.
     """
 
     name: str = ""

@@ -1,12 +1,16 @@
 """Evidence: what is known so far about how far scores can be trusted."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
 from hydragrad.scores.checks import Check
 from hydragrad.scores.method import Curvature, Method
 from hydragrad.scores.notes import Note
+
+HYDRA = Method()
+INFLUENCE = "influence"
+"""The route of influence functions, which take no derivative of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,8 +20,9 @@ class Evidence:
     Attributes:
         method: Curvature, damping, smoothing and replays.
         seeds: Independent runs that the scores are means over.
-        route: How the directional derivatives were taken: hooks, jvp, or sweep.
-        steps: Steps of the run that were differentiated.
+        route: How the directional derivatives were taken: hooks, jvp, or sweep; influence for influence functions,
+            whose damping and checkpoints are in the note of that kind.
+        steps: Steps of the run that were differentiated; 0 for influence functions.
         completed: Whether the run had ended.
         replay_exact: Whether the replay was held to be equal to the bit.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
@@ -25,7 +30,7 @@ class Evidence:
         checks: Predicted against actual changes, by whoever measured them.
     """
 
-    method: Method = field(default_factory=Method)
+    method: Method = HYDRA
     seeds: int = 1
     route: str = "sweep"
     steps: int = 0
@@ -37,7 +42,7 @@ class Evidence:
 
     @property
     def curvature(self) -> Curvature:
-        """Curvature of the loss: none (HYDRA: dropped), hessian (exact), ggn (Gauss-Newton)."""
+        """Curvature of the loss, which is none (dropped, as in HYDRA), hessian (exact) or ggn (Gauss-Newton)."""
         return self.method.curvature
 
     @property
@@ -54,6 +59,11 @@ class Evidence:
     def replays(self) -> int:
         """How many runs with some samples left out were averaged over; 0 means the run itself."""
         return len(self.method.replays)
+
+    @property
+    def from_checkpoints(self) -> bool:
+        """Whether these are influence functions, which use checkpoints of the run and no derivative of it."""
+        return self.route == INFLUENCE
 
     @property
     def scale_is_measured(self) -> bool:

@@ -9,6 +9,7 @@ NoteKind = Literal[
     "statistics constant",
     "projection",
     "ensemble",
+    "influence",
     "advice",
     "interrupted",
     "smoothness",

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW
 
-from hydragrad.steps.rule import Cotangent, Move, StepPoint, StepRule, Tangent
+from hydragrad.steps.rule import Cotangent, Move, StepPoint, StepRule, Tangent, number
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST = "max_exp_avg_sq"
@@ -165,10 +165,10 @@ def _root(v_hat: Tensor, rho: float) -> Tensor:
 def _read(values: Mapping[str, Any]) -> AdamOptions:
     b1, b2 = values["betas"]
     return AdamOptions(
-        lr=float(values["lr"]),
-        betas=(float(b1), float(b2)),
-        eps=float(values["eps"]),
-        weight_decay=float(values["weight_decay"]),
+        lr=number(values["lr"]),
+        betas=(number(b1), number(b2)),
+        eps=number(values["eps"]),
+        weight_decay=number(values["weight_decay"]),
         amsgrad=bool(values["amsgrad"]),
         maximize=bool(values["maximize"]),
         decoupled=bool(values["decoupled_weight_decay"]),

@@ -17,6 +17,9 @@ from torch.optim import Optimizer
 
 Value = TypeVar("Value", float, Tensor)
 
+TENSOR = "tensor"
+"""Marks an option that was a tensor: ("tensor", dtype, value)."""
+
 Age = Any
 """How far a parameter's own history has come; each rule has its own kind (hashable)."""
 
@@ -173,6 +176,11 @@ class StepRule:
     def name(self) -> str:
         """The torch class with its module."""
         return class_name(self.torch_class)
+
+
+def number(value: Any) -> float:
+    """An option as a number, whether it was one or a tensor."""
+    return float(value[2] if isinstance(value, list | tuple) else value)
 
 
 def class_name(kind: type) -> str:

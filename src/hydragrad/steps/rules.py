@@ -1,6 +1,6 @@
 """The optimizers whose steps are known: torch's classes and their rules."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from hydragrad.errors import RecordingMismatch, Unsupported
 from hydragrad.steps import adam, sgd
-from hydragrad.steps.rule import StepRule, class_name
+from hydragrad.steps.rule import TENSOR, StepRule, class_name
 
 RULES: dict[type[Optimizer], StepRule] = {
     rule.torch_class: rule
@@ -20,7 +20,7 @@ RULES: dict[type[Optimizer], StepRule] = {
 }
 
 RULE_OF_SCHEMA_1 = sgd.RULE
-"""The one optimizer that runs and stores of schema 1 know; their files do not name it."""
+"""Runs and stores of schema 1 do not name their optimizer: there was only this one."""
 
 STATES_OF_SCHEMA_1 = {"momentum": sgd.BUFFER}
 """State tensors as checkpoints of schema 1 call them, and as torch does."""
@@ -80,7 +80,33 @@ def read_group(rule: StepRule, group: Mapping[str, Any]) -> Options:
     return {name: _plain(group[name]) for name in (*rule.options, *rule.kernels)}
 
 
+def states_in_force(rule: StepRule, options: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Names of the optimizer states of parameters under the options of some parameter groups, as they are read."""
+    return max((rule.states(rule.read(values)) for values in options), key=len, default=())
+
+
+def states_of(optimizer: Optimizer) -> tuple[str, ...]:
+    """Names of the states that an optimizer keeps of a parameter, under its present options."""
+    rule = rule_of(optimizer)
+    return states_in_force(rule, [read_group(rule, group) for group in optimizer.param_groups])
+
+
+def torch_group(options: Options) -> dict[str, Any]:
+    """A parameter group's options as torch had them: rates that were tensors are tensors again."""
+    return {name: _as_it_was(value) for name, value in options.items()}
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_plain(part) for part in value)
-    return value.item() if isinstance(value, torch.Tensor) else value
+    if isinstance(value, torch.Tensor):  # torch computes with it in its own precision
+        return (TENSOR, str(value.dtype).removeprefix("torch."), value.item())
+    return value
+
+
+def _as_it_was(value: Any) -> Any:
+    if not isinstance(value, tuple):
+        return value
+    if value[:1] == (TENSOR,):
+        return torch.tensor(value[2], dtype=getattr(torch, value[1]))
+    return tuple(_as_it_was(part) for part in value)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim import SGD
 
-from hydragrad.steps.rule import ClosedForm, Cotangent, Move, StepPoint, StepRule, Tangent, Value
+from hydragrad.steps.rule import ClosedForm, Cotangent, Move, StepPoint, StepRule, Tangent, Value, number
 
 BUFFER = "momentum_buffer"
 
@@ -106,7 +106,7 @@ def step_map(move: Move) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _read(values: Mapping[str, Any]) -> SGDOptions:
-    numbers = {name: float(values[name]) for name in ("lr", "momentum", "dampening", "weight_decay")}
+    numbers = {name: number(values[name]) for name in ("lr", "momentum", "dampening", "weight_decay")}
     return SGDOptions(**numbers, nesterov=bool(values["nesterov"]), maximize=bool(values["maximize"]))
 
 

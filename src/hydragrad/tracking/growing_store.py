@@ -1,4 +1,4 @@
-"""An unfinished store on disk: what it is to hold, how its rows advance, and how they are after its last step."""
+"""A store on disk whose rows grow: what it is to hold, how they advance, and how an interruption left them."""
 
 import json
 import warnings
@@ -146,8 +146,8 @@ def unfinished_schedule(steps: int, facts: StoreFacts) -> str:
     """Why rows of a planned schedule can't be read yet."""
     assert facts.schedule is not None
     return (
-        f"{steps:,} of the {facts.schedule['steps']:,} planned steps were made, and such rows are right at the end "
-        f"only. Train on (resume=True, where they lie in a folder); to stop early, track without schedule=."
+        f"{steps:,} of the {facts.schedule['steps']:,} planned steps were made, and rows of a planned schedule are "
+        f"right at its end only. Train on (resume=True, where they lie in a folder), or track without schedule=."
     )
 
 

@@ -1,4 +1,4 @@
-"""The rows of a run that is under way: begun at its first step, resumed after a kill, advanced step by step."""
+"""The rows of a run that is under way: begun at its first step, gone on with after a kill, advanced step by step."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from hydragrad.replay.trajectory import step_point
 from hydragrad.runs import StepRecord
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
 from hydragrad.runs.log import MicroBatch, from_lines, to_line
-from hydragrad.steps import read_group, rule_named, rule_of
+from hydragrad.steps import rule_named, states_of
 from hydragrad.tracking.facts import DTYPES, LOG, StoreFacts
 from hydragrad.tracking.growing_store import model_state, unfolding
 from hydragrad.tracking.new_store import new_table
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
-from hydragrad.tracking.rows.recurrence import Recurrence, TakenAt, states_in_force
+from hydragrad.tracking.rows.recurrence import Recurrence, TakenAt
 from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.schedule import PlannedSchedule, Schedule
 from hydragrad.tracking.step_batch import StepBatch
@@ -42,10 +42,10 @@ class Tracked:
         weights: Lays out the parameters of a row.
         statistics: Lays out the running statistics that follow them.
         projector: Projects rows, or None.
-        schedule: The options of every step, where they are planned.
+        schedule: The options of every step, where they were told ahead.
         groups: The optimizer's parameters by group, empty groups included.
         optimizer: The live optimizer.
-        folder: Where rows are stored; in memory if None.
+        folder: Where rows are kept; in memory if None.
     """
 
     model: nn.Module
@@ -106,7 +106,7 @@ class OnlineRows:
             DiskFull, NotEnoughMemory: They would not fit.
         """
         tracked = self._tracked
-        recurrence = tracked.recurrence(states=len(self._states()))
+        recurrence = tracked.recurrence(states=len(states_of(self._tracked.optimizer)))
         table = new_table(
             tracked.folder,
             tracked.facts,
@@ -122,7 +122,7 @@ class OnlineRows:
             self._log = AppendOnlyLines(tracked.folder / LOG)
 
     def go_on(self, folder: Path) -> list[StepRecord]:
-        """Resume from what an earlier run has left; returns the steps that the rows take into account."""
+        """Open what an earlier run has left; returns the steps that the rows take into account."""
         table = Table.open(folder, DTYPES[self._tracked.facts.dtype])
         known = list(from_lines(read_lines(folder / LOG, "steps")))[: table.steps]
         self._log = AppendOnlyLines(folder / LOG, keep=table.steps)
@@ -131,32 +131,29 @@ class OnlineRows:
             self.growing.pass_over(record)
         return known
 
-    def before(self, batch: StepBatch, part: MicroBatch) -> None:
+    def before(self, step_batch: StepBatch, part: MicroBatch) -> None:
         """Everything that needs the weights before the step."""
         tracked, growing = self._tracked, self._there()
         with preserved():
             if tracked.exact:
-                self._tangents = self._exact_tangents(growing, batch, part)
+                self._tangents = self._exact_tangents(growing, step_batch, part)
                 return
             if self._gradients is None:
                 self._gradients = StepGradients(
                     tracked.model, tracked.loss, tracked.weights, tracked.projector, tracked.facts.batch_statistics
                 )
-            self._gradients.before(growing.positions(batch.indices), batch, part)
+            self._gradients.before(growing.positions(step_batch.indices), step_batch, part)
 
     def at_update(self) -> None:
         """The optimizer is about to step: note where, if rows need it."""
         tracked, growing = self._tracked, self.growing
         if growing is not None and growing.recurrence.every_row:
             named = dict(tracked.model.named_parameters())
-            self._at = TakenAt(step_point(named, tracked.optimizer, tracked.weights, self._states()))
+            self._at = TakenAt(
+                step_point(named, tracked.optimizer, tracked.weights, states_of(self._tracked.optimizer))
+            )
 
-    def _states(self) -> tuple[str, ...]:
-        optimizer = self._tracked.optimizer
-        rule = rule_of(optimizer)
-        return states_in_force(rule, [read_group(rule, group) for group in optimizer.param_groups])
-
-    def after(self, record: StepRecord, last: StepRecord | None, batch: StepBatch) -> None:
+    def after(self, record: StepRecord, last: StepRecord | None, step_batch: StepBatch) -> None:
         """Complete the step; `last` is the one before it."""
         tracked, growing = self._tracked, self._there()
         if self._log is not None:
@@ -164,7 +161,7 @@ class OnlineRows:
         state = model_state(tracked.model) if tracked.folder is not None else {}
         if tracked.exact:
             assert self._tangents is not None
-            batch.require_constant_buffers(tracked.model)
+            step_batch.require_constant_buffers(tracked.model)
             growing.add_to_all(record, self._tangents.g_dot, self._tangents.r_dot, state, self._at)
         else:
             assert self._gradients is not None
@@ -185,14 +182,16 @@ class OnlineRows:
         tracked = self._tracked
         return GrowingRows(table, recurrence, tracked.sample_ids, tracked.length, statistics=tracked.statistics.size)
 
-    def _exact_tangents(self, growing: GrowingRows, batch: StepBatch, part: MicroBatch) -> Tangents:
+    def _exact_tangents(self, growing: GrowingRows, step_batch: StepBatch, part: MicroBatch) -> Tangents:
         tracked = self._tracked
         if self._exact is None:
             self._exact = ExactTangents(tracked.model, tracked.loss, tracked.weights, tracked.statistics)
         like = next(tracked.model.parameters()).detach()
         rows = growing.table.read(np.arange(growing.table.shape[0]))[0].to(like)
         w_dot, r_dot = rows.split([tracked.weights.size, tracked.statistics.size], 1)
-        alpha_dot = (torch.tensor(batch.indices) == tracked.sample_ids[:, None]).to(w_dot)
+        alpha_dot = (torch.tensor(step_batch.indices) == tracked.sample_ids[:, None]).to(w_dot)
         parameters = {name: value.detach() for name, value in tracked.model.named_parameters()}
         buffers = {name: value.detach() for name, value in tracked.model.named_buffers()}
-        return self._exact(parameters, buffers, batch(), part.divisor, w_dot, r_dot, alpha_dot, part.loss_weights(like))
+        return self._exact(
+            parameters, buffers, step_batch(), part.divisor, w_dot, r_dot, alpha_dot, part.loss_weights(like)
+        )

@@ -58,15 +58,3 @@ class StepBatch:
                 f"The buffers {', '.join(moved)} update themselves during training in a way that is not BatchNorm's, "
                 f"so their derivative is not known. Use curvature='none', which treats buffers as constants."
             )
-
-
-class Drawn(StepBatch):
-    """A StepBatch by its former names: `chosen` for `indices`, `draws` for `batch_seed`."""
-
-    def __init__(self, *, chosen: list[int], draws: int, **rest: Any) -> None:
-        super().__init__(indices=chosen, batch_seed=draws, **rest)
-
-    @property
-    def chosen(self) -> list[int]:
-        """Its samples."""
-        return self.indices

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, require_differentiable, running_statistics
 from hydragrad.errors import NonFinite, QueryError, StepError
-from hydragrad.randomness import BATCH, preserved, seeded, step_seed, stream_seed
-from hydragrad.recording import Indices, StepHandle
+from hydragrad.randomness import preserved, step_seed
+from hydragrad.recording import StepHandle
+from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
-from hydragrad.recording.watch import Watch, checked_batch
 from hydragrad.replay import require_map_style
 from hydragrad.replay.data import Collate, data_fingerprint
 from hydragrad.replay.trajectory import Trajectory
@@ -29,31 +29,23 @@ from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import StepRule, rule_of
 from hydragrad.tracking.answers import Answer
+from hydragrad.tracking.facts import FILE, GROWING, LOG, StoreFacts
+from hydragrad.tracking.growing_store import model_state, unfinished_schedule
+from hydragrad.tracking.new_store import make_projector, require_no_store, storage
 from hydragrad.tracking.online import OnlineRows, Tracked
 from hydragrad.tracking.options import notes, require_sound, smoothing_share
 from hydragrad.tracking.resuming import place_among, require_same_step, state_norm
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.schedule import Schedule, fingerprint
-from hydragrad.tracking.step_batch import Drawn
-from hydragrad.tracking.store import FILE, Store, StoreFacts
-from hydragrad.tracking.unfinished import (
-    GROWING,
-    LOG,
-    finish,
-    make_projector,
-    model_state,
-    opened_unfinished,
-    require_no_store,
-    require_same_store,
-    storage,
-    unfinished_schedule,
-)
+from hydragrad.tracking.step_batch import StepBatch
+from hydragrad.tracking.store import Store
+from hydragrad.tracking.unfinished import finish, opened_unfinished, require_same_store
 
 
 class Tracker:
     """Carries d(weights)/d(sample weight) of tracked samples along while the user trains, under any schedule.
 
-    Use it as a context manager around the loop, alone or beside a Recorder, with `step` around every optimizer step:
+    Use it as a context manager around the loop, alone or with a Recorder, with `step` around every optimizer step:
 
         with hg.Tracker(model, optimizer, loss, train_set) as tracker:
             for indices, batch in hg.indexed(loader):
@@ -62,7 +54,7 @@ class Tracker:
         scores = tracker.contributions(hg.mean_loss(val_set))
 
     A step pays for the tracked samples of its own batch only: what a sample sat out is made up for in one product
-    when it is drawn again.
+    when it is step_batch again.
 
     Args:
         model: The model being trained.
@@ -140,13 +132,22 @@ class Tracker:
             raise ValueError("resume=True goes on with a store on disk: give store=, the folder.")
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
         self._folder = None if store is None else Path(store)
-        self._resume, self._reduction, self._collate, self._seed = resume, reduction, collate, seed
+        self._resume, self._collate, self._seed = resume, collate, seed
         self._length = len(train_set)  # type: ignore[arg-type]
-        self._watch = Watch(model, optimizer, "tracker.step()")
+        self._block = StepBlock(
+            model,
+            optimizer,
+            owner="Tracker",
+            length=self._length,
+            reduction=reduction,
+            norm=lambda _structure: state_norm(optimizer),
+            shares_seed=True,
+        )
+        watch = self._block.watch
         like = next(model.parameters()).detach()
         self._device = like.device
-        groups = [names for names in self._watch.groups() if names]
-        parameters = self._watch.parameters
+        groups = [names for names in watch.groups() if names]
+        parameters = watch.parameters
         weights = Layout({name: parameters[name].shape for names in groups for name in names})
         moving = running_statistics(model) if curvature == "hessian" else set()
         statistics = Layout({name: b.shape for name, b in model.named_buffers() if name in moving})
@@ -178,7 +179,7 @@ class Tracker:
             statistics=statistics,
             projector=make_projector(weights, groups, projection, projection_seed, like, kind),
             schedule=schedule,
-            groups=self._watch.groups(),
+            groups=watch.groups(),
             optimizer=optimizer,
             folder=self._folder,
         )
@@ -186,7 +187,7 @@ class Tracker:
             self._tracked.recurrence(states=0)
         self._rows = OnlineRows(self._tracked)
         self.next_step = 0
-        self._open = self._in_step = self._found_place = False
+        self._open = self._found_place = False
         self._known: list[StepRecord] = []
         self._last: StepRecord | None = None
         self._store: Store | None = None
@@ -205,7 +206,7 @@ class Tracker:
         # New rows are laid out at the first step, when momentum and batch size are known.
         elif folder is not None:
             require_no_store(folder)
-        self._watch.attach(before_update=self._rows.at_update)
+        self._block.open(self._seed, before_update=self._rows.at_update)
         self._open = True
         return self
 
@@ -216,7 +217,7 @@ class Tracker:
         trace: TracebackType | None,
     ) -> None:
         self._open = False
-        self._watch.detach()
+        self._block.close()
         self._rows.close()
         # An interrupted store on disk stays as it is, to be gone on with.
         growing = self._rows.growing
@@ -278,46 +279,27 @@ class Tracker:
 
         Args:
             indices: The samples of the batch, in their order.
-            batch: The batch itself; drawn again from the training set where it is needed and not given.
+            batch: The batch itself; fetched again from the training set where it is needed and not given.
 
         Raises:
             StepError: Not exactly one optimizer step inside.
-            ReplayMismatch: The loop does something that the tracker does not know, or goes on from a state that the
+            ReplayMismatch: The loop does something that the tracker does not know, or continues from a state that the
                 store has not seen.
             NonFinite: The weights became NaN or infinite.
         """
-        if not self._open or self._in_step:
-            raise StepError("tracker.step() belongs inside `with Tracker(...)`, one block a step, never nested.")
-        chosen = checked_batch(indices, self._length)
-        self._find_place(chosen)
-        outer = step_seed()
-        seed = stream_seed(self._seed, self.next_step) if outer is None else outer
-        batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
-        draws = stream_seed(self._seed, self.next_step, BATCH) if batch_seed is None else batch_seed
-        drawn = self._drawn(chosen, batch, draws, seed)
-        coefficient = 1 / len(chosen) if self._reduction == "mean" else 1.0
-        part = MicroBatch(chosen, draws, seed, coefficient)
-        start = self._before(drawn, part, alone=outer is None)
-        self._in_step = True
-        self._watch.begin()
-        try:
-            with ExitStack() as stack:
-                if outer is None:
-                    stack.enter_context(seeded(seed))
-                yield StepHandle()
-        finally:
-            self._in_step = False
-            self._watch.end()
-        self._watch.require_one_step()
-        structure = self._watch.structure(None if self._last is None else self._last.structure)
-        values = {name: parameter.detach() for name, parameter in self._watch.parameters.items()}
-        norm = state_norm(self._optimizer)
-        record = StepRecord(self.next_step, (part,), self._watch.options, structure, norm, None)
-        self._after(record, drawn, start, values)
+        samples = self._block.samples(indices)
+        self._find_place(samples)
+        part = self._block.micro_batch(self.next_step, indices, samples)
+        step_batch = self._step_batch(part, batch)
+        start = self._before(step_batch, part, alone=step_seed() is None)
+        with self._block.watched(part):
+            yield StepHandle()
+        record = self._block.record(self.next_step)
+        self._after(record, step_batch, start)
         self._last = record
         self.next_step += 1
 
-    def _drawn(self, chosen: list[int], data: Any, draws: int, seed: int) -> Drawn:
+    def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
         constants = {}
         if self._tracked.exact:
             constants = {
@@ -325,18 +307,18 @@ class Tracker:
                 for name, buffer in self._model.named_buffers()
                 if name not in self._tracked.statistics.shapes and buffer.is_floating_point()
             }
-        return Drawn(
+        return StepBatch(
             train_set=self._train_set,
-            chosen=chosen,
+            indices=part.indices,
             data=data,
-            draws=draws,
-            seed=seed,
+            batch_seed=part.batch_seed,
+            seed=part.seed,
             collate=self._collate,
             device=self._device,
             constants=constants,
         )
 
-    def _before(self, drawn: Drawn, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
+    def _before(self, step_batch: StepBatch, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
         """Everything that needs the weights before the step."""
         if self.next_step < self.steps:
             return None
@@ -345,33 +327,35 @@ class Tracker:
                 f"The store in {self._folder} is finished; it can't take further steps. Choose another folder."
             )
         if self._rows.growing is None:
-            self._rows.begin(len(drawn.chosen))
-        self._rows.before(drawn, part)
-        # Beside a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
+            self._rows.begin(len(step_batch.indices))
+        self._rows.before(step_batch, part)
+        # With a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
         due = self.next_step & (self.next_step - 1) == 0
         return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
 
-    def _after(self, record: StepRecord, drawn: Drawn, start: Checkpoint | None, values: dict[str, Tensor]) -> None:
+    def _after(self, record: StepRecord, step_batch: StepBatch, start: Checkpoint | None) -> None:
         if record.step < self.steps:
             require_same_step(self._known[record.step], record)
             return
         if not math.isfinite(record.norm):
             raise NonFinite(
                 f"The weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
-                f"({record.options[0]['lr']}); the rows are those of the step before."
+                f"({record.rate}); the rows are those of the step before."
             )
         if start is not None:
             with preserved():
-                self._trajectory = self._trajectory or Trajectory(self._model, self._loss, self._watch.rule)
-                check_one_step(self._trajectory, start, record, [drawn()], values)
-        self._rows.after(record, self._last, drawn)
+                watch = self._block.watch
+                self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
+                values = {name: parameter.detach() for name, parameter in watch.parameters.items()}
+                check_one_step(self._trajectory, start, record, [step_batch()], values)
+        self._rows.after(record, self._last, step_batch)
 
-    def _find_place(self, chosen: list[int]) -> None:
-        """After a resume, once: recognise at which of the known steps the loop goes on."""
+    def _find_place(self, samples: list[int]) -> None:
+        """After a resume, once: recognise at which of the known steps the loop continues."""
         if self._found_place or not self._known:
             return
         self._found_place = True
-        self.next_step = place_among(self._known, chosen, state_norm(self._optimizer), self._folder)
+        self.next_step = place_among(self._known, samples, state_norm(self._optimizer), self._folder)
 
 
 def _ages(rule: StepRule, optimizer: Optimizer, parameters: Mapping[str, nn.Parameter]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Stores made of growing rows: finished, or opened as they are after their last complete step."""
+"""Finishing a store of growing rows, opening it as an interruption left it, and refusing to resume another one."""
 
 import json
 from collections.abc import Mapping
@@ -11,15 +11,8 @@ from torch import Tensor, nn
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import RecordingMismatch
 from hydragrad.replay.data import Collate
-from hydragrad.tracking.facts import GROWING as GROWING
-from hydragrad.tracking.facts import LOG as LOG
-from hydragrad.tracking.facts import StoreFacts
+from hydragrad.tracking.facts import GROWING, StoreFacts
 from hydragrad.tracking.growing_store import after_last_step, read_growing
-from hydragrad.tracking.growing_store import model_state as model_state
-from hydragrad.tracking.growing_store import unfinished_schedule as unfinished_schedule
-from hydragrad.tracking.new_store import make_projector as make_projector
-from hydragrad.tracking.new_store import require_no_store as require_no_store
-from hydragrad.tracking.new_store import storage as storage
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.store import Store
 

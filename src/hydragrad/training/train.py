@@ -19,6 +19,7 @@ from hydragrad.runs.lines import AppendOnlyLines, read_lines
 from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.runs.manifest import read_manifest
 from hydragrad.runs.steps import read_steps
+from hydragrad.steps import states_of
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
 from hydragrad.training.probe import require_labels_in_range
 
@@ -108,7 +109,7 @@ def train(
         resume=resume,
     )
     require_labels_in_range(model, loss, train_set, min(batch_size, length), collate)
-    _require_disk(path, forecast_bytes(model, length, plan, every))
+    _require_disk(path, forecast_bytes(model, optimizer, length, plan, every))
     if (path / EPOCHS).exists() and (path / EPOCHS).stat().st_size and not resume:
         raise RunExists(
             f"{path} already holds a run ({EPOCHS}). Choose another directory, delete it, or resume the run with "
@@ -154,12 +155,13 @@ def epoch_logs(path: Path) -> list[dict[str, Any]]:
     return read_lines(path / EPOCHS, "epoch logs") if (path / EPOCHS).exists() else []
 
 
-def forecast_bytes(model: nn.Module, length: int, plan: Plan, checkpoint_every: int) -> int:
+def forecast_bytes(model: nn.Module, optimizer: Optimizer, length: int, plan: Plan, checkpoint_every: int) -> int:
     """Estimate the size of the run directory in bytes."""
-    state = 2 * sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers()) + 32_768
+    copies = 1 + len(states_of(optimizer))
+    state = copies * sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers()) + 32_768
     checkpoints = plan.steps(length) // checkpoint_every + 2
     digits = len(str(length)) + 2
-    return checkpoints * state + plan.steps(length) * 150 + plan.epochs * length * digits
+    return checkpoints * state + plan.steps(length) * 220 + plan.epochs * length * digits
 
 
 def _require_disk(path: Path, needed: int) -> None:

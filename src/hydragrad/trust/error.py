@@ -24,7 +24,7 @@ from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
-from hydragrad.replay.histories import parts_of, run_histories, state_names, trained_layout
+from hydragrad.replay.histories import has_closed_form, parts_of, run_histories, state_names, trained_layout
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.replay.trajectory import StepHooks, Trajectory
@@ -48,8 +48,8 @@ class ErrorAt:
         spearman: Of contributions to the query, approximate and exact, over samples.
         sign_disagreements: Share of samples whose contributions differ in sign.
         relative_contribution_error: L2 distance of the contributions over the L2 norm of the exact ones.
-        measured_bound: sum |kappa| |H exact|.
-        bound: L M sum |kappa|, with L and M as sampled so far.
+        measured_bound: sum |kappa| |H exact|; None where the run has no closed form, and so no kappa (Adam).
+        bound: L M sum |kappa|, with L and M as sampled so far; None as above.
         largest_eigenvalue: L: largest size of an eigenvalue of a batch Hessian so far.
         largest_hypergradient: M: largest exact hypergradient of a sample so far.
     """
@@ -61,8 +61,8 @@ class ErrorAt:
     spearman: float
     sign_disagreements: float
     relative_contribution_error: float
-    measured_bound: float
-    bound: float
+    measured_bound: float | None
+    bound: float | None
     largest_eigenvalue: float
     largest_hypergradient: float
 
@@ -267,21 +267,23 @@ class _Pair:
 
     def measured(self, at: PairAt) -> ErrorAt:
         kappa = self._kappa(at.step)
-        bounds = kappa @ np.stack(self._curved)[:, at.trained.numpy()]
+        curved = np.stack(self._curved)[:, at.trained.numpy()]
         return ErrorAt(
             step=at.step,
             exact=float(at.exact[at.trained].double().norm(dim=1).mean()),
             **distances(at, at.approximate),
-            measured_bound=float(bounds.mean()),
-            bound=float(kappa.sum() * self._largest_eigenvalue * self._largest_hypergradient),
+            measured_bound=None if kappa is None else float((kappa @ curved).mean()),
+            bound=None
+            if kappa is None
+            else float(kappa.sum() * self._largest_eigenvalue * self._largest_hypergradient),
             largest_eigenvalue=self._largest_eigenvalue,
             largest_hypergradient=self._largest_hypergradient,
         )
 
-    def _kappa(self, steps: int) -> Array:
-        """Largest |kappa| over the histories, for the run up to now, (steps,); NaN where there is no closed form."""
-        if any(history.rule.closed_form is None for history in self._histories):
-            return np.full(steps, np.nan)
+    def _kappa(self, steps: int) -> Array | None:
+        """Largest |kappa| over the histories, for the run up to now, (steps,); None where there is no closed form."""
+        if not has_closed_form(self._run, self._histories):
+            return None
         cut = [history.until(steps) for history in self._histories]
         return np.asarray(np.max([np.abs(coefficients(history)) for history in cut], axis=0))
 

@@ -114,7 +114,7 @@ def _checks(
     agreements = [agreement(p, a) for p, a in zip(predicted, actual, strict=True)]
     check = Check(
         kind=part.kind,
-        curvature=scores.evidence.curvature,
+        curvature=None if scores.evidence.from_checkpoints else scores.evidence.curvature,
         size=part.size,
         groups=len(part.samples),
         queries=len(predicted),

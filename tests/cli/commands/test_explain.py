@@ -36,3 +36,18 @@ def test_mistakes_get_an_error_without_a_traceback(hydragrad, trained):
     for words, message in (((), "--test NUMBER"), (("--test", 999_999), "has samples 0 to")):
         code, _, err = hydragrad("explain", trained, *words)
         assert code == 1 and message in err and "Traceback" not in err
+
+
+def test_a_run_of_adamw_is_attributed_to_the_sample_and_the_scores_saved(hydragrad, tmp_path):
+    run = tmp_path / "run"
+    words = ("--data", "digits", "--model", "lenet5", "--optimizer", "adamw", "--train-size", 60, "--epochs", 1)
+    assert hydragrad("train", *words, "--out", run)[0] == 0
+    for _ in range(2):
+        code, out, err = hydragrad("explain", run, "--test", 7, "--json", tmp_path / "a")
+        assert code == 0 and "helped most" in out, err
+    figures = json.loads((tmp_path / "a").read_text())
+    assert len(figures["most_helpful"]) == 5 and "columns" not in figures
+    assert [file.name for file in (run / "scores").iterdir()] == ["test:7-none.safetensors"]
+    code, out, _ = hydragrad("bound", run, "--samples", 3, "--points", 2, "--json", tmp_path / "b")
+    assert code == 0 and "There is no bound" in out
+    assert json.loads((tmp_path / "b").read_text())["bound"] is None

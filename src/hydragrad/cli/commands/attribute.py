@@ -15,7 +15,7 @@ from hydragrad.cli.forecast import (
     training_disk,
     training_seconds,
 )
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
@@ -31,6 +31,7 @@ def attribute(
     ] = ["validation"],  # noqa: B006 - typer copies it
     curvature: CurvatureOption = "none",
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
+    smoothing: SmoothingOption = None,
     replays: Annotated[
         int,
         typer.Option(min=0, help="Average over replays that each leave out a random tenth; for runs with kinks."),
@@ -54,7 +55,7 @@ def attribute(
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
     experiment, recording = open_run(run, data_dir=data_dir)
-    method = Method.of(curvature, damping=damping, replays=replays)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
     parallel = workers if max(replays, seeds) > 1 else 1
     seconds = attribution_seconds(recording, method) * len(query) * seeds / parallel
     seconds += seeds * sum(query_seconds(experiment, recording.trained_model(), text) for text in query)

@@ -68,4 +68,6 @@ def _show(error: ApproximationError) -> None:
     columns("hypergradients without curvature against exact ones", headings, rows)
     last = error.points[-1]
     say(f"sampled: L = {number(last.largest_eigenvalue)} (Hessian), M = {number(last.largest_hypergradient)}")
+    if last.bound is None:
+        say("There is no bound: it needs a closed form of the run without curvature, and this run has none.")
     say(error.sentence)

@@ -15,7 +15,7 @@ from hydragrad.cli.forecast import (
     training_disk,
     training_seconds,
 )
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.errors import QueryError
 from hydragrad.experiments.clean_and_retrain import Cleaned, with_names
 from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
@@ -38,6 +38,7 @@ def clean(
         typer.Option(metavar="FILE", help="Train with the labels marked as fixed in the report (its JSON file)."),
     ] = None,
     curvature: CurvatureOption = "none",
+    smoothing: SmoothingOption = None,
     folds: Annotated[
         int, typer.Option(min=0, help="Also use this many networks, each trained without a part of the samples.")
     ] = 0,
@@ -67,7 +68,7 @@ def clean(
     experiment, recording = open_run(run, data_dir=data_dir)
     marks = None if labels is None else read_marks(labels, recording, experiment.known_labels())
     retrainings = 1 + (experiment.labels is not None and reference)
-    method = Method.of(curvature)
+    method = Method.of(curvature, smoothing=smoothing)
     path = scores_path(run, query, method, seeds)
     training = training_seconds(experiment, plan_of(experiment))
     seconds = training * retrainings + signals_seconds(experiment, recording, folds, training)

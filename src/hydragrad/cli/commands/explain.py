@@ -19,11 +19,13 @@ from hydragrad.derivatives import BatchStatistics
 from hydragrad.errors import QueryError, RecordingMismatch
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.from_settings import open_run
+from hydragrad.experiments.saved_scores import saved_or_computed
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
-from hydragrad.scores import sample_losses
+from hydragrad.replay.histories import has_closed_form, run_histories
+from hydragrad.scores import Method, Scores, sample_losses
 from hydragrad.tracking import Store, TopContributions, hypergradients
-from hydragrad.tracking.store import FILE
+from hydragrad.tracking.facts import FILE
 
 PROJECTION = 2048
 """Columns of a training sample's row in a new store."""
@@ -57,7 +59,8 @@ def explain(
 
     The first time, the rows of all training samples are computed by one replay and saved in RUN/store (if
     interrupted, the same command resumes); after that any sample is explained at once. Contributions are to the
-    sample's loss, without curvature: positive helps; read the ranking, not the scale.
+    sample's loss, without curvature: positive helps; read the ranking, not the scale. A run of Adam or AdamW has no
+    such store: it is attributed to each sample that is explained, once.
 
     Example: hydragrad explain runs/m --test 42
     """
@@ -108,6 +111,8 @@ def explain_sample(
 ) -> Explained:
     """Explain one prediction by the run's store, which is built if it does not exist.
 
+    Runs without a closed form (Adam) are attributed to the sample itself, and the scores saved.
+
     Args:
         experiment: Data, loss and fresh starts.
         run: The run.
@@ -122,9 +127,13 @@ def explain_sample(
     """
     dataset = experiment.data_set(name)
     query = sample_losses(dataset, [number])
-    store = _store(experiment, run, projection, statistics)
+    store = _store(experiment, run, projection, statistics) if _has_closed_form(run) else None
     begin = time.monotonic()
-    extremes = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
+    if store is None:  # rows would need every column, at every step of the run
+        scores = saved_or_computed(experiment, run, f"{name}:{number}", Method())
+        extremes = _extremes(scores, min(top, len(scores.sample_ids)))
+    else:
+        extremes = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
     seconds = time.monotonic() - begin
     predicted = _prediction(run, dataset[number])
     figures: dict[str, Any] = {
@@ -137,7 +146,7 @@ def explain_sample(
         "harmful_contributions": extremes.harmful[0].tolist(),
         "seconds": seconds,
     }
-    if extremes.helpful_noise is not None and extremes.harmful_noise is not None:
+    if store is not None and extremes.helpful_noise is not None and extremes.harmful_noise is not None:
         figures["columns"] = store.rows.shape[1]
         figures["helpful_standard_errors"] = extremes.helpful_noise[0].tolist()
         figures["harmful_standard_errors"] = extremes.harmful_noise[0].tolist()
@@ -185,6 +194,22 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
 
 def _with_error(value: float, error: float | None) -> str:
     return f"{value:+.3g}" if error is None else f"{value:+.3g} ± {error:.1g}"
+
+
+def _has_closed_form(run: Recording) -> bool:
+    return has_closed_form(run, run_histories(run))
+
+
+def _extremes(scores: Scores, count: int) -> TopContributions:
+    helpful, harmful = (scores.values.topk(count, dim=1, largest=largest) for largest in (True, False))
+    return TopContributions(
+        query_names=scores.query_names,
+        query_values=scores.query_values,
+        helpful_ids=scores.sample_ids[helpful.indices],
+        helpful=helpful.values,
+        harmful_ids=scores.sample_ids[harmful.indices],
+        harmful=harmful.values,
+    )
 
 
 def _store(experiment: Experiment, run: Recording, projection: int | None, statistics: BatchStatistics | None) -> Store:

@@ -14,7 +14,7 @@ from hydragrad.cli.options import DataDir, DryRun, Json, Quiet
 from hydragrad.datasets import DATASETS
 from hydragrad.errors import QueryError, UnknownName, Unsupported
 from hydragrad.experiments.from_settings import build_experiment
-from hydragrad.experiments.recipes import RECIPES
+from hydragrad.experiments.recipes import RECIPES, OptimizerName
 from hydragrad.experiments.settings import Settings, require_same_settings
 from hydragrad.experiments.training import checkpoints_every, plan_of, record, require_free
 from hydragrad.models import MODELS
@@ -36,6 +36,10 @@ def train(
             "data sets ('validation', 'test').",
         ),
     ] = None,
+    optimizer: Annotated[
+        OptimizerName,
+        typer.Option(help="sgd, as in the paper; or adamw, with a rate of 0.001 and a weight decay of 0.01."),
+    ] = "sgd",
     noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (default: the paper's).")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
@@ -44,7 +48,7 @@ def train(
     ] = None,
     test_size: Annotated[int | None, typer.Option(min=1, help="Test samples (default: all).")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
-    lr: Annotated[float | None, typer.Option(min=0, help="Initial rate (default: the paper's).")] = None,
+    lr: Annotated[float | None, typer.Option(min=0, help="Initial rate (default: the recipe's).")] = None,
     seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in OUT where it stopped.")] = False,
@@ -60,6 +64,7 @@ def train(
     settings = _settings(source, data, model, epochs, device)
     settings = replace(
         settings,
+        optimizer=None if source else optimizer,
         noise=noise,
         train_size=train_size,
         validation_size=validation_size,
@@ -69,10 +74,10 @@ def train(
         seed=seed,
         device=device,
     )
-    if source and any((noise, train_size, validation_size, test_size, lr)):
+    if source and (optimizer != "sgd" or any((noise, train_size, validation_size, test_size, lr))):
         raise QueryError(
-            "--noise, --train-size, --validation-size, --test-size and --lr are for data sets by name; with --from, "
-            "set them in your function."
+            "--optimizer, --noise, --train-size, --validation-size, --test-size and --lr are for data sets by name; "
+            "with --from, set them in your function."
         )
     if not resume:
         require_free(out)

@@ -10,7 +10,7 @@ import typer
 from hydragrad.attribution.advice import saved_advice
 from hydragrad.cli.console import number, percent, say, table, write_json
 from hydragrad.cli.forecast import announce, model_bytes, query_seconds, training_again_seconds
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.errors import QueryError
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
@@ -27,6 +27,7 @@ def verify(
     query: Annotated[str, typer.Option(help="validation, test, or one sample as in test:42.")] = "validation",
     curvature: CurvatureOption = "ggn",
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
+    smoothing: SmoothingOption = None,
     replays: Annotated[int, typer.Option(min=0, help="Of scores averaged over this many replays.")] = 0,
     groups: Annotated[int, typer.Option(min=3, help="Random groups of every size.")] = 20,
     size: Annotated[
@@ -57,7 +58,7 @@ def verify(
     sizes = _parsed_sizes(size)
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
-    method = Method.of(curvature, damping=damping, replays=replays)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
     seconds = training_again_seconds(recording) * (trainings / workers + method.trainings)
     seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / workers
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)

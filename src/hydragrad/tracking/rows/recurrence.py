@@ -9,7 +9,7 @@ in every coordinate (Adam).
 
 import abc
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,7 @@ from hydragrad.steps import (
     Transform,
     coefficients,
     smoothing_of,
+    states_in_force,
     tangent_all,
     tangent_transforms,
 )
@@ -209,11 +210,6 @@ class Planned(Recurrence):
     def catch_up(self, values: Tensor, touched: NDArray[np.int64]) -> Tensor:
         """Bring rows up to the last step taken in."""
         return values[0]
-
-
-def states_in_force(rule: StepRule, options: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Names of the optimizer states of parameters under the options of some parameter groups, as they are recorded."""
-    return max((rule.states(rule.read(values)) for values in options), key=len, default=())
 
 
 def _factors(numbers: NDArray[np.float64], like: Tensor) -> Tensor:

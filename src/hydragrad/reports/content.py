@@ -9,18 +9,18 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from hydragrad.replay import Recording
-from hydragrad.report.charts import curves, detection, scatters
-from hydragrad.report.comparisons import Comparison, read_comparisons
-from hydragrad.report.explaining import Explanations
-from hydragrad.report.facts import run_facts
-from hydragrad.report.gallery import Gallery
-from hydragrad.report.labels import LabelNames, label_names, plain
-from hydragrad.report.listing import KNOWN, extremes, flipped
-from hydragrad.report.over_time import over_time
-from hydragrad.report.packing import Kind, Packed, packed
-from hydragrad.report.predictions import Predictions, predictions
-from hydragrad.report.verdict import Verdict, verdict
-from hydragrad.report.wording import counted, number, percent
+from hydragrad.reports.charts import curves, detection, scatters
+from hydragrad.reports.comparisons import Comparison, read_comparisons
+from hydragrad.reports.explaining import Explanations
+from hydragrad.reports.facts import run_facts
+from hydragrad.reports.gallery import Gallery
+from hydragrad.reports.labels import LabelNames, label_names, plain
+from hydragrad.reports.listing import KNOWN, extremes, flipped
+from hydragrad.reports.over_time import over_time
+from hydragrad.reports.packing import Kind, Packed, packed
+from hydragrad.reports.predictions import Predictions, predictions
+from hydragrad.reports.verdict import Verdict, verdict
+from hydragrad.reports.wording import counted, number, percent
 from hydragrad.scores import Check, Scores
 from hydragrad.training import epoch_logs
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from hydragrad.report.wording import counted, number, percent, signed
+from hydragrad.reports.wording import counted, number, percent, signed
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from hydragrad.report.packing import packed
+from hydragrad.reports.packing import packed
 
 Picture = NDArray[np.uint8]
 

@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 
 from hydragrad.attribution import attribute
 from hydragrad.cleaning import read_marks, suspects
-from hydragrad.report import report
+from hydragrad.reports import report
 from hydragrad.scores import mean_loss
 from hydragrad.training import train
 

@@ -9,12 +9,12 @@ from torch.utils.data import Dataset
 
 from hydragrad.errors import PresentationError, QueryError
 from hydragrad.replay import Recording
-from hydragrad.report.content import read_content
-from hydragrad.report.explaining import EXPLAINED, Explanations, explained_samples, from_scores, from_store
-from hydragrad.report.gallery import Gallery
-from hydragrad.report.listing import listing
-from hydragrad.report.page import page
-from hydragrad.report.rendering import Render
+from hydragrad.reports.content import read_content
+from hydragrad.reports.explaining import EXPLAINED, Explanations, explained_samples, from_scores, from_store
+from hydragrad.reports.gallery import Gallery
+from hydragrad.reports.listing import listing
+from hydragrad.reports.page import page
+from hydragrad.reports.rendering import Render
 from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Check, Scores
 from hydragrad.tracking import Store

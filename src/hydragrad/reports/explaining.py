@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
-from hydragrad.report.predictions import Predictions, predictions
+from hydragrad.reports.predictions import Predictions, predictions
 from hydragrad.scores import Note, Scores, sample_losses, single_samples_of
 from hydragrad.tracking import Store
 

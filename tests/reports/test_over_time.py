@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
-from hydragrad.report.over_time import over_time
+from hydragrad.reports.over_time import over_time
 
 
 def test_groups_and_single_samples(run, scores):

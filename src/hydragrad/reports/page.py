@@ -9,8 +9,8 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from hydragrad.report.content import Content
-from hydragrad.report.wording import percent
+from hydragrad.reports.content import Content
+from hydragrad.reports.wording import percent
 
 SCRIPTS = (
     "data",
@@ -47,7 +47,7 @@ def page(content: Content) -> str:
 
 
 def _asset(name: str) -> str:
-    return resources.files("hydragrad.report").joinpath("browser", name).read_text(encoding="utf-8")
+    return resources.files("hydragrad.reports").joinpath("browser", name).read_text(encoding="utf-8")
 
 
 def _digest(text: str) -> str:

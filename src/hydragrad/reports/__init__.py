@@ -19,4 +19,4 @@ packing      columns of numbers as base64
 page         plain data to HTML; the page's own script and style are in browser/
 """
 
-from hydragrad.report.report import report as report
+from hydragrad.reports.report import report as report

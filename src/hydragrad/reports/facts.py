@@ -5,8 +5,9 @@ from math import prod
 from typing import Any
 
 from hydragrad.replay import Recording
-from hydragrad.report.wording import counted, number
+from hydragrad.reports.wording import counted, number
 from hydragrad.runs.log import Options
+from hydragrad.steps.rule import TENSOR
 
 ELSEWHERE = ("model", "seed")
 """Settings of the command line that are among the recording's own facts."""
@@ -54,7 +55,11 @@ def _options(first: Options, last: Options) -> str:
     )
 
 
-def _value(value: float | bool | None) -> str:
+def _value(value: Any) -> str:
+    if isinstance(value, tuple) and value[:1] == (TENSOR,):
+        return number(value[2])
+    if isinstance(value, tuple):
+        return f"({', '.join(map(number, value))})"
     return str(value).lower() if isinstance(value, bool) or value is None else number(value)
 
 

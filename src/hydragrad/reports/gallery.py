@@ -6,9 +6,9 @@ from typing import Any
 from torch.utils.data import Dataset
 
 from hydragrad.randomness import preserved, reseed_everything
-from hydragrad.report.packing import packed
-from hydragrad.report.rendering import Render, Rendered, rendered
-from hydragrad.report.sheets import Picture, sheets
+from hydragrad.reports.packing import packed
+from hydragrad.reports.rendering import Render, Rendered, rendered
+from hydragrad.reports.sheets import Picture, sheets
 
 
 class Gallery:

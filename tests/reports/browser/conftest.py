@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 from hydragrad.cleaning import suspects
 from hydragrad.replay import Recording
-from hydragrad.report import report
+from hydragrad.reports import report
 from hydragrad.scores import Evidence, Note, Scores, sample_losses
 from hydragrad.training import train
 

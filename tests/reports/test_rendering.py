@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from hydragrad.errors import PresentationError
-from hydragrad.report.rendering import LONGEST_TEXT, MOST_VALUES, rendered
+from hydragrad.reports.rendering import LONGEST_TEXT, MOST_VALUES, rendered
 
 LABEL = torch.tensor(1)
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hydragrad.errors import PresentationError
 from hydragrad.figures import Agreement, agreement
-from hydragrad.report.wording import number, signed
+from hydragrad.reports.wording import number, signed
 from hydragrad.scores import Check, Curvature, Evidence
 
 NEARLY = 0.8

@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from hydragrad.errors import QueryError
-from hydragrad.report import explaining
-from hydragrad.report.explaining import explained_samples, from_scores, from_store
+from hydragrad.reports import explaining
+from hydragrad.reports.explaining import explained_samples, from_scores, from_store
 from hydragrad.scores import Scores, mean_loss, sample_losses
 from hydragrad.tracking import hypergradients
 

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hydragrad.report.comparisons import Comparison
-from hydragrad.report.listing import flipped
+from hydragrad.reports.comparisons import Comparison
+from hydragrad.reports.listing import flipped
 
 POINTS = 200
 """Points of a line, beyond which no eye sees more."""

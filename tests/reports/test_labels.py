@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hydragrad.errors import PresentationError
-from hydragrad.report.labels import NONE, label_names
+from hydragrad.reports.labels import NONE, label_names
 
 
 def test_numbers_words_and_gaps():

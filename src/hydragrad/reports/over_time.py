@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from hydragrad.replay import Recording
-from hydragrad.report.listing import flipped
-from hydragrad.report.packing import packed
+from hydragrad.reports.listing import flipped
+from hydragrad.reports.packing import packed
 from hydragrad.scores import Scores
 
 EXTREME = 0.01

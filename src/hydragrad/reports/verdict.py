@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from hydragrad.report.comparisons import Comparison
-from hydragrad.report.wording import counted, number
+from hydragrad.reports.comparisons import Comparison
+from hydragrad.reports.wording import counted, number
 from hydragrad.scores import MEANING, Check, Evidence
 from hydragrad.scores.notes import NoteKind
 
@@ -104,6 +104,9 @@ def _measurements(evidence: Evidence, comparisons: Sequence[Comparison]) -> tupl
         f"of their size."
     )
     nothing_dropped = None if evidence.curvature == "none" else "Nothing: the curvature is in these numbers."
+    if evidence.from_checkpoints:
+        nothing_dropped = "Nothing: influence functions take no derivative of the run."
+        exact = "Not needed: influence functions use checkpoints of the run as they were saved."
     return (
         Measurement(
             question="Are predictions right?",
@@ -138,19 +141,25 @@ def _meaning(evidence: Evidence) -> tuple[str, ...]:
             "The unit is that of the query. For a group of samples, add their contributions up. Both hold to "
             "first order: the larger the change, the rougher the estimate.",
         )
+    why = (
+        "influence functions of checkpoints approximate what other runs lose without the sample, so the scale of "
+        "these numbers can be wrong."
+        if evidence.from_checkpoints
+        else "without the curvature of the loss, the scale of these numbers can be wrong by orders of magnitude."
+    )
     return (
         "Positive helps: had the sample not been trained on, the query is expected to be higher.",
         sign,
-        "The unit is that of the query, and contributions of a group add up; but without the curvature of "
-        "the loss, the scale of these numbers can be wrong by orders of magnitude.",
+        f"The unit is that of the query, and contributions of a group add up; but {why}",
     )
 
 
 def _warnings(evidence: Evidence) -> tuple[str, ...]:
     warnings = []
     if not evidence.scale_is_measured:
+        why = "come from single checkpoints" if evidence.from_checkpoints else "leave out the curvature of the loss"
         warnings.append(
-            "Do not read the scale as predicted change: these scores leave out the curvature of the loss, "
+            f"Do not read the scale as predicted change: these scores {why}, "
             "and they carry no measurement of their scale. What can be used is the order."
         )
     if not evidence.completed:
@@ -159,10 +168,17 @@ def _warnings(evidence: Evidence) -> tuple[str, ...]:
 
 
 def _facts(evidence: Evidence) -> tuple[tuple[str, str], ...]:
+    derivatives = (
+        (("Curvature of the loss", "Gauss–Newton, at checkpoints"), ("Route", "influence functions"))
+        if evidence.from_checkpoints
+        else (
+            ("Curvature of the loss", _curvature(evidence)),
+            ("Route of the derivatives", evidence.route),
+            ("Steps differentiated", f"{evidence.steps:,}"),
+        )
+    )
     return (
-        ("Curvature of the loss", _curvature(evidence)),
-        ("Route of the derivatives", evidence.route),
-        ("Steps differentiated", f"{evidence.steps:,}"),
+        *derivatives,
         ("Scale measured", _scale(evidence)),
         *((check.name or "Check", _entries(check)) for check in evidence.checks if not check.predicted),
         *(("Note", note.text) for note in evidence.notes if note.kind not in MEASURED),

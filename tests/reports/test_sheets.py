@@ -6,7 +6,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
-from hydragrad.report.sheets import LARGEST, sheets
+from hydragrad.reports.sheets import LARGEST, sheets
 
 
 def cut(packed, number):

@@ -15,8 +15,8 @@ import torch
 
 from hydragrad.errors import PresentationError, QueryError
 from hydragrad.replay import Recording
-from hydragrad.report import report
-from hydragrad.scores import Check, Evidence, Method, Scores
+from hydragrad.reports import report
+from hydragrad.scores import Check, Evidence, Method, Note, Scores
 
 
 class Page(HTMLParser):
@@ -261,6 +261,11 @@ def test_markup_in_data_is_shown_and_not_run(
                 "was interrupted",
             ],
             ["exact first", "to the last bit"],
+        ),
+        (
+            Evidence(route="influence", notes=(Note("influence", "Influence functions, damping 0.5."),)),
+            ["come from single checkpoints", "influence functions take no derivative of the run", "damping 0.5"],
+            ["leave out the curvature", "dropped (HYDRA)", "Steps differentiated", "to the last bit"],
         ),
         (
             Evidence(method=Method.of("hessian"), checks=(Check(name="Slope", slope=0.5, groups=30),)),

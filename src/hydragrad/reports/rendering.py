@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hydragrad.errors import PresentationError
-from hydragrad.report.wording import number
+from hydragrad.reports.wording import number
 
 Table = dict[str, str]
 Rendered = NDArray[np.uint8] | str | Table | None

@@ -1,0 +1,48 @@
+"""The state of a user's loop: what a checkpoint of it holds, read and restored."""
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from hydragrad.randomness import every_generator_state, set_generator_states
+from hydragrad.runs.checkpoints import Checkpoint, resume_from, snapshot
+
+
+class LoopState:
+    """Model, optimizer, scheduler and global generators of a loop.
+
+    Args:
+        model, optimizer: The loop's own objects.
+        scheduler: Its scheduler, or None.
+    """
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: Any) -> None:
+        self._model, self._optimizer, self._scheduler = model, optimizer, scheduler
+
+    def checkpoint(self, step: int, sampler: dict[str, Any]) -> Checkpoint:
+        """Copy the present state.
+
+        Args:
+            step: The step that comes next.
+            sampler: Where the loader stands.
+        """
+        return snapshot(
+            step,
+            self._model,
+            self._optimizer,
+            generators=every_generator_state(),
+            sampler=sampler,
+            scheduler=None if self._scheduler is None else self._scheduler.state_dict(),
+        )
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Set everything but the loader to a checkpoint.
+
+        Raises:
+            RecordingMismatch: The optimizer has another number of parameter groups.
+        """
+        resume_from(checkpoint, self._model, self._optimizer)
+        if self._scheduler is not None and checkpoint.scheduler is not None:
+            self._scheduler.load_state_dict(checkpoint.scheduler)
+        set_generator_states(checkpoint.generators)

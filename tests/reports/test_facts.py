@@ -1,0 +1,20 @@
+"""What the report says of the run itself."""
+
+import pytest
+from torch.optim import SGD, AdamW
+
+from hydragrad.reports.facts import run_facts
+from recording.toys import build, train
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "name", "options"),
+    [
+        (lambda weights: SGD(weights, lr=0.1, momentum=0.9), "SGD options", "lr 0.1; momentum 0.9"),
+        (lambda weights: AdamW(weights, lr=0.01), "AdamW options", "betas (0.9, 0.999)"),
+    ],
+)
+def test_the_options_of_the_optimizer_are_named(tmp_path, optimizer, name, options):
+    model = build()
+    facts = dict(run_facts(train(tmp_path / "run", model, optimizer=optimizer(model.parameters()))))
+    assert options in facts[name]
