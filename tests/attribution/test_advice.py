@@ -47,7 +47,7 @@ def test_kinks_are_found_wherever_they_are_written():
     assert kinks(F.max_pool2d(image, 2).sum()) == ["max-pooling"]
 
 
-def test_a_model_with_kinks_is_told_of_until_it_was_measured(tmp_path):
+def test_a_model_with_kinks_gets_a_note_until_smoothness_was_measured(tmp_path):
     run = trained(Functional(), tmp_path / "kinked")
     (note,) = notes(run, curvature="hessian")
     assert "kinks (ReLU, max-pooling)" in note and "hg.smoothness" in note

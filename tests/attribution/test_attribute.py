@@ -1,4 +1,4 @@
-"""What must not change the answer: order, company, choice of samples, checkpoints, memory; and what is refused."""
+"""What must not change the scores: order, other queries, choice of samples, checkpoints, memory; what is refused."""
 
 import copy
 import sys
@@ -116,11 +116,11 @@ def test_chosen_samples_are_columns_of_all(curvature, samples, recorded):
 
 def test_segments_without_the_chosen_samples_are_not_replayed(tmp_path, advances):
     run = record(MLP, tmp_path / "run", checkpoint_every=1)
-    drawn = [record.step for record in run.steps if 3 in record.indices]
-    assert len(drawn) == EPOCHS
+    sampled = [record.step for record in run.steps if 3 in record.indices]
+    assert len(sampled) == EPOCHS
     advances.clear()
     hg.attribute(run, hg.mean_loss(MLP.held_out), samples=[3], route="jvp")
-    assert advances == drawn
+    assert advances == sampled
 
 
 @pytest.mark.parametrize("curvature", CURVATURES)
@@ -193,15 +193,15 @@ def test_model_and_generators_are_left_alone(name, curvature, recorded):
     assert all(not module._forward_hooks for module in run.model.modules())
 
 
-def test_a_sample_that_was_never_drawn_contributes_nothing(recorded):
+def test_a_sample_that_was_never_sampled_contributes_nothing(recorded):
     case = Case("mlp", "replacement")
     run = recorded(case)
-    drawn = {i for step in run.steps for i in step.indices}
+    sampled = {i for step in run.steps for i in step.indices}
     twice = any(len(set(step.indices)) < BATCH_SIZE for step in run.steps[::4])
-    assert twice, "the case should draw a sample twice in one batch"
+    assert twice, "the case should have a sample twice in one batch"
     for curvature in CURVATURES:
         values = hg.attribute(run, hg.mean_loss(case.held_out), curvature=curvature).values[0]
-        assert {i for i, value in enumerate(values.tolist()) if value == 0.0} == set(range(SAMPLES)) - drawn
+        assert {i for i, value in enumerate(values.tolist()) if value == 0.0} == set(range(SAMPLES)) - sampled
 
 
 def test_evidence_says_what_was_done(recorded):
@@ -255,12 +255,12 @@ def test_an_unfinished_run_is_attributed_up_to_its_last_step(tmp_path):
         ([], "got none"),
     ],
 )
-def test_sample_ids_that_cannot_be_answered(samples, message, recorded):
+def test_impossible_sample_ids_are_refused(samples, message, recorded):
     with pytest.raises(QueryError, match=message):
         hg.attribute(recorded(MLP), hg.mean_loss(MLP.held_out), samples=samples)
 
 
-def test_wrong_questions(recorded):
+def test_wrong_queries_and_options_are_refused(recorded):
     run, query = recorded(MLP), hg.mean_loss(MLP.held_out)
     with pytest.raises(QueryError, match="one of none, hessian, ggn, got 'fisher'"):
         hg.attribute(run, query, curvature="fisher")
@@ -285,11 +285,11 @@ def test_stretches_add_up_to_the_whole(curvature, recorded):
     query = hg.mean_loss(MLP.held_out)
     whole = hg.attribute(run, query, curvature=curvature)
     assert whole.over_time is None
-    told = hg.attribute(run, query, curvature=curvature, stretches=EPOCHS)
-    assert torch.equal(told.values, whole.values), "telling more changes nothing"
-    assert told.over_time.shape == (1, EPOCHS, SAMPLES)
-    assert oracle.relative(told.over_time.double().sum(1), whole.values) < 1e-6
-    assert told.over_time.abs().sum(2).min() > 0
+    stretched = hg.attribute(run, query, curvature=curvature, stretches=EPOCHS)
+    assert torch.equal(stretched.values, whole.values), "stretches change nothing"
+    assert stretched.over_time.shape == (1, EPOCHS, SAMPLES)
+    assert oracle.relative(stretched.over_time.double().sum(1), whole.values) < 1e-6
+    assert stretched.over_time.abs().sum(2).min() > 0
 
 
 def test_a_stretch_is_the_sum_over_its_steps(recorded):
@@ -301,10 +301,10 @@ def test_a_stretch_is_the_sum_over_its_steps(recorded):
     for start, stop in run.segments:
         alone = -sum_segments(plan, gradients, "jvp", [(start, stop)])[0].values
         assert oracle.relative(steps[:, start:stop].sum(1), alone) < 1e-6
-    drawn = torch.zeros(STEPS, SAMPLES, dtype=torch.bool)
+    sampled = torch.zeros(STEPS, SAMPLES, dtype=torch.bool)
     for record_ in run.steps:
-        drawn[record_.step, record_.indices] = True
-    assert not steps[0][~drawn].any(), "a step adds nothing to samples that it did not draw"
+        sampled[record_.step, record_.indices] = True
+    assert not steps[0][~sampled].any(), "a step adds nothing to samples that it did not have"
 
 
 def test_more_stretches_than_steps_are_refused(recorded):

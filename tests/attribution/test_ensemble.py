@@ -37,7 +37,7 @@ def queries():
     return [hg.mean_loss(held_out), hg.sample_losses(held_out, [3])]
 
 
-def test_it_is_the_mean_over_runs_with_its_standard_error(tmp_path, queries):
+def test_an_ensemble_is_the_mean_over_runs_with_its_standard_error(tmp_path, queries):
     found = hg.ensemble(make, queries, seeds=[4, 7, 9], out=tmp_path, curvature="ggn", labels=True, samples=range(20))
     each = [
         hg.attribute(make(seed, tmp_path / f"seed-{seed}"), queries, curvature="ggn", labels=True, samples=range(20))
@@ -68,7 +68,7 @@ def test_runs_and_scores_are_kept(tmp_path, queries, monkeypatch):
         hg.ensemble(make, hg.mean_loss(dataset(2, 12)), seeds=2, out=tmp_path)
 
 
-def test_it_is_verified_against_the_mean_of_really_retrained_runs(tmp_path, queries):
+def test_an_ensemble_is_verified_against_the_mean_of_really_retrained_runs(tmp_path, queries):
     scores = hg.ensemble(make, queries[0], seeds=2, out=tmp_path, curvature="hessian")
     runs = [make(seed, tmp_path / f"seed-{seed}") for seed in range(2)]
     groups = [[0, 1, 2], [5, 6, 7], [9, 11, 13]]

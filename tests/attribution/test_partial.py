@@ -1,4 +1,4 @@
-"""An interrupted attribution goes on where it stopped, to the same numbers."""
+"""An interrupted attribution is resumed where it stopped, to the same numbers."""
 
 from pathlib import Path
 
@@ -7,12 +7,13 @@ import torch
 
 import hydragrad as hg
 from cases import STEPS, Case, record
+from hydragrad.attribution.partial import Partial
 from hydragrad.derivatives import CurvatureProducts
 from hydragrad.replay.changed_run import Change, ChangedRun
 from hydragrad.replay.trajectory import Trajectory
 
 CASE = Case("mlp", "all")
-WAYS = {
+METHODS = {
     "hooks": {"route": "hooks"},
     "jvp": {"route": "jvp"},
     "labels": {"labels": True},
@@ -55,21 +56,21 @@ def left_over(run: hg.Recording) -> list[Path]:
     return sorted((run.path / "scores").glob("*"))
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_it_goes_on_where_it_stopped(way, run, steps):
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_attribution_is_resumed_where_it_stopped(method, run, steps):
     query = [hg.mean_loss(CASE.held_out), hg.sample_losses(CASE.held_out, [2])]
     steps.start()
-    expected = hg.attribute(run, query, **WAYS[way])
+    expected = hg.attribute(run, query, **METHODS[method])
     whole = steps.calls
     assert left_over(run) == []
 
     steps.start(at=whole - STEPS + 11)  # two segments of four are done, the third is at work
     with pytest.raises(KeyboardInterrupt):
-        hg.attribute(run, query, **WAYS[way])
+        hg.attribute(run, query, **METHODS[method])
     assert [path.name[:8] for path in left_over(run)] == ["partial-"]
 
     steps.start()
-    again = hg.attribute(run, query, **WAYS[way])
+    again = hg.attribute(run, query, **METHODS[method])
     assert steps.calls == whole - 8
     assert torch.equal(again.values, expected.values)
     if expected.label_contributions is not None:
@@ -77,7 +78,7 @@ def test_it_goes_on_where_it_stopped(way, run, steps):
     assert left_over(run) == []
 
 
-def test_interrupted_on_the_way_back(run, monkeypatch):
+def test_a_sweep_interrupted_on_the_way_back_is_resumed(run, monkeypatch):
     query = hg.mean_loss(CASE.held_out)
     expected = hg.attribute(run, query, curvature="hessian")
     products = Interrupt(CurvatureProducts, "__call__", monkeypatch)
@@ -91,7 +92,7 @@ def test_interrupted_on_the_way_back(run, monkeypatch):
     assert left_over(run) == []
 
 
-def test_interrupted_twice(run, steps):
+def test_an_attribution_interrupted_twice_is_resumed(run, steps):
     query = hg.mean_loss(CASE.held_out)
     expected = hg.attribute(run, query, route="jvp")
     for at in (6, 6):
@@ -103,21 +104,21 @@ def test_interrupted_twice(run, steps):
     assert steps.calls == STEPS - 8
 
 
-def test_another_question_starts_afresh(run, steps):
-    asked, other = hg.mean_loss(CASE.held_out), hg.sample_losses(CASE.held_out, [0])
+def test_another_query_starts_from_the_beginning(run, steps):
+    query, other = hg.mean_loss(CASE.held_out), hg.sample_losses(CASE.held_out, [0])
     expected = hg.attribute(run, other, curvature="hessian")
     steps.start(at=10)
     with pytest.raises(KeyboardInterrupt):
-        hg.attribute(run, asked, curvature="hessian")
+        hg.attribute(run, query, curvature="hessian")
     steps.start()
     assert torch.equal(hg.attribute(run, other, curvature="hessian").values, expected.values)
     assert steps.calls == STEPS
     assert len(left_over(run)) == 1
-    hg.attribute(run, asked, curvature="hessian")
+    hg.attribute(run, query, curvature="hessian")
     assert left_over(run) == []
 
 
-def test_a_run_with_other_weights_starts_afresh(run, steps):
+def test_a_run_with_other_weights_starts_from_the_beginning(run, steps):
     """Even where the query's gradient is the same everywhere, so that only the run differs."""
     total = hg.query("sum of weights", lambda model: sum(parameter.sum() for parameter in model.parameters()))
     changed = ChangedRun(run, Change(weights={0: 0.0, 3: 0.0}))
@@ -133,14 +134,34 @@ def test_a_run_with_other_weights_starts_afresh(run, steps):
     assert left_over(run) == []
 
 
-def test_a_damaged_partial_file_is_passed_over(run, steps):
+def test_a_damaged_partial_file_is_ignored(run, steps):
     query = hg.mean_loss(CASE.held_out)
     expected = hg.attribute(run, query, curvature="hessian")
     steps.start(at=10)
     with pytest.raises(KeyboardInterrupt):
         hg.attribute(run, query, curvature="hessian")
-    (kept,) = left_over(run)
-    kept.write_bytes(kept.read_bytes()[:50])
+    (partial,) = left_over(run)
+    partial.write_bytes(partial.read_bytes()[:50])
+    steps.start()
+    assert torch.equal(hg.attribute(run, query, curvature="hessian").values, expected.values)
+    assert steps.calls == STEPS
+    assert left_over(run) == []
+
+
+def test_a_partial_file_of_another_form_is_ignored(run, steps, monkeypatch):
+    """Earlier versions saved the step that a sweep had come back to, in place of the segments that were done."""
+    query = hg.mean_loss(CASE.held_out)
+    expected = hg.attribute(run, query, curvature="hessian")
+    written = Partial.write
+    monkeypatch.setattr(
+        Partial,
+        "write",
+        lambda self, tensors: written(self, {name: value for name, value in tensors.items() if name != "done"}),
+    )
+    steps.start(at=10)
+    with pytest.raises(KeyboardInterrupt):
+        hg.attribute(run, query, curvature="hessian")
+    assert len(left_over(run)) == 1
     steps.start()
     assert torch.equal(hg.attribute(run, query, curvature="hessian").values, expected.values)
     assert steps.calls == STEPS

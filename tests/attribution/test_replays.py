@@ -1,4 +1,4 @@
-"""Attribution of a run with other weights is the derivative there; averages are averages; interrupted ones go on."""
+"""Attribution of a run with other weights is the derivative there; averages are averages, and resumed."""
 
 import pytest
 import torch
@@ -62,7 +62,7 @@ def test_a_replays_contributions_are_the_derivative_there(run, held_out):
 
 
 @pytest.mark.parametrize("curvature", ["hessian", "ggn"])
-def test_several_are_averaged_and_workers_change_nothing(run, held_out, curvature):
+def test_several_replays_are_averaged_and_workers_change_nothing(run, held_out, curvature):
     queries = [hg.mean_loss(held_out), hg.sample_losses(held_out, [1, 2])]
     both = hg.attribute(run, queries, curvature=curvature, replays=2, labels=True)
     each = [hg.attribute(run, queries, curvature=curvature, replays=[number], labels=True) for number in range(2)]
@@ -77,7 +77,7 @@ def test_several_are_averaged_and_workers_change_nothing(run, held_out, curvatur
     assert torch.allclose(one_row_a_pass.values, both.values, rtol=1e-10)
 
 
-def test_an_interrupted_one_goes_on(run, held_out, monkeypatch):
+def test_an_interrupted_average_over_replays_is_resumed(run, held_out, monkeypatch):
     query, real, seen = hg.mean_loss(held_out), replays.sweep, []
 
     def interrupted(*args, **options):
@@ -96,7 +96,7 @@ def test_an_interrupted_one_goes_on(run, held_out, monkeypatch):
     assert not list((run.path / "scores").glob("partial-*"))
 
 
-def test_it_refuses_what_makes_no_sense(run, held_out):
+def test_impossible_replays_are_refused(run, held_out):
     query = hg.mean_loss(held_out)
     with pytest.raises(QueryError, match="with curvature"):
         hg.attribute(run, query, replays=2)

@@ -51,7 +51,7 @@ def test_running_statistics_are_constants_and_the_scores_say_so(recorded):
     assert not other.evidence.scale_is_measured
 
 
-def test_it_is_not_the_exact_derivative(recorded):
+def test_the_derivative_without_curvature_is_not_the_exact_one(recorded):
     case = Case("mlp", "all")
     query = hg.mean_loss(case.held_out)
     none, exact = (hg.attribute(recorded(case), query, curvature=c).values for c in ("none", "hessian"))

@@ -105,7 +105,7 @@ def test_a_saved_store_opens(recorded, tmp_path):
 
 
 @pytest.mark.parametrize("case", [MLP, Case("batch_norm", "late")], ids=lambda case: case.name)
-def test_interrupted_it_goes_on_to_the_same_rows(case, recorded, tmp_path, monkeypatch):
+def test_an_interrupted_store_is_resumed_to_the_same_rows(case, recorded, tmp_path, monkeypatch):
     run = recorded(case)
     expected = hypergradients(run).rows
     calls, real = [], hg.Recording.batches
@@ -128,7 +128,37 @@ def test_interrupted_it_goes_on_to_the_same_rows(case, recorded, tmp_path, monke
         hypergradients(run, store=tmp_path / "store")
 
 
-def test_a_table_that_was_killed_inside_a_step_is_put_back(tmp_path):
+@pytest.mark.parametrize("curvature", ["none", "hessian"])
+@pytest.mark.parametrize("options", ["adamw", "adam_warm", "amsgrad"])
+def test_adam_rows_on_disk_are_resumed_to_the_same_rows(options, curvature, recorded, tmp_path, monkeypatch):
+    case, folder = Case("mlp", options), tmp_path / "store"
+    run = recorded(case)
+    expected = hypergradients(run, curvature=curvature).rows
+    assert np.abs(expected).max() > 0
+    calls, real = [], hg.Recording.batches
+
+    def interrupted(self, record):
+        calls.append(record.step)
+        if len(calls) == 11:
+            raise KeyboardInterrupt
+        return real(self, record)
+
+    monkeypatch.setattr(hg.Recording, "batches", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        hypergradients(run, curvature=curvature, store=folder)
+    monkeypatch.undo()
+    with pytest.raises(RunDamaged, match=r"replay that fills .* was interrupted\. Finish it"):
+        Store.open(folder, case.build(), case.loss)
+    with pytest.raises(RecordingMismatch, match="begun with other smoothing"):
+        hypergradients(run, curvature=curvature, store=folder, smoothing=0.0)
+    np.testing.assert_array_equal(hypergradients(run, curvature=curvature, store=folder).rows, expected)
+    opened = Store.open(folder, case.build(), case.loss)
+    np.testing.assert_array_equal(opened.rows, expected)
+    assert opened.facts.optimizer == run.rule.name and opened.facts.smoothing == 0.01
+    assert not list(folder.glob("table-*"))
+
+
+def test_a_table_that_was_killed_inside_a_step_is_restored(tmp_path):
     from hydragrad.tracking.rows.table import Table
 
     table = Table.create(tmp_path, rows=4, width=3, accumulators=2, dtype=torch.float64, room=2, state_bytes=8)
@@ -136,7 +166,7 @@ def test_a_table_that_was_killed_inside_a_step_is_put_back(tmp_path):
     table.change(np.array([0, 2]), torch.ones(2, 2, 3, dtype=torch.float64), state)
     before = table.read(np.arange(4)).clone()
     # What a kill leaves: journal written, word odd, some rows changed.
-    table._keep(np.array([2, 3]))
+    table._journal(np.array([2, 3]))
     table._arrays["word"][0] += 1
     table._put(np.array([2]), torch.full((2, 1, 3), 9.0, dtype=torch.float64), 2)
     again = Table.open(tmp_path, torch.float64)
@@ -145,19 +175,19 @@ def test_a_table_that_was_killed_inside_a_step_is_put_back(tmp_path):
     assert torch.equal(again.state(state)["w"], state["w"])
 
 
-def test_extremes_of_projected_rows_say_how_far_they_may_be_off(recorded):
+def test_extremes_of_projected_rows_have_standard_errors(recorded):
     run, seeds, case = recorded(MLP), 60, hg.mean_loss(MLP.held_out)
     found = [
         hypergradients(run, projection=24, projection_seed=s).contributions(case, top=SAMPLES) for s in range(seeds)
     ]
     by_sample = torch.stack([top.helpful[0][top.helpful_ids[0].argsort()] for top in found])
-    said = torch.stack([top.helpful_noise[0][top.helpful_ids[0].argsort()] for top in found])
-    ratio = by_sample.std(0) / said.square().mean(0).sqrt()
-    # 60 seeds: a standard deviation is known to a tenth; columns of one chunk never meet, so what is said is a bound.
+    errors = torch.stack([top.helpful_noise[0][top.helpful_ids[0].argsort()] for top in found])
+    ratio = by_sample.std(0) / errors.square().mean(0).sqrt()
+    # 60 seeds measure a standard deviation to a tenth; columns of one chunk never meet, so the error is a bound.
     assert 0.5 < ratio.median() < 1.1
     assert hypergradients(run).contributions(case, top=1).helpful_noise is None
     last = hypergradients(run, projection=24, projection_seed=seeds - 1).contributions(case)
-    torch.testing.assert_close(last.standard_errors[0], said[-1], rtol=1e-12, atol=0)
+    torch.testing.assert_close(last.standard_errors[0], errors[-1], rtol=1e-12, atol=0)
     assert hypergradients(run).contributions(case).standard_errors is None
 
 
@@ -184,11 +214,11 @@ def test_matrix_on_disk_and_extremes(recorded, tmp_path):
 def test_projected_contributions_are_right_on_average(recorded):
     run, query = recorded(Case("convolution", "two_groups")), hg.mean_loss(Case("convolution", "plain").held_out)
     exact = hg.attribute(run, query).values[0]
-    drawn = torch.stack(
+    projected = torch.stack(
         [hypergradients(run, projection=24, projection_seed=s).contributions(query).values[0] for s in range(60)]
     )
-    error = drawn.std(0) / 60**0.5
-    assert ((drawn.mean(0) - exact).abs() < 5 * error + 1e-12).all() and (error > 0).any()
+    error = projected.std(0) / 60**0.5
+    assert ((projected.mean(0) - exact).abs() < 5 * error + 1e-12).all() and (error > 0).any()
     whole = hypergradients(run, projection=10_000).contributions(query).values[0]
     assert oracle.relative(whole, exact) < 1e-10
 
@@ -201,6 +231,25 @@ def test_smaller_number_formats(dtype, tolerance, recorded, tmp_path):
     assert oracle.relative(store.contributions(queries(MLP)).values, expected) < tolerance
     opened = Store.open(tmp_path / "store", MLP.build(), MLP.loss)
     assert torch.equal(opened.contributions(queries(MLP)).values, store.contributions(queries(MLP)).values)
+
+
+@pytest.mark.parametrize("options", ["adamw", "amsgrad"])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_smaller_number_formats_of_adam_rows(dtype, tolerance, options, recorded, tmp_path):
+    case = Case("mlp", options)
+    run = recorded(case)
+    expected = hypergradients(run).contributions(queries(case)).values
+    store = hypergradients(run, dtype=dtype, store=tmp_path / "store")
+    difference = oracle.relative(store.contributions(queries(case)).values, expected)
+    assert 0 < difference < tolerance
+    opened = Store.open(tmp_path / "store", case.build(), case.loss)
+    assert torch.equal(opened.contributions(queries(case)).values, store.contributions(queries(case)).values)
+
+
+def test_projected_adam_rows_are_refused_by_name(recorded):
+    for options, name in (("adam", "Adam"), ("adamw", "AdamW")):
+        with pytest.raises(QueryError, match=rf"Under {name} every coordinate .* hg\.attribute\(run, query\)"):
+            hypergradients(recorded(Case("mlp", options)), projection=8)
 
 
 def test_bad_input_gets_a_named_error(recorded, tmp_path, monkeypatch):

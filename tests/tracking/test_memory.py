@@ -38,7 +38,7 @@ def one_step(tracker, model, optimizer, loss, data):
 
 
 def test_rows_in_memory(training, free, tmp_path):
-    free(20 * 4 * 4 * 2 - 1)  # weights and velocities, float32
+    free(20 * 4 * 4 * 2 - 1)  # weights and momentum buffers, float32
     with pytest.raises(NotEnoughMemory, match=r"20 rows of 4 numbers.*19 samples fit.*store="):
         one_step(hg.Tracker(*training), *training)
     one_step(hg.Tracker(*training, samples=range(19)), *training)
@@ -54,3 +54,27 @@ def test_exact_rows_need_copies_wherever_they_lie(training, free, tmp_path):
     with pytest.raises(NotEnoughMemory, match="6 samples fit"):
         hg.hypergradients(run, curvature="hessian")
     hg.hypergradients(run, curvature="hessian", samples=range(6))
+
+
+@pytest.mark.parametrize("kind, name", [(torch.optim.Adam, "adam"), (torch.optim.AdamW, "adamw")])
+def test_adam_rows_are_refused_with_the_number_that_fit_and_the_cheaper_route(kind, name, training, free, tmp_path):
+    model, _, _, data = training
+    optimizer = kind(model.parameters(), lr=0.01)
+    training = (model, optimizer, loss, data)
+    # A step holds the tangents of weights and moments before and after it and two more rows, next to the table itself.
+    on_disk, in_memory = 4 * 4 * (2 * 3 + 2), 4 * 4 * (2 * 3 + 2 + 3)
+    route = r"samples fit\. Give fewer samples; or record the run and use hg\.attribute\(run, query\)"
+    free(20 * in_memory - 1)
+    with pytest.raises(NotEnoughMemory, match=rf"20 rows of 4 numbers.*19 {route}"):
+        one_step(hg.Tracker(*training), *training)
+    one_step(hg.Tracker(*training, samples=range(19)), *training)
+    free(20 * on_disk - 1)
+    with pytest.raises(NotEnoughMemory, match=rf"19 {route}"):
+        one_step(hg.Tracker(*training, store=tmp_path / "store"), *training)
+    one_step(hg.Tracker(*training, store=tmp_path / "store", samples=range(19)), *training)
+    run = hg.train(model, loss, data, kind(model.parameters(), lr=0.01), epochs=1, batch_size=5, out=tmp_path / name)
+    free(7 * in_memory)
+    with pytest.raises(NotEnoughMemory, match=rf"7 {route}"):
+        hg.hypergradients(run)
+    assert hg.hypergradients(run, samples=range(7)).rows.shape == (7, 4)
+    assert hg.attribute(run, hg.mean_loss(data)).values.shape == (1, 20), "the cheaper route is open"

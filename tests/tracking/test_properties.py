@@ -1,6 +1,6 @@
 """Any schedule, groups and batch remainders: tracker and store against autograd through the unrolled loop.
 
-The tracker in memory, on disk with an interruption at any step, and with the schedule told ahead; the store of the
+The tracker in memory, on disk with an interruption at any step, and with the schedule planned; the store of the
 recorded run, whole or with an interruption; `attribute`: all give the same contributions.
 """
 

@@ -13,7 +13,7 @@ import torch
 
 import hydragrad as hg
 from attribution import oracle
-from cases import ADAPTIVE_CASES, BATCH_SIZE, CASES, EPOCHS, EVERY_MODEL, SEED, Case, collate, loop, warmed
+from cases import ADAPTIVE_CASES, BATCH_SIZE, CASES, EPOCHS, EVERY_MODEL, SEED, STEPS, Case, collate, loop, warmed
 from hydragrad.errors import QueryError, RecordingMismatch, ReplayMismatch, RunExists, StepError, Unsupported
 
 MLP = Case("mlp", "all")
@@ -27,15 +27,15 @@ def queries(case):
     return [hg.mean_loss(case.held_out, "mean"), hg.sample_losses(case.held_out, [3, 5])]
 
 
-def track(case, *, beside=None, stop_at=None, give_batch=False, scheduler=None, **options):
-    """Train the case's loop with a tracker in it, beside a recorder in the folder `beside` if there is one."""
+def track(case, *, recorded_in=None, stop_at=None, give_batch=False, scheduler=None, **options):
+    """Train the case's loop with a tracker in it, and a recorder in the folder `recorded_in` if there is one."""
     model, train_set = case.build(), case.train_set
     optimizer = case.options.optimizer(model)
     tracker = hg.Tracker(model, optimizer, case.loss, train_set, reduction=case.options.reduction, seed=SEED, **options)
     recorder = None
-    if beside is not None:
+    if recorded_in is not None:
         recorder = hg.Recorder(
-            beside, model, optimizer, case.loss, train_set, reduction=case.options.reduction, seed=SEED
+            recorded_in, model, optimizer, case.loss, train_set, reduction=case.options.reduction, seed=SEED
         )
 
     def one_step(step, indices):
@@ -63,7 +63,7 @@ def track(case, *, beside=None, stop_at=None, give_batch=False, scheduler=None, 
 
 
 @pytest.mark.parametrize("case", [c for c in CASES + ADAPTIVE_CASES if not c.by_train], ids=lambda case: case.name)
-def test_without_curvature_it_gives_what_attribute_gives(case, recorded):
+def test_rows_without_curvature_give_what_attribute_gives(case, recorded):
     expected = hg.attribute(recorded(case), queries(case)).values
     found = track(case).contributions(queries(case)).values
     assert oracle.relative(found, expected) < 1e-10
@@ -74,16 +74,16 @@ def test_without_curvature_it_gives_what_attribute_gives(case, recorded):
     [c for c in EVERY_MODEL + ADAPTIVE_CASES if c.model.curvature and not c.by_train],
     ids=lambda case: case.name,
 )
-def test_exact_it_gives_what_the_exact_sweep_gives(case, recorded):
+def test_exact_rows_give_what_the_exact_sweep_gives(case, recorded):
     expected = hg.attribute(recorded(case), queries(case), curvature="hessian").values
     found = track(case, curvature="hessian").contributions(queries(case)).values
     assert oracle.relative(found, expected) < 1e-8
 
 
 @pytest.mark.parametrize("name", ["mlp", "batch_norm", "dropout", "transformer"])
-def test_beside_a_recorder_both_are_right(name, tmp_path, recorded):
+def test_tracker_and_recorder_around_the_same_steps_are_both_right(name, tmp_path, recorded):
     case = Case(name, "all")
-    tracker = track(case, beside=tmp_path / "run", give_batch=True)
+    tracker = track(case, recorded_in=tmp_path / "run", give_batch=True)
     run = hg.Recording(tmp_path / "run", case.build(), case.loss, case.train_set)
     expected = hg.attribute(run, queries(case)).values
     assert oracle.relative(tracker.contributions(queries(case)).values, expected) < 1e-10
@@ -112,7 +112,7 @@ def test_in_our_own_loop(tmp_path):
 @pytest.mark.parametrize("curvature", ["none", "hessian"])
 @pytest.mark.parametrize("name", ["mlp", "batch_norm"])
 @pytest.mark.parametrize("options", ["all", "adamw"])
-def test_stopped_and_resumed_on_disk_it_ends_at_the_same_rows(options, name, curvature, tmp_path):
+def test_a_tracker_resumed_on_disk_ends_at_the_same_rows(options, name, curvature, tmp_path):
     case = Case(name, options)
     whole = track(case, curvature=curvature)
     track(case, curvature=curvature, store=tmp_path / "store", stop_at=11)
@@ -129,7 +129,7 @@ def test_stopped_and_resumed_on_disk_it_ends_at_the_same_rows(options, name, cur
     done = track(case, curvature=curvature, store=tmp_path / "store", resume=True)
     assert done.steps == again.steps
     other = Case(name, "momentum" if options == "all" else "amsgrad")
-    with pytest.raises(ReplayMismatch, match="repeated otherwise"):
+    with pytest.raises(ReplayMismatch, match="repeated with other samples or other weights"):
         track(other, curvature=curvature, store=tmp_path / "store", resume=True)
 
 
@@ -143,6 +143,34 @@ def test_an_interrupted_store_opens_after_its_last_complete_step(tmp_path):
     for found in (opened.contributions(queries(MLP)), interrupted.contributions(queries(MLP))):
         assert torch.equal(found.values, expected.values)
         assert torch.equal(found.query_values, expected.query_values)
+
+
+@pytest.mark.parametrize("curvature", ["none", "hessian"])
+def test_an_interrupted_store_of_adam_rows_opens_after_its_last_complete_step(curvature, tmp_path):
+    case = Case("mlp", "adamw")
+    expected = track(case, curvature=curvature, stop_at=11).contributions(queries(case))
+    track(case, curvature=curvature, store=tmp_path / "store", stop_at=11)
+    with pytest.warns(UserWarning, match="last complete step, 11"):
+        opened = hg.Store.open(tmp_path / "store", case.build(), case.loss)
+    assert torch.equal(opened.contributions(queries(case)).values, expected.values)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
+def test_smaller_number_formats_of_adam_rows(dtype, tolerance):
+    case = Case("mlp", "adamw")
+    expected = track(case).contributions(queries(case)).values
+    assert 0 < oracle.relative(track(case, dtype=dtype).contributions(queries(case)).values, expected) < tolerance
+
+
+def test_projection_and_schedule_under_adam_are_refused_by_name():
+    for options, name in (("adam", "Adam"), ("adamw", "AdamW")):
+        case = Case("mlp", options)
+        with pytest.raises(QueryError, match=rf"Under {name} every coordinate .* hg\.attribute\(run, query\)"):
+            track(case, projection=8)
+        schedule = hg.planned(case.options.optimizer(case.build()), steps=STEPS)
+        assert len(schedule) == STEPS
+        with pytest.raises(QueryError, match=rf"schedule .* under {name} each moves in its own way"):
+            track(case, schedule=schedule)
 
 
 KILLED = """
@@ -164,7 +192,7 @@ track(MLP, store={store!r})
 """
 
 
-def test_killed_inside_a_step_it_resumes_to_the_same_rows(tmp_path):
+def test_a_tracker_killed_inside_a_step_resumes_to_the_same_rows(tmp_path):
     script = KILLED.format(tests=str(Path(__file__).parents[1]), store=str(tmp_path / "store"))
     killed = subprocess.run([sys.executable, "-c", script], env=os.environ, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
@@ -234,7 +262,7 @@ def test_parameters_given_to_the_optimizer_later_are_refused_by_name(monkeypatch
         return torch.optim.SGD([p for name, p in model.named_parameters() if name != "0.bias"], lr=0.1)
 
     monkeypatch.setitem(OPTIONS, "here", OptionsCase(begin, before_step=add))
-    with pytest.raises(Unsupported, match=r"0\.bias came to the optimizer at step 3.*from the start"):
+    with pytest.raises(Unsupported, match=r"0\.bias was added to the optimizer at step 3.*from the start"):
         track(Case("mlp", "here"))
 
 
@@ -318,7 +346,7 @@ def test_bad_input_gets_a_named_error(tmp_path):
         pass
 
 
-def test_a_loop_that_clips_hears_it_at_once():
+def test_a_loop_that_clips_is_refused_at_once():
     model = MLP.build()
     optimizer = MLP.options.optimizer(model)
     train_set = MLP.train_set

@@ -141,11 +141,11 @@ class _Work:
 
     def __call__(self, seed: int) -> _Member:
         run = self._make(seed, self._out / f"seed-{seed}")
-        kept = Kept(run.path / "scores" / FOLDER, "", self._key(run))
-        scores = self._saved(run, kept)
+        file = Kept(run.path / "scores" / FOLDER, "", self._key(run))
+        scores = self._saved(run, file)
         if scores is None:
             scores = attribute(run, self._queries, samples=self._samples, labels=self._labels, **self._method.options)
-            kept.write(*scores.packed())
+            file.write(*scores.packed())
         return _Member(scores=replace(scores, queries=None), data=run.manifest.data)
 
     def _key(self, run: Recording) -> Key:
@@ -163,9 +163,9 @@ class _Work:
             options["smoothing"] = method.smoothing
         return [run.digest, len(run.steps), names, options, self._samples]
 
-    def _saved(self, run: Recording, kept: Kept) -> Scores | None:
+    def _saved(self, run: Recording, file: Kept) -> Scores | None:
         """Scores of an earlier call, if the queries still have their values: one name may stand for other data."""
-        scores = kept.read_as(Scores.unpacked)
+        scores = file.read_as(Scores.unpacked)
         if scores is None:
             return None
         point, model = query_point(run, Layout({}), Layout({})), run.trained_model()

@@ -2,7 +2,7 @@
 
 The cotangents of weights, optimizer states and running statistics start at the query's gradients and go back step by
 step: through the optimizer's step, the transforms of the gradient, and the curvature product of every micro-batch at
-g_bar. The states that the sweep needs are replayed forward, segment by segment, and kept in memory only as far as a
+g_bar. The states that the sweep needs are replayed forward, segment by segment, and held in memory only as far as a
 budget allows. Without curvature the same sweep has no product; rules without a closed form take it.
 """
 

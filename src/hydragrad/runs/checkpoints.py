@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from hydragrad.errors import RecordingMismatch, RunDamaged
 from hydragrad.runs.encoding import decode, encode
 from hydragrad.runs.lines import AppendOnlyLines, read_lines, replace_file, save_file
-from hydragrad.steps import sgd
+from hydragrad.steps import RULES, STATES_OF_SCHEMA_1
 
 OptimizerState = dict[str, dict[str, Any]]
 """Entries of the optimizer's state by name, of every parameter that has any."""
@@ -91,7 +91,8 @@ def snapshot(step: int, model: nn.Module, optimizer: Optimizer, **rest: Any) -> 
 
 def put_into(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put a checkpoint's state into a model and its optimizer, in place."""
-    on_device = any(group.get("capturable") or group.get("fused") for group in checkpoint.groups)
+    rule = RULES[type(optimizer)]
+    on_device = any(rule.numbers_on_device(group) for group in checkpoint.groups)
     for name, parameter in model.named_parameters():
         parameter.data.copy_(checkpoint.parameters[name])
         parameter.grad = None
@@ -231,8 +232,8 @@ def _entries(checkpoint: Checkpoint, part: str) -> Iterator[tuple[str, Any]]:
 
 def _enter(parts: dict[str, Any], key: str, value: Any) -> None:
     part, _, name = key.partition("/")
-    if part == "momentum":  # as schema 1 called it, which knew one optimizer
-        part, name = "optimizer", f"{sgd.BUFFER}/{name}"
+    if part in STATES_OF_SCHEMA_1:
+        part, name = "optimizer", f"{STATES_OF_SCHEMA_1[part]}/{name}"
     if part == "optimizer":
         state, _, name = name.partition("/")
         parts[part].setdefault(name, {})[state] = value

@@ -32,6 +32,7 @@ from hydragrad.steps.rule import StepRule as StepRule
 from hydragrad.steps.rule import Tangent as Tangent
 from hydragrad.steps.rules import RULE_OF_SCHEMA_1 as RULE_OF_SCHEMA_1
 from hydragrad.steps.rules import RULES as RULES
+from hydragrad.steps.rules import STATES_OF_SCHEMA_1 as STATES_OF_SCHEMA_1
 from hydragrad.steps.rules import read_group as read_group
 from hydragrad.steps.rules import rule_named as rule_named
 from hydragrad.steps.rules import rule_of as rule_of

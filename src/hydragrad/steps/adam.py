@@ -192,5 +192,6 @@ ADAM = StepRule(
     tangent=tangent,
     transpose=transpose,
     second_moment=second_moment,
+    numbers_on_device=lambda group: bool(group.get("capturable") or group.get("fused")),
 )
 ADAMW = replace(ADAM, torch_class=AdamW)

@@ -129,6 +129,10 @@ def _itself(move: Move) -> Hashable:
     return move
 
 
+def _on_cpu(group: Mapping[str, Any]) -> bool:
+    return False
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepRule:
     """What the library knows of one torch optimizer.
@@ -149,6 +153,8 @@ class StepRule:
         same_step: What of a move its closed form depends on; moves that are equal here may share a history.
         second_moment: The bias-corrected second moment under whose root the step divides, at a point; None where the
             step has no such root, and so nothing to smooth.
+        numbers_on_device: Whether numbers in the state, such as a step, lie with the parameter under a group's kernels,
+            rather than on the CPU.
     """
 
     torch_class: type[Optimizer]
@@ -164,6 +170,7 @@ class StepRule:
     closed_form: ClosedForm | None = None
     same_step: Callable[[Move], Hashable] = _itself
     second_moment: Callable[[StepPoint, Move], Tensor] | None = None
+    numbers_on_device: Callable[[Mapping[str, Any]], bool] = _on_cpu
 
     @property
     def name(self) -> str:

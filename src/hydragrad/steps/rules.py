@@ -22,6 +22,9 @@ RULES: dict[type[Optimizer], StepRule] = {
 RULE_OF_SCHEMA_1 = sgd.RULE
 """Runs and stores of schema 1 do not name their optimizer: there was only this one."""
 
+STATES_OF_SCHEMA_1 = {"momentum": sgd.BUFFER}
+"""State tensors as checkpoints of schema 1 call them, and as torch does."""
+
 NOTES = {"params", "param_names", "initial_lr", "name", "swa_lr"} | {
     "max_lr",
     "min_lr",

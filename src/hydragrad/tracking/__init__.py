@@ -1,20 +1,25 @@
-"""Hypergradients of single training samples, for queries thought of later.
+"""Hypergradients of single training samples, for queries that come later.
 
 hypergradients  the store of a recorded run, by replay
 tracker         Tracker: the same online, while the user trains
 online          the rows of a run that is under way
 store           Store: rows, the trained model, contributions
-facts           what a store holds
-new_store       the beginning of a store: format, projection, a table that fits
-growing_store   a store on disk whose rows grow
-unfinished      finishing a store, or opening it as it was interrupted
-answers         gradients of queries against rows, in blocks
+answers         contributions: gradients of queries times rows, in blocks
 options         choices that both share
-step_batch      a step's data, fetched when first needed
-step_gradients  per-sample gradients of a step that somebody else makes
 schedule        options known in advance: one accumulator online
-resuming        where a resumed loop continues
-rows            rows while they grow
+
+query_gradients    gradients of queries in the columns of rows
+top_contributions  the samples that matter most to each query
+step_batch         a step's data, fetched when first needed
+step_gradients     per-sample gradients of a step that somebody else makes
+replayed_step      what rows take from a step of a replay
+resuming           where a resumed loop continues
+
+facts          what a store holds, as its file says it
+new_store      a table that is known to fit
+growing_store  an unfinished store on disk, read again
+unfinished     stores made of growing rows
+rows           rows while they grow
 """
 
 from hydragrad.tracking.answers import TopContributions as TopContributions

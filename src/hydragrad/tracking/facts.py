@@ -18,7 +18,7 @@ from hydragrad.steps import RULE_OF_SCHEMA_1
 SCHEMA = 2
 READABLE = (1, SCHEMA)
 FILE, GROWING, LOG = "store.json", "growing.json", "steps.jsonl"
-"""Of a finished store what it holds, of an unfinished one what it is to hold; the steps that a Tracker made."""
+"""What a finished store holds; what an unfinished one is to hold; the steps that a Tracker's store has taken in."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

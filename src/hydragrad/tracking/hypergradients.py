@@ -1,7 +1,6 @@
 """`hypergradients`: the store of a recorded run, by replay."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -9,23 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragrad.derivatives import Batch, BatchStatistics, Layout
+from hydragrad.derivatives import BatchStatistics, Layout, Projector
 from hydragrad.derivatives.curvature.tangents import ExactTangents
-from hydragrad.progress import Bar, bar
 from hydragrad.replay import Recording, Replay
 from hydragrad.replay.histories import has_closed_form, run_histories, state_names, trained_layout
+from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.statistics import moved_statistics
-from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
-from hydragrad.runs.log import MicroBatch
 from hydragrad.scores import checked_samples
-from hydragrad.tracking.facts import DTYPES, GROWING, StoreFacts
-from hydragrad.tracking.growing_store import unfolding
+from hydragrad.tracking.facts import DTYPES, StoreFacts
+from hydragrad.tracking.growing_store import is_growing, unfolding
 from hydragrad.tracking.new_store import make_projector, new_table, storage
 from hydragrad.tracking.options import notes, require_sound, smoothing_share
+from hydragrad.tracking.replayed_step import ExactStep, SampleGradients
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
-from hydragrad.tracking.rows.recurrence import Planned, Recurrence, TakenAt
+from hydragrad.tracking.rows.recurrence import Planned, Recurrence
 from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.step_gradients import StepGradients
 from hydragrad.tracking.store import Store
@@ -44,16 +42,16 @@ def hypergradients(
     projection_seed: int = 0,
     smoothing: float | None = None,
 ) -> Store:
-    """Rows dw_T/dalpha_i of training samples, for any query thought of later.
+    """Rows dw_T/dalpha_i of training samples, for queries that come later.
 
     Args:
         run: The recorded run.
         samples: Training samples to track; all if None.
         curvature: "none" drops the curvature of the loss (HYDRA). "hessian" is exact, costs about two gradient
             evaluations a sample and step, and is for a modest number of samples.
-        projection: Keep random projections to about this many columns; contributions then carry noise of about
+        projection: Store random projections to about this many columns; contributions then carry noise of about
             1/sqrt(projection), relative to the norms of row and query gradient.
-        store: Folder to keep the rows in; in memory if None. An interrupted one goes on when called again.
+        store: Folder of the rows; in memory if None. Called again after an interruption it resumes where it stopped.
         dtype: float64, float32 or bfloat16; the run's if None.
         batch_statistics: "exact" differentiates through the statistics of BatchNorm's batches, at one backward pass
             a sample and step; "frozen" takes them as constants, at about a training step for the whole batch. The
@@ -63,7 +61,7 @@ def hypergradients(
 
     Raises:
         QueryError: Samples that do not exist; projection or frozen statistics with "hessian".
-        DiskFull: The store would not fit, before any work.
+        DiskFull, NotEnoughMemory: The store would not fit, before any work.
         RunExists: `store` holds a finished store.
         RecordingMismatch: `store` holds an unfinished store of something else.
 
@@ -73,252 +71,154 @@ def hypergradients(
     """
     require_sound(curvature, projection, batch_statistics, run.rule)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
-    building = _Building(
-        run, sample_ids, curvature, projection, store, dtype, projection_seed, batch_statistics, smoothing
+    histories = run_histories(run)
+    weights = trained_layout(run, histories)
+    statistics = Layout(moved_statistics(run) if curvature == "hessian" else {})
+    state = run.initial.optimizer
+    like = next(iter(run.final.parameters.values())).to(run.device)
+    number_format = storage(dtype, like.dtype)
+    groups = [list(history.names) for history in histories]
+    projector = make_projector(weights, groups, projection, projection_seed, like, number_format)
+    facts = StoreFacts(
+        model=run.manifest.model,
+        data=run.manifest.data,
+        parameters={name: list(shape) for name, shape in weights.shapes.items()},
+        statistics={name: list(shape) for name, shape in statistics.shapes.items()},
+        groups=groups,
+        dtype=str(number_format).removeprefix("torch."),
+        projection=None if projection is None else {"dims": projection, "seed": projection_seed},
+        curvature=curvature,
+        batch_statistics=batch_statistics,
+        steps=len(run.steps),
+        completed=run.completed,
+        optimizer=run.rule.name,
+        ages={name: run.rule.age(state[name]) for name in weights.names if name in state},
+        smoothing=smoothing_share(run.rule, smoothing),
+        notes=notes(run.model, curvature, batch_statistics),
     )
-    if curvature == "hessian":
-        building.sweep_exact()
+    columns, states = Columns(weights, projector), state_names(histories)
+    recurrence: Recurrence
+    closed_form = has_closed_form(run, histories)
+    if curvature == "none" and closed_form:
+        recurrence = Planned(columns, histories)
     else:
-        building.sum_segments()
-    return building.finish()
+        recurrence = unfolding(facts, weights, projector, states=len(states), closed_form=closed_form)
+    table = _table(
+        run, None if store is None else Path(store), facts, sample_ids, columns.width + statistics.size, recurrence
+    )
+    growing = GrowingRows(table, recurrence, sample_ids, run.manifest.data["length"], statistics=statistics.size)
+    for record in run.steps[: table.steps]:
+        growing.pass_over(record)
+    filling = _Filling(run, growing, facts, states if recurrence.every_row else None)
+    if curvature == "hessian":
+        filling.sweep_exact(sample_ids)
+    else:
+        filling.sum_segments(projector)
+    final = dict(run.final.parameters) | dict(run.final.buffers)
+    return finish(growing, facts, sample_ids, run.model, run.loss, final, run.collate_fn, completed=run.completed)
 
 
-class _Noting(StepHooks):
-    """Notes where the optimizer steps, where rows need it."""
-
-    def __init__(self, building: "_Building", replay: Replay) -> None:
-        self._building, self._trajectory = building, replay.trajectory
-        self._gradients: list[Tensor] = []
-        self.at: TakenAt | None = None
-
-    def before_transform(self) -> None:
-        self._gradients.append(self._trajectory.gradient(self._building.weights))
-
-    def before_update(self) -> None:
-        if self._building.every_row:
-            point = self._trajectory.point(self._building.weights, self._building.states)
-            self.at = TakenAt(point, self._gradients)
-
-
-class _SampleGradients(_Noting):
-    """Gradients of the tracked samples of every micro-batch."""
-
-    def __init__(
-        self,
-        building: "_Building",
-        replay: Replay,
-        gradients: StepGradients,
-        record: StepRecord,
-        batches: Sequence[Batch],
-    ) -> None:
-        super().__init__(building, replay)
-        self._sample_gradients, self._record, self._batches = gradients, record, batches
-        self.rows: list[Tensor] = []
-
-    def before_forward(self, number: int) -> None:
-        part, batch = self._record.micro_batches[number], self._batches[number]
-        positions = self._building.positions(part)
-        self._sample_gradients.before(positions, lambda: batch, part)
-
-    def after_backward(self, number: int) -> None:
-        self.rows.append(self._sample_gradients.after())
+def _table(
+    run: Recording, folder: Path | None, facts: StoreFacts, sample_ids: Tensor, width: int, recurrence: Recurrence
+) -> Table:
+    """The table in the folder, or an empty one."""
+    if folder is not None and is_growing(folder):
+        require_same_store(folder, facts, sample_ids)
+        return Table.open(folder, DTYPES[facts.dtype])
+    every_row = facts.curvature == "hessian" or recurrence.every_row
+    return new_table(
+        folder,
+        facts,
+        sample_ids,
+        width=width,
+        accumulators=recurrence.accumulators,
+        every_row=recurrence.every_row,
+        room=len(sample_ids) if every_row else max(256, max(len(record.indices) for record in run.steps)),
+        state={},
+    )
 
 
-class _ExactStep(_Noting):
-    """Tangents of the summed gradient along every row, one micro-batch after the other."""
+class _Filling:
+    """Replays a run and takes its steps into the rows. The table saves every step, so there is nothing else to save.
 
-    def __init__(
-        self,
-        building: "_Building",
-        replay: Replay,
-        tangents: ExactTangents,
-        record: StepRecord,
-        batches: Sequence[Batch],
-        w_dot: Tensor,
-        r_dot: Tensor,
-        row: Tensor,
-        rows: Tensor,
-    ) -> None:
-        super().__init__(building, replay)
-        self._tangents, self._record, self._batches = tangents, record, batches
-        self._w_dot, self.r_dot, self._row, self._rows = w_dot, r_dot, row, rows
-        self.g_dot: Tensor
+    Args:
+        run: The recorded run.
+        growing: The rows; they may hold the first steps already.
+        facts: What the store is to hold.
+        states: Optimizer states that rows need at every step; None where they need none.
+    """
 
-    def before_forward(self, number: int) -> None:
-        part, trajectory = self._record.micro_batches[number], self._trajectory
-        alpha_dot = (self._row[part.indices] == self._rows[:, None]).to(self._w_dot)
-        tangents = self._tangents(
-            trajectory.parameters,
-            trajectory.buffers,
-            self._batches[number],
-            part.divisor,
-            self._w_dot,
-            self.r_dot,
-            alpha_dot,
-            part.loss_weights(self._w_dot),
-        )
-        self.g_dot = tangents.g_dot if number == 0 else self.g_dot + tangents.g_dot
-        self.r_dot = tangents.r_dot
+    def __init__(self, run: Recording, growing: GrowingRows, facts: StoreFacts, states: tuple[str, ...] | None) -> None:
+        self._run, self._growing, self._facts, self._states = run, growing, facts, states
+        self._weights, self._statistics = facts.layouts()
 
-
-class _Building:
-    def __init__(
-        self,
-        run: Recording,
-        sample_ids: Tensor,
-        curvature: Literal["none", "hessian"],
-        projection: int | None,
-        store: str | Path | None,
-        dtype: torch.dtype | None,
-        seed: int,
-        batch_statistics: BatchStatistics,
-        smoothing: float | None,
-    ) -> None:
-        self._run, self._sample_ids = run, sample_ids
-        known = run_histories(run)
-        self._weights = trained_layout(run, known)
-        self._statistics = Layout(moved_statistics(run) if curvature == "hessian" else {})
-        like = next(iter(run.final.parameters.values())).to(run.device)
-        kind = storage(dtype, like.dtype)
-        groups = [list(history.names) for history in known]
-        self._projector = make_projector(self._weights, groups, projection, seed, like, kind)
-        self._facts = StoreFacts(
-            model=run.manifest.model,
-            data=run.manifest.data,
-            parameters={name: list(shape) for name, shape in self._weights.shapes.items()},
-            statistics={name: list(shape) for name, shape in self._statistics.shapes.items()},
-            groups=groups,
-            dtype=str(kind).removeprefix("torch."),
-            projection=None if projection is None else {"dims": projection, "seed": seed},
-            curvature=curvature,
-            batch_statistics=batch_statistics,
-            steps=len(run.steps),
-            completed=run.completed,
-            optimizer=run.rule.name,
-            ages={
-                name: run.rule.age(run.initial.optimizer[name])
-                for name in self._weights.names
-                if name in run.initial.optimizer
-            },
-            smoothing=smoothing_share(run.rule, smoothing),
-            notes=notes(run.model, curvature, batch_statistics),
-        )
-        self.states, self.weights = state_names(known), self._weights
-        columns = Columns(self._weights, self._projector)
-        recurrence: Recurrence
-        closed_form = has_closed_form(run, known)
-        if curvature == "none" and closed_form:
-            recurrence = Planned(columns, known)
-        else:
-            recurrence = unfolding(
-                self._facts, self._weights, self._projector, states=len(self.states), closed_form=closed_form
-            )
-        self.every_row = recurrence.every_row
-        width = columns.width + self._statistics.size
-        table = self._table(None if store is None else Path(store), width, recurrence)
-        self._growing = GrowingRows(
-            table, recurrence, sample_ids, run.manifest.data["length"], statistics=self._statistics.size
-        )
-        for record in run.steps[: table.steps]:
-            self._growing.pass_over(record)
-
-    def sum_segments(self) -> None:
-        """Replay and add every step's gradients."""
-        with self._run.replay() as replay, self._bar() as progress:
+    def sum_segments(self, projector: Projector | None) -> None:
+        """Add the gradients of every step's samples."""
+        run, growing, table = self._run, self._growing, self._growing.table
+        with run.replay() as replay:
             gradients = StepGradients(
-                replay.trajectory.model, self._run.loss, self._weights, self._projector, self._facts.batch_statistics
+                replay.trajectory.model, run.loss, self._weights, projector, self._facts.batch_statistics
             )
+
+            def one_step(record: StepRecord) -> None:
+                batches = run.batches(record)
+                if record.step < table.steps:
+                    replay.advance(record, batches)
+                    return
+                hooks = SampleGradients(
+                    replay.trajectory, self._weights, self._states, growing, gradients, record, batches
+                )
+                replay.advance(record, batches, hooks=hooks)
+                growing.add(record, torch.cat(hooks.rows), {}, hooks.at)
+
             try:
-                for start, stop in self._run.segments:
-                    if stop <= self._growing.table.steps:
-                        continue
-                    records = self._run.steps[start:stop]
-                    unsampled = not any(self._growing.positions(record.indices) for record in records)
-                    if unsampled and not self._growing.recurrence.every_row:
-                        for record in records[self._growing.table.steps - start :]:
-                            self._growing.add(record, torch.zeros(0, self._growing.table.shape[1]), {})
-                            progress.advance()
-                        continue
-                    replay.trajectory.restore(self._run.checkpoint(start))
-                    for record in records:
-                        self._one_step(replay, gradients, record)
-                        progress.advance()
-                    self._check(replay, stop)
+                self._fold(replay, one_step)
             finally:
                 gradients.close()
 
-    def sweep_exact(self) -> None:
-        """Replay and carry every row through every step."""
-        run, table = self._run, self._growing.table
-        row = torch.full((run.manifest.data["length"],), -1, dtype=torch.int64)
-        rows = torch.arange(len(self._sample_ids))
-        row[self._sample_ids] = rows
-        with run.replay() as replay, self._bar() as progress:
+    def sweep_exact(self, sample_ids: Tensor) -> None:
+        """Carry every row through every step."""
+        run, growing, table = self._run, self._growing, self._growing.table
+        rows = torch.arange(len(sample_ids))
+        row_of = torch.full((run.manifest.data["length"],), -1, dtype=torch.int64)
+        row_of[sample_ids] = rows
+        with run.replay() as replay:
             tangents = ExactTangents(replay.trajectory.model, run.loss, self._weights, self._statistics)
-            for start, stop in run.segments:
-                if stop <= table.steps:
-                    continue
-                replay.trajectory.restore(run.checkpoint(start))
-                for record in run.steps[start:stop]:
-                    batches = run.batches(record)
+
+            def one_step(record: StepRecord) -> None:
+                batches = run.batches(record)
+                if record.step < table.steps:
+                    replay.advance(record, batches)
+                    return
+                before = table.read(np.arange(table.shape[0]))[0].to(run.device)
+                w_dot, r_dot = before.split([self._weights.size, self._statistics.size], 1)
+                selected = [row_of[part.indices] == rows[:, None] for part in record.micro_batches]
+                hooks = ExactStep(
+                    replay.trajectory, self._weights, self._states, tangents, record, batches, w_dot, r_dot, selected
+                )
+                replay.advance(record, batches, hooks=hooks)
+                growing.add_to_all(record, hooks.g_dot, hooks.r_dot, {}, hooks.at)
+
+            self._fold(replay, one_step)
+
+    def _fold(self, replay: Replay, one_step: Callable[[StepRecord], None]) -> None:
+        run, growing, table = self._run, self._growing, self._growing.table
+
+        def through(segment: Segment, state: None) -> Generator[None, None, None]:
+            start, stop = segment
+            records = run.steps[start:stop]
+            sampled = any(growing.positions(record.indices) for record in records)
+            if not (sampled or growing.recurrence.every_row or self._facts.curvature == "hessian"):
+                for record in records:
                     if record.step >= table.steps:
-                        everything = table.read(np.arange(table.shape[0]))[0].to(run.device)
-                        w_dot, r_dot = everything.split([self._weights.size, self._statistics.size], 1)
-                        hooks = _ExactStep(self, replay, tangents, record, batches, w_dot, r_dot, row, rows)
-                        replay.advance(record, batches, hooks=hooks)
-                        self._growing.add_to_all(record, hooks.g_dot, hooks.r_dot, {}, hooks.at)
-                    else:
-                        replay.advance(record, batches)
-                    progress.advance()
-                self._check(replay, stop)
+                        growing.add(record, torch.zeros(0, table.shape[1]), {})
+                    yield
+                return
+            replay.trajectory.restore(run.checkpoint(start))
+            for record in records:
+                one_step(record)
+                yield
+            check_end(run, replay, stop)
 
-    def finish(self) -> Store:
-        """Seal the store."""
-        run = self._run
-        final = dict(run.final.parameters) | dict(run.final.buffers)
-        return finish(
-            self._growing,
-            self._facts,
-            self._sample_ids,
-            run.model,
-            run.loss,
-            final,
-            run.collate_fn,
-            completed=run.completed,
-        )
-
-    def _one_step(self, replay: Replay, gradients: StepGradients, record: StepRecord) -> None:
-        batches = self._run.batches(record)
-        if record.step < self._growing.table.steps:
-            replay.advance(record, batches)
-            return
-        hooks = _SampleGradients(self, replay, gradients, record, batches)
-        replay.advance(record, batches, hooks=hooks)
-        self._growing.add(record, torch.cat(hooks.rows), {}, hooks.at)
-
-    def positions(self, part: MicroBatch) -> list[int]:
-        """Places in a micro-batch that hold tracked samples."""
-        return self._growing.positions(part.indices)
-
-    def _check(self, replay: Replay, stop: int) -> None:
-        if self._run.has_checkpoint(stop):
-            replay.check_against(self._run.checkpoint(stop))
-
-    def _bar(self) -> AbstractContextManager[Bar]:
-        return bar("hypergradients", len(self._run.steps), self._growing.table.steps)
-
-    def _table(self, folder: Path | None, width: int, recurrence: Recurrence) -> Table:
-        if folder is not None and (folder / GROWING).exists():
-            require_same_store(folder, self._facts, self._sample_ids)
-            return Table.open(folder, DTYPES[self._facts.dtype])
-        every_row = self._facts.curvature == "hessian" or recurrence.every_row
-        return new_table(
-            folder,
-            self._facts,
-            self._sample_ids,
-            width=width,
-            accumulators=recurrence.accumulators,
-            every_row=recurrence.every_row,
-            room=len(self._sample_ids) if every_row else max(256, max(len(r.indices) for r in self._run.steps)),
-            state={},
-        )
+        done = tuple(start for start, stop in run.segments if stop <= table.steps)
+        fold_segments("hypergradients", run.segments, through, Folded(None, done), replay=replay)

@@ -10,7 +10,7 @@ from hydragrad.errors import QueryError
 from hydragrad.scores.notes import STATISTICS_CONSTANT
 from hydragrad.steps import SMOOTHING, StepRule
 
-Kept = Literal["none", "hessian"]
+RowCurvature = Literal["none", "hessian"]
 """What of the loss's curvature rows may hold."""
 
 
@@ -20,7 +20,7 @@ def require_sound(curvature: str, projection: int | None, batch_statistics: str,
     Raises:
         QueryError: Says which.
     """
-    if curvature not in get_args(Kept):
+    if curvature not in get_args(RowCurvature):
         raise QueryError(f"curvature must be 'none' or 'hessian' here, got {curvature!r}.")
     if projection is not None and curvature == "hessian":
         raise QueryError("Exact tangents need whole rows while they grow: leave projection out with 'hessian'.")
@@ -53,12 +53,12 @@ def smoothing_share(rule: StepRule, smoothing: float | None) -> float:
 
 def notes(model: nn.Module, curvature: str, batch_statistics: str) -> list[str]:
     """What a reader of the rows must know about BatchNorm."""
-    found = []
+    texts = []
     if curvature == "none" and running_statistics(model):
-        found.append(STATISTICS_CONSTANT.text)
+        texts.append(STATISTICS_CONSTANT.text)
     if batch_statistics == "frozen" and normalises_batches(model):
-        found.append(
+        texts.append(
             "The statistics of each BatchNorm's batch were treated as constants (batch_statistics='frozen'): an "
             "approximation."
         )
-    return found
+    return texts

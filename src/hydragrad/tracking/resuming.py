@@ -1,4 +1,4 @@
-"""Where a resumed loop goes on, among the steps that a store holds already."""
+"""Where a resumed loop continues, among the steps that a store holds already."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from hydragrad.runs import StepRecord
 def state_norm(optimizer: Optimizer) -> float:
     """L2 norm of all parameters and optimizer states: tells states apart, also while a rate is 0.
 
-    Of two states that it takes for one, with the same batch to come, none moved a row differently.
+    Two states with equal norms, before the same batch, moved no row differently.
     """
     parameters = [parameter.detach() for group in optimizer.param_groups for parameter in group["params"]]
     states = [value for entries in optimizer.state.values() for value in entries.values()]
@@ -26,12 +26,12 @@ def _is_shaped(value: object) -> bool:
     return isinstance(value, Tensor) and value.dim() > 0
 
 
-def place_among(known: Sequence[StepRecord], chosen: list[int], norm: float, folder: Path | None) -> int:
+def place_among(known: Sequence[StepRecord], indices: list[int], norm: float, folder: Path | None) -> int:
     """The step that the loop makes next, recognised by its batch and by the state before it.
 
     Args:
-        known: The store's steps, with the `state_norm` after each; some.
-        chosen: Samples of the loop's next batch.
+        known: The store's steps, with the `state_norm` after each; at least one.
+        indices: Samples of the loop's next batch.
         norm: Of the loop's state now.
         folder: Where the store lies.
 
@@ -39,12 +39,12 @@ def place_among(known: Sequence[StepRecord], chosen: list[int], norm: float, fol
         ReplayMismatch: The loop is at none of them.
     """
     for step in range(len(known), -1, -1):
-        same_batch = step == len(known) or known[step].indices == chosen
+        same_batch = step == len(known) or known[step].indices == indices
         before = known[step - 1] if step else None
         if same_batch and (before is None or before.state == norm):
             return step
     raise ReplayMismatch(
-        f"The loop goes on from weights that the store in {folder} has not seen, or with another batch. Resume it "
+        f"The loop continues from weights that the store in {folder} has not seen, or with another batch. Resume it "
         f"from a checkpoint of the same run, or choose another folder."
     )
 
@@ -57,6 +57,6 @@ def require_same_step(known: StepRecord, record: StepRecord) -> None:
     """
     if known.indices != record.indices or known.state != record.state:
         raise ReplayMismatch(
-            f"Step {record.step} was repeated otherwise than the store has it (other samples or other weights), so "
-            f"the two can't be one run. Seed what the loop draws, or start again in another folder."
+            f"Step {record.step} was repeated with other samples or other weights than the store has, so the two can't "
+            f"be one run. Seed everything random in the loop, or start again in another folder."
         )

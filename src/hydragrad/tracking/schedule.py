@@ -26,7 +26,7 @@ Schedule = Sequence[tuple[Any, ...]]
 
 
 def planned(optimizer: Optimizer, scheduler: Any = None, *, steps: int, every: int = 1) -> list[tuple[Any, ...]]:
-    """Say before training which options a run will have, for `hg.Tracker(..., schedule=...)`.
+    """List before training which options a run will have at every step, for `hg.Tracker(..., schedule=...)`.
 
     Args:
         optimizer: As it is before the first step; it is not touched.
@@ -35,7 +35,7 @@ def planned(optimizer: Optimizer, scheduler: Any = None, *, steps: int, every: i
         every: Steps after which the loop calls `scheduler.step()`: 1, or the steps of an epoch.
 
     Raises:
-        QueryError: A scheduler that looks at a metric, so that nobody knows in advance what it will do.
+        QueryError: A scheduler that looks at a metric, so what it will do is not known in advance.
         Unsupported: An optimizer whose step is not known.
     """
     rule = rule_of(optimizer)
@@ -71,7 +71,7 @@ class PlannedSchedule(Planned):
         ages: Of the parameters before the first step.
 
     Raises:
-        QueryError: Another number of groups; or projected groups of warm and cold parameters under dampening.
+        QueryError: Another number of groups; or projected groups whose parameters do not start alike.
     """
 
     def __init__(
@@ -93,11 +93,11 @@ class PlannedSchedule(Planned):
             for sequence, names in zip(zip(*schedule, strict=True), self._groups, strict=True)
             for name in names
         }
-        born = {name: ages.get(name, rule.age({})) for name in options}
+        at_start = {name: ages.get(name, rule.age({})) for name in options}
         if columns.projected:
-            known = [self._projected(names, options, born) for names in filter(None, self._groups)]
+            known = [self._projected(names, options, at_start) for names in filter(None, self._groups)]
         else:
-            known = histories(rule, options, born)
+            known = histories(rule, options, at_start)
         super().__init__(columns, known)
 
     def _projected(
@@ -105,9 +105,11 @@ class PlannedSchedule(Planned):
     ) -> History:
         """The one history of a group whose parameters share their columns."""
         parts = histories(self._rule, {name: options[name] for name in names}, ages)
-        in_force = [each for each in options[names[0]] if each is not None]
-        if len(parts) > 1 and not all(first_is_like_later(self._rule, each) for each in in_force):
-            raise QueryError("A projected group holds parameters with and without momentum buffer: split it.")
+        in_force = [values for values in options[names[0]] if values is not None]
+        if len(parts) > 1 and not all(first_is_like_later(self._rule, values) for values in in_force):
+            raise QueryError(
+                "A projected group holds parameters that made steps before and others that did not: split it."
+            )
         return History(tuple(names), self._rule, parts[0].moves)
 
     def take(self, record: StepRecord, at: TakenAt | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The hypergradient store: rows dw_T/dalpha_i of tracked samples, for queries thought of later.
+"""The hypergradient store: rows dw_T/dalpha_i of tracked samples, for queries that come later.
 
 A store on disk is a folder that NumPy alone can read:
 
@@ -31,6 +31,7 @@ from hydragrad.scores.notes import CURVATURE_DROPPED, interrupted
 from hydragrad.tracking.answers import Answer, Answerer
 from hydragrad.tracking.facts import DTYPES, FILE, StoreFacts, read_facts, write_facts
 from hydragrad.tracking.growing_store import is_growing, read_interrupted
+from hydragrad.tracking.query_gradients import QueryDifferentiator
 from hydragrad.tracking.rows.table import from_numpy
 
 
@@ -141,7 +142,7 @@ class Store:
             raise QueryError("Give out= (the whole matrix on disk) or top= (the extremes), not both.")
         if top is not None and not 1 <= top <= len(self.rows):
             raise QueryError(f"top must be 1 to {len(self.rows):,}, the number of tracked samples, got {top}.")
-        answerer = Answerer(self._model, self._loss, self.facts, self.final, self._collate)
+        answerer = Answerer(QueryDifferentiator(self._model, self._loss, self.facts, self.final, self._collate))
         queries = queries_of(queries)
         if top is not None:
             return answerer.extremes(queries, self.block, self.sample_ids, top, memory)

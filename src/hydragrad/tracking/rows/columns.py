@@ -6,7 +6,7 @@ from hydragrad.derivatives import Layout, Projector
 
 
 class Columns:
-    """The columns of hypergradient rows: all parameters side by side, or random projections of groups of them.
+    """The columns of hypergradient rows: all parameters, one after the other, or random projections of groups of them.
 
     Args:
         layout: Lays out the tracked parameters.
@@ -26,16 +26,16 @@ class Columns:
         """Whether columns mix the parameters of a group."""
         return self._projector is not None
 
-    def spans(self, lanes: Sequence[Sequence[str]]) -> list[list[slice]]:
-        """The columns of every lane, as few slices as there are; projected lanes must be the projector's groups."""
+    def spans(self, histories: Sequence[Sequence[str]]) -> list[list[slice]]:
+        """The columns of every history, as few slices as possible; projected ones must be the projector's groups."""
         if self._projector is not None:
             return [[span] for span in self._projector.spans]
-        return [_merged([self._layout.spans[name] for name in names]) for names in lanes]
+        return [_merged([self._layout.spans[name] for name in names]) for names in histories]
 
 
 def _merged(spans: Sequence[slice]) -> list[slice]:
     merged: list[slice] = []
-    for span in sorted(spans, key=lambda each: each.start):
+    for span in sorted(spans, key=lambda columns: columns.start):
         if merged and merged[-1].stop == span.start:
             merged[-1] = slice(merged[-1].start, span.stop)
         else:

@@ -56,7 +56,7 @@ class GrowingRows:
             return
         self._take(record)
         ids, place = np.unique(sampled[sampled >= 0], return_inverse=True)
-        if len(ids) < len(place):  # a sample that came twice
+        if len(ids) < len(place):  # a sample that is in the batch twice
             once = gradients.new_zeros(len(ids), gradients.shape[1])
             gradients = once.index_add_(0, torch.from_numpy(place).to(gradients.device), gradients)
         elif len(ids):

@@ -46,8 +46,8 @@ class Ages:
                     continue
                 if name not in moves:
                     raise Unsupported(
-                        f"Parameter {name} came to the optimizer at step {record.step}, after tracking began. Give it "
-                        f"to the optimizer from the start (frozen, requires_grad=False, if need be)."
+                        f"Parameter {name} was added to the optimizer at step {record.step}, after tracking began. "
+                        f"Give it to the optimizer from the start (frozen, requires_grad=False, if need be)."
                     )
                 at, after = self.rule.grow(self._ages[name], options)
                 moves[name] = Move(options, at)
@@ -58,14 +58,14 @@ class Ages:
 
 
 class GrowingHistories:
-    """Histories that split where the parameters of one part ways; their rule has a closed form.
+    """Histories that split where the options of their parameters begin to differ; their rule has a closed form.
 
     Args:
         rule: Of their optimizer.
         groups: The histories at the start: parameter names.
         ages: Of the parameters, at the start.
         fixed: Histories must stay as they are, because projected columns mix the parameters of one. A parameter that
-            was skipped from the start is then passed over: its part of every row is zero.
+            was skipped from the start is then left out: its part of every row is zero.
 
     Attributes:
         groups: The histories: parameter names.
@@ -115,8 +115,8 @@ class GrowingHistories:
             names = next(names for names, parts in zip(self.groups, parted, strict=True) if len(parts) > 1)
             raise Unsupported(
                 f"Parameters of one projected group ({names[0]}, ...) no longer share their optimizer options (frozen "
-                f"after they were trained, or unfrozen late under dampening?), and a projection can't tell them apart. "
-                f"Give them groups of their own, or track without projection."
+                f"after they were trained, or unfrozen late where a first step is unlike others?), and a projection "
+                f"can't tell them apart. Give them groups of their own, or track without projection."
             )
         self.products = self.products.split([number for number, parts in enumerate(parted) for _ in parts])
         self.groups = [part for parts in parted for part in parts]

@@ -155,7 +155,7 @@ class Lazy(Recurrence):
 
     def take(self, record: StepRecord, at: TakenAt | None = None) -> None:
         """Take in what the next step did."""
-        # A state that appears later (momentum that is switched on) starts from tangents that are zero.
+        # A state that appears later, with an option that is switched on, starts from tangents that are zero.
         self.accumulators = max(self.accumulators, 1 + len(states_in_force(self._histories.rule, record.options)))
         if self._histories.take(record):
             self._spans = self._columns.spans(self._histories.groups)

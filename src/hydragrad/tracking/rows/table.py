@@ -23,7 +23,7 @@ from hydragrad.errors import DiskFull, NotEnoughMemory, RunDamaged
 from hydragrad.runs.lines import naming_full_disk
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32: np.float32, torch.bfloat16: np.uint16}
-"""How rows lie on disk. NumPy has no bfloat16: its 16 bits are the upper half of a float32's."""
+"""How rows are stored. NumPy has no bfloat16: its 16 bits are the upper half of a float32's."""
 
 COMPUTED = {torch.float64: torch.float64, torch.float32: torch.float32, torch.bfloat16: torch.float32}
 """How rows are computed with."""
@@ -67,7 +67,7 @@ class Table:
             accumulators: 1, and one for every optimizer state that rows have tangents of.
             dtype: float64, float32 or bfloat16.
             room: Rows that one step may change at most.
-            state_bytes: Size of the model's state that is kept with every step.
+            state_bytes: Size of the model's state that is saved with every step.
 
         Raises:
             DiskFull: The files would not fit, computed before anything is written.
@@ -131,15 +131,15 @@ class Table:
         return rows, width
 
     def read(self, ids: NDArray[np.int64]) -> Tensor:
-        """Accumulators of some rows, (accumulators, rows, columns); float32 where they are kept as bfloat16."""
+        """Accumulators of some rows, (accumulators, rows, columns); float32 where they are stored as bfloat16."""
         rows, width = len(ids), self.shape[1]
-        found = torch.empty(len(self._accumulators), rows, width, dtype=COMPUTED[self._dtype])
-        for name, out in zip(self._accumulators, found, strict=True):
+        values = torch.empty(len(self._accumulators), rows, width, dtype=COMPUTED[self._dtype])
+        for name, out in zip(self._accumulators, values, strict=True):
             if self._dtype == torch.bfloat16:
                 out.copy_(from_numpy(self._arrays[name][ids], self._dtype))
             else:
                 np.take(self._arrays[name], ids, axis=0, out=out.numpy())
-        return found
+        return values
 
     def change(self, ids: NDArray[np.int64], values: Tensor, state: Mapping[str, Tensor]) -> None:
         """Complete one step.
@@ -151,14 +151,14 @@ class Table:
         """
         done, word = self.steps + 1, self._arrays["word"]
         if self.folder is not None:
-            self._keep(ids)
+            self._journal(ids)
             _pack(state, self._arrays["model"][done % 2])
             word[0] += 1
         self._put(ids, values, done)
         word[0] = 2 * done
 
     def add_state(self) -> None:
-        """Give every row the tangent of one more optimizer state, zero: momentum that is switched on later.
+        """Give every row the tangent of one more optimizer state, zero: an option that needs it was switched on.
 
         Raises:
             DiskFull: It would not fit.
@@ -171,7 +171,7 @@ class Table:
             available = psutil.virtual_memory().available
             if needed > available:
                 raise NotEnoughMemory(
-                    f"The optimizer has one more state (momentum was switched on): {rows:,} rows need "
+                    f"The optimizer has one more state (an option was switched on): {rows:,} rows need "
                     f"{needed / 2**30:,.1f} GiB more and {available / 2**30:,.1f} GiB are free. Give store=, a folder, "
                     f"or projection=, or fewer samples."
                 )
@@ -190,7 +190,7 @@ class Table:
         """Set rows, (rows, columns), that were caught up to the last complete step."""
         word = self._arrays["word"]
         if self.folder is not None:
-            self._keep(ids)
+            self._journal(ids)
             word[0] += 1
         self._put(ids, rows[None], self.steps)
         word[0] -= word[0] % 2
@@ -206,7 +206,7 @@ class Table:
         return _unpack(self._arrays["model"][self.steps % 2], like)
 
     def rows(self) -> NDArray[Any]:
-        """The first accumulator as it lies, flushed to the disk."""
+        """The first accumulator as it is stored, flushed to the disk."""
         rows = self._arrays["rows"]
         if isinstance(rows, np.memmap):
             rows.flush()
@@ -219,7 +219,7 @@ class Table:
                 if name != "rows":
                     _path(self.folder, name).unlink(missing_ok=True)
 
-    def _keep(self, ids: NDArray[np.int64]) -> None:
+    def _journal(self, ids: NDArray[np.int64]) -> None:
         arrays, count = self._arrays, len(ids)
         arrays["journal-ids"][:count] = ids
         arrays["word"][1] = count
@@ -241,15 +241,15 @@ def _names(accumulators: int) -> list[str]:
 
 
 def to_numpy(values: Tensor, dtype: torch.dtype) -> NDArray[Any]:
-    """Values as they lie on disk."""
-    kept = values.detach().to(dtype).cpu()
-    return kept.view(torch.uint16).numpy() if dtype == torch.bfloat16 else kept.numpy()
+    """Values as they are stored."""
+    stored = values.detach().to(dtype).cpu()
+    return stored.view(torch.uint16).numpy() if dtype == torch.bfloat16 else stored.numpy()
 
 
 def from_numpy(array: NDArray[Any], dtype: torch.dtype) -> Tensor:
     """Values to compute with: float64 as it is, everything else float32."""
-    kept = torch.from_numpy(np.asarray(array))
-    return kept.view(torch.bfloat16).float() if dtype == torch.bfloat16 else kept
+    stored = torch.from_numpy(np.asarray(array))
+    return stored.view(torch.bfloat16).float() if dtype == torch.bfloat16 else stored
 
 
 def require_disk(folder: Path, needed: int) -> None:

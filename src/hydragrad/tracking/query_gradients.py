@@ -1,0 +1,136 @@
+"""Gradients of queries at a store's trained model, in the columns of its rows."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hydragrad.derivatives import HooksInapplicable, LayerGradients, PerSampleLoss, compare_with_safe, tolerance_of
+from hydragrad.randomness import preserved
+from hydragrad.replay import fetch
+from hydragrad.replay.data import Collate
+from hydragrad.scores import Query, QueryPoint, sample_losses
+from hydragrad.tracking.facts import StoreFacts
+
+CHUNK = 250
+"""Samples in one backward pass of single losses."""
+
+BATCH_FROM = 8
+"""Below so many single losses one gradient a sample is quicker than setting up."""
+
+
+class QueryChunk(NamedTuple):
+    """Some scalars of queries.
+
+    Attributes:
+        names: Their names.
+        values: Their values.
+        gradients: (scalars, columns).
+    """
+
+    names: list[str]
+    values: list[float]
+    gradients: Tensor
+
+
+class QueryDifferentiator:
+    """Differentiates queries at a trained model.
+
+    Args:
+        model: The model; its weights may be anything.
+        loss: Per-sample loss.
+        facts: What the store holds.
+        final: The trained model's parameters and buffers.
+        collate: Turns a list of items into a batch.
+
+    Attributes:
+        projector: Projects gradients as the rows, or None.
+        width: Columns of a gradient, before projection.
+        precision: Type of the gradients.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: PerSampleLoss,
+        facts: StoreFacts,
+        final: Mapping[str, Tensor],
+        collate: Collate | None,
+    ) -> None:
+        device = next(model.parameters()).device
+        weights, statistics = facts.layouts()
+        on_device = {name: value.to(device) for name, value in final.items()}
+        self._point = QueryPoint(
+            model=model,
+            loss=loss,
+            parameters={name: on_device[name] for name, _ in model.named_parameters()},
+            buffers={name: on_device[name] for name, _ in model.named_buffers()},
+            weights=weights,
+            statistics=statistics,
+            fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=collate, device=device),
+        )
+        self.projector = facts.projector(next(iter(on_device.values())))
+        self.width = weights.size + statistics.size
+        self.precision = torch.float64 if facts.dtype == "float64" else torch.float32
+
+    def chunks(self, queries: Sequence[Query], memory: int) -> Iterator[QueryChunk]:
+        """Differentiate queries, in chunks whose gradients fit into a quarter of `memory` bytes."""
+        item = torch.empty((), dtype=self.precision).element_size()
+        size = max(1, memory // (4 * self.width * item))
+        with preserved():
+            for query in queries:
+                yield from self._in_batches(query, size) or self._one_by_one(query, size)
+
+    def _one_by_one(self, query: Query, size: int) -> Iterator[QueryChunk]:
+        rows = query.rows(self._point)
+        while chunk := list(islice(rows, size)):
+            w_bar = torch.stack([row.w_bar for row in chunk]).to(self.precision)
+            if self.projector is not None:
+                gradients = self.projector.flat(w_bar)
+            else:
+                gradients = torch.cat([w_bar, torch.stack([row.r_bar for row in chunk]).to(self.precision)], 1)
+            yield QueryChunk([row.name for row in chunk], [row.value for row in chunk], gradients)
+
+    def _in_batches(self, query: Query, size: int) -> Iterator[QueryChunk] | None:
+        """Losses of single samples, many in one backward pass; None where layers have no rule for that."""
+        single = query.single_samples()
+        if single is None or query.training or self._point.statistics.size or len(single[1]) < BATCH_FROM:
+            return None
+        dataset, indices = single
+        model = copy.deepcopy(self._point.model).eval().requires_grad_(True)
+        with torch.no_grad():
+            for name, value in (*model.named_parameters(), *model.named_buffers()):
+                value.copy_((self._point.parameters | self._point.buffers)[name])
+        try:
+            layers = LayerGradients(model, self._point.weights, self.projector)
+        except HooksInapplicable:
+            return None
+
+        def batch(samples: Sequence[int]) -> tuple[list[float], Tensor]:
+            layers.begin(len(samples))
+            with torch.enable_grad():
+                losses = self._point.loss(model, self._point.fetch(dataset, samples))
+                losses.sum().backward()
+            return losses.detach().double().tolist(), layers.rows(range(len(samples))).to(self.precision)
+
+        # The rules are trusted only where the first samples agree with one gradient a sample.
+        first = sample_losses(dataset, indices[:2])
+        expected = next(self._one_by_one(first, 2)).gradients
+        tolerance = tolerance_of(self.precision, next(model.parameters()).dtype)
+        if not compare_with_safe(lambda: [batch(indices[:2])[1]], [expected], tolerance=tolerance).trusted:
+            return None
+        return self._batches(query.names(), indices, min(size, CHUNK), batch)
+
+    def _batches(
+        self,
+        names: Sequence[str],
+        indices: Sequence[int],
+        size: int,
+        batch: Callable[[Sequence[int]], tuple[list[float], Tensor]],
+    ) -> Iterator[QueryChunk]:
+        for start in range(0, len(indices), size):
+            values, gradients = batch(indices[start : start + size])
+            yield QueryChunk(list(names[start : start + size]), values, gradients)

@@ -1,0 +1,113 @@
+"""What rows take from a replayed step: gradients or tangents of the tracked samples, and where the step was taken."""
+
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hydragrad.derivatives import Batch, Layout
+from hydragrad.derivatives.curvature.tangents import ExactTangents
+from hydragrad.replay.trajectory import StepHooks, Trajectory
+from hydragrad.runs import StepRecord
+from hydragrad.tracking.rows.growing_rows import GrowingRows
+from hydragrad.tracking.rows.recurrence import TakenAt
+from hydragrad.tracking.step_gradients import StepGradients
+
+
+class PlaceOfStep(StepHooks):
+    """Notes where the optimizer steps.
+
+    Args:
+        trajectory: What is replayed.
+        weights: Lays out the tracked parameters.
+        states: Names of the optimizer states that are noted; None where rows need nothing of all this.
+
+    Attributes:
+        at: Where, after the step; None where rows do not need it.
+    """
+
+    def __init__(self, trajectory: Trajectory, weights: Layout, states: Sequence[str] | None) -> None:
+        self._trajectory, self._weights, self._states = trajectory, weights, states
+        self._gradients: list[Tensor] = []
+        self.at: TakenAt | None = None
+
+    def before_transform(self) -> None:
+        """Note the gradient."""
+        self._gradients.append(self._trajectory.gradient(self._weights))
+
+    def before_update(self) -> None:
+        """Note weights, states and gradient."""
+        if self._states is not None:
+            self.at = TakenAt(self._trajectory.point(self._weights, self._states), self._gradients)
+
+
+class SampleGradients(PlaceOfStep):
+    """Gradients of the tracked samples of every micro-batch.
+
+    Attributes:
+        rows: Of each micro-batch, (tracked samples, columns).
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        weights: Layout,
+        states: Sequence[str] | None,
+        growing: GrowingRows,
+        gradients: StepGradients,
+        record: StepRecord,
+        batches: Sequence[Batch],
+    ) -> None:
+        super().__init__(trajectory, weights, states)
+        self._growing, self._sample_gradients, self._record, self._batches = growing, gradients, record, batches
+        self.rows: list[Tensor] = []
+
+    def before_forward(self, number: int) -> None:
+        """Prepare for the tracked samples of a micro-batch."""
+        part, batch = self._record.micro_batches[number], self._batches[number]
+        self._sample_gradients.before(self._growing.positions(part.indices), lambda: batch, part)
+
+    def after_backward(self, number: int) -> None:
+        """Take their gradients."""
+        self.rows.append(self._sample_gradients.after())
+
+
+class ExactStep(PlaceOfStep):
+    """Tangents of the summed gradient along every row, one micro-batch after the other.
+
+    Attributes:
+        g_dot: Tangents of the gradient, (rows, parameters).
+        r_dot: Tangents of the running statistics, (rows, statistics).
+    """
+
+    def __init__(
+        self,
+        trajectory: Trajectory,
+        weights: Layout,
+        states: Sequence[str] | None,
+        tangents: ExactTangents,
+        record: StepRecord,
+        batches: Sequence[Batch],
+        w_dot: Tensor,
+        r_dot: Tensor,
+        selected: Sequence[Tensor],
+    ) -> None:
+        super().__init__(trajectory, weights, states)
+        self._tangents, self._record, self._batches = tangents, record, batches
+        self._w_dot, self.r_dot, self._selected = w_dot, r_dot, selected
+        self.g_dot: Tensor
+
+    def before_forward(self, number: int) -> None:
+        """Add the tangents of a micro-batch."""
+        part, trajectory = self._record.micro_batches[number], self._trajectory
+        tangents = self._tangents(
+            trajectory.parameters,
+            trajectory.buffers,
+            self._batches[number],
+            part.divisor,
+            self._w_dot,
+            self.r_dot,
+            self._selected[number].to(self._w_dot),
+            part.loss_weights(self._w_dot),
+        )
+        self.g_dot = tangents.g_dot if number == 0 else self.g_dot + tangents.g_dot
+        self.r_dot = tangents.r_dot
