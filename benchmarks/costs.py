@@ -168,7 +168,7 @@ def measure(setting: Setting, repeats: int, only: str = "") -> None:
 def _forecast_mib(train_size: int) -> float:
     plan = Plan(epochs=LONG_EPOCHS, batch_size=BATCH)
     every = checkpoint_distance(plan.steps(train_size))
-    return forecast_bytes(LeNet5(), train_size, plan, every) / 2**20
+    return forecast_bytes(*fresh(), train_size, plan, every) / 2**20
 
 
 def _in_own_process(kind: Kind, setting: Setting, run: Path) -> dict[str, float]:
