@@ -32,7 +32,7 @@ from hydragrad.derivatives import (
 from hydragrad.replay import Replay
 from hydragrad.replay.histories import parts_of, state_names
 from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
-from hydragrad.replay.trajectory import StepHooks
+from hydragrad.replay.trajectory import PlaceOfStep
 from hydragrad.runs import Checkpoint, StepRecord
 from hydragrad.runs.log import MicroBatch
 from hydragrad.steps import Cotangent, StepPoint, smoothing_of, transpose_all, transpose_transforms
@@ -242,24 +242,15 @@ def _needs_point(plan: Plan) -> bool:
     return any(history.rule.closed_form is None for history in plan.histories)
 
 
-class _Collecting(StepHooks):
-    """Notes what the sweep needs of a step while it is replayed."""
+class _Collecting(PlaceOfStep):
+    """Notes what the sweep needs of a step while it is replayed: buffers before every micro-batch, too."""
 
     def __init__(self, plan: Plan, replay: Replay, states: Sequence[str] | None) -> None:
-        self._plan, self._trajectory, self._states = plan, replay.trajectory, states
+        super().__init__(replay.trajectory, plan.weights, states)
         self.buffers: list[dict[str, Tensor]] = []
-        self.gradients: list[Tensor] = []
-        self.point: StepPoint | None = None
 
     def before_forward(self, number: int) -> None:
         self.buffers.append({name: value.clone() for name, value in self._trajectory.buffers.items()})
-
-    def before_transform(self) -> None:
-        self.gradients.append(self._trajectory.gradient(self._plan.weights))
-
-    def before_update(self) -> None:
-        if self._states is not None:
-            self.point = self._trajectory.point(self._plan.weights, self._states)
 
 
 def _forward(plan: Plan, replay: Replay, start: Checkpoint, stop: int) -> list[Moment]:

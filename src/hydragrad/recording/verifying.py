@@ -1,7 +1,8 @@
 """Verifying while recording: some steps are replayed just after the loop made them.
 
 These are first steps of segments, at ever longer distances. Most faults of a loop show at its first step; one that
-begins later is found by the next replay of the run in any case, since the log has the norm of every step's weights.
+begins later is found by the next replay of the run in any case, since the log has one number over the state after
+every step.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -57,8 +57,8 @@ class Replay:
                 difference = abs(state - record.state) / max(abs(record.state), 1e-300)
                 raise ReplayMismatch(
                     f"Replaying step {record.step} gives another state than was recorded (relative difference "
-                    f"{difference:.1e}). The loss, the data or the code "
-                    f"of the model differ from the recording, or they draw on something that is not seeded."
+                    f"{difference:.1e}). The loss, the data or the code of the model differ from the recording, or "
+                    f"they draw on something that is not seeded."
                 )
         return losses
 

@@ -34,6 +34,34 @@ class StepHooks:
         """Before the optimizer steps."""
 
 
+class PlaceOfStep(StepHooks):
+    """Notes where the optimizer steps.
+
+    Args:
+        trajectory: What is replayed.
+        weights: Lays out the parameters that are noted.
+        states: Names of the optimizer states that are noted; None where the point is not needed.
+
+    Attributes:
+        point: Weights, states and gradient before the update, flat; None where it is not needed.
+        gradients: The gradients before each transform, flat.
+    """
+
+    def __init__(self, trajectory: "Trajectory", weights: Layout, states: Sequence[str] | None) -> None:
+        self._trajectory, self._weights, self._states = trajectory, weights, states
+        self.gradients: list[Tensor] = []
+        self.point: StepPoint | None = None
+
+    def before_transform(self) -> None:
+        """Note the gradient."""
+        self.gradients.append(self._trajectory.gradient(self._weights))
+
+    def before_update(self) -> None:
+        """Note weights, states and gradient."""
+        if self._states is not None:
+            self.point = self._trajectory.point(self._weights, self._states)
+
+
 class Trajectory:
     """Model and optimizer moving along recorded steps.
 

@@ -10,12 +10,10 @@ from torch import Tensor
 from hydragrad.errors import RunDamaged, Unsupported
 from hydragrad.randomness import stream_seed
 from hydragrad.steps.rule import number
+from hydragrad.steps.rules import Options as Options
 from hydragrad.steps.transforms import Transform, from_plain, to_plain
 
 LOG = "steps.jsonl"
-
-Options = dict[str, Any]
-"""A parameter group's options as plain numbers, flags, tuples and None."""
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,11 @@ class StoreFacts:
         return Projector(self.layouts()[0], self.groups, dims, seed=seed, dtype=precision, device=like.device)
 
 
+def is_growing(folder: Path) -> bool:
+    """Whether a folder holds an unfinished store."""
+    return (folder / GROWING).exists()
+
+
 def write_facts(folder: Path, facts: StoreFacts) -> None:
     """Write what a store holds, sealed: the last file, a folder without it is no store yet."""
     body = asdict(facts)

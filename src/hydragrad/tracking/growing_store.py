@@ -42,11 +42,6 @@ class Held(NamedTuple):
     final: dict[str, Tensor]
 
 
-def is_growing(folder: Path) -> bool:
-    """Whether a folder holds an unfinished store."""
-    return (folder / GROWING).exists()
-
-
 def read_growing(folder: Path) -> tuple[StoreFacts, Tensor]:
     """What an unfinished store is to hold, and its samples.
 
@@ -138,7 +133,7 @@ def after_last_step(growing: GrowingRows, facts: StoreFacts, sample_ids: Tensor,
     for start in range(0, len(rows), 256):
         ids = np.arange(start, min(len(rows), start + 256))
         rows[ids] = to_numpy(growing.caught_up(ids), dtype)
-    final = table.state({**dict(model.named_parameters()), **dict(model.named_buffers())})
+    final = table.state(model_state(model))
     return Held(replace(facts, steps=table.steps, completed=False), rows, sample_ids, final)
 
 

@@ -16,8 +16,8 @@ from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.runs import StepRecord
 from hydragrad.scores import checked_samples
-from hydragrad.tracking.facts import DTYPES, StoreFacts
-from hydragrad.tracking.growing_store import is_growing, unfolding
+from hydragrad.tracking.facts import DTYPES, StoreFacts, is_growing
+from hydragrad.tracking.growing_store import unfolding
 from hydragrad.tracking.new_store import make_projector, new_table, storage
 from hydragrad.tracking.options import notes, require_sound, smoothing_share
 from hydragrad.tracking.replayed_step import ExactStep, SampleGradients

@@ -13,7 +13,7 @@ from torch import Tensor
 from hydragrad.derivatives import Layout, Projector
 from hydragrad.errors import NotEnoughMemory, RunExists
 from hydragrad.runs.lines import replace_file
-from hydragrad.tracking.facts import DTYPES, FILE, GROWING, StoreFacts
+from hydragrad.tracking.facts import DTYPES, FILE, GROWING, StoreFacts, is_growing
 from hydragrad.tracking.rows.table import NUMPY_TYPES, Table
 
 EXACT_COPIES = 4
@@ -48,7 +48,7 @@ def require_no_store(folder: Path) -> None:
     Raises:
         RunExists: The folder holds one, finished or not.
     """
-    if (folder / FILE).exists() or (folder / GROWING).exists():
+    if (folder / FILE).exists() or is_growing(folder):
         raise RunExists(
             f"{folder} already holds a store. Choose another folder, delete it, or resume it with resume=True."
         )

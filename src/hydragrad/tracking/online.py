@@ -42,7 +42,7 @@ class Tracked:
         weights: Lays out the parameters of a row.
         statistics: Lays out the running statistics that follow them.
         projector: Projects rows, or None.
-        schedule: The options of every step, where they were told ahead.
+        schedule: The options of every step, where they were known in advance.
         groups: The optimizer's parameters by group, empty groups included.
         optimizer: The live optimizer.
         folder: Where rows are kept; in memory if None.
@@ -106,7 +106,7 @@ class OnlineRows:
             DiskFull, NotEnoughMemory: They would not fit.
         """
         tracked = self._tracked
-        recurrence = tracked.recurrence(states=len(states_of(self._tracked.optimizer)))
+        recurrence = tracked.recurrence(states=len(states_of(tracked.optimizer)))
         table = new_table(
             tracked.folder,
             tracked.facts,
@@ -149,9 +149,7 @@ class OnlineRows:
         tracked, growing = self._tracked, self.growing
         if growing is not None and growing.recurrence.every_row:
             named = dict(tracked.model.named_parameters())
-            self._at = TakenAt(
-                step_point(named, tracked.optimizer, tracked.weights, states_of(self._tracked.optimizer))
-            )
+            self._at = TakenAt(step_point(named, tracked.optimizer, tracked.weights, states_of(tracked.optimizer)))
 
     def after(self, record: StepRecord, last: StepRecord | None, step_batch: StepBatch) -> None:
         """Complete the step; `last` is the one before it."""

@@ -6,41 +6,23 @@ from torch import Tensor
 
 from hydragrad.derivatives import Batch, Layout
 from hydragrad.derivatives.curvature.tangents import ExactTangents
-from hydragrad.replay.trajectory import StepHooks, Trajectory
+from hydragrad.replay.trajectory import PlaceOfStep, Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.rows.recurrence import TakenAt
 from hydragrad.tracking.step_gradients import StepGradients
 
 
-class PlaceOfStep(StepHooks):
-    """Notes where the optimizer steps.
+class _TrackedStep(PlaceOfStep):
+    """Notes where the optimizer steps, in the form that rows take."""
 
-    Args:
-        trajectory: What is replayed.
-        weights: Lays out the tracked parameters.
-        states: Names of the optimizer states that are noted; None where rows need nothing of all this.
-
-    Attributes:
-        at: Where, after the step; None where rows do not need it.
-    """
-
-    def __init__(self, trajectory: Trajectory, weights: Layout, states: Sequence[str] | None) -> None:
-        self._trajectory, self._weights, self._states = trajectory, weights, states
-        self._gradients: list[Tensor] = []
-        self.at: TakenAt | None = None
-
-    def before_transform(self) -> None:
-        """Note the gradient."""
-        self._gradients.append(self._trajectory.gradient(self._weights))
-
-    def before_update(self) -> None:
-        """Note weights, states and gradient."""
-        if self._states is not None:
-            self.at = TakenAt(self._trajectory.point(self._weights, self._states), self._gradients)
+    @property
+    def at(self) -> TakenAt | None:
+        """Where, after the step; None where rows do not need it."""
+        return None if self.point is None else TakenAt(self.point, self.gradients)
 
 
-class SampleGradients(PlaceOfStep):
+class SampleGradients(_TrackedStep):
     """Gradients of the tracked samples of every micro-batch.
 
     Attributes:
@@ -71,7 +53,7 @@ class SampleGradients(PlaceOfStep):
         self.rows.append(self._sample_gradients.after())
 
 
-class ExactStep(PlaceOfStep):
+class ExactStep(_TrackedStep):
     """Tangents of the summed gradient along every row, one micro-batch after the other.
 
     Attributes:

@@ -29,8 +29,8 @@ from hydragrad.runs.manifest import require_same_model
 from hydragrad.scores import Evidence, Method, Note, Query, Scores, queries_of
 from hydragrad.scores.notes import CURVATURE_DROPPED, interrupted
 from hydragrad.tracking.answers import Answer, Answerer
-from hydragrad.tracking.facts import DTYPES, FILE, StoreFacts, read_facts, write_facts
-from hydragrad.tracking.growing_store import is_growing, read_interrupted
+from hydragrad.tracking.facts import DTYPES, FILE, StoreFacts, is_growing, read_facts, write_facts
+from hydragrad.tracking.growing_store import read_interrupted
 from hydragrad.tracking.query_gradients import QueryDifferentiator
 from hydragrad.tracking.rows.table import from_numpy
 

@@ -30,7 +30,7 @@ from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import StepRule, rule_of
 from hydragrad.tracking.answers import Answer
-from hydragrad.tracking.facts import FILE, GROWING, LOG, StoreFacts
+from hydragrad.tracking.facts import FILE, LOG, StoreFacts, is_growing
 from hydragrad.tracking.growing_store import model_state, unfinished_schedule
 from hydragrad.tracking.new_store import make_projector, require_no_store, storage
 from hydragrad.tracking.online import OnlineRows, Tracked
@@ -55,7 +55,7 @@ class Tracker:
         scores = tracker.contributions(hg.mean_loss(val_set))
 
     A step pays for the tracked samples of its own batch only: what a sample sat out is made up for in one product
-    when it is step_batch again.
+    when it is sampled again.
 
     Args:
         model: The model being trained.
@@ -201,7 +201,7 @@ class Tracker:
             self._store = Store.open(folder, self._model, self._loss, collate=self._collate)
             require_same_store(folder, tracked.facts, tracked.sample_ids, self._store)
             self._known = list(from_lines(read_lines(folder / LOG, "steps")))
-        elif self._resume and folder is not None and (folder / GROWING).exists():
+        elif self._resume and folder is not None and is_growing(folder):
             require_same_store(folder, tracked.facts, tracked.sample_ids)
             self._known = self._rows.go_on(folder)
             self._last = self._known[-1] if self._known else None

@@ -27,10 +27,10 @@ from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form, parts_of, run_histories, state_names, trained_layout
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.statistics import moved_statistics
-from hydragrad.replay.trajectory import StepHooks, Trajectory
+from hydragrad.replay.trajectory import PlaceOfStep
 from hydragrad.runs import StepRecord
 from hydragrad.scores import Evidence, Note, Query, checked_samples
-from hydragrad.steps import StepPoint, Tangent, coefficients, tangent_all, tangent_transforms
+from hydragrad.steps import Tangent, coefficients, tangent_all, tangent_transforms
 from hydragrad.trust.counterfactual import training_loss
 
 Array = NDArray[np.float64]
@@ -137,6 +137,9 @@ def approximation_error(
 ) -> ApproximationError:
     """Compare hypergradients without curvature with exact ones along the run, and both with their bounds.
 
+    Both are derivatives of the step as it was made: under Adam and AdamW without the smoothing that contributions have
+    by default (`smoothing=0`).
+
     Args:
         run: The recorded run.
         samples: Training samples to compare, or how many random ones.
@@ -174,21 +177,6 @@ def approximation_error(
                     observe(at)
             progress.advance()
     return ApproximationError(samples=tuple(sample_ids.tolist()), query=scalar.names()[0], points=tuple(measured))
-
-
-class _Noting(StepHooks):
-    """Notes where a step was taken."""
-
-    def __init__(self, trajectory: Trajectory, layout: Layout, states: Sequence[str]) -> None:
-        self._trajectory, self._layout, self._states = trajectory, layout, states
-        self.gradients: list[Tensor] = []
-        self.point: StepPoint | None = None
-
-    def before_transform(self) -> None:
-        self.gradients.append(self._trajectory.gradient(self._layout))
-
-    def before_update(self) -> None:
-        self.point = self._trajectory.point(self._layout, self._states)
 
 
 class _Pair:
@@ -239,7 +227,7 @@ class _Pair:
         self._curved.append((whole - own).double().norm(dim=1).cpu().numpy())
         if spectrum:
             self._largest_eigenvalue = max(self._largest_eigenvalue, self._eigenvalue(state, batch, divisor))
-        noted = _Noting(trajectory, self._weights, self._names)
+        noted = PlaceOfStep(trajectory, self._weights, self._names)
         self._replay.advance(record, batches, hooks=noted)
         parts = parts_of(self._histories, self._spans, record.step)
         for number, g_dot in enumerate((whole, own)):
