@@ -84,7 +84,7 @@ def test_segments_add_up(recorded):
 
 def test_the_route_comes_with_a_reason(recorded):
     route, reason = choose_route(planned(recorded(MLP), hg.mean_loss(MLP.held_out))[0])
-    assert route == "hooks" and "agree with forward mode" in reason
+    assert route == "hooks" and "agree with the backward pass" in reason
 
 
 @pytest.mark.parametrize("curvature", CURVATURES)
@@ -215,9 +215,9 @@ def test_evidence_says_what_was_done(recorded):
 def test_the_method_goes_into_the_plan_and_the_evidence(recorded, monkeypatch):
     run, query, methods = recorded(MLP), hg.mean_loss(MLP.held_out), []
 
-    def spied(plan, gradients, *, memory):
+    def spied(plan, gradients, **options):
         methods.append(plan.method)
-        return sweep(plan, gradients, memory=memory)
+        return sweep(plan, gradients, **options)
 
     monkeypatch.setattr(sys.modules["hydragrad.attribution.attribute"], "sweep", spied)
     scores = hg.attribute(run, query, curvature="ggn", damping=0.2, smoothing=0.0)
@@ -275,7 +275,7 @@ def test_wrong_queries_and_options_are_refused(recorded):
 
 
 def test_wrong_route_is_refused(recorded):
-    with pytest.raises(QueryError, match="route must be one of auto, hooks, jvp, got 'hook'"):
+    with pytest.raises(QueryError, match="route must be one of auto, hooks, jvp, samples, got 'hook'"):
         hg.attribute(recorded(MLP), hg.mean_loss(MLP.held_out), route="hook")
 
 

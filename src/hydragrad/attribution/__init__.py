@@ -3,6 +3,7 @@
 attribute            the public function
 ensemble             the public function over independent runs
 segments             without curvature: a sum over segments, in any order
+routes               how directional derivatives of a replayed step are taken
 sweep                the reverse sweep, with curvature or without
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone

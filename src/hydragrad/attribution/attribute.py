@@ -11,11 +11,14 @@ from hydragrad.attribution.advice import advice_notes
 from hydragrad.attribution.gradients import QueryGradients, gradients_in_chunks, gradients_of_some
 from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.replays import over_replays
-from hydragrad.attribution.segments import Route, choose_route, sum_segments
+from hydragrad.attribution.routes import ROUTES, Comparisons, Route
+from hydragrad.attribution.segments import choose_route, sum_segments
 from hydragrad.attribution.sweep import require_curvature, sweep
 from hydragrad.attribution.tally import Tally
-from hydragrad.derivatives import HooksInapplicable, running_statistics
-from hydragrad.errors import QueryError, Unsupported
+from hydragrad.derivatives import running_statistics
+from hydragrad.derivatives.held import Held
+from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
+from hydragrad.errors import HydragradError, QueryError, Unsupported
 from hydragrad.replay import Recording
 from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted
@@ -23,7 +26,8 @@ from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, inter
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
 
-ROUTES = ("auto", "hooks", "jvp")
+
+RouteOption = Literal["auto", "hooks", "jvp", "samples"]
 
 
 def attribute(
@@ -39,7 +43,7 @@ def attribute(
     replays: int | Sequence[int] = 0,
     drop: float = 0.1,
     workers: int = 1,
-    route: Literal["auto", "hooks", "jvp"] = "auto",
+    route: RouteOption = "auto",
     memory: int = MEMORY,
 ) -> Scores:
     """Attribute the final model's behaviour to single training samples.
@@ -66,8 +70,8 @@ def attribute(
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
         stretches: Also what each of so many equal stretches of the run's steps added (of hg.train's runs, as many as
             epochs are the epochs). Costs no further pass.
-        route: How "none" takes directional derivatives: by dot products in the replay's backward pass, or by
-            forward mode. Both agree; "auto" takes the first where it is valid.
+        route: How "none" takes directional derivatives: by dot products in the replay's backward pass ("hooks"), in
+            forward mode ("jvp"), or by one backward pass a sample ("samples"). "auto" takes the first that is valid.
         memory: Bytes for directions and for replayed states, each.
 
     Returns:
@@ -86,8 +90,8 @@ def attribute(
     Source: Chen et al. 2021, eqs. 35-36, transposed.
     """
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
-    if route not in ROUTES:
-        raise QueryError(f"route must be one of {', '.join(ROUTES)}, got {route!r}.")
+    if route not in ("auto", *ROUTES):
+        raise QueryError(f"route must be one of auto, {', '.join(ROUTES)}, got {route!r}.")
     queries = queries_of(query)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
     plan = make_plan(run, method, sample_ids=sample_ids, labels=labels, stretches=stretches)
@@ -120,11 +124,12 @@ class _Part(NamedTuple):
 class _Attributing:
     """Sums the derivatives of one chunk of the queries' scalars after the other, by the route of the plan."""
 
-    def __init__(self, plan: Plan, queries: Sequence[Query], route: str, memory: int, workers: int) -> None:
+    def __init__(self, plan: Plan, queries: Sequence[Query], route: RouteOption, memory: int, workers: int) -> None:
         self._plan, self._queries, self._memory, self._workers = plan, queries, memory, workers
         self._fixed = route != "auto"
-        self._route = _route_of(plan, route)
+        self._route: Route | Literal["sweep"] = _route_of(plan, route)
         self._done = 0
+        self.comparisons = Comparisons(Held(), Held())
 
     def sums(self, gradients: QueryGradients) -> _Part:
         """The sums of the next chunk."""
@@ -139,17 +144,36 @@ class _Attributing:
             differentiate = partial(gradients_of_some, queries=self._queries, numbers=numbers)
             return over_replays(plan, gradients, differentiate, memory=self._memory, workers=self._workers)
         if self._route == "sweep":
-            return sweep(plan, gradients, memory=self._memory)
-        try:
-            return sum_segments(plan, gradients, self._route, plan.run.segments)
-        except HooksInapplicable:
-            if self._fixed:
+            return sweep(plan, gradients, memory=self._memory, comparisons=self.comparisons)
+        while True:
+            try:
+                return sum_segments(plan, gradients, self._route, plan.run.segments, self.comparisons)
+            except HydragradError:
                 raise
-            self._route = "jvp"
-            return sum_segments(plan, gradients, self._route, plan.run.segments)
+            except FAST_PATH_ERRORS as error:
+                self._take_next_route(error)
+
+    def _take_next_route(self, error: Exception) -> None:
+        """Take the next safer route.
+
+        Raises:
+            Unsupported: There is none, or the caller chose the route.
+        """
+        assert self._route != "sweep"
+        reason, safer = (str(error) or type(error).__name__).splitlines()[0], ROUTES.index(self._route) + 1
+        if self._fixed:
+            raise Unsupported(f"route={self._route!r} is not valid here: {reason}. Use route='auto'.") from error
+        if safer == len(ROUTES) or self._plan.classes:
+            raise Unsupported(
+                f"No way to the derivatives of single samples' losses agrees with the gradient that trained: {reason}. "
+                f"Write model and loss so that a step's gradient is the sum of its samples' gradients, without hooks "
+                f"or operations that torch can't differentiate."
+                + (" Or leave labels=True out." if self._plan.classes else "")
+            ) from error
+        self._route, self.comparisons = ROUTES[safer], Comparisons(Held(), Held())
 
 
-def _route_of(plan: Plan, route: str) -> Route | Literal["sweep"]:
+def _route_of(plan: Plan, route: RouteOption) -> Route | Literal["sweep"]:
     """How derivatives are summed; `route` is what the caller chose.
 
     Raises:
@@ -165,8 +189,8 @@ def _route_of(plan: Plan, route: str) -> Route | Literal["sweep"]:
             f"route= chooses how a run with a closed form is summed without curvature, and a run of "
             f"{plan.run.rule.torch_class.__name__} has none. Leave it out."
         )
-    if route == "jvp":
-        return "jvp"
+    if route in ("jvp", "samples"):
+        return route
     valid, reason = choose_route(plan)
     if route == "hooks" and valid != "hooks":
         raise Unsupported(f"route='hooks' is not valid here: {reason}. Use route='jvp' or 'auto'.")

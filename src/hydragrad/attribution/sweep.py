@@ -15,11 +15,12 @@ from torch import Tensor
 from hydragrad.attribution.gradients import QueryGradients
 from hydragrad.attribution.partial import Partial, PartialFold
 from hydragrad.attribution.plan import Plan
-from hydragrad.attribution.segments import same_modes
+from hydragrad.attribution.routes import Comparisons, same_modes
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import (
     Batch,
     CurvatureProducts,
+    CurvatureStep,
     LossModule,
     Point,
     Products,
@@ -29,6 +30,9 @@ from hydragrad.derivatives import (
     require_symmetric,
     use_explicit_batch_norm,
 )
+from hydragrad.derivatives.held import Held
+from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
+from hydragrad.errors import HydragradError, Unsupported
 from hydragrad.replay import Replay
 from hydragrad.replay.histories import parts_of, state_names
 from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
@@ -54,6 +58,7 @@ class Moment(NamedTuple):
         record: What the step did.
         parameters: Before it.
         evaluated: Its micro-batches.
+        gradient: What the backward passes left, flat.
         point: Where the optimizer stepped, flat; None where its rule does not need it.
         gradients: The gradients before each transform, flat.
     """
@@ -61,6 +66,7 @@ class Moment(NamedTuple):
     record: StepRecord
     parameters: dict[str, Tensor]
     evaluated: list[Evaluated]
+    gradient: Tensor
     point: StepPoint | None
     gradients: list[Tensor]
 
@@ -92,20 +98,26 @@ class Swept(NamedTuple):
         return Swept(Cotangents(saved["w_bar"], states, saved["r_bar"]), self.tally.of(saved))
 
 
-def sweep(plan: Plan, gradients: QueryGradients, *, memory: int) -> tuple[Tally, float]:
+def sweep(
+    plan: Plan, gradients: QueryGradients, *, memory: int, comparisons: Comparisons | None = None
+) -> tuple[Tally, float]:
     """Sweep the whole run; return the summed derivatives and the replay's drift.
 
     Args:
         plan: Which run and method.
         gradients: Of the queries at the final model.
         memory: Bytes that replayed states may take.
+        comparisons: Count what is compared.
+
+    Raises:
+        Unsupported: No derivative of the model is that of the gradient that trained.
     """
     run, w_bar = plan.run, gradients.w_bar
     zeros = tuple(torch.zeros_like(w_bar) for _ in state_names(plan.histories))
     end = Swept(Cotangents(w_bar, zeros, gradients.r_bar), Tally(plan, len(gradients.names)))
     saver = PartialFold(Partial(plan, gradients, plan.method.curvature), Swept.tensors, end.of)
     with run.replay() as replay:
-        reverse = ReverseStep(plan, replay)
+        reverse = ReverseStep(plan, replay, comparisons)
 
         def through(segment: Segment, swept: Swept) -> Generator[Swept, None, None]:
             start, stop = segment
@@ -139,9 +151,10 @@ def require_curvature(plan: Plan) -> None:
 class ReverseStep:
     """Pulls cotangents back through one step and tallies what flows to the sample weights."""
 
-    def __init__(self, plan: Plan, replay: Replay) -> None:
+    def __init__(self, plan: Plan, replay: Replay, comparisons: Comparisons | None = None) -> None:
         curvature = plan.method.curvature
         self._plan, self._replay = plan, replay
+        self._comparisons = comparisons or Comparisons(Held(), Held())
         self._problem = LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm)
         self._products: Products | None = None
         self._single: CurvatureProducts | None = None
@@ -156,6 +169,7 @@ class ReverseStep:
                 with_output=bool(plan.classes),
             )
         self._spans = plan.spans()
+        self._one_by_one = False
         self._check_one_call = curvature == "ggn"
 
     def __call__(self, moment: Moment, cotangents: Cotangents, tally: Tally) -> Cotangents:
@@ -164,13 +178,53 @@ class ReverseStep:
         self._replay.trajectory.arrange(record)
         same_modes(self._problem, self._replay)
         g_bar, before = self._through_update(moment, cotangents)
+        try:
+            products = self._through_loss(moment, g_bar, cotangents.r_bar)
+        except HydragradError:
+            raise
+        except FAST_PATH_ERRORS as error:
+            self._take_safer_products(error)
+            products = self._through_loss(moment, g_bar, cotangents.r_bar)
         w_bar, r_bar = before.w_bar, cotangents.r_bar
-        for evaluated in reversed(moment.evaluated):
-            curved, r_bar = self._through_micro_batch(moment, evaluated, g_bar, r_bar, tally)
-            w_bar = curved.add_(w_bar)
+        for evaluated, product in products:
+            tally.add_micro_batch(record, evaluated.part, evaluated.batch, product.along, evaluated.losses)
+            w_bar, r_bar = product.w_bar.add_(w_bar), product.r_bar
         if self._plan.method.damping:
             w_bar.add_(g_bar, alpha=self._plan.method.damping)
         return Cotangents(w_bar, before.states, r_bar)
+
+    def _through_loss(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> list[tuple[Evaluated, CurvatureStep]]:
+        """The products of every micro-batch, last first, held to the gradient that trained."""
+        products = []
+        for evaluated in reversed(moment.evaluated):
+            product = self._through_micro_batch(moment, evaluated, g_bar, r_bar)
+            products.append((evaluated, product))
+            r_bar = product.r_bar
+        terms = [self._weighted(evaluated.part, product.along.losses_dot) for evaluated, product in products]
+        self._comparisons.gradients.hold(torch.cat(terms, -1), moment.gradient, g_bar, "Directional derivatives")
+        return products
+
+    def _weighted(self, part: MicroBatch, losses_dot: Tensor) -> Tensor:
+        """Derivatives of losses with all that they are multiplied by in the step's loss."""
+        alpha = self._plan.run.loss_weights
+        weighted = part.weighted(losses_dot)
+        return weighted if alpha is None else weighted * alpha[part.indices].to(weighted)
+
+    def _take_safer_products(self, error: Exception) -> None:
+        """Take one backward pass a sample, where there is no curvature.
+
+        Raises:
+            Unsupported: There is nothing safer.
+        """
+        curvature, reason = self._plan.method.curvature, (str(error) or type(error).__name__).splitlines()[0]
+        if curvature != "none" or self._plan.classes or self._one_by_one:
+            remedy = "Use curvature='none'." if curvature != "none" else "Leave labels=True out."
+            raise Unsupported(
+                f"No way to the derivatives that curvature={curvature!r} needs agrees with the gradient that trained: "
+                f"{reason}. {'' if self._one_by_one else remedy}"
+            ) from error
+        self._one_by_one = True
+        self._products = ZeroCurvature(self._problem, self._plan.weights, one_by_one=True)
 
     def _through_update(self, moment: Moment, cotangents: Cotangents) -> tuple[Tensor, Cotangent[Tensor]]:
         """Cotangent of the summed gradient, and those before the optimizer's step without the curvature term."""
@@ -181,10 +235,8 @@ class ReverseStep:
         g_bar, before = transpose_all(parts, after, moment.point, rho)
         return transpose_transforms(record.transforms, self._plan.weights.spans, g_bar, moment.gradients), before
 
-    def _through_micro_batch(
-        self, moment: Moment, evaluated: Evaluated, g_bar: Tensor, r_bar: Tensor, tally: Tally
-    ) -> tuple[Tensor, Tensor]:
-        """Tally what flows to the samples; return the curvature product, and the statistics' cotangent before it."""
+    def _through_micro_batch(self, moment: Moment, evaluated: Evaluated, g_bar: Tensor, r_bar: Tensor) -> CurvatureStep:
+        """Derivatives of the losses, the curvature product, and the statistics' cotangent before the micro-batch."""
         part, batch = evaluated.part, evaluated.batch
         point = Point(moment.parameters, evaluated.buffers, batch, part.divisor, self._loss_weights(part, g_bar))
         if self._check_one_call:
@@ -193,9 +245,7 @@ class ReverseStep:
         if self._products is None:
             assert self._single is not None
             self._products = fastest_products(self._single, point, g_bar, r_bar)
-        product = self._products(point, g_bar, r_bar)
-        tally.add_micro_batch(moment.record, part, batch, product.along, evaluated.losses)
-        return product.w_bar, product.r_bar
+        return self._products(point, g_bar, r_bar)
 
     def _loss_weights(self, part: MicroBatch, like: Tensor) -> Tensor | None:
         """What the losses are multiplied by next to the divisor: the run's own weights, and coefficients of each."""
@@ -231,10 +281,10 @@ def backwards(plan: Plan, replay: Replay, start: Checkpoint, stop: int, memory: 
 
 
 def _moment_bytes(plan: Plan, start: Checkpoint) -> int:
-    """What the sweep keeps of a step; a checkpoint holds as much or more where rules have a closed form."""
-    if not _needs_point(plan):
-        return start.bytes
+    """What the sweep keeps of a step, at most: a checkpoint's tensors, the gradient, and the place of the step."""
     flat = plan.weights.size * plan.like.element_size()
+    if not _needs_point(plan):
+        return start.bytes + flat
     return start.bytes + 2 * flat
 
 
@@ -248,6 +298,11 @@ class _Collecting(PlaceOfStep):
     def __init__(self, plan: Plan, replay: Replay, states: Sequence[str] | None) -> None:
         super().__init__(replay.trajectory, plan.weights, states)
         self.buffers: list[dict[str, Tensor]] = []
+
+    @property
+    def gradient(self) -> Tensor:
+        """What the backward passes left."""
+        return self.gradients[0] if self.gradients else self.last_gradient
 
     def before_forward(self, number: int) -> None:
         self.buffers.append({name: value.clone() for name, value in self._trajectory.buffers.items()})
@@ -265,6 +320,6 @@ def _forward(plan: Plan, replay: Replay, start: Checkpoint, stop: int) -> list[M
         evaluated = [
             Evaluated(*parts) for parts in zip(record.micro_batches, batches, noted.buffers, losses, strict=True)
         ]
-        moments.append(Moment(record, parameters, evaluated, noted.point, noted.gradients))
+        moments.append(Moment(record, parameters, evaluated, noted.gradient, noted.point, noted.gradients))
     check_end(plan.run, replay, stop)
     return moments

@@ -7,7 +7,10 @@ one_call     the model's one call inside the loss
 point        where one step is differentiated
 refusals     models that are refused, with the reason
 stopped      gradients that are stopped on their way
+graph        the graph of a loss
 kinks        operations whose derivative jumps
+coupling     whether the samples of a batch are coupled
+held         derivatives held to the gradient that trained
 trusted      a fast path held to the safe one
 directional  derivatives of all samples along directions
 per_sample   gradients of single samples
@@ -33,6 +36,7 @@ from hydragrad.derivatives.refusals import require_differentiable as require_dif
 from hydragrad.derivatives.directional.forward_mode import Directional as Directional
 from hydragrad.derivatives.directional.forward_mode import directional_derivatives as directional_derivatives
 from hydragrad.derivatives.directional.forward_mode import works_at_once as works_at_once
+from hydragrad.derivatives.directional.one_by_one import directional_one_by_one as directional_one_by_one
 from hydragrad.derivatives.directional.labels import label_derivatives as label_derivatives
 from hydragrad.derivatives.directional.labels import require_cross_entropy as require_cross_entropy
 from hydragrad.derivatives.directional.layer_dots import LayerDots as LayerDots

@@ -1,8 +1,8 @@
 """Operations whose derivative jumps, in the graph of a loss: where there are any, a run is only piecewise smooth."""
 
-from typing import Any
-
 from torch import Tensor
+
+from hydragrad.derivatives.graph import nodes
 
 KINKED_NODES = {
     "ReluBackward0": "ReLU",
@@ -31,16 +31,5 @@ KINKED_NODES = {
 
 def kinks(output: Tensor) -> list[str]:
     """List the kinds of kinks in the graph behind `output`, in alphabetical order."""
-    kinds: set[str] = set()
-    seen: set[Any] = set()
-    waiting = [output.grad_fn]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        name = KINKED_NODES.get(node.name())
-        if name is not None:
-            kinds.add(name)
-        waiting += [before for before, _ in node.next_functions]
-    return sorted(kinds)
+    kinds = {KINKED_NODES.get(node.name()) for node in nodes(output)}
+    return sorted(kind for kind in kinds if kind is not None)

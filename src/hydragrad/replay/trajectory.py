@@ -21,7 +21,7 @@ class StepHooks:
     def before_forward(self, number: int) -> None:
         """Before the forward pass of a micro-batch."""
 
-    def after_forward(self, number: int) -> None:
+    def after_forward(self, number: int, losses: Tensor) -> None:
         """Between its forward and its backward pass; random numbers used here leave no trace."""
 
     def after_backward(self, number: int) -> None:
@@ -45,7 +45,10 @@ class PlaceOfStep(StepHooks):
     Attributes:
         point: Weights, states and gradient before the update, flat; None where it is not needed.
         gradients: The gradients before each transform, flat.
+        last_gradient: The gradient before the update, flat.
     """
+
+    last_gradient: Tensor
 
     def __init__(self, trajectory: "Trajectory", weights: Layout, states: Sequence[str] | None) -> None:
         self._trajectory, self._weights, self._states = trajectory, weights, states
@@ -58,8 +61,11 @@ class PlaceOfStep(StepHooks):
 
     def before_update(self) -> None:
         """Note weights, states and gradient."""
-        if self._states is not None:
-            self.point = self._trajectory.point(self._weights, self._states)
+        if self._states is None:
+            self.last_gradient = self._trajectory.gradient(self._weights)
+            return
+        self.point = self._trajectory.point(self._weights, self._states)
+        self.last_gradient = self.point.gradient
 
 
 class Trajectory:
@@ -152,7 +158,7 @@ class Trajectory:
             check_losses(losses, batch.size)
             if hooks is not None:
                 states = generator_states()
-                hooks.after_forward(number)
+                hooks.after_forward(number, losses)
                 set_generator_states(states)
             losses.backward(gradient=_coefficients(part, losses, mine))
             watched.after_backward(number)

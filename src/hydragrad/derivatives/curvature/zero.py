@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hydragrad.derivatives.curvature.products import CurvatureStep
 from hydragrad.derivatives.directional.forward_mode import directional_derivatives, works_at_once
+from hydragrad.derivatives.directional.one_by_one import directional_one_by_one
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import LossModule
 from hydragrad.derivatives.point import Point
@@ -24,10 +25,14 @@ class ZeroCurvature:
         problem: Private copy of model and loss.
         weights: Lays out the trained parameters.
         with_output: Also return the output and its derivatives; needs one model call in the loss.
+        one_by_one: Take one backward pass a sample in place of forward mode; gives no derivatives of the output.
     """
 
-    def __init__(self, problem: LossModule, weights: Layout, *, with_output: bool = False) -> None:
+    def __init__(
+        self, problem: LossModule, weights: Layout, *, with_output: bool = False, one_by_one: bool = False
+    ) -> None:
         self.problem = problem
+        self._one_by_one = one_by_one
         self.weights = weights
         self.with_output = with_output
         self._at_once: bool | None = None
@@ -42,6 +47,8 @@ class ZeroCurvature:
         Cost: one forward pass and, a row, two products a layer; once, four rows more.
         """
         where = (self.problem, self.weights, point.parameters, point.buffers, point.batch)
+        if self._one_by_one:
+            return CurvatureStep(directional_one_by_one(*where, g_bar), torch.zeros_like(g_bar), r_bar)
         if self._at_once is None and len(g_bar) > 1:
             self._at_once = works_at_once(*where)
         along = directional_derivatives(*where, g_bar, with_output=self.with_output, at_once=bool(self._at_once))

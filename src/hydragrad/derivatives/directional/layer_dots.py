@@ -5,7 +5,8 @@ delta_i . (G x_i), with x_i caught in the forward and delta_i = d loss / d y_i i
 replay runs anyway.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -41,6 +42,7 @@ class LayerDots:
         self._histories = len(set(histories.values()))
         self._queries = len(next(iter(directions.values())))
         self._handles: list[RemovableHandle] = []
+        self._paused = False
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         for module in dict.fromkeys(model.modules()):
             named = {own: names[id(parameter)] for own, parameter in module.named_parameters(recurse=False)}
@@ -58,6 +60,15 @@ class LayerDots:
         self._size = size
         self.totals = torch.zeros(self._histories, self._queries, size, dtype=like.dtype, device=like.device)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave backward passes out that run in here."""
+        self._paused = True
+        try:
+            yield
+        finally:
+            self._paused = False
+
     def remove(self) -> None:
         """Take the hooks off the model."""
         for handle in self._handles:
@@ -71,6 +82,8 @@ class LayerDots:
             input = inputs[0].detach()
 
             def add_dots(delta: Tensor) -> None:
+                if self._paused:
+                    return
                 x = rule.rule_input(layer, input)
                 for part in parts:
                     self.totals[part.history] += part.rule.dots(layer, x, delta, part.direction)

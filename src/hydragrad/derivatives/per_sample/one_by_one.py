@@ -4,7 +4,8 @@ The loss of a sample is differentiated inside its batch, so that whatever couple
 inside, as it was in training. A batch of one sample would be another function.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +13,22 @@ from torch import Tensor
 from hydragrad.derivatives.directional.forward_mode import differentiable_kernels
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule
-from hydragrad.derivatives.per_sample.projection import Projector
 
 SAMPLES_AT_ONCE = 8
 """Samples in one vectorised backward pass; every one holds gradients of its own."""
+
+
+class Projection(Protocol):
+    """A linear map of named gradients to columns."""
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        ...
+
+    def rows(self, gradients: Mapping[str, Tensor]) -> Tensor:
+        """Map named gradients, each (rows, *shape); missing ones are zero."""
+        ...
 
 
 def sample_gradients(
@@ -26,7 +39,7 @@ def sample_gradients(
     batch: Batch,
     positions: Sequence[int],
     *,
-    projector: Projector | None = None,
+    projector: Projection | None = None,
     frozen: Collection[str] = (),
 ) -> tuple[Tensor, Tensor]:
     """Differentiate the losses of some samples of a batch.
@@ -50,6 +63,8 @@ def sample_gradients(
     with torch.enable_grad(), differentiable_kernels():
         weights = {name: parameters[name].detach().requires_grad_() for name in layout.names if name not in frozen}
         losses, _ = problem.at(parameters | weights, buffers, batch)
+        if not weights:
+            return losses.detach(), losses.new_zeros(len(positions), width)
         parts = [losses.new_zeros(0, width)]
         for start in range(0, len(positions), SAMPLES_AT_ONCE):
             chunk = positions[start : start + SAMPLES_AT_ONCE]

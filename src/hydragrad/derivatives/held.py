@@ -1,0 +1,82 @@
+"""Derivatives held to the gradient that trained.
+
+A derivative is evaluated in other ways than training evaluated it: in forward mode, by hooks, on a copy of the model.
+One identity ties every way to training, at every step and along any direction u:
+
+    sum_i c_i <g_i, u> = <G, u>
+
+with the coefficient c_i of sample i's loss, its gradient g_i, and the gradient G that the backward pass left in
+`.grad`. The left side is what every route computes anyway.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hydragrad.derivatives.layers.applicable import HooksInapplicable
+
+FLOAT64_GAP, FLOAT32_GAP = 1e-7, 1e-2
+"""Largest relative gap by precision. Rounding leaves far less; what is not the same function leaves a part of the
+gradient itself."""
+
+ROUNDINGS = 100
+"""Roundings of the norms' product that a sum may be off by where its terms cancel."""
+
+
+class NotHeld(HooksInapplicable):
+    """Derivatives depart from the gradient that trained."""
+
+
+@dataclass
+class Held:
+    """How often something was compared, and the largest relative gap.
+
+    Attributes:
+        times: Comparisons.
+        gap: Relative to the sum of the terms' sizes.
+    """
+
+    times: int = 0
+    gap: float = 0.0
+
+    def hold(self, terms: Tensor, gradient: Tensor, directions: Tensor, what: str) -> None:
+        """Compare sums of terms with a gradient along directions.
+
+        Args:
+            terms: Directional derivatives with their coefficients, (Q, samples).
+            gradient: What they add up to, (parameters,).
+            directions: (Q, parameters).
+            what: Says in the error what the terms are.
+
+        Raises:
+            NotHeld: They differ by more than rounding.
+        """
+        gap = largest_gap(terms, directions @ gradient, gradient.norm() * directions.norm(dim=-1))
+        self.times, self.gap = self.times + 1, max(self.gap, gap)
+        if not gap <= gap_allowed(terms.dtype, gradient.dtype):
+            raise NotHeld(f"{what} differ from the gradient that trained by {gap:.1e} of their size")
+
+
+def largest_gap(terms: Tensor, expected: Tensor, sizes: Tensor) -> float:
+    """Largest gap between sums and what they should be, relative to what is added up; infinite where terms are NaN.
+
+    Args:
+        terms: (Q, samples).
+        expected: (Q,).
+        sizes: Of the vectors whose products these are, (Q,); they bound what rounding does.
+    """
+    finite = expected.isfinite() & sizes.isfinite()  # What overflows shows by itself.
+    if not bool(finite.any()):
+        return 0.0
+    eps = torch.finfo(terms.dtype).eps
+    room = ROUNDINGS * eps / gap_allowed(terms.dtype) * sizes
+    scale = terms.abs().sum(-1) + expected.abs() + room
+    difference = (terms.sum(-1) - expected).abs()
+    gaps = torch.where(difference == 0, torch.zeros_like(difference), difference / scale)
+    return float(gaps.nan_to_num(nan=float("inf"))[finite].max())
+
+
+def gap_allowed(*dtypes: torch.dtype) -> float:
+    """The largest gap of values of these precisions."""
+    return FLOAT64_GAP if set(dtypes) == {torch.float64} else FLOAT32_GAP
