@@ -101,18 +101,22 @@ class Tangents:
             if gradient is not None
         )
 
-    def differences(self, query: Scalar, h: float = 1e-5) -> Tensor:
-        """The same by central differences, running statistics moving along."""
-        return -torch.stack([self._difference(query, column, h) for column in range(len(self))])
+    def differences(self, query: Scalar, h: float = 1e-5, *, statistics: bool = True) -> Tensor:
+        """The same by central differences, running statistics moving along unless told otherwise.
 
-    def _difference(self, query: Scalar, column: int, h: float) -> Tensor:
-        values = [query(self._moved(column, step)).detach() for step in (h, -h)]
+        Needs no gradient of the query, which a model that stops gradients gets wrong.
+        """
+        dots = self.w_dot | self.r_dot if statistics else self.w_dot
+        return -torch.stack([self._difference(query, dots, column, h) for column in range(len(self))])
+
+    def _difference(self, query: Scalar, dots: dict[str, Tensor], column: int, h: float) -> Tensor:
+        values = [query(self._moved(dots, column, step)).detach() for step in (h, -h)]
         return (values[0] - values[1]) / (2 * h)
 
-    def _moved(self, column: int, step: float) -> nn.Module:
+    def _moved(self, moving: dict[str, Tensor], column: int, step: float) -> nn.Module:
         model = copy.deepcopy(self.model)
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        for name, dots in (self.w_dot | self.r_dot).items():
+        for name, dots in moving.items():
             tensors[name].data.add_(step * dots[column])
         return model
 

@@ -1,5 +1,7 @@
 """curvature="none" is the paper's recurrence, carried eagerly: eqs. 35-36 without the Hessian."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -14,13 +16,13 @@ def test_every_route_is_the_eager_recurrence(case, recorded):
     run, held_out = recorded(case), case.held_out
     queries = [hg.mean_loss(held_out, "mean"), hg.sample_losses(held_out, [3])]
     eager = oracle.tangents(case, oracle.every_sample())
-    expected = torch.stack(
-        [eager.contributions(oracle.mean_loss(case, held_out, chosen)) for chosen in (range(len(held_out)), [3])]
-    )
+    # Where a gradient is stopped, reverse mode gives another vector than the derivative of the query.
+    true = eager.contributions if case.model.curvature else partial(eager.differences, statistics=False)
+    expected = torch.stack([true(oracle.mean_loss(case, held_out, chosen)) for chosen in (range(len(held_out)), [3])])
     assert expected.abs().min(1).values.max() > 0
-    for route in ("jvp", "hooks", "auto") if case.model.hooks else ("jvp", "auto"):
+    for route in ("jvp", "hooks", "samples", "auto") if case.model.hooks else ("jvp", "samples", "auto"):
         scores = hg.attribute(run, queries, route=route)
-        assert oracle.relative(scores.values, expected) < 1e-10, route
+        assert oracle.relative(scores.values, expected) < (1e-10 if case.model.curvature else 1e-7), route
     # "auto" came last: it takes the cheap route wherever that is valid.
     assert scores.evidence.route == ("hooks" if case.model.hooks else "jvp")
 

@@ -50,3 +50,21 @@ def through_stops() -> Iterator[None]:
     """Evaluate with tangents that nothing stops: those of the loss's own value."""
     with torch.no_grad(), _ThroughStops():
         yield
+
+
+class _GradientsThroughStops(_ThroughStops):
+    """Gradients are on all the time, too."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+@contextmanager
+def gradients_through_stops() -> Iterator[None]:
+    """Evaluate with a graph that nothing stops: that of the value itself."""
+    with torch.enable_grad(), _GradientsThroughStops():
+        yield

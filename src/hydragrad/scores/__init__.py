@@ -1,15 +1,16 @@
 """Queries and Scores, the method that computes them, and the evidence that they carry.
 
-queries     scalars of the trained model, their values and gradients
-margins     margins of single samples as queries
-samples     ids of training samples, checked
-method      curvature, damping, smoothing, replays: how contributions are computed
-scores      contributions, and their file
-saved       what the files of scores in a folder say, without their tensors
-evidence    how scores were computed, and what was measured about them
-checks      predicted against actual changes
-notes       what a reader must know
-spread      how contributions vary between independent runs
+queries         scalars of the trained model, their values and gradients
+query_gradient  a scalar's gradient, held to the scalar itself
+margins         margins of single samples as queries
+samples         ids of training samples, checked
+method          curvature, damping, smoothing, replays: how contributions are computed
+scores          contributions, and their file
+saved           what the files of scores in a folder say, without their tensors
+evidence        how scores were computed, and what was measured about them
+checks          predicted against actual changes
+notes           what a reader must know
+spread          how contributions vary between independent runs
 """
 
 from hydragrad.scores.checks import Check as Check

@@ -12,9 +12,9 @@ from torch.func import functional_call
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import Batch, Layout, LossModule, PerSampleLoss, use_explicit_batch_norm
-from hydragrad.derivatives.directional.forward_mode import differentiable_kernels
 from hydragrad.errors import QueryError
 from hydragrad.randomness import reseed
+from hydragrad.scores.query_gradient import QueryGradient
 
 Evaluate = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 """Runs the loss once: losses (batch,), buffers."""
@@ -44,6 +44,10 @@ class QueryPoint:
     weights: Layout
     statistics: Layout
     fetch: Callable[[Dataset[Any], Sequence[int]], Any]
+
+    def gradient(self) -> QueryGradient:
+        """What differentiates a query's scalars here."""
+        return QueryGradient(self.parameters, self.buffers, self.weights, self.statistics)
 
 
 @dataclass(frozen=True)
@@ -100,17 +104,19 @@ class SampleQuery(Query):
 
     def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
         """Evaluate and differentiate each group's average."""
-        problem = _prepared(point, self.training)
+        problem, gradient = _prepared(point, self.training), point.gradient()
         for name, group in zip(self._names, self._groups, strict=True):
-            yield self._row(problem, point, name, group)
+            yield self._row(problem, gradient, point, name, group)
 
-    def _row(self, problem: LossModule, point: QueryPoint, name: str, group: Sequence[int]) -> QueryRow:
+    def _row(
+        self, problem: LossModule, gradient: QueryGradient, point: QueryPoint, name: str, group: Sequence[int]
+    ) -> QueryRow:
         total, w_bar, r_bar = 0.0, *_zeros(point)
         for start in range(0, len(group), CHUNK):
             indices = group[start : start + CHUNK]
             batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
             scalar = partial(self._share_of_mean, problem, batch, len(group))
-            value, w, r = _differentiate(point, scalar, name)
+            value, w, r = gradient(scalar, name)
             total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
         return QueryRow(name, total, w_bar, r_bar)
 
@@ -161,7 +167,7 @@ class _FunctionQuery(Query):
             result: Tensor = functional_call(model, state, ())
             return result
 
-        yield QueryRow(self._name, *_differentiate(point, scalar, self._name))
+        yield QueryRow(self._name, *point.gradient()(scalar, self._name))
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
         reseed(0)
@@ -302,33 +308,3 @@ def _prepared(point: QueryPoint, training: bool) -> LossModule:
 def _zeros(point: QueryPoint) -> tuple[Tensor, Tensor]:
     like = next(iter(point.parameters.values()))
     return like.new_zeros(point.weights.size), like.new_zeros(point.statistics.size)
-
-
-def _differentiate(
-    point: QueryPoint, scalar: Callable[[dict[str, Tensor], dict[str, Tensor]], Tensor], name: str
-) -> tuple[float, Tensor, Tensor]:
-    weights = {key: point.parameters[key].detach().requires_grad_() for key in point.weights.names}
-    statistics = {key: point.buffers[key].detach().clone().requires_grad_() for key in point.statistics.names}
-    with torch.enable_grad(), differentiable_kernels():
-        value = scalar(point.parameters | weights, point.buffers | statistics)
-        if not isinstance(value, Tensor) or value.numel() != 1:
-            got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise QueryError(f"Query {name!r} must return a tensor with one number, got {got}.")
-        leaves = [*weights.values(), *statistics.values()]
-        gradients = (
-            torch.autograd.grad(value.squeeze(), leaves, allow_unused=True)
-            if value.requires_grad
-            else [None] * len(leaves)
-        )
-    if all(gradient is None for gradient in gradients):
-        raise QueryError(
-            f"Query {name!r} does not depend on the trained parameters (did it detach, or leave the model out?), so "
-            f"every contribution would be zero. Return a differentiable function of the model."
-        )
-    like = next(iter(point.parameters.values()))
-    split = len(weights)
-    w_bar = point.weights.flatten(dict(zip(weights, gradients[:split], strict=True)), like)
-    r_bar = point.statistics.flatten(dict(zip(statistics, gradients[split:], strict=True)), like)
-    if not (w_bar.isfinite().all() and r_bar.isfinite().all()):
-        raise QueryError(f"The gradient of query {name!r} holds NaN or infinity at the trained model.")
-    return float(value.detach()), w_bar, r_bar
