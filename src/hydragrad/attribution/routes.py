@@ -122,7 +122,7 @@ class ByHooks(_NotesGradient):
     def after_forward(self, number: int, losses: Tensor) -> None:
         """Differentiate the losses with random weights, where samples may be coupled."""
         self._probe = None
-        if not self._coupling.wants(self._record.step, losses):
+        if len(losses) < 2 or not self._coupling.wants(self._record.step, losses):
             return
         plan, part = self._what.plan, self._record.micro_batches[number]
         named = dict(self._what.replay.trajectory.model.named_parameters())

@@ -137,13 +137,16 @@ class CouplingWatch:
 
     def wants(self, step: int, losses: Tensor) -> bool:
         """Whether to measure at a step with these losses."""
-        if len(losses) < 2:
-            return False
         kind = kind_of_graph(losses)
         if kind not in self._may_couple:
             self._may_couple[kind] = may_couple(losses)
             return True
-        return self._may_couple[kind] or _drawn(self._seed, step)
+        return self._may_couple[kind] or self.draws(step)
+
+    def draws(self, step: int) -> bool:
+        """Whether a step is one of the random ones."""
+        generator = torch.Generator().manual_seed((self._seed << 32) + step)
+        return bool(torch.rand((), generator=generator) < CHECKED_SHARE)
 
 
 def random_weights(like: Tensor, seed: int) -> Tensor:
@@ -217,8 +220,3 @@ def _negative(*dims: int) -> bool:
 def _signed(dim: int) -> int:
     """Saved dimensions are unsigned numbers of 64 bits."""
     return dim - (1 << 64) if dim >= 1 << 63 else dim
-
-
-def _drawn(seed: int, step: int) -> bool:
-    generator = torch.Generator().manual_seed((seed << 32) + step)
-    return bool(torch.rand((), generator=generator) < CHECKED_SHARE)

@@ -1,7 +1,7 @@
 """The gradients of a step's tracked samples, while somebody else makes the step."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
@@ -15,23 +15,32 @@ from hydragrad.derivatives import (
     LossModule,
     PerSampleLoss,
     Projector,
-    compare_with_safe,
+    agrees,
     normalises_batches,
     sample_gradients,
+    tensor_leaves,
+    tolerance_of,
 )
+from hydragrad.derivatives.coupling import CouplingWatch, random_weights
+from hydragrad.derivatives.per_sample.weighted import weighted_gradient
 from hydragrad.errors import Unsupported
+from hydragrad.randomness import preserved
 from hydragrad.runs.log import MicroBatch
 
 Route = Literal["layers", "vjp", "frozen"]
+
+Named = dict[str, Tensor]
 
 
 class StepGradients:
     """Gradients of single samples' losses inside their batch, over the step's divisor.
 
     Where samples are not coupled and every layer has a rule, they are made of what the step's own forward and
-    backward pass shows ("layers"); everywhere else by one backward pass a sample ("vjp"). Which, is decided at the
-    first step: both are computed and compared. With frozen statistics, a BatchNorm's batch is no coupling, and one
-    more forward and backward pass has the gradients of all ("frozen").
+    backward pass shows ("layers"); everywhere else by one backward pass a sample ("vjp"). With frozen statistics, a
+    BatchNorm's batch is no coupling, and one more forward and backward pass has the gradients of all ("frozen").
+
+    At the first step, at steps whose model has other operations than before or some that may couple samples, and at
+    random ones, the gradients are compared with one backward pass of their randomly weighted losses.
 
     Args:
         model: The model that is trained.
@@ -39,6 +48,10 @@ class StepGradients:
         layout: The parameters to differentiate by.
         projector: Projects the gradients.
         batch_statistics: Whether gradients follow the statistics of a BatchNorm's batch.
+
+    Attributes:
+        route: How the gradients are made; None before the first step.
+        compared: Steps whose gradients were compared.
     """
 
     def __init__(
@@ -56,8 +69,11 @@ class StepGradients:
             self.route, self._frozen = "frozen", FrozenGradients(model, loss, layout, projector)
         self._layers: LayerGradients | None = None
         self._problem: LossModule | None = None
-        self._expected: Tensor | None = None
-        self._positions: Sequence[int] = ()
+        self._rows: Tensor | None = None
+        self._probe: _Probe | None = None
+        self._coupling, self._watched = CouplingWatch(), model.register_forward_hook(self._hook())
+        self._steps = self.compared = 0
+        self._step: _Step | None = None
 
     def before(self, positions: Sequence[int], batch: Callable[[], Batch], part: MicroBatch) -> None:
         """Prepare for a step.
@@ -67,70 +83,166 @@ class StepGradients:
             batch: Fetches the step's data; called where a pass of our own is needed.
             part: Has the coefficients of its losses.
         """
-        self._positions, self._expected = positions, None
+        self._step = _Step(positions, batch, part)
+        self._rows = self._probe = None
         if self.route is None:
             self._try_layers()
-        if self._frozen is not None and positions:
-            self._expected = part.weighted(self._frozen(self._model, batch(), positions), positions, dim=0)
-        elif self.route != "layers" and positions:
-            self._expected = part.weighted(self._by_vjp(batch(), positions), positions, dim=0)
+        if positions:
+            self._begin(self._step)
         if self._layers is not None:
             self._layers.begin(len(part))
 
     def after(self) -> Tensor:
-        """The gradients, (positions, columns), once forward and backward have run."""
-        if self.route == "layers":
-            assert self._layers is not None
-            try:
-                return self._layers.rows(self._positions)
-            except HooksInapplicable as error:
-                raise Unsupported(
-                    f"The model's layers were used otherwise than at the first step ({error}). Make the forward pass "
-                    f"the same at every step, or build the store from a recorded run: hg.hypergradients(run)."
-                ) from error
-        if self._expected is None:
+        """The gradients, (positions, columns), once forward and backward have run.
+
+        Raises:
+            Unsupported: No way to them agrees with the gradient that trains.
+        """
+        assert self._step is not None
+        step, self._step = self._step, None
+        rows = self._rows if self._layers is None else self._of_layers(step)
+        if rows is None:
             width = self._layout.size if self._projector is None else self._projector.width
             return next(self._model.parameters()).new_zeros(0, width)
-        return self._decide(self._expected) if self.route is None else self._expected
+        if self._probe is None or self._probe.holds(rows):
+            return rows
+        if self._layers is not None:
+            self._take_one_by_one()
+            rows = self._one_by_one(step, self._probe.parameters, self._probe.buffers)
+            if self._probe.holds(rows):
+                return rows
+        raise Unsupported(
+            "The gradient of a sum of losses is not the sum of their gradients: a hook, or a backward pass of its own, "
+            "changes gradients by their size, so no sample has a gradient of its own. Train without it."
+        )
 
     def close(self) -> None:
         """Take the hooks off the model."""
+        self._watched.remove()
         if self._layers is not None:
             self._layers.remove()
             self._layers = None
 
+    def _begin(self, step: "_Step") -> None:
+        if self._frozen is not None:
+            rows = self._frozen(self._model, step.batch(), step.positions)
+            self._rows = step.part.weighted(rows, step.positions, dim=0)
+            return
+        if self._steps == 0 or self._coupling.draws(self._steps):
+            self._probe = self._probed(step)
+        if self.route == "vjp":
+            self._rows = self._one_by_one(step, *_state(self._model))
+        self._steps += 1
+
     def _try_layers(self) -> None:
         try:
-            self._layers = self._layers or LayerGradients(self._model, self._layout, self._projector)
+            self._layers, self.route = LayerGradients(self._model, self._layout, self._projector), "layers"
         except HooksInapplicable:
             self.route = "vjp"
 
-    def _decide(self, expected: Tensor) -> Tensor:
+    def _take_one_by_one(self) -> None:
         assert self._layers is not None
-        layers, positions = self._layers, self._positions
-        comparison = compare_with_safe(lambda: [layers.rows(positions)], [expected])
-        if comparison.trusted:
-            self.route = "layers"
-            return comparison.values[0]
-        self.route = "vjp"
-        self.close()
-        return expected
+        self._layers.remove()
+        self._layers, self.route = None, "vjp"
 
-    def _by_vjp(self, batch: Batch, positions: Sequence[int]) -> Tensor:
+    def _of_layers(self, step: "_Step") -> Tensor | None:
+        assert self._layers is not None
+        try:
+            rows = self._layers.rows(step.positions)
+        except HooksInapplicable as error:
+            if self._probe is None:
+                raise Unsupported(
+                    f"The model's layers were used otherwise than at the first step ({error}). Make the forward pass "
+                    f"the same at every step, or build the store from a recorded run: hg.hypergradients(run)."
+                ) from error
+            return self._one_by_one(step, self._probe.parameters, self._probe.buffers)
+        return rows if step.positions else None
+
+    def _hook(self) -> Callable[[nn.Module, Any, Any], None]:
+        def look_at(called: nn.Module, _inputs: Any, output: Any) -> None:
+            if called is self._model:  # Copies of it carry this hook as it is.
+                self._look_at(output)
+
+        return look_at
+
+    def _look_at(self, output: Any) -> None:
+        """See from the model's output whether this step has to be compared; the state is still that before it."""
+        step = self._step
+        if step is None or not step.positions or self._layers is None:
+            return
+        outputs = [leaf for leaf in tensor_leaves(output) if leaf.requires_grad]
+        wanted = [self._coupling.wants(self._steps, leaf) for leaf in outputs]
+        if any(wanted) and self._probe is None and len(step.part) > 1:
+            with preserved():
+                self._probe = self._probed(step)
+
+    def _probed(self, step: "_Step") -> "_Probe":
+        self.compared += 1
+        parameters, buffers = ({name: value.clone() for name, value in named.items()} for named in _state(self._model))
+        weights = random_weights(next(iter(parameters.values())).new_empty(len(step.positions)), self._steps)
+        batch = step.batch()
+        all_weights = weights.new_zeros(len(step.part))
+        all_weights[list(step.positions)] = step.part.weighted(weights, step.positions)
+        where = (self._copy(), self._layout, parameters, buffers, batch)
+        gradient = weighted_gradient(*where, all_weights, frozen=self._frozen_parameters())
+        if self._projector is not None:
+            gradient = self._projector.flat(gradient[None])[0]
+        return _Probe(parameters, buffers, weights, gradient)
+
+    def _one_by_one(self, step: "_Step", parameters: Named, buffers: Named) -> Tensor:
+        _, rows = sample_gradients(
+            self._copy(),
+            self._layout,
+            parameters,
+            buffers,
+            step.batch(),
+            step.positions,
+            projector=self._projector,
+            frozen=self._frozen_parameters(),
+        )
+        return step.part.weighted(rows, step.positions, dim=0)
+
+    def _copy(self) -> LossModule:
+        """A copy of the model and its loss, in the model's modes."""
         if self._problem is None:
             self._problem = LossModule(self._model, self._loss)
         for copy, original in zip(self._problem.model.modules(), self._model.modules(), strict=True):
             copy.training = original.training
-        parameters = {name: value.detach() for name, value in self._model.named_parameters()}
-        buffers = {name: value.detach() for name, value in self._model.named_buffers()}
-        _, rows = sample_gradients(
-            self._problem,
-            self._layout,
-            parameters,
-            buffers,
-            batch,
-            positions,
-            projector=self._projector,
-            frozen=[name for name, value in self._model.named_parameters() if not value.requires_grad],
-        )
-        return rows
+        return self._problem
+
+    def _frozen_parameters(self) -> list[str]:
+        return [name for name, value in self._model.named_parameters() if not value.requires_grad]
+
+
+class _Step(NamedTuple):
+    """What is wanted of a step: gradients of the samples at `positions`."""
+
+    positions: Sequence[int]
+    batch: Callable[[], Batch]
+    part: MicroBatch
+
+
+class _Probe(NamedTuple):
+    """What a step's rows are held to.
+
+    Attributes:
+        parameters: Before the step.
+        buffers: Before the step.
+        weights: Random weights of the rows.
+        gradient: Of the weighted sum of losses, by one backward pass, in the columns of the rows.
+    """
+
+    parameters: Named
+    buffers: Named
+    weights: Tensor
+    gradient: Tensor
+
+    def holds(self, rows: Tensor) -> bool:
+        """Whether the weighted sum of rows is the gradient."""
+        tolerance = tolerance_of(rows.dtype, self.weights.dtype)
+        return agrees(self.weights.to(rows) @ rows, self.gradient.to(rows), tolerance=tolerance)
+
+
+def _state(model: nn.Module) -> tuple[Named, Named]:
+    parameters = {name: value.detach() for name, value in model.named_parameters()}
+    return parameters, {name: value.detach() for name, value in model.named_buffers()}
