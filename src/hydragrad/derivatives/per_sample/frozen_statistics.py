@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hydragrad.derivatives.coupling import CouplingWatch
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
 from hydragrad.derivatives.per_sample.by_layers import LayerGradients
@@ -28,8 +29,9 @@ COMPARED_SAMPLES = 4
 class FrozenGradients:
     """Gradients of single losses of a batch, statistics of the batch held constant.
 
-    Layers without a rule, or that couple samples otherwise, are detected at the first batch: some samples are compared
-    with one backward pass a sample. Where these differ, all gradients are made by one backward pass a sample.
+    Layers without a rule, or that couple samples otherwise, are detected at the first batch, at those with other
+    operations than before or some that may couple samples, and at random ones: some samples are compared with one
+    backward pass a sample. Where these differ, all gradients are made by one backward pass a sample.
 
     Args:
         model: Is copied.
@@ -46,6 +48,7 @@ class FrozenGradients:
         self._problem = LossModule(model, loss, use_frozen_statistics)
         self._layers: LayerGradients | None = None
         self.by_layers: bool | None = None
+        self._coupling, self._passes = CouplingWatch(), 0
 
     def __call__(self, model: nn.Module, batch: Batch, positions: Sequence[int]) -> Tensor:
         """Differentiate.
@@ -67,19 +70,25 @@ class FrozenGradients:
         if self.by_layers is None:
             self.by_layers = self._agrees(parameters, buffers, batch, positions[:COMPARED_SAMPLES])
         if self.by_layers:
-            return self._pass(parameters, buffers, batch, positions)
+            rows, wanted = self._pass(parameters, buffers, batch, positions)
+            if not wanted or self._agrees(parameters, buffers, batch, positions[:COMPARED_SAMPLES]):
+                return rows
+            self.by_layers = False
         return self._singly(parameters, buffers, batch, positions)
 
     def _pass(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
-    ) -> Tensor:
+    ) -> tuple[Tensor, bool]:
+        """The gradients, and whether they are to be compared."""
         if self._layers is None:
             self._layers = LayerGradients(self._problem.model, self._layout, self._projector, anchored=True)
         self._layers.begin(batch.size)
         with torch.enable_grad():
             losses, _ = self._problem.at(parameters, buffers, batch)
+            self._passes += 1
+            wanted = self._coupling.wants(self._passes, losses)
             losses.sum().backward()
-        return self._layers.rows(positions)
+        return self._layers.rows(positions), wanted
 
     def _singly(
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
@@ -100,7 +109,7 @@ class FrozenGradients:
         self, parameters: dict[str, Tensor], buffers: dict[str, Tensor], batch: Batch, positions: Sequence[int]
     ) -> bool:
         singly = self._singly(parameters, buffers, batch, positions)
-        comparison = compare_with_safe(lambda: [self._pass(parameters, buffers, batch, positions)], [singly])
+        comparison = compare_with_safe(lambda: [self._pass(parameters, buffers, batch, positions)[0]], [singly])
         if not comparison.trusted and self._layers is not None:
             self._layers.remove()
         return comparison.trusted
