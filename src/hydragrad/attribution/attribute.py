@@ -20,7 +20,18 @@ from hydragrad.derivatives.held import Held
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.errors import HydragradError, QueryError, Unsupported
 from hydragrad.replay import Recording
-from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, checked_samples, numbered, queries_of
+from hydragrad.scores import (
+    Compared,
+    Curvature,
+    Evidence,
+    Method,
+    Note,
+    Query,
+    Scores,
+    checked_samples,
+    numbered,
+    queries_of,
+)
 from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted
 
 MEMORY = 1 << 30
@@ -106,19 +117,20 @@ def attribute(
         query_values=torch.tensor([value for part in parts for value in part.values], dtype=torch.float64),
         label_contributions=-torch.cat([part.tally.labels for part in parts]) if labels else None,
         over_time=-torch.cat([part.tally.over_time for part in parts]).float() if stretches else None,
-        evidence=_evidence(run, method, parts),
+        evidence=_evidence(run, method, parts, attributing.comparisons),
         queries=tuple(queries),
     )
 
 
 class _Part(NamedTuple):
-    """Some of the queries' scalars and their sums, the replay's largest drift, and how derivatives were taken."""
+    """Some of the queries' scalars, their sums, the largest drift, and how derivatives were taken and compared."""
 
     names: tuple[str, ...]
     values: tuple[float, ...]
     tally: Tally
     drift: float
     route: str
+    queries: Held
 
 
 class _Attributing:
@@ -136,7 +148,7 @@ class _Attributing:
         numbers = range(self._done, self._done + len(gradients.names))
         self._done = numbers.stop
         tally, drift = self._summed(gradients, numbers)
-        return _Part(gradients.names, gradients.values, tally, drift, self._route)
+        return _Part(gradients.names, gradients.values, tally, drift, self._route, gradients.held)
 
     def _summed(self, gradients: QueryGradients, numbers: range) -> tuple[Tally, float]:
         plan = self._plan
@@ -197,7 +209,7 @@ def _route_of(plan: Plan, route: RouteOption) -> Route | Literal["sweep"]:
     return valid
 
 
-def _evidence(run: Recording, method: Method, parts: Sequence[_Part]) -> Evidence:
+def _evidence(run: Recording, method: Method, parts: Sequence[_Part], comparisons: Comparisons) -> Evidence:
     return Evidence(
         method=method,
         route=parts[0].route,
@@ -206,7 +218,19 @@ def _evidence(run: Recording, method: Method, parts: Sequence[_Part]) -> Evidenc
         replay_exact=run.same_machine,
         replay_drift=max(part.drift for part in parts),
         notes=tuple(_notes(run, method)),
+        compared=tuple(_compared(parts, comparisons)),
     )
+
+
+def _compared(parts: Sequence[_Part], comparisons: Comparisons) -> Iterator[Compared]:
+    queries = Held(sum(part.queries.times for part in parts), max(part.queries.gap for part in parts))
+    for what, held in (
+        ("gradients of queries with tangents", queries),
+        ("derivatives of losses with the gradient that trained", comparisons.gradients),
+        ("derivatives of single losses with a backward pass of random weights", comparisons.coupling),
+    ):
+        if held.times:
+            yield Compared(what, held.times, held.gap)
 
 
 def _notes(run: Recording, method: Method) -> Iterator[Note]:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hydragrad.attribution.plan import Plan
 from hydragrad.derivatives import Layout
+from hydragrad.derivatives.held import Held
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, fetch
 from hydragrad.runs import Checkpoint
@@ -23,12 +24,14 @@ class QueryGradients(NamedTuple):
         values: Their values.
         w_bar: Gradients by the weights, (queries, parameters).
         r_bar: Gradients by the running statistics, (queries, statistics).
+        held: Comparisons of the gradients with tangents.
     """
 
     names: tuple[str, ...]
     values: tuple[float, ...]
     w_bar: Tensor
     r_bar: Tensor
+    held: Held = Held()
 
     @classmethod
     def of(cls, rows: Sequence[QueryRow]) -> Self:
@@ -38,6 +41,7 @@ class QueryGradients(NamedTuple):
             tuple(row.value for row in rows),
             torch.stack([row.w_bar for row in rows]),
             torch.stack([row.r_bar for row in rows]),
+            Held(sum(row.compared for row in rows), max(row.gap for row in rows)),
         )
 
 

@@ -179,6 +179,10 @@ def _facts(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     )
     return (
         *derivatives,
+        *(
+            (f"Compared: {one.what}", f"{counted(one.times, 'time')}, apart by at most {one.gap:.0e}")
+            for one in evidence.compared
+        ),
         ("Scale measured", _scale(evidence)),
         *((check.name or "Check", _entries(check)) for check in evidence.checks if not check.predicted),
         *(("Note", note.text) for note in evidence.notes if note.kind not in MEASURED),

@@ -14,6 +14,7 @@ spread          how contributions vary between independent runs
 """
 
 from hydragrad.scores.checks import Check as Check
+from hydragrad.scores.evidence import Compared as Compared
 from hydragrad.scores.evidence import Evidence as Evidence
 from hydragrad.scores.margins import sample_margins as sample_margins
 from hydragrad.scores.method import Curvature as Curvature

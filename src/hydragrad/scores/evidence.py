@@ -13,6 +13,21 @@ INFLUENCE = "influence"
 """The route of influence functions, which take no derivative of the run."""
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What derivatives were held to while they were computed.
+
+    Attributes:
+        what: What was compared with what.
+        times: How often.
+        gap: The largest relative difference; rounding where it passed.
+    """
+
+    what: str
+    times: int
+    gap: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """How scores were computed, and what was measured about them.
@@ -20,14 +35,15 @@ class Evidence:
     Attributes:
         method: Curvature, damping, smoothing and replays.
         seeds: Independent runs that the scores are means over.
-        route: How the directional derivatives were taken: hooks, jvp, or sweep; influence for influence functions,
-            whose damping and checkpoints are in the note of that kind.
+        route: How the directional derivatives were taken: hooks, jvp, samples, or sweep; influence for influence
+            functions, whose damping and checkpoints are in the note of that kind.
         steps: Steps of the run that were differentiated; 0 for influence functions.
         completed: Whether the run had ended.
         replay_exact: Whether the replay was held to be equal to the bit.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
         notes: Anything a reader must know.
         checks: Predicted against actual changes, by whoever measured them.
+        compared: What the derivatives were held to on the way, and how often.
     """
 
     method: Method = HYDRA
@@ -39,6 +55,7 @@ class Evidence:
     replay_drift: float = 0.0
     notes: tuple[Note, ...] = ()
     checks: tuple[Check, ...] = ()
+    compared: tuple[Compared, ...] = ()
 
     @property
     def curvature(self) -> Curvature:
@@ -98,5 +115,6 @@ class Evidence:
                 "method": method,
                 "notes": tuple(Note.read(note) for note in values.get("notes", ())),
                 "checks": tuple(Check.read(check) for check in values.get("checks", ())),
+                "compared": tuple(Compared(**entry) for entry in values.get("compared", ())),
             }
         )

@@ -52,12 +52,19 @@ class QueryPoint:
 
 @dataclass(frozen=True)
 class QueryRow:
-    """One scalar: its name, value, and gradients by weights (parameters,) and running statistics (statistics,)."""
+    """One scalar: its name, value, and gradients by weights (parameters,) and running statistics (statistics,).
+
+    Attributes:
+        compared: How often its gradient was compared with its tangent.
+        gap: Their largest relative difference.
+    """
 
     name: str
     value: float
     w_bar: Tensor
     r_bar: Tensor
+    compared: int = 0
+    gap: float = 0.0
 
 
 class Query(abc.ABC):
@@ -112,13 +119,14 @@ class SampleQuery(Query):
         self, problem: LossModule, gradient: QueryGradient, point: QueryPoint, name: str, group: Sequence[int]
     ) -> QueryRow:
         total, w_bar, r_bar = 0.0, *_zeros(point)
+        before = gradient.compared
         for start in range(0, len(group), CHUNK):
             indices = group[start : start + CHUNK]
             batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
             scalar = partial(self._share_of_mean, problem, batch, len(group))
             value, w, r = gradient(scalar, name)
             total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
-        return QueryRow(name, total, w_bar, r_bar)
+        return QueryRow(name, total, w_bar, r_bar, gradient.compared - before, gradient.gap)
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
         """Evaluate each group's average."""
@@ -167,7 +175,9 @@ class _FunctionQuery(Query):
             result: Tensor = functional_call(model, state, ())
             return result
 
-        yield QueryRow(self._name, *point.gradient()(scalar, self._name))
+        gradient = point.gradient()
+        value, w_bar, r_bar = gradient(scalar, self._name)
+        yield QueryRow(self._name, value, w_bar, r_bar, gradient.compared, gradient.gap)
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
         reseed(0)

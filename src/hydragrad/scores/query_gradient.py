@@ -59,6 +59,7 @@ class QueryGradient:
 
     Attributes:
         compared: How many gradients were compared with their tangents.
+        gap: The largest relative difference that passed.
     """
 
     def __init__(self, parameters: Named, buffers: Named, weights: Layout, statistics: Layout) -> None:
@@ -67,6 +68,7 @@ class QueryGradient:
         self._through_stops = False
         self._kinds: set[Kind] = set()
         self._calls = self.compared = 0
+        self.gap = 0.0
 
     def __call__(self, scalar: Scalar, name: str) -> tuple[float, Tensor, Tensor]:
         """Value, and gradients by weights (parameters,) and running statistics (statistics,).
@@ -173,6 +175,7 @@ class QueryGradient:
             rounding = ROUNDINGS * torch.finfo(moved.weights.dtype).eps * max(abs(up), abs(down)) / step
             gaps.append(abs(quotient - along) / max(abs(quotient), abs(along), typical, 1e-300))
             if gaps[-1] <= allowed or abs(quotient - along) <= rounding:
+                self.gap = max(self.gap, min(gaps))
                 return None
         return min(gaps)
 
@@ -184,7 +187,10 @@ class QueryGradient:
             tangent = float(unpack(scalar(weights, statistics))[1])
         along, typical = found.along(moved)
         gap = abs(tangent - along) / max(abs(tangent), abs(along), typical, 1e-30)
-        return None if gap <= FORWARD_GAP else gap
+        if gap > FORWARD_GAP:
+            return gap
+        self.gap = max(self.gap, gap)
+        return None
 
     def _value(self, scalar: Scalar, factor: float, moved: Direction) -> float:
         weights, statistics = self._weights.views(moved.weights), self._statistics.views(moved.statistics)
