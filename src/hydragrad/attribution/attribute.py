@@ -19,6 +19,7 @@ from hydragrad.errors import QueryError, Unsupported
 from hydragrad.replay import Recording
 from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted
+from hydragrad.surroundings import in_clean_surroundings
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -26,6 +27,7 @@ MEMORY = 1 << 30
 ROUTES = ("auto", "hooks", "jvp")
 
 
+@in_clean_surroundings
 def attribute(
     run: Recording,
     query: Query | Sequence[Query],

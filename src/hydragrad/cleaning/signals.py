@@ -15,6 +15,7 @@ from hydragrad.replay.changed_run import Change
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.retraining import retrain
 from hydragrad.runs.kept import Kept
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.training.measuring import evaluated
 
 
@@ -43,6 +44,7 @@ class Signals:
         return Signals(**{name: values[samples] for name, values in vars(self).items() if values is not None})
 
 
+@in_clean_surroundings
 def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: int = 0, workers: int = 1) -> Signals:
     """Measure them once; they are saved in RUN/signals.
 

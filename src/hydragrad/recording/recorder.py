@@ -12,6 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from hydragrad.derivatives import PerSampleLoss, require_differentiable
+from hydragrad.derivatives.evaluation import own_memory
+from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.randomness import preserved
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.interruption import Interruption
@@ -36,6 +38,7 @@ from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
 from hydragrad.steps import rule_of
+from hydragrad.surroundings import in_clean_surroundings
 
 
 class Recorder:
@@ -81,6 +84,7 @@ class Recorder:
         DataError: An empty data set, a stream, NaN in memory.
     """
 
+    @in_clean_surroundings
     def __init__(
         self,
         path: str | Path,
@@ -105,7 +109,7 @@ class Recorder:
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}.")
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self._model, self._train_set, self._collate = model, train_set, collate
         self._recorded: dict[str, Any] = {
             "optimizers": [rule.name],
@@ -137,6 +141,7 @@ class Recorder:
         self._resumed_loader: Checkpoint | None = None  # until the loader is set to it
         self._resumed_segment: Checkpoint | None = None  # until its first step is done
 
+    @in_clean_surroundings
     def __enter__(self) -> Self:
         if self._resume and (self.path / FILE).exists():
             self._resume_run()
@@ -148,6 +153,7 @@ class Recorder:
         self._between.begin()
         return self
 
+    @in_clean_surroundings
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -193,6 +199,8 @@ class Recorder:
         self._between.require_untouched(self.next_step)
         start = self._segment_start(indices)
         handle = StepHandle()
+        if self._stored_in is not None:
+            batch = map_leaves(batch, own_memory)  # the loop may take it apart
         self._between_steps = False
         with self._block.watched(self._block.micro_batch(self.next_step, indices, samples, batch)):
             yield handle
@@ -237,6 +245,7 @@ class Recorder:
         self._writer.resume(manifest, progress)
         self.next_step = progress.step
 
+    @in_clean_surroundings
     def _segment_start(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:
         """The checkpoint before the next step, written if it is due; None inside a segment."""
         if not self._writer.checkpoint_due(self.next_step):
@@ -246,6 +255,7 @@ class Recorder:
         self._writer.write_checkpoint(checkpoint)
         return checkpoint
 
+    @in_clean_surroundings
     def _check(self, record: StepRecord, batch: Any, start: Checkpoint | None) -> None:
         """Refuse a step that is not finite or can't be replayed; store its batch where the run does."""
         require_finite_step(record, lambda: self._fetch(record) if batch is None else [batch], self._parameters)

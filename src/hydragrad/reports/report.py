@@ -17,6 +17,7 @@ from hydragrad.reports.page import page
 from hydragrad.reports.rendering import Render
 from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Check, Scores
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking import Store
 
 HOW_TO_EXPLAIN = (
@@ -25,6 +26,7 @@ HOW_TO_EXPLAIN = (
 )
 
 
+@in_clean_surroundings
 def report(
     run: Recording,
     scores: Scores,

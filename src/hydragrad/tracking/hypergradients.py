@@ -16,6 +16,7 @@ from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.runs import StepRecord
 from hydragrad.scores import checked_samples
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.facts import DTYPES, StoreFacts, is_growing
 from hydragrad.tracking.growing_store import unfolding
 from hydragrad.tracking.new_store import make_projector, new_table, storage
@@ -30,6 +31,7 @@ from hydragrad.tracking.store import Store
 from hydragrad.tracking.unfinished import finish, require_same_store
 
 
+@in_clean_surroundings
 def hypergradients(
     run: Recording,
     *,
@@ -104,7 +106,12 @@ def hypergradients(
     else:
         recurrence = unfolding(facts, weights, projector, states=len(states), closed_form=closed_form)
     table = _table(
-        run, None if store is None else Path(store), facts, sample_ids, columns.width + statistics.size, recurrence
+        run,
+        None if store is None else Path(store).absolute(),
+        facts,
+        sample_ids,
+        columns.width + statistics.size,
+        recurrence,
     )
     growing = GrowingRows(table, recurrence, sample_ids, run.manifest.data["length"], statistics=statistics.size)
     for record in run.steps[: table.steps]:

@@ -1,6 +1,5 @@
 """Gradients of queries at a store's trained model, in the columns of its rows."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -8,7 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives import HooksInapplicable, LayerGradients, PerSampleLoss, compare_with_safe, tolerance_of
+from hydragrad.derivatives import (
+    Evaluator,
+    HooksInapplicable,
+    LayerGradients,
+    PerSampleLoss,
+    compare_with_safe,
+    copy_of,
+    tolerance_of,
+)
 from hydragrad.randomness import preserved
 from hydragrad.replay import fetch
 from hydragrad.replay.data import Collate
@@ -100,7 +107,7 @@ class QueryDifferentiator:
         if single is None or query.training or self._point.statistics.size or len(single[1]) < BATCH_FROM:
             return None
         dataset, indices = single
-        model = copy.deepcopy(self._point.model).eval().requires_grad_(True)
+        model = copy_of(self._point.model).eval().requires_grad_(True)
         with torch.no_grad():
             for name, value in (*model.named_parameters(), *model.named_buffers()):
                 value.copy_((self._point.parameters | self._point.buffers)[name])
@@ -109,10 +116,12 @@ class QueryDifferentiator:
         except HooksInapplicable:
             return None
 
+        evaluate = Evaluator(self._point.loss)
+
         def batch(samples: Sequence[int]) -> tuple[list[float], Tensor]:
             layers.begin(len(samples))
             with torch.enable_grad():
-                losses = self._point.loss(model, self._point.fetch(dataset, samples))
+                losses = evaluate(model, self._point.fetch(dataset, samples))
                 losses.sum().backward()
             return losses.detach().double().tolist(), layers.rows(range(len(samples))).to(self.precision)
 

@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, require_differentiable, running_statistics
+from hydragrad.derivatives import (
+    BatchStatistics,
+    Layout,
+    OwnBatches,
+    PerSampleLoss,
+    require_differentiable,
+    running_statistics,
+)
 from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
@@ -29,6 +36,7 @@ from hydragrad.runs.log import MicroBatch, from_lines
 from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import StepRule, rule_of
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.answers import Answer
 from hydragrad.tracking.facts import FILE, LOG, StoreFacts, is_growing
 from hydragrad.tracking.growing_store import model_state, unfinished_schedule
@@ -97,6 +105,7 @@ class Tracker:
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
 
+    @in_clean_surroundings
     def __init__(
         self,
         model: nn.Module,
@@ -132,7 +141,7 @@ class Tracker:
         if resume and store is None:
             raise ValueError("resume=True goes on with a store on disk: give store=, the folder.")
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
-        self._folder = None if store is None else Path(store)
+        self._folder = None if store is None else Path(store).absolute()
         self._resume, self._collate, self._seed = resume, collate, seed
         self._length = len(train_set)  # type: ignore[arg-type]
         self._block = StepBlock(
@@ -194,7 +203,9 @@ class Tracker:
         self._last: StepRecord | None = None
         self._store: Store | None = None
         self._trajectory: Trajectory | None = None
+        self._batches = OwnBatches()
 
+    @in_clean_surroundings
     def __enter__(self) -> Self:
         folder, tracked = self._folder, self._tracked
         if self._resume and folder is not None and (folder / FILE).exists():
@@ -212,6 +223,7 @@ class Tracker:
         self._open = True
         return self
 
+    @in_clean_surroundings
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -243,6 +255,7 @@ class Tracker:
         return self._tracked.schedule is None or self.steps == len(self._tracked.schedule)
 
     @property
+    @in_clean_surroundings
     def store(self) -> Store:
         """The store, once the loop is over; of an interrupted one on disk, as it was after its last complete step.
 
@@ -260,6 +273,7 @@ class Tracker:
             raise StepError(unfinished_schedule(self.steps, self._tracked.facts))
         return None if self._folder is None else opened_unfinished(growing, *self._own, self._collate)
 
+    @in_clean_surroundings
     def contributions(self, queries: Query | Sequence[Query], **options: Any) -> Answer:
         """Contributions of the tracked samples to any queries, once the loop is over: `Store.contributions`.
 
@@ -294,10 +308,12 @@ class Tracker:
             self._between.require_untouched(self.next_step)
         self._find_place(samples)
         part = self._block.micro_batch(self.next_step, indices, samples)
-        step_batch = self._step_batch(part, batch)
+        own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
+        step_batch = self._step_batch(part, own.data)
         start = self._before(step_batch, part, alone=step_seed() is None)
         with self._block.watched(part):
             yield StepHandle()
+        self._batches.evaluated(own)
         record = self._block.record(self.next_step)
         self._after(record, step_batch, start)
         self._last = record
@@ -305,6 +321,7 @@ class Tracker:
         self._between = self._between or BetweenSteps(self._model, self._optimizer, "tracker.step()")
         self._between.begin(record.structure)
 
+    @in_clean_surroundings
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
         constants = {}
         if self._tracked.exact:
@@ -324,6 +341,7 @@ class Tracker:
             constants=constants,
         )
 
+    @in_clean_surroundings
     def _before(self, step_batch: StepBatch, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
         """Everything that needs the weights before the step."""
         if self.next_step < self.steps:
@@ -339,6 +357,7 @@ class Tracker:
         due = self.next_step & (self.next_step - 1) == 0
         return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
 
+    @in_clean_surroundings
     def _after(self, record: StepRecord, step_batch: StepBatch, start: Checkpoint | None) -> None:
         if record.step < self.steps:
             require_same_step(self._known[record.step], record)

@@ -1,6 +1,5 @@
 """Checks before the first step: an error that would come up hours into a run is raised now."""
 
-import copy
 from typing import Any
 
 import torch
@@ -8,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, TensorDataset
 
-from hydragrad.derivatives import PerSampleLoss, require_differentiable
+from hydragrad.derivatives import PerSampleLoss, copy_of, require_differentiable
 from hydragrad.errors import DataError
 from hydragrad.randomness import preserved
 from hydragrad.replay import fetch, require_finite, require_map_style
@@ -49,7 +48,7 @@ def require_labels_in_range(
         return
     cpu = torch.device("cpu")  # on a GPU, a label out of range is no IndexError and ends every further use of the GPU
     with preserved(), torch.no_grad():
-        probed = copy.deepcopy(model).to(cpu).eval()
+        probed = copy_of(model).to(cpu).eval()
         for index in extremes:
             data = fetch(train_set, [index] * batch_size, seed=0, collate=collate, device=cpu)
             try:

@@ -20,12 +20,14 @@ from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.runs.manifest import read_manifest
 from hydragrad.runs.steps import read_steps
 from hydragrad.steps import states_of
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
 from hydragrad.training.probe import require_labels_in_range
 
 EPOCHS = "epochs.jsonl"
 
 
+@in_clean_surroundings
 def train(
     model: nn.Module,
     loss: PerSampleLoss,
@@ -93,7 +95,7 @@ def train(
         collate=collate,
         progress=progress,
     )
-    path, length = Path(out), len(train_set)  # type: ignore[arg-type]
+    path, length = Path(out).absolute(), len(train_set)  # type: ignore[arg-type]
     every = checkpoint_distance(plan.steps(length)) if checkpoint_every is None else checkpoint_every
     recorder = Recorder(
         path,

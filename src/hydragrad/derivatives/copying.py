@@ -1,0 +1,81 @@
+"""Private copies of a model, whatever it keeps of its last forward pass."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch as functorch
+from torch.overrides import TorchFunctionMode
+
+from hydragrad.errors import Unsupported
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Copy a model: parameters, buffers, hooks, and everything else that its modules hold.
+
+    Tensors that a forward pass left in the model (kept activations; the weight that old `weight_norm`, `spectral_norm`
+    and `prune` make before every pass) are copied with their values, apart from the graph that they belong to.
+
+    Raises:
+        Unsupported: Something in the model can't be copied; names the module and its attribute.
+    """
+    try:
+        with _KeptTensors():
+            return copy.deepcopy(model)
+    except Exception as error:
+        raise Unsupported(
+            f"The model is replayed on a copy, and {_culprit(model)} can't be copied ({_first_line(error)}). Delete "
+            f"that attribute, keep it outside of the model, or give its class a __deepcopy__ method."
+        ) from error
+
+
+class _KeptTensors(TorchFunctionMode):
+    """Lets copy.deepcopy copy tensors that are no leaves of a graph."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function is Tensor.__deepcopy__:
+            kept, memo = args
+            if functorch.is_functorch_wrapped_tensor(kept) or not kept.is_leaf:
+                if id(kept) not in memo:
+                    memo[id(kept)] = _unwrapped(kept).detach().clone()
+                return memo[id(kept)]
+        return function(*args, **(kwargs or {}))
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """What a transform of torch.func that is over left behind, as a plain tensor."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _culprit(model: nn.Module) -> str:
+    """The module and attribute that can't be copied."""
+    for path, module in model.named_modules():
+        for name, value in _attributes(module):
+            try:
+                with _KeptTensors(), torch.no_grad():
+                    copy.deepcopy(value)
+            except Exception:
+                place = f"{path}.{name}" if path else name
+                return f"the attribute {place} of {type(module).__name__} (a {type(value).__name__})"
+    return f"the {type(model).__name__}"
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module holds itself; its children are looked at in their turn."""
+    for name, value in vars(module).items():
+        if name != "_modules":
+            yield name, value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
