@@ -15,6 +15,7 @@ from hydragrad.derivatives import PerSampleLoss, require_differentiable
 from hydragrad.derivatives.evaluation import own_memory
 from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.randomness import preserved
+from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
@@ -202,7 +203,10 @@ class Recorder:
         if self._stored_in is not None:
             batch = map_leaves(batch, own_memory)  # the loop may take it apart
         self._between_steps = False
-        with self._block.watched(self._block.micro_batch(self.next_step, indices, samples, batch)):
+        with (
+            naming_batch_of_one(self._model, len(samples)),
+            self._block.watched(self._block.micro_batch(self.next_step, indices, samples, batch)),
+        ):
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)

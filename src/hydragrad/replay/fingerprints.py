@@ -31,7 +31,7 @@ def state_number(tensors: Iterable[Tensor]) -> float:
 
     NaN where one holds NaN, infinite where the square of a norm is too large for its tensor.
     """
-    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    floating = [_values(tensor) for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floating:
         return 0.0
     norms = torch.stack([norm.cpu() for norm in torch._foreach_norm(floating, 2, dtype=torch.float64)])
@@ -39,6 +39,11 @@ def state_number(tensors: Iterable[Tensor]) -> float:
     norms[norms > largest] = math.inf
     factors = 1 + torch.arange(1, len(floating) + 1, dtype=torch.float64).mul_(GOLDEN).frac_()
     return float(norms @ factors)
+
+
+def _values(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor if tensor.layout is torch.strided else strided_parts(tensor)[-1]
 
 
 def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -> float:

@@ -62,7 +62,8 @@ class Recording:
     ) -> None:
         self.path = Path(path).absolute()
         self.manifest: Manifest = read_manifest(self.path)
-        require_same_model(self.manifest.model, model, self.path)
+        self._folder = CheckpointFolder(self.path)
+        require_same_model(self.manifest.model, model, self.path, self._folder.last_buffers)
         require_differentiable(model)
         require_map_style(train_set)
         self.model, self.loss, self.train_set = model, loss, train_set
@@ -70,7 +71,6 @@ class Recording:
         self.loss_weights: Tensor | None = None
         self.device = next(model.parameters()).device
         self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
-        self._folder = CheckpointFolder(self.path)
         self.steps = self._read_steps()
         self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
         self._require_whole()

@@ -15,6 +15,7 @@ from hydragrad.replay.histories import has_closed_form, run_histories, state_nam
 from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.runs import StepRecord
+from hydragrad.runs.buffers import require_dense
 from hydragrad.scores import checked_samples
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.facts import DTYPES, StoreFacts, is_growing
@@ -105,14 +106,9 @@ def hypergradients(
         recurrence = Planned(columns, histories)
     else:
         recurrence = unfolding(facts, weights, projector, states=len(states), closed_form=closed_form)
-    table = _table(
-        run,
-        None if store is None else Path(store).absolute(),
-        facts,
-        sample_ids,
-        columns.width + statistics.size,
-        recurrence,
-    )
+    folder = None if store is None else Path(store).absolute()
+    require_dense(run.final.buffers, folder)
+    table = _table(run, folder, facts, sample_ids, columns.width + statistics.size, recurrence)
     growing = GrowingRows(table, recurrence, sample_ids, run.manifest.data["length"], statistics=statistics.size)
     for record in run.steps[: table.steps]:
         growing.pass_over(record)

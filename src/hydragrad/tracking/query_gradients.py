@@ -19,6 +19,7 @@ from hydragrad.derivatives import (
 from hydragrad.randomness import preserved
 from hydragrad.replay import fetch
 from hydragrad.replay.data import Collate
+from hydragrad.runs.buffers import put_state
 from hydragrad.scores import Query, QueryPoint, sample_losses
 from hydragrad.tracking.facts import StoreFacts
 
@@ -69,12 +70,13 @@ class QueryDifferentiator:
     ) -> None:
         device = next(model.parameters()).device
         weights, statistics = facts.layouts()
+        parameters = [name for name, _ in model.named_parameters()]
         on_device = {name: value.to(device) for name, value in final.items()}
         self._point = QueryPoint(
             model=model,
             loss=loss,
-            parameters={name: on_device[name] for name, _ in model.named_parameters()},
-            buffers={name: on_device[name] for name, _ in model.named_buffers()},
+            parameters={name: on_device[name] for name in parameters},
+            buffers={name: value for name, value in on_device.items() if name not in parameters},
             weights=weights,
             statistics=statistics,
             fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=collate, device=device),
@@ -108,9 +110,7 @@ class QueryDifferentiator:
             return None
         dataset, indices = single
         model = copy_of(self._point.model).eval().requires_grad_(True)
-        with torch.no_grad():
-            for name, value in (*model.named_parameters(), *model.named_buffers()):
-                value.copy_((self._point.parameters | self._point.buffers)[name])
+        put_state(model, self._point.parameters | self._point.buffers)
         try:
             layers = LayerGradients(model, self._point.weights, self.projector)
         except HooksInapplicable:

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import QueryError, RunDamaged, RunExists
 from hydragrad.replay.data import Collate
+from hydragrad.runs.buffers import require_dense
 from hydragrad.runs.lines import replace_file, save_file
 from hydragrad.runs.manifest import require_same_model
 from hydragrad.scores import Evidence, Method, Note, Query, Scores, queries_of
@@ -112,6 +113,7 @@ class Store:
         folder = Path(path).absolute()
         if (folder / FILE).exists():
             raise RunExists(f"{folder} already holds a store. Choose another folder, or delete it.")
+        require_dense(self.final, folder)
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "rows.npy", self.rows)
         self._write_rest(folder)

@@ -23,6 +23,7 @@ from hydragrad.derivatives import (
 from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
+from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
@@ -30,6 +31,7 @@ from hydragrad.replay import require_map_style
 from hydragrad.replay.data import Collate, data_fingerprint
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs import StepRecord
+from hydragrad.runs.buffers import require_dense
 from hydragrad.runs.checkpoints import Checkpoint, snapshot
 from hydragrad.runs.lines import read_lines
 from hydragrad.runs.log import MicroBatch, from_lines
@@ -138,6 +140,7 @@ class Tracker:
                 f"A planned schedule gives coefficients where every coordinate of a row moves alike; under "
                 f"{rule.torch_class.__name__} each moves in its own way. Leave schedule= out."
             )
+        require_dense(dict(model.named_buffers()), None if store is None else Path(store))
         if resume and store is None:
             raise ValueError("resume=True goes on with a store on disk: give store=, the folder.")
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
@@ -311,7 +314,7 @@ class Tracker:
         own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
         step_batch = self._step_batch(part, own.data)
         start = self._before(step_batch, part, alone=step_seed() is None)
-        with self._block.watched(part):
+        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
             yield StepHandle()
         self._batches.evaluated(own)
         record = self._block.record(self.next_step)

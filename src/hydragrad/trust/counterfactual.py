@@ -17,6 +17,7 @@ from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
 from hydragrad.replay.retraining import State, retrain
+from hydragrad.runs.buffers import put_state
 from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
 from hydragrad.surroundings import in_clean_surroundings
 
@@ -146,8 +147,7 @@ def _change(group: Sequence[int], weight: float, labels: Mapping[int, int]) -> C
 
 
 def _with_state(model: nn.Module, state: State) -> nn.Module:
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        value.copy_(state[name])
+    put_state(model, state)
     return model
 
 
