@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -22,13 +23,18 @@ def copy_of(model: nn.Module) -> nn.Module:
         Unsupported: Something in the model can't be copied; names the module and its attribute.
     """
     try:
-        with _KeptTensors():
+        with copying_kept_tensors():
             return copy.deepcopy(model)
     except Exception as error:
         raise Unsupported(
             f"The model is replayed on a copy, and {_culprit(model)} can't be copied ({_first_line(error)}). Delete "
             f"that attribute, keep it outside of the model, or give its class a __deepcopy__ method."
         ) from error
+
+
+def copying_kept_tensors() -> AbstractContextManager[Any]:
+    """Let copy.deepcopy copy tensors that are no leaves of a graph, inside the block."""
+    return _KeptTensors()
 
 
 class _KeptTensors(TorchFunctionMode):
@@ -62,7 +68,7 @@ def _culprit(model: nn.Module) -> str:
     for path, module in model.named_modules():
         for name, value in _attributes(module):
             try:
-                with _KeptTensors(), torch.no_grad():
+                with copying_kept_tensors(), torch.no_grad():
                     copy.deepcopy(value)
             except Exception:
                 place = f"{path}.{name}" if path else name

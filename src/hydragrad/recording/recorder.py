@@ -203,10 +203,8 @@ class Recorder:
         if self._stored_in is not None:
             batch = map_leaves(batch, own_memory)  # the loop may take it apart
         self._between_steps = False
-        with (
-            naming_batch_of_one(self._model, len(samples)),
-            self._block.watched(self._block.micro_batch(self.next_step, indices, samples, batch)),
-        ):
+        part = self._block.micro_batch(self.next_step, indices, samples, batch)
+        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from torch.utils.data import Dataset
 
+from hydragrad.disk import make_folder
 from hydragrad.errors import PresentationError, QueryError
 from hydragrad.replay import Recording
 from hydragrad.reports.content import read_content
@@ -110,7 +111,7 @@ def report(
     )
     file = Path(path)
     html = page(content)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
 
     def write(to: Path) -> None:
         to.write_text(html, encoding="utf-8", newline="\n")

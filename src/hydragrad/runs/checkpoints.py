@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from hydragrad.errors import RecordingMismatch, RunDamaged
 from hydragrad.runs.buffers import put_buffers
 from hydragrad.runs.encoding import decode, encode
-from hydragrad.runs.lines import AppendOnlyLines, read_lines, replace_file, save_file
+from hydragrad.runs.lines import AppendOnlyLines, make_folder, read_lines, reading, replace_file, save_file
 from hydragrad.runs.sparse import SPARSE, put_together, take_apart
 from hydragrad.steps import RULES, STATES_OF_SCHEMA_1
 
@@ -163,7 +163,7 @@ class CheckpointFolder:
                         tensors[f"{part}/{name}"] = value.detach().cpu().contiguous()
                 else:
                     plain[f"{part}/{name}"] = encode(value)
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         path = self.path(checkpoint.step)
         replace_file(path, lambda to: save_file(tensors, to, {"state": json.dumps(plain)}))
         index.append({"step": checkpoint.step, "sha256": _digest(path)})
@@ -180,7 +180,9 @@ class CheckpointFolder:
             RunDamaged: The file is missing or altered.
         """
         path = self.path(step)
-        if not path.exists() or _digest(path) != digest:
+        with reading(path):
+            whole = path.exists() and _digest(path) == digest
+        if not whole:
             state = "missing" if not path.exists() else "not the file that was written (its digest differs)"
             raise RunDamaged(f"{path} is {state}. Restore it from a copy, or train again.")
         parts: dict[str, Any] = {part: {} for part in PARTS}

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from hydragrad.disk import reading
 from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.runs.lines import replace_file
 from hydragrad.steps import RULE_OF_SCHEMA_1
@@ -118,10 +119,12 @@ def read_manifest(path: Path) -> Manifest:
         RecordingMismatch: It was written in another schema.
     """
     file = path / FILE
-    if not file.exists():
+    with reading(file):
+        there, text = file.exists(), file.read_text(errors="replace") if file.exists() else ""
+    if not there:
         raise RunNotFound(f"{path} is no run directory: it has no {FILE}. Record a run there first (hg.train).")
     try:
-        body = json.loads(file.read_text())
+        body = json.loads(text)
         schema, checksum = body["schema"], body.pop("crc32")
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Restore it from a copy, or train again.") from error

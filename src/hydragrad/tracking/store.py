@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hydragrad.derivatives import PerSampleLoss
+from hydragrad.disk import make_folder, writing
 from hydragrad.errors import QueryError, RunDamaged, RunExists
 from hydragrad.replay.data import Collate
 from hydragrad.runs.buffers import require_dense
@@ -114,8 +115,9 @@ class Store:
         if (folder / FILE).exists():
             raise RunExists(f"{folder} already holds a store. Choose another folder, or delete it.")
         require_dense(self.final, folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "rows.npy", self.rows)
+        make_folder(folder)
+        with writing(folder):
+            np.save(folder / "rows.npy", self.rows)
         self._write_rest(folder)
         return folder
 

@@ -375,7 +375,7 @@ class Tracker:
                 watch = self._block.watch
                 self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
                 values = {name: parameter.detach() for name, parameter in watch.parameters.items()}
-                check_one_step(self._trajectory, start, record, [step_batch()], values)
+                check_one_step(self._trajectory, self._model, start, record, [step_batch()], values)
         self._rows.after(record, self._last, step_batch)
 
     def _find_place(self, samples: list[int]) -> None:
