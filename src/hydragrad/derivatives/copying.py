@@ -1,8 +1,10 @@
 """Private copies of a model, whatever it keeps of its last forward pass."""
 
 import copy
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -11,6 +13,9 @@ from torch._C import _functorch as functorch
 from torch.overrides import TorchFunctionMode
 
 from hydragrad.errors import Unsupported
+
+OUR_OWN = "hydragrad."
+"""Functions of this package that watch a model speak of the original, wherever they are."""
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -24,12 +29,16 @@ def copy_of(model: nn.Module) -> nn.Module:
     """
     try:
         with copying_kept_tensors():
-            return copy.deepcopy(model)
+            copies: dict[int, Any] = {}
+            copied = copy.deepcopy(model, copies)
     except Exception as error:
         raise Unsupported(
             f"The model is replayed on a copy, and {_culprit(model)} can't be copied ({_first_line(error)}). Delete "
             f"that attribute, keep it outside of the model, or give its class a __deepcopy__ method."
         ) from error
+    for module in copied.modules():
+        _rebind_functions(module, copies)
+    return copied
 
 
 def copying_kept_tensors() -> AbstractContextManager[Any]:
@@ -54,6 +63,34 @@ class _KeptTensors(TorchFunctionMode):
                     memo[id(kept)] = _unwrapped(kept).detach().clone()
                 return memo[id(kept)]
         return function(*args, **(kwargs or {}))
+
+
+def _rebind_functions(module: nn.Module, copies: dict[int, Any]) -> None:
+    """Have functions that were put on a module (a forward, hooks) speak of the copied modules, not of the originals."""
+    for held in (module.__dict__, *(value for value in vars(module).values() if isinstance(value, OrderedDict))):
+        for name, value in list(held.items()):
+            if isinstance(value, FunctionType) and value.__closure__ and not value.__module__.startswith(OUR_OWN):
+                held[name] = _rebound(value, copies)
+
+
+def _rebound(function: FunctionType, copies: dict[int, Any]) -> FunctionType:
+    cells = function.__closure__ or ()
+    contents = [_copy_in(cell, copies) for cell in cells]
+    if all(content is cell for content, cell in zip(contents, cells, strict=True)):
+        return function
+    rebound = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(contents))
+    rebound.__defaults__, rebound.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return rebound
+
+
+def _copy_in(cell: CellType, copies: dict[int, Any]) -> CellType:
+    """A cell with the copy of the module or tensor that is in this one; the same cell where there is none."""
+    try:
+        content = cell.cell_contents
+    except ValueError:  # empty
+        return cell
+    copied = copies.get(id(content))
+    return cell if copied is None or not isinstance(content, nn.Module | Tensor) else CellType(copied)
 
 
 def _unwrapped(tensor: Tensor) -> Tensor:

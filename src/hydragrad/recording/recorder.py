@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from hydragrad.derivatives import PerSampleLoss, require_differentiable
+from hydragrad.derivatives import Evaluator, PerSampleLoss, copy_of, require_differentiable
 from hydragrad.derivatives.evaluation import own_memory
 from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.randomness import preserved
@@ -28,6 +28,7 @@ from hydragrad.recording.verifying import Verifier
 from hydragrad.replay.data import (
     Collate,
     data_fingerprint,
+    fetch,
     fetch_micro_batch,
     require_finite,
     require_finite_step,
@@ -111,7 +112,7 @@ class Recorder:
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}.")
         self.path = Path(path).absolute()
-        self._model, self._train_set, self._collate = model, train_set, collate
+        self._model, self._loss, self._train_set, self._collate = model, loss, train_set, collate
         self._recorded: dict[str, Any] = {
             "optimizers": [rule.name],
             "reduction": reduction,
@@ -226,7 +227,7 @@ class Recorder:
 
     def _start_run(self) -> None:
         self._writer.require_free()
-        require_finite(self._train_set)
+        require_finite(self._train_set, self._losses_of)
         self.fingerprint = data_fingerprint(self._train_set)
         with preserved():
             seed = torch.randint(2**62, ()).item() if self._seed is None else self._seed
@@ -246,6 +247,13 @@ class Recorder:
             self._resumed_loader = self._resumed_segment = progress.checkpoint
         self._writer.resume(manifest, progress)
         self.next_step = progress.step
+
+    def _losses_of(self, samples: list[int]) -> Tensor:
+        """Losses of some samples on a copy of the model, in eval mode."""
+        with preserved(), torch.no_grad():
+            model = copy_of(self._model).eval()
+            data = fetch(self._train_set, samples, seed=0, collate=self._collate, device=self._device)
+            return Evaluator(self._loss)(model, data)
 
     @in_clean_surroundings
     def _segment_start(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:

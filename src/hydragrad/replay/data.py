@@ -118,8 +118,12 @@ def data_fingerprint(train_set: Dataset[Any]) -> dict[str, Any]:
     return {"length": length, "digest": digest.hexdigest(), "items": chosen.tolist()}
 
 
-def require_finite(train_set: Dataset[Any]) -> None:
-    """Refuse in-memory data with NaN or infinity, before any work.
+def require_finite(train_set: Dataset[Any], losses_of: Callable[[list[int]], Tensor] | None = None) -> None:
+    """Refuse in-memory data with NaN or infinity, before any work, unless the loss masks them.
+
+    Args:
+        train_set: Map-style data set.
+        losses_of: Evaluates the loss of samples; where it is finite on the first ones concerned, they are accepted.
 
     Raises:
         DataError: Names the first samples concerned.
@@ -130,10 +134,19 @@ def require_finite(train_set: Dataset[Any]) -> None:
             if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
                 bad = (~tensor.isfinite()).flatten(1).any(1) if tensor.dim() > 1 else ~tensor.isfinite()
                 first = bad.nonzero().flatten()[:5].tolist()
+                if losses_of is not None and _all_finite(losses_of, first):
+                    continue  # every step is held to finite losses and weights in any case
                 raise DataError(
                     f"{int(bad.sum())} training samples hold NaN or infinity (the first: {first}). "
-                    f"Remove or repair them."
+                    f"Remove or repair them, or have the loss mask them (y.nan_to_num() before it is used)."
                 )
+
+
+def _all_finite(losses_of: Callable[[list[int]], Tensor], samples: list[int]) -> bool:
+    try:
+        return bool(losses_of(samples).isfinite().all())
+    except Exception:
+        return False
 
 
 def non_finite_rows(data: Any, size: int) -> list[int]:
@@ -167,7 +180,8 @@ def require_finite_step(record: StepRecord, data: Callable[[], list[Any]], param
     if samples:
         raise NonFinite(
             f"Step {record.step} trained on NaN or infinity in samples {samples[:5]} "
-            f"of the training set. Remove or repair them{kept}."
+            f"of the training set. Remove or repair them, or mask them before they are used: torch.where after "
+            f"the loss leaves the gradient NaN{kept}."
         )
     broken = [name for name, value in parameters.items() if not value.isfinite().all()]
     if broken and (record.loss is None or math.isfinite(record.loss)):

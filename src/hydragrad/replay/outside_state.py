@@ -104,9 +104,9 @@ def _put(model: nn.Module, values: dict[Key, Any], every: Any) -> None:
     modules = dict(model.named_modules())
     for path, name in every:
         if (path, name) not in values:
-            vars(modules[path]).pop(name, None)
+            modules[path].__dict__.pop(name, None)
     for (path, name), value in values.items():
-        vars(modules[path])[name] = copy.deepcopy(value)
+        modules[path].__dict__[name] = copy.deepcopy(value)
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -124,10 +124,10 @@ def _same_leaf(a: Any, b: Any) -> bool:
     if isinstance(a, np.random.Generator):
         return repr(a.bit_generator.state) == repr(b.bit_generator.state)
     if isinstance(a, random.Random):
-        return a.getstate() == b.getstate()
+        return bool(a.getstate() == b.getstate())
     if isinstance(a, np.ndarray):
         return np.array_equal(a, b)
-    return not isinstance(a, KINDS) or a == b
+    return not isinstance(a, KINDS) or a is b or repr(a) == repr(b)
 
 
 def _name(key: Key) -> str:

@@ -71,7 +71,7 @@ def require_same_model(
     recorded: dict[str, Any],
     model: nn.Module,
     path: Path,
-    last_buffers: Callable[[], Mapping[str, Tensor]] = dict,
+    last_buffers: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Refuse a model other than the recorded one.
 
@@ -87,7 +87,7 @@ def require_same_model(
     given = model_facts(model)
     for part in ("parameters", "buffers"):
         theirs, ours = recorded[part], given[part]
-        if theirs == ours or (part == "buffers" and ours == _facts(last_buffers())):
+        if theirs == ours or (part == "buffers" and last_buffers is not None and ours == _facts(last_buffers())):
             continue
         differences = [f"missing: {name}" for name in theirs if name not in ours]
         differences += [f"added: {name}" for name in ours if name not in theirs]

@@ -194,13 +194,12 @@ def _require_disk(path: Path, needed: int) -> None:
 
 
 def _require_same_batches(path: Path, batch_size: int, *, drop_last: bool) -> None:
-    about = read_manifest(path).about
-    recorded = (about.get("batch_size"), about.get("drop_last", False))
-    if recorded != (batch_size, drop_last):
-        raise RecordingMismatch(
-            f"{path} was recorded with batch_size={recorded[0]}, drop_last={recorded[1]}, got {batch_size} and "
-            f"{drop_last}. Resume with the recorded values."
-        )
+    recorded = {"batch_size": None, "drop_last": False} | read_manifest(path).about
+    for option, value in (("batch_size", batch_size), ("drop_last", drop_last)):
+        if recorded[option] != value:
+            raise RecordingMismatch(
+                f"{path} was recorded with {option}={recorded[option]}, got {value}. Resume with the recorded value."
+            )
 
 
 def _progress(path: Path, next_step: int, per_epoch: int) -> tuple[EpochLog, int]:
