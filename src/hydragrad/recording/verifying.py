@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hydragrad.derivatives import Batch, PerSampleLoss
 from hydragrad.errors import ReplayMismatch
 from hydragrad.randomness import preserved
+from hydragrad.recording.autocast import refusing_autocast
 from hydragrad.replay.outside_state import require_no_outside_state
 from hydragrad.replay.replay import relative_difference
 from hydragrad.replay.trajectory import Trajectory
@@ -76,10 +77,11 @@ def check_one_step(
 
     Raises:
         ReplayMismatch: They differ; lists the likely causes.
-        Unsupported: They differ for what the model keeps in plain attributes.
+        Unsupported: They differ for what the model keeps in plain attributes, or the model enters autocast itself.
     """
     trajectory.restore(start)
-    trajectory.advance(record, batches)
+    with refusing_autocast(model):
+        trajectory.advance(record, batches)
     difference = relative_difference(trajectory.parameters, after)
     on_cpu = all(value.device.type == "cpu" for value in after.values())
     if not difference <= (0.0 if on_cpu else 1e-4):
