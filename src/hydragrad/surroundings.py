@@ -37,6 +37,9 @@ def clean(default_dtype: torch.dtype | None = None) -> Iterator[None]:
     Raises:
         Unsupported: A transform of torch.func, or a mode without data, surrounds the call.
     """
+    if not _surrounded(default_dtype):
+        yield
+        return
     _require_plain_tensors()
     with ExitStack() as stack:
         if torch.is_inference_mode_enabled():
@@ -72,10 +75,27 @@ def in_clean_surroundings(function: Callable[Arguments, Result]) -> Callable[Arg
 
     @wraps(function)
     def inside(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with clean(_default_dtype(args)):
+        dtype = _default_dtype(args)
+        if not _surrounded(dtype):  # as a rule; this is called at every step of a loop
+            return function(*args, **kwargs)
+        with clean(dtype):
             return function(*args, **kwargs)
 
     return inside
+
+
+def _surrounded(default_dtype: torch.dtype | None) -> bool:
+    """Whether anything is to be put aside."""
+    return bool(
+        not torch.is_grad_enabled()
+        or torch.is_inference_mode_enabled()
+        or torch.is_anomaly_enabled()
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._len_torch_function_stack()  # where a default device is, among others
+        or torch._C._len_torch_dispatch_stack()
+        or functorch.peek_interpreter_stack() is not None
+        or default_dtype not in (None, torch.get_default_dtype())
+    )
 
 
 def _default_dtype(args: tuple[Any, ...]) -> torch.dtype | None:
