@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hydragrad.disk import load_sealed, naming_full_disk, read_metadata, replace_file, save_file, save_sealed
+from hydragrad.disk import load_sealed, read_metadata, replace_file, save_file, save_sealed, writing
 from hydragrad.errors import DiskFull
 
 
@@ -34,13 +34,13 @@ def test_a_temporary_file_of_a_killed_process_is_overwritten(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_raises_disk_full(tmp_path, number):
-    with pytest.raises(DiskFull, match=r"full while writing .*resume=True") as caught, naming_full_disk(tmp_path):
+    with pytest.raises(DiskFull, match=r"full while writing .*resume=True") as caught, writing(tmp_path):
         raise OSError(number, "no space")
     assert caught.value.errno == number
 
 
 def test_other_errors_are_not_changed(tmp_path):
-    with pytest.raises(PermissionError), naming_full_disk(tmp_path):
+    with pytest.raises(PermissionError), writing(tmp_path):
         raise PermissionError(errno.EACCES, "no")
 
 

@@ -13,17 +13,33 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hydragrad.errors import DiskFull
+from hydragrad.errors import DiskFull, HydragradError, NotWritable, RunDamaged
 
 DIGEST = "sha256"
 
 
+REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+"""What the system says where a path can't be written: no permission, read-only, a file for a folder or a folder."""
+
+
 @contextmanager
-def naming_full_disk(path: Path) -> Iterator[None]:
-    """Turn 'no space left' into a DiskFull that names the file and says what to do."""
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says against writing a path into an error that names it and says what to do.
+
+    Raises:
+        DiskFull: There is no space left.
+        NotWritable: No permission, or a path that leads through a file.
+    """
     try:
         yield
+    except HydragradError:
+        raise
     except OSError as error:
+        if error.errno in REFUSED:
+            raise NotWritable(
+                f"{path} must be in a folder that may be written; the system says: {error.strerror or error}. Choose "
+                f"another path, or change the permissions."
+            ) from error
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise DiskFull(
                 error.errno,
@@ -33,10 +49,33 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn a missing permission to read a path of a run into an error that names it.
+
+    Raises:
+        RunDamaged: Names the path.
+    """
+    try:
+        yield
+    except PermissionError as error:
+        raise RunDamaged(f"{path} may not be read ({error.strerror or error}). Change its permissions.") from error
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those that it is in; one that is there already is fine.
+
+    Raises:
+        NotWritable: No permission, or a file is in the way.
+    """
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+
+
 def replace_file(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file under another name, flush it to the disk, then rename it in one step."""
     temporary = path.with_name(path.name + ".tmp")
-    with naming_full_disk(path):
+    with writing(path):
         try:
             write(temporary)
             with open(temporary, "rb+") as file:
@@ -66,7 +105,7 @@ def save_sealed(
     """
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     described = dict(metadata or {})
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     digest = content_digest(contents, described, key)
     replace_file(path, lambda to: save_file(contents, to, described | {DIGEST: digest}))
 

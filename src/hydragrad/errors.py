@@ -12,6 +12,7 @@
     ├── Unsupported          (NotImplementedError) an optimizer, module, precision or state that is refused
     ├── QueryError           (ValueError)        a query or a sample id that cannot be answered
     ├── DiskFull             (OSError)           a write failed, or would fail, for lack of space
+    ├── NotWritable          (PermissionError)   a folder or file that may not be, or can't be, written
     ├── NotEnoughMemory      (MemoryError)       rows that would not fit into memory
     ├── PresentationError    (ValueError)        values that a figure or a report cannot show
     ├── MarksInvalid         (ValueError)        marks of labels that do not fit the run
@@ -70,6 +71,10 @@ class QueryError(HydragradError, ValueError):
 
 class DiskFull(HydragradError, OSError):
     """A write that failed, or would fail, for lack of space."""
+
+
+class NotWritable(HydragradError, PermissionError):
+    """A folder or file that may not be written, or whose path leads through a file."""
 
 
 class NotEnoughMemory(HydragradError, MemoryError):

@@ -344,7 +344,7 @@ def test_a_full_disk_keeps_the_run(
 
     def limited(*arguments: Any) -> None:
         calls.append(name)
-        with lines.naming_full_disk(tmp_path):
+        with lines.writing(tmp_path):
             if len(calls) > after:
                 raise OSError(28, "No space left on device")
         real(*arguments)

@@ -304,7 +304,7 @@ def test_a_disk_full_in_the_epoch_log_loses_nothing(tmp_path, monkeypatch):
 
     def full(self, record):
         if self.path.name == "epochs.jsonl" and record["epoch"] == 1:
-            with lines.naming_full_disk(self.path):
+            with lines.writing(self.path):
                 raise OSError(28, "No space left on device")
         append(self, record)
 

@@ -33,6 +33,7 @@ from hydragrad.scores import (
     queries_of,
 )
 from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted
+from hydragrad.surroundings import in_clean_surroundings
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -41,6 +42,7 @@ MEMORY = 1 << 30
 RouteOption = Literal["auto", "hooks", "jvp", "samples"]
 
 
+@in_clean_surroundings
 def attribute(
     run: Recording,
     query: Query | Sequence[Query],

@@ -19,6 +19,7 @@ from hydragrad.replay import Recording
 from hydragrad.runs.kept import Kept, Key
 from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
+from hydragrad.surroundings import in_clean_surroundings, users_default_device
 
 FOLDER = "members"
 CONVERGED = 0.9
@@ -28,6 +29,7 @@ Make = Callable[[int, Path], Recording]
 """`make(seed, folder)` trains and records one run in `folder`, or opens the run that is already there."""
 
 
+@in_clean_surroundings
 def ensemble(
     make: Make,
     query: Query | Sequence[Query],
@@ -75,7 +77,7 @@ def ensemble(
         raise QueryError(f"An ensemble takes at least two different seeds, got {seeds}.")
     queries, ids = queries_of(query), None if samples is None else torch.as_tensor(samples).tolist()
     members = score_members(
-        make, queries, numbers, Path(out), method=method, labels=labels, samples=ids, workers=workers
+        make, queries, numbers, Path(out).absolute(), method=method, labels=labels, samples=ids, workers=workers
     )
     return _mean(members, numbers, queries)
 
@@ -140,7 +142,8 @@ class _Work:
         self._method, self._labels, self._samples = method, labels, samples
 
     def __call__(self, seed: int) -> _Member:
-        run = self._make(seed, self._out / f"seed-{seed}")
+        with users_default_device():
+            run = self._make(seed, self._out / f"seed-{seed}")
         file = Kept(run.path / "scores" / FOLDER, "", self._key(run))
         scores = self._saved(run, file)
         if scores is None:

@@ -29,10 +29,12 @@ from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.scores import Evidence, Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.evidence import INFLUENCE
 from hydragrad.scores.notes import interrupted
+from hydragrad.surroundings import in_clean_surroundings
 
 DAMPING, ITERATIONS, MATRIX = 0.1, 20, 5000
 
 
+@in_clean_surroundings
 def influence(
     run: Recording,
     query: Query | Sequence[Query],

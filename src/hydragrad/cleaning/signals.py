@@ -14,7 +14,9 @@ from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.retraining import retrain
+from hydragrad.runs.buffers import put_state
 from hydragrad.runs.kept import Kept
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.training.measuring import evaluated
 
 
@@ -43,6 +45,7 @@ class Signals:
         return Signals(**{name: values[samples] for name, values in vars(self).items() if values is not None})
 
 
+@in_clean_surroundings
 def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: int = 0, workers: int = 1) -> Signals:
     """Measure them once; they are saved in RUN/signals.
 
@@ -125,8 +128,7 @@ def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
 
 def _model_with(run: Recording, state: Mapping[str, Tensor]) -> nn.Module:
     model = run.trained_model()
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        value.copy_(state[name])
+    put_state(model, state)
     return model
 
 

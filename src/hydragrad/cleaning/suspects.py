@@ -13,8 +13,10 @@ from hydragrad.cleaning.suspicion import suspicion
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording
 from hydragrad.scores import Query, Scores
+from hydragrad.surroundings import in_clean_surroundings
 
 
+@in_clean_surroundings
 def suspects(
     run: Recording,
     scores: Scores,

@@ -2,6 +2,8 @@
 
 layout       named tensors as one flat vector
 leaves       the tensors of nested data
+copying      private copies of a model
+evaluation   the loss, with a batch of its own for every evaluation
 loss_module  model and per-sample loss as one function of parameters and buffers
 one_call     the model's one call inside the loss
 point        where one step is differentiated
@@ -23,6 +25,10 @@ torch_gaps   what torch's own rules lack
 
 # A batch, a model and its loss
 from hydragrad.derivatives.layout import Layout as Layout
+from hydragrad.derivatives.copying import copy_of as copy_of
+from hydragrad.derivatives.evaluation import Evaluator as Evaluator
+from hydragrad.derivatives.evaluation import OwnBatch as OwnBatch
+from hydragrad.derivatives.evaluation import OwnBatches as OwnBatches
 from hydragrad.derivatives.leaves import tensor_leaves as tensor_leaves
 from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule

@@ -1,6 +1,5 @@
 """A model and its per-sample loss as one module, so that both can be called with any parameters."""
 
-import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from hydragrad.derivatives.copying import copy_of
+from hydragrad.derivatives.evaluation import Evaluator
 from hydragrad.derivatives.torch_gaps.padding import use_constant_padding
 from hydragrad.derivatives.torch_gaps.recurrent import use_unfused_recurrence
 from hydragrad.errors import LossError
@@ -46,12 +47,12 @@ class LossModule(nn.Module):
         self, model: nn.Module, loss: PerSampleLoss, prepare: Callable[[nn.Module], None] | None = None
     ) -> None:
         super().__init__()
-        self.model = copy.deepcopy(model)
+        self.model = copy_of(model)
         use_constant_padding(self.model)
         use_unfused_recurrence(self.model)
         if prepare is not None:
             prepare(self.model)
-        self.loss = loss
+        self.loss = Evaluator(loss)
 
     def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (batch size,), and the buffers after the forward pass."""

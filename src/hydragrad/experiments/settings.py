@@ -21,7 +21,7 @@ class Settings:
         data, model, optimizer: Names, where `source` is None.
         noise: Share of the training labels flipped.
         train_size, validation_size, test_size: Samples of each part, or None for all.
-        epochs, batch_size: As trained.
+        epochs, batch_size, drop_last: As trained.
         lr: Initial rate, or None for the recipe's.
         seed: Initialisation, order, randomness and noise.
         device: cpu or cuda.
@@ -37,6 +37,7 @@ class Settings:
     test_size: int | None = None
     epochs: int = 10
     batch_size: int = 64
+    drop_last: bool = False
     lr: float | None = None
     seed: int = 0
     device: str = "cpu"

@@ -23,7 +23,9 @@ from hydragrad.training import Plan, checkpoint_distance, train
 def plan_of(experiment: Experiment) -> Plan:
     """Return how long and in which order the settings train."""
     settings = experiment.settings
-    return Plan(epochs=settings.epochs, batch_size=settings.batch_size, seed=settings.seed)
+    return Plan(
+        epochs=settings.epochs, batch_size=settings.batch_size, drop_last=settings.drop_last, seed=settings.seed
+    )
 
 
 def checkpoints_every(experiment: Experiment) -> int:
@@ -108,6 +110,7 @@ def train_into(
         start.optimizer,
         epochs=experiment.settings.epochs,
         batch_size=experiment.settings.batch_size,
+        drop_last=experiment.settings.drop_last,
         out=out,
         scheduler=start.scheduler,
         scheduler_metric=start.scheduler_metric,

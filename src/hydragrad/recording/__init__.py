@@ -9,6 +9,8 @@ resuming          how far a killed run got, and whether it may be resumed
 sampler_position  where a loader stands in its epoch
 indexed           sample indices of batches from any stock DataLoader
 between_steps     nothing may change weights or optimizer state between two steps
+batch_of_one      a batch of one sample under BatchNorm, named
+autocast          autocast that the model enters itself, refused
 verifying         replays some steps while recording
 interruption      Ctrl-C, noticed even where the loop catches it
 observer          the StepObserver protocol

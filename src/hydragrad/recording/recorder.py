@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from hydragrad.derivatives import PerSampleLoss, require_differentiable
+from hydragrad.derivatives import Evaluator, PerSampleLoss, copy_of, require_differentiable
+from hydragrad.derivatives.evaluation import own_memory
+from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.randomness import preserved
+from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
@@ -25,6 +28,7 @@ from hydragrad.recording.verifying import Verifier
 from hydragrad.replay.data import (
     Collate,
     data_fingerprint,
+    fetch,
     fetch_micro_batch,
     require_finite,
     require_finite_step,
@@ -36,6 +40,7 @@ from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
 from hydragrad.steps import rule_of
+from hydragrad.surroundings import in_clean_surroundings
 
 
 class Recorder:
@@ -81,6 +86,7 @@ class Recorder:
         DataError: An empty data set, a stream, NaN in memory.
     """
 
+    @in_clean_surroundings
     def __init__(
         self,
         path: str | Path,
@@ -105,8 +111,8 @@ class Recorder:
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}.")
-        self.path = Path(path)
-        self._model, self._train_set, self._collate = model, train_set, collate
+        self.path = Path(path).absolute()
+        self._model, self._loss, self._train_set, self._collate = model, loss, train_set, collate
         self._recorded: dict[str, Any] = {
             "optimizers": [rule.name],
             "reduction": reduction,
@@ -137,6 +143,7 @@ class Recorder:
         self._resumed_loader: Checkpoint | None = None  # until the loader is set to it
         self._resumed_segment: Checkpoint | None = None  # until its first step is done
 
+    @in_clean_surroundings
     def __enter__(self) -> Self:
         if self._resume and (self.path / FILE).exists():
             self._resume_run()
@@ -148,6 +155,7 @@ class Recorder:
         self._between.begin()
         return self
 
+    @in_clean_surroundings
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -193,8 +201,11 @@ class Recorder:
         self._between.require_untouched(self.next_step)
         start = self._segment_start(indices)
         handle = StepHandle()
+        if self._stored_in is not None:
+            batch = map_leaves(batch, own_memory)  # the loop may take it apart
         self._between_steps = False
-        with self._block.watched(self._block.micro_batch(self.next_step, indices, samples, batch)):
+        part = self._block.micro_batch(self.next_step, indices, samples, batch)
+        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)
@@ -216,7 +227,7 @@ class Recorder:
 
     def _start_run(self) -> None:
         self._writer.require_free()
-        require_finite(self._train_set)
+        require_finite(self._train_set, self._losses_of)
         self.fingerprint = data_fingerprint(self._train_set)
         with preserved():
             seed = torch.randint(2**62, ()).item() if self._seed is None else self._seed
@@ -237,6 +248,14 @@ class Recorder:
         self._writer.resume(manifest, progress)
         self.next_step = progress.step
 
+    def _losses_of(self, samples: list[int]) -> Tensor:
+        """Losses of some samples on a copy of the model, in eval mode."""
+        with preserved(), torch.no_grad():
+            model = copy_of(self._model).eval()
+            data = fetch(self._train_set, samples, seed=0, collate=self._collate, device=self._device)
+            return Evaluator(self._loss)(model, data)
+
+    @in_clean_surroundings
     def _segment_start(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:
         """The checkpoint before the next step, written if it is due; None inside a segment."""
         if not self._writer.checkpoint_due(self.next_step):
@@ -246,6 +265,7 @@ class Recorder:
         self._writer.write_checkpoint(checkpoint)
         return checkpoint
 
+    @in_clean_surroundings
     def _check(self, record: StepRecord, batch: Any, start: Checkpoint | None) -> None:
         """Refuse a step that is not finite or can't be replayed; store its batch where the run does."""
         require_finite_step(record, lambda: self._fetch(record) if batch is None else [batch], self._parameters)

@@ -9,7 +9,7 @@ from typing import Any
 from hydragrad.errors import RunExists, StepError
 from hydragrad.recording.resuming import Progress
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
-from hydragrad.runs.lines import AppendOnlyLines
+from hydragrad.runs.lines import AppendOnlyLines, make_folder
 from hydragrad.runs.log import LOG, StepRecord, to_line
 from hydragrad.runs.manifest import FILE, Manifest, Status, closed, write_manifest
 from hydragrad.runs.stored_batches import store_batch, sync_batches
@@ -66,7 +66,7 @@ class RunWriter:
         if self._present():
             clear_away(self.path)
         self._made_folder = not self.path.exists()
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         self._write_manifest(manifest)
         self._open_files()
 

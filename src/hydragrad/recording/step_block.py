@@ -14,6 +14,7 @@ from hydragrad.recording.watch import Watch
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.runs.log import MicroBatch, StepRecord
 from hydragrad.runs.manifest import Reduction
+from hydragrad.surroundings import in_clean_surroundings
 
 
 class StepBlock:
@@ -139,6 +140,7 @@ class StepBlock:
         self._while_inside.close()
         self.watch.end()
 
+    @in_clean_surroundings
     def record(self, step: int, loss: float | None = None) -> StepRecord:
         """What the block did.
 

@@ -5,6 +5,7 @@ trajectory         model and optimizer moving along recorded steps
 replay             repeats steps and holds them to the record
 machine            threads and processors: where a replay is equal to the bit
 data               a step's data, fetched again
+outside_state      what a model keeps outside of parameters and buffers, refused by name
 fingerprints       one number over the state after a step, one digest of a batch
 histories          the run's optimizer histories
 statistics         which running statistics the run moved

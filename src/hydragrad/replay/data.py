@@ -12,10 +12,15 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, TensorDataset, default_collate
 
 from hydragrad.derivatives import tensor_leaves
+from hydragrad.derivatives.leaves import leaves
+from hydragrad.derivatives.leaves import map_tensors as map_tensors
+from hydragrad.derivatives.leaves import to_device as to_device
 from hydragrad.errors import DataError, NonFinite
 from hydragrad.randomness import preserved, reseed_everything
+from hydragrad.replay.fingerprints import strided_parts
 from hydragrad.runs.log import MicroBatch, StepRecord
 from hydragrad.runs.stored_batches import load_batch
+from hydragrad.surroundings import users_default_device
 
 Collate = Callable[[list[Any]], Any]
 
@@ -61,7 +66,9 @@ def fetch(
         return [tensor[chosen].to(device) for tensor in train_set.tensors]
     with preserved():
         reseed_everything(seed)
-        return to_device(collate_items(train_set, indices, collate), device)
+        with users_default_device():
+            data = collate_items(train_set, indices, collate)
+        return to_device(data, device)
 
 
 def fetch_micro_batch(
@@ -91,24 +98,6 @@ def collate_items(train_set: Dataset[Any], indices: Sequence[int], collate: Coll
     return (collate or default_collate)([train_set[i] for i in indices])
 
 
-def to_device(data: Any, device: torch.device) -> Any:
-    """Move all tensors in nested lists, tuples and dicts."""
-    return map_tensors(data, lambda tensor: tensor.to(device))
-
-
-def map_tensors(data: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Apply `change` to all tensors in nested lists, tuples and dicts."""
-    if isinstance(data, Tensor):
-        return change(data)
-    if isinstance(data, dict):
-        return {key: map_tensors(value, change) for key, value in data.items()}
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        return type(data)(*(map_tensors(value, change) for value in data))
-    if isinstance(data, list | tuple):
-        return type(data)(map_tensors(value, change) for value in data)
-    return data
-
-
 def data_fingerprint(train_set: Dataset[Any]) -> dict[str, Any]:
     """Tell this data set from others: its length and a digest of its content.
 
@@ -124,13 +113,17 @@ def data_fingerprint(train_set: Dataset[Any]) -> dict[str, Any]:
     with preserved():
         for index in chosen.tolist():
             reseed_everything(FINGERPRINT_SEED)
-            for leaf in tensor_leaves(_as_tensors(train_set[index])):
-                _add(digest, leaf)
+            for leaf in leaves(train_set[index]):
+                _add(digest, _as_tensor(leaf))
     return {"length": length, "digest": digest.hexdigest(), "items": chosen.tolist()}
 
 
-def require_finite(train_set: Dataset[Any]) -> None:
-    """Refuse in-memory data with NaN or infinity, before any work.
+def require_finite(train_set: Dataset[Any], losses_of: Callable[[list[int]], Tensor] | None = None) -> None:
+    """Refuse in-memory data with NaN or infinity, before any work, unless the loss masks them.
+
+    Args:
+        train_set: Map-style data set.
+        losses_of: Evaluates the loss of samples; where it is finite on the first ones concerned, they are accepted.
 
     Raises:
         DataError: Names the first samples concerned.
@@ -141,10 +134,19 @@ def require_finite(train_set: Dataset[Any]) -> None:
             if tensor.is_floating_point() and not tensor.sum().isfinite() and not tensor.isfinite().all():
                 bad = (~tensor.isfinite()).flatten(1).any(1) if tensor.dim() > 1 else ~tensor.isfinite()
                 first = bad.nonzero().flatten()[:5].tolist()
+                if losses_of is not None and _all_finite(losses_of, first):
+                    continue  # every step is held to finite losses and weights in any case
                 raise DataError(
                     f"{int(bad.sum())} training samples hold NaN or infinity (the first: {first}). "
-                    f"Remove or repair them."
+                    f"Remove or repair them, or have the loss mask them (y.nan_to_num() before it is used)."
                 )
+
+
+def _all_finite(losses_of: Callable[[list[int]], Tensor], samples: list[int]) -> bool:
+    try:
+        return bool(losses_of(samples).isfinite().all())
+    except Exception:
+        return False
 
 
 def non_finite_rows(data: Any, size: int) -> list[int]:
@@ -178,7 +180,8 @@ def require_finite_step(record: StepRecord, data: Callable[[], list[Any]], param
     if samples:
         raise NonFinite(
             f"Step {record.step} trained on NaN or infinity in samples {samples[:5]} "
-            f"of the training set. Remove or repair them{kept}."
+            f"of the training set. Remove or repair them, or mask them before they are used: torch.where after "
+            f"the loss leaves the gradient NaN{kept}."
         )
     broken = [name for name, value in parameters.items() if not value.isfinite().all()]
     if broken and (record.loss is None or math.isfinite(record.loss)):
@@ -192,21 +195,18 @@ def require_finite_step(record: StepRecord, data: Callable[[], list[Any]], param
     )
 
 
-def _as_tensors(item: Any) -> Any:
-    if isinstance(item, list | tuple):
-        return [_as_tensors(part) for part in item]
-    if isinstance(item, dict):
-        return {key: _as_tensors(value) for key, value in item.items()}
-    if isinstance(item, Tensor):
-        return item
+def _as_tensor(leaf: Any) -> Tensor:
+    if isinstance(leaf, Tensor):
+        return leaf
     try:
-        return torch.as_tensor(np.asarray(item))
-    except TypeError:
-        nameless = repr(item) == object.__repr__(item)  # which tells the address in memory
-        told = type(item).__name__ if nameless else repr(item)
+        return torch.as_tensor(np.asarray(leaf))
+    except (TypeError, ValueError):
+        nameless = repr(leaf) == object.__repr__(leaf)  # which tells the address in memory
+        told = type(leaf).__name__ if nameless else repr(leaf)
         return torch.tensor(list(told.encode()))
 
 
 def _add(digest: Any, tensor: Tensor) -> None:
     digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for part in strided_parts(tensor):
+        digest.update(part.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -9,15 +9,18 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hydragrad.derivatives import tensor_leaves
+from hydragrad.derivatives.leaves import leaves
 from hydragrad.runs.log import Structure
 
 GOLDEN = 0.6180339887498949
 """Its multiples lie evenly between 0 and 1, so that tensors of one shape do not stand in for one another."""
+
+NUMBERS = bool, int, float, complex
 
 WHOLE_BYTES = 1 << 20
 """Batches up to so many bytes are digested whole, of larger ones elements evenly spaced."""
@@ -28,7 +31,7 @@ def state_number(tensors: Iterable[Tensor]) -> float:
 
     NaN where one holds NaN, infinite where the square of a norm is too large for its tensor.
     """
-    floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
+    floating = [_values(tensor) for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floating:
         return 0.0
     norms = torch.stack([norm.cpu() for norm in torch._foreach_norm(floating, 2, dtype=torch.float64)])
@@ -36,6 +39,11 @@ def state_number(tensors: Iterable[Tensor]) -> float:
     norms[norms > largest] = math.inf
     factors = 1 + torch.arange(1, len(floating) + 1, dtype=torch.float64).mul_(GOLDEN).frac_()
     return float(norms @ factors)
+
+
+def _values(tensor: Tensor) -> Tensor:
+    tensor = tensor.detach()
+    return tensor if tensor.layout is torch.strided else strided_parts(tensor)[-1]
 
 
 def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -> float:
@@ -59,12 +67,40 @@ def state_of(model: nn.Module, optimizers: Iterable[Optimizer]) -> Iterator[Tens
 
 
 def batch_digest(data: Any) -> int:
-    """CRC-32 of the tensors of a batch, their types and shapes; of large tensors a strided sample."""
+    """CRC-32 of a batch: tensors and arrays, their types and shapes, and numbers; of large tensors a sample."""
     digest = 0
-    for leaf in tensor_leaves(data):
-        flat = leaf.detach().reshape(-1)
-        stride = max(1, -(-flat.numel() * flat.element_size() // WHOLE_BYTES))
-        sample = flat[::stride].cpu().contiguous().view(torch.uint8)
-        digest = zlib.crc32(f"{leaf.dtype}{tuple(leaf.shape)}".encode(), digest)
-        digest = zlib.crc32(sample.numpy().data, digest)
+    for leaf in leaves(data):
+        if isinstance(leaf, NUMBERS):
+            digest = zlib.crc32(repr(leaf).encode(), digest)
+            continue
+        tensor = leaf if isinstance(leaf, Tensor) else _of_array(leaf)
+        if tensor is None:
+            continue
+        digest = zlib.crc32(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest)
+        for part in strided_parts(tensor):
+            flat = part.reshape(-1)
+            stride = max(1, -(-flat.numel() * flat.element_size() // WHOLE_BYTES))
+            sample = flat[::stride].cpu().contiguous().view(torch.uint8)
+            digest = zlib.crc32(sample.numpy().data, digest)
     return digest
+
+
+def strided_parts(tensor: Tensor) -> list[Tensor]:
+    """The tensor, detached, as ordinary tensors: of a sparse or nested one its places and values."""
+    tensor = tensor.detach()
+    if tensor.layout is torch.strided and not tensor.is_nested:
+        return [tensor.resolve_conj().resolve_neg()]
+    if tensor.is_nested:
+        return list(tensor.unbind())
+    coordinates = tensor.to_sparse_coo().coalesce()
+    return [coordinates.indices(), coordinates.values()]
+
+
+def _of_array(leaf: Any) -> Tensor | None:
+    """An array of numbers as a tensor; None for anything else."""
+    if not isinstance(leaf, np.ndarray | np.generic):
+        return None
+    try:
+        return torch.from_numpy(np.array(leaf))
+    except TypeError:
+        return None

@@ -20,7 +20,14 @@ def this_machine(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
+
+
+def default_dtype_of(machine: Mapping[str, Any]) -> torch.dtype | None:
+    """What torch made new tensors of; None where it was not noted."""
+    dtype = getattr(torch, str(machine.get("default_dtype")), None)
+    return dtype if isinstance(dtype, torch.dtype) else None
 
 
 @contextmanager
@@ -48,7 +55,7 @@ def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mappin
         warnings.warn(
             "This is not the machine of the recording (" + "; ".join(differing) + "). Replay starts every segment "
             "from its recorded weights, and the evidence of the scores tells how far it drifted.",
-            stacklevel=4,
+            stacklevel=5,
         )
     return not differing
 

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -15,7 +16,7 @@ from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDa
 from hydragrad.randomness import preserved
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.fingerprints import batch_digest
-from hydragrad.replay.machine import this_machine, threads, warn_other_machine
+from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
@@ -23,6 +24,7 @@ from hydragrad.runs.log import LOG, MicroBatch, StepRecord
 from hydragrad.runs.manifest import Manifest, read_manifest, require_same_model
 from hydragrad.runs.steps import read_steps
 from hydragrad.steps import StepRule, rule_named
+from hydragrad.surroundings import clean, in_clean_surroundings
 
 
 class Recording:
@@ -47,6 +49,7 @@ class Recording:
         RecordingMismatch: Another model, loss, data set, or schema.
     """
 
+    @in_clean_surroundings
     def __init__(
         self,
         path: str | Path,
@@ -57,9 +60,10 @@ class Recording:
         collate: Collate | None = None,
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
-        self.path = Path(path)
+        self.path = Path(path).absolute()
         self.manifest: Manifest = read_manifest(self.path)
-        require_same_model(self.manifest.model, model, self.path)
+        self._folder = CheckpointFolder(self.path)
+        require_same_model(self.manifest.model, model, self.path, self._folder.last_buffers)
         require_differentiable(model)
         require_map_style(train_set)
         self.model, self.loss, self.train_set = model, loss, train_set
@@ -67,7 +71,6 @@ class Recording:
         self.loss_weights: Tensor | None = None
         self.device = next(model.parameters()).device
         self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
-        self._folder = CheckpointFolder(self.path)
         self.steps = self._read_steps()
         self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
         self._require_whole()
@@ -80,6 +83,11 @@ class Recording:
     def completed(self) -> bool:
         """True where the loop ran to its end."""
         return self.manifest.status == "completed"
+
+    @property
+    def default_dtype(self) -> torch.dtype | None:
+        """What torch made new tensors of while the run was recorded; None where an earlier version recorded it."""
+        return default_dtype_of(self.manifest.machine)
 
     @property
     def segments(self) -> list[tuple[int, int]]:
@@ -132,11 +140,12 @@ class Recording:
     @contextmanager
     def replay(self) -> Iterator[Replay]:
         """Replay steps on a private copy, with the recorded threads; global generators are preserved."""
-        with preserved(), threads(self.manifest.machine["threads"]):
+        with clean(self.default_dtype), preserved(), threads(self.manifest.machine["threads"]):
             trajectory = Trajectory(self.model, self.loss, self.rule)
             yield Replay(trajectory, exact=self.same_machine)
 
     @cached_property
+    @in_clean_surroundings
     def final(self) -> Checkpoint:
         """The state after the last complete step."""
         end = len(self.steps)
@@ -150,10 +159,12 @@ class Recording:
             return replay.trajectory.checkpoint(end)
 
     @cached_property
+    @in_clean_surroundings
     def initial(self) -> Checkpoint:
         """The state before the first step."""
         return self.checkpoint(0)
 
+    @in_clean_surroundings
     def trained_model(self) -> nn.Module:
         """A copy of the model with the run's final weights and buffers, in eval mode."""
         with preserved():
@@ -161,6 +172,7 @@ class Recording:
         trajectory.restore(self.final)
         return trajectory.model.eval().requires_grad_(False)
 
+    @in_clean_surroundings
     def collate(self, indices: Sequence[int]) -> Any:
         """Draw samples of the training set outside any step."""
         return fetch(self.train_set, indices, seed=0, collate=self.collate_fn, device=self.device)
@@ -179,7 +191,7 @@ class Recording:
             warnings.warn(
                 f"{self.path} was not completed; it is read up to its last complete step, {len(steps):,}. Train on "
                 f"with resume=True (--resume).",
-                stacklevel=3,
+                stacklevel=4,
             )
         return steps
 

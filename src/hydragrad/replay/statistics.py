@@ -5,6 +5,7 @@ import torch
 from hydragrad.derivatives import running_statistics
 from hydragrad.errors import Unsupported
 from hydragrad.replay.recording import Recording
+from hydragrad.runs.buffers import same_values
 
 
 def moved_statistics(run: Recording) -> dict[str, torch.Size]:
@@ -13,8 +14,11 @@ def moved_statistics(run: Recording) -> dict[str, torch.Size]:
     Raises:
         Unsupported: Other buffers moved.
     """
-    first, last = run.initial.buffers, run.final.buffers
-    moved = {name for name, buffer in last.items() if not torch.equal(buffer, first[name])}
+    last = run.final.buffers
+    first = run.initial.buffers
+    if not last.keys() <= first.keys():  # some were registered by the first forward pass
+        first = {**run.checkpoint(run.segments[-1][0]).buffers, **first}
+    moved = {name for name, buffer in last.items() if name not in first or not same_values(buffer, first[name])}
     known = running_statistics(run.model)
     unknown = sorted(name for name in moved - known if last[name].is_floating_point())
     if unknown:

@@ -1,13 +1,12 @@
 """The run's own steps, once more: a private copy of the model under the run's own torch optimizer."""
 
-import copy
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hydragrad.derivatives import Batch, Layout, PerSampleLoss, check_losses
+from hydragrad.derivatives import Batch, Evaluator, Layout, PerSampleLoss, check_losses, copy_of
 from hydragrad.randomness import generator_states, reseed, set_generator_states
 from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
@@ -76,8 +75,8 @@ class Trajectory:
     """
 
     def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
-        self.model = copy.deepcopy(model)
-        self._loss = loss
+        self.model = copy_of(model)
+        self._loss = Evaluator(loss)
         self._parameters = dict(self.model.named_parameters())
         self._modules = dict(self.model.named_modules())
         self._optimizer = rule.torch_class(list(self._parameters.values()), lr=0.0)  # type: ignore[call-arg]

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from torch.utils.data import Dataset
 
+from hydragrad.disk import make_folder
 from hydragrad.errors import PresentationError, QueryError
 from hydragrad.replay import Recording
 from hydragrad.reports.content import read_content
@@ -17,6 +18,7 @@ from hydragrad.reports.page import page
 from hydragrad.reports.rendering import Render
 from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Check, Scores
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking import Store
 
 HOW_TO_EXPLAIN = (
@@ -25,6 +27,7 @@ HOW_TO_EXPLAIN = (
 )
 
 
+@in_clean_surroundings
 def report(
     run: Recording,
     scores: Scores,
@@ -108,7 +111,7 @@ def report(
     )
     file = Path(path)
     html = page(content)
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
 
     def write(to: Path) -> None:
         to.write_text(html, encoding="utf-8", newline="\n")

@@ -5,6 +5,8 @@ log             the step log
 steps           the steps of a run directory, read
 checkpoints     states as safetensors
 stored_batches  batches that are stored with the run
+buffers         buffers that appear, grow or are sparse
+sparse          sparse tensors in safetensors files
 lines           files of sealed lines that survive a kill
 encoding        states without pickling
 kept            results that are computed once, saved and computed again where damaged

@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hydragrad.errors import RecordingMismatch, RunDamaged
+from hydragrad.runs.buffers import put_buffers
 from hydragrad.runs.encoding import decode, encode
-from hydragrad.runs.lines import AppendOnlyLines, read_lines, replace_file, save_file
+from hydragrad.runs.lines import AppendOnlyLines, make_folder, read_lines, reading, replace_file, save_file
+from hydragrad.runs.sparse import SPARSE, put_together, take_apart
 from hydragrad.steps import RULES, STATES_OF_SCHEMA_1
 
 OptimizerState = dict[str, dict[str, Any]]
@@ -54,7 +56,7 @@ class Checkpoint:
         """Size of parameters, buffers and optimizer state."""
         states = (value for entries in self.optimizer.values() for value in entries.values())
         every = (*self.parameters.values(), *self.buffers.values(), *states)
-        return sum(value.nbytes for value in every if isinstance(value, Tensor))
+        return sum(value.numel() * value.element_size() for value in every if isinstance(value, Tensor))
 
 
 PLAIN = ("scheduler", "groups", "frozen", "evaluating")
@@ -99,8 +101,7 @@ def put_into(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> 
         optimizer.state.pop(parameter, None)
         for key, value in checkpoint.optimizer.get(name, {}).items():
             optimizer.state[parameter][key] = _placed(value, parameter, on_device=on_device)
-    for name, buffer in model.named_buffers():
-        buffer.data.copy_(checkpoint.buffers[name])
+    put_buffers(model, checkpoint.buffers)
 
 
 def _placed(value: Any, parameter: nn.Parameter, *, on_device: bool) -> Any:
@@ -155,12 +156,14 @@ class CheckpointFolder:
         plain[UNCHANGED] = unchanged = self._unchanged(checkpoint)
         for part in PARTS:
             for name, value in _entries(checkpoint, part):
-                if isinstance(value, Tensor):
+                if isinstance(value, Tensor) and value.layout is not torch.strided:
+                    tensors |= take_apart(f"{part}/{name}", value, plain)
+                elif isinstance(value, Tensor):
                     if part != "parameters" or name not in unchanged:
                         tensors[f"{part}/{name}"] = value.detach().cpu().contiguous()
                 else:
                     plain[f"{part}/{name}"] = encode(value)
-        self.folder.mkdir(exist_ok=True)
+        make_folder(self.folder)
         path = self.path(checkpoint.step)
         replace_file(path, lambda to: save_file(tensors, to, {"state": json.dumps(plain)}))
         index.append({"step": checkpoint.step, "sha256": _digest(path)})
@@ -177,7 +180,9 @@ class CheckpointFolder:
             RunDamaged: The file is missing or altered.
         """
         path = self.path(step)
-        if not path.exists() or _digest(path) != digest:
+        with reading(path):
+            whole = path.exists() and _digest(path) == digest
+        if not whole:
             state = "missing" if not path.exists() else "not the file that was written (its digest differs)"
             raise RunDamaged(f"{path} is {state}. Restore it from a copy, or train again.")
         parts: dict[str, Any] = {part: {} for part in PARTS}
@@ -185,14 +190,22 @@ class CheckpointFolder:
             plain = json.loads(file.metadata()["state"])
             for key in file.keys():  # noqa: SIM118 - not a dict
                 # Cloned into aligned memory: kernels round differently on what lies elsewhere in the mapped file.
-                _enter(parts, key, file.get_tensor(key).clone())
+                if not key.startswith(SPARSE):
+                    _enter(parts, key, file.get_tensor(key).clone())
+            for key, value in put_together(plain, lambda key: file.get_tensor(key).clone()):
+                _enter(parts, key, value)
         for key, value in plain.items():
-            if "/" in key:
+            if "/" in key and not key.startswith(SPARSE):
                 # Schema 1 wrote the sampler's plain values as they were.
                 _enter(parts, key, decode(value))
         for name, (at, tensor_digest) in plain.get(UNCHANGED, {}).items():
             parts["parameters"][name] = self._frozen_parameter(name, at, tensor_digest)
         return Checkpoint(step, **parts, **{name: decode(plain[name]) for name in PLAIN})
+
+    def last_buffers(self) -> dict[str, Tensor]:
+        """The buffers of the last checkpoint, by name; none where there is no checkpoint."""
+        entries = self.entries() if self.index.exists() else {}
+        return self.read(max(entries), entries[max(entries)]).buffers if entries else {}
 
     def _unchanged(self, checkpoint: Checkpoint) -> dict[str, tuple[int, str]]:
         """Frozen parameters that are in an earlier file, the same to the bit; the others are noted."""

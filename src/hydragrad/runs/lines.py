@@ -9,9 +9,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from hydragrad.disk import naming_full_disk as naming_full_disk
+from hydragrad.disk import make_folder as make_folder
+from hydragrad.disk import reading as reading
 from hydragrad.disk import replace_file as replace_file
 from hydragrad.disk import save_file as save_file
+from hydragrad.disk import writing as writing
 from hydragrad.errors import RunDamaged, RunExists
 
 try:
@@ -52,7 +54,8 @@ class AppendOnlyLines:
 
     def __init__(self, path: Path, *, keep: int = 0) -> None:
         self.path = path
-        self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
+        with writing(path):
+            self._file = open(path, "ab", buffering=0)  # noqa: SIM115 - closed by close()
         if not _lock(self._file):
             self._file.close()
             raise RunExists(
@@ -66,14 +69,14 @@ class AppendOnlyLines:
 
     def append(self, record: dict[str, Any]) -> None:
         """Append one record."""
-        with naming_full_disk(self.path):
+        with writing(self.path):
             line = (sealed(record) + "\n").encode()
             if self._file.write(line) != len(line):
                 raise OSError(errno.ENOSPC, "short write")
 
     def sync(self) -> None:
         """Make sure that the lines survive a power loss."""
-        with naming_full_disk(self.path):
+        with writing(self.path):
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -127,9 +130,11 @@ def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
     Raises:
         RunDamaged: A line before the last is torn or altered.
     """
-    if not path.exists():
+    with reading(path):
+        there = path.exists()
+    if not there:
         raise RunDamaged(f"{path} is missing, so the run can't be read. Restore it from a copy, or train again.")
-    with open(path, encoding="utf-8", errors="replace") as file:
+    with reading(path), open(path, encoding="utf-8", errors="replace") as file:
         lines = file.readlines()
     records = []
     for number, line in enumerate(lines, start=1):

@@ -2,13 +2,15 @@
 
 import json
 import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from hydragrad.disk import reading
 from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.runs.lines import replace_file
 from hydragrad.steps import RULE_OF_SCHEMA_1
@@ -56,13 +58,28 @@ def model_facts(model: nn.Module) -> dict[str, Any]:
     """Names, shapes and dtypes of a model's parameters and buffers."""
     return {
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
-        "parameters": {name: [list(p.shape), str(p.dtype)] for name, p in model.named_parameters()},
-        "buffers": {name: [list(b.shape), str(b.dtype)] for name, b in model.named_buffers()},
+        "parameters": _facts(dict(model.named_parameters())),
+        "buffers": _facts(dict(model.named_buffers())),
     }
 
 
-def require_same_model(recorded: dict[str, Any], model: nn.Module, path: Path) -> None:
+def _facts(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    return {name: [list(tensor.shape), str(tensor.dtype)] for name, tensor in tensors.items()}
+
+
+def require_same_model(
+    recorded: dict[str, Any],
+    model: nn.Module,
+    path: Path,
+    last_buffers: Callable[[], Mapping[str, Tensor]] | None = None,
+) -> None:
     """Refuse a model other than the recorded one.
+
+    Args:
+        recorded: What `model_facts` said of it when the recording began.
+        model: The model.
+        path: What was recorded.
+        last_buffers: Gives the buffers that it had later on, by name: a forward pass may register or resize some.
 
     Raises:
         RecordingMismatch: Counts, and what is missing, added or of another shape.
@@ -70,7 +87,7 @@ def require_same_model(recorded: dict[str, Any], model: nn.Module, path: Path) -
     given = model_facts(model)
     for part in ("parameters", "buffers"):
         theirs, ours = recorded[part], given[part]
-        if theirs == ours:
+        if theirs == ours or (part == "buffers" and last_buffers is not None and ours == _facts(last_buffers())):
             continue
         differences = [f"missing: {name}" for name in theirs if name not in ours]
         differences += [f"added: {name}" for name in ours if name not in theirs]
@@ -102,10 +119,12 @@ def read_manifest(path: Path) -> Manifest:
         RecordingMismatch: It was written in another schema.
     """
     file = path / FILE
-    if not file.exists():
+    with reading(file):
+        there, text = file.exists(), file.read_text(errors="replace") if file.exists() else ""
+    if not there:
         raise RunNotFound(f"{path} is no run directory: it has no {FILE}. Record a run there first (hg.train).")
     try:
-        body = json.loads(file.read_text())
+        body = json.loads(text)
         schema, checksum = body["schema"], body.pop("crc32")
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Restore it from a copy, or train again.") from error

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hydragrad.errors import RunDamaged, Unsupported
-from hydragrad.runs.lines import naming_full_disk, save_file
+from hydragrad.runs.lines import make_folder, save_file, writing
 
 PLAIN = (str, int, float, bool, type(None))
 
@@ -30,8 +30,8 @@ def store_batch(run: Path, step: int, data: Any) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_take_apart(data, tensors))
     path = batch_path(run, step)
-    path.parent.mkdir(exist_ok=True)
-    with naming_full_disk(path):
+    make_folder(path.parent)
+    with writing(path):
         save_file(tensors, path, {"skeleton": skeleton, "sha256": _digest(skeleton, tensors)})
 
 

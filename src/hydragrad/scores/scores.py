@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hydragrad.disk import load_sealed, save_sealed
-from hydragrad.errors import QueryError, RunDamaged
+from hydragrad.errors import QueryError, RunDamaged, RunNotFound
 from hydragrad.scores.evidence import Evidence
 from hydragrad.scores.queries import Query, single_samples_of
 
@@ -190,11 +190,11 @@ class Scores:
         """Read a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: There is none.
+            RunNotFound: There is none.
             RunDamaged: It is no such file, or altered.
         """
         if not Path(path).exists():
-            raise FileNotFoundError(f"There are no scores at {path}. Compute them: hg.attribute (hydragrad attribute).")
+            raise RunNotFound(f"There are no scores at {path}. Compute them: hg.attribute (hydragrad attribute).")
         try:
             return cls.unpacked(*load_sealed(Path(path)))
         except (KeyError, TypeError, ValueError) as error:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hydragrad.disk import make_folder, writing
 from hydragrad.progress import bar
 from hydragrad.scores import Query, Scores, numbered
 from hydragrad.tracking.query_gradients import QueryDifferentiator
@@ -47,8 +48,9 @@ class Answerer:
         """Contributions (queries, samples) as a memory-mapped file."""
         total = sum(len(query.names()) for query in queries)
         number = np.float64 if self._gradients.precision == torch.float64 else np.float32
-        path.parent.mkdir(parents=True, exist_ok=True)
-        matrix = np.lib.format.open_memmap(path, mode="w+", dtype=number, shape=(total, count))
+        make_folder(path.parent)
+        with writing(path):
+            matrix = np.lib.format.open_memmap(path, mode="w+", dtype=number, shape=(total, count))
         done = 0
         with bar("all pairs", total, unit="queries") as progress:
             for chunk in self._gradients.chunks(queries, memory):

@@ -113,7 +113,7 @@ def read_interrupted(folder: Path, model: nn.Module) -> Held:
     warnings.warn(
         f"Training that fills {folder} was interrupted; the store is opened after its last complete step, "
         f"{table.steps:,}. Train on with resume=True.",
-        stacklevel=3,
+        stacklevel=4,
     )
     return after_last_step(growing, facts, sample_ids, model)
 

@@ -15,7 +15,9 @@ from hydragrad.replay.histories import has_closed_form, run_histories, state_nam
 from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.runs import StepRecord
+from hydragrad.runs.buffers import require_dense
 from hydragrad.scores import checked_samples
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.facts import DTYPES, StoreFacts, is_growing
 from hydragrad.tracking.growing_store import unfolding
 from hydragrad.tracking.new_store import make_projector, new_table, storage
@@ -30,6 +32,7 @@ from hydragrad.tracking.store import Store
 from hydragrad.tracking.unfinished import finish, require_same_store
 
 
+@in_clean_surroundings
 def hypergradients(
     run: Recording,
     *,
@@ -103,9 +106,9 @@ def hypergradients(
         recurrence = Planned(columns, histories)
     else:
         recurrence = unfolding(facts, weights, projector, states=len(states), closed_form=closed_form)
-    table = _table(
-        run, None if store is None else Path(store), facts, sample_ids, columns.width + statistics.size, recurrence
-    )
+    folder = None if store is None else Path(store).absolute()
+    require_dense(run.final.buffers, folder)
+    table = _table(run, folder, facts, sample_ids, columns.width + statistics.size, recurrence)
     growing = GrowingRows(table, recurrence, sample_ids, run.manifest.data["length"], statistics=statistics.size)
     for record in run.steps[: table.steps]:
         growing.pass_over(record)

@@ -92,7 +92,7 @@ def new_table(
         accumulators=accumulators,
         dtype=DTYPES[facts.dtype],
         room=min(room, len(sample_ids)),
-        state_bytes=sum(value.nbytes for value in state.values()),
+        state_bytes=sum(value.numel() * value.element_size() for value in state.values()),
     )
     if folder is not None:
         np.save(folder / "samples.npy", sample_ids.numpy())

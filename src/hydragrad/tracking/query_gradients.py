@@ -1,6 +1,5 @@
 """Gradients of queries at a store's trained model, in the columns of its rows."""
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -8,13 +7,22 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives import HooksInapplicable, LayerGradients, PerSampleLoss, agrees, tolerance_of
+from hydragrad.derivatives import (
+    Evaluator,
+    HooksInapplicable,
+    LayerGradients,
+    PerSampleLoss,
+    agrees,
+    copy_of,
+    tolerance_of,
+)
 from hydragrad.derivatives.coupling import CouplingWatch
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.errors import HydragradError
 from hydragrad.randomness import preserved
 from hydragrad.replay import fetch
 from hydragrad.replay.data import Collate
+from hydragrad.runs.buffers import put_state
 from hydragrad.scores import Query, QueryPoint, sample_losses
 from hydragrad.tracking.facts import StoreFacts
 
@@ -65,12 +73,13 @@ class QueryDifferentiator:
     ) -> None:
         device = next(model.parameters()).device
         weights, statistics = facts.layouts()
+        parameters = [name for name, _ in model.named_parameters()]
         on_device = {name: value.to(device) for name, value in final.items()}
         self._point = QueryPoint(
             model=model,
             loss=loss,
-            parameters={name: on_device[name] for name, _ in model.named_parameters()},
-            buffers={name: on_device[name] for name, _ in model.named_buffers()},
+            parameters={name: on_device[name] for name in parameters},
+            buffers={name: value for name, value in on_device.items() if name not in parameters},
             weights=weights,
             statistics=statistics,
             fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=collate, device=device),
@@ -103,22 +112,20 @@ class QueryDifferentiator:
         if single is None or query.training or self._point.statistics.size or len(single[1]) < BATCH_FROM:
             return None
         dataset, indices = single
-        model = copy.deepcopy(self._point.model).eval().requires_grad_(True)
-        with torch.no_grad():
-            for name, value in (*model.named_parameters(), *model.named_buffers()):
-                value.copy_((self._point.parameters | self._point.buffers)[name])
+        model = copy_of(self._point.model).eval().requires_grad_(True)
+        put_state(model, self._point.parameters | self._point.buffers)
         try:
             layers = LayerGradients(model, self._point.weights, self.projector)
         except HooksInapplicable:
             return None
 
-        coupling = CouplingWatch()
+        coupling, evaluate = CouplingWatch(), Evaluator(self._point.loss)
 
         def batch(samples: Sequence[int]) -> tuple[list[float], Tensor] | None:
             """Values and gradients; None where the layers' do not agree with one gradient a sample."""
             layers.begin(len(samples))
             with torch.enable_grad():
-                losses = self._point.loss(model, self._point.fetch(dataset, samples))
+                losses = evaluate(model, self._point.fetch(dataset, samples))
                 wanted = coupling.wants(samples[0], losses)
                 losses.sum().backward()
             gradients = layers.rows(range(len(samples))).to(self.precision)

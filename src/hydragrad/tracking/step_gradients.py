@@ -26,6 +26,7 @@ from hydragrad.derivatives.per_sample.weighted import weighted_gradient
 from hydragrad.errors import Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.runs.log import MicroBatch
+from hydragrad.surroundings import in_clean_surroundings
 
 Route = Literal["layers", "vjp", "frozen"]
 
@@ -165,6 +166,7 @@ class StepGradients:
 
         return look_at
 
+    @in_clean_surroundings
     def _look_at(self, output: Any) -> None:
         """See from the model's output whether this step has to be compared; the state is still that before it."""
         step = self._step

@@ -22,12 +22,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hydragrad.derivatives import PerSampleLoss
+from hydragrad.disk import make_folder, writing
 from hydragrad.errors import QueryError, RunDamaged, RunExists
 from hydragrad.replay.data import Collate
+from hydragrad.runs.buffers import require_dense
 from hydragrad.runs.lines import replace_file, save_file
 from hydragrad.runs.manifest import require_same_model
 from hydragrad.scores import Evidence, Method, Note, Query, Scores, queries_of
 from hydragrad.scores.notes import CURVATURE_DROPPED, interrupted
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.answers import Answer, Answerer
 from hydragrad.tracking.facts import DTYPES, FILE, StoreFacts, is_growing, read_facts, write_facts
 from hydragrad.tracking.growing_store import read_interrupted
@@ -67,6 +70,7 @@ class Store:
         self._checksums, self._path = checksums, path
 
     @classmethod
+    @in_clean_surroundings
     def open(cls, path: str | Path, model: nn.Module, loss: PerSampleLoss, *, collate: Collate | None = None) -> Self:
         """Open a store on disk; rows stay on disk until they are needed.
 
@@ -82,7 +86,7 @@ class Store:
             RunDamaged: Files are missing or damaged, or the replay that fills it was interrupted.
             StepError: Training under a planned schedule was interrupted.
         """
-        folder = Path(path)
+        folder = Path(path).absolute()
         if not (folder / FILE).exists() and is_growing(folder):
             held = read_interrupted(folder, model)
             return cls(model, loss, held.facts, held.rows, held.sample_ids, held.final, path=folder, collate=collate)
@@ -100,20 +104,24 @@ class Store:
         ids = torch.from_numpy(samples)
         return cls(model, loss, facts, rows, ids, final, checksums=checksums, path=folder, collate=collate)
 
+    @in_clean_surroundings
     def save(self, path: str | Path) -> Path:
         """Write the store into a folder of its own.
 
         Raises:
             RunExists: There is a store already.
         """
-        folder = Path(path)
+        folder = Path(path).absolute()
         if (folder / FILE).exists():
             raise RunExists(f"{folder} already holds a store. Choose another folder, or delete it.")
-        folder.mkdir(parents=True, exist_ok=True)
-        np.save(folder / "rows.npy", self.rows)
+        require_dense(self.final, folder)
+        make_folder(folder)
+        with writing(folder):
+            np.save(folder / "rows.npy", self.rows)
         self._write_rest(folder)
         return folder
 
+    @in_clean_surroundings
     def contributions(
         self,
         queries: Query | Sequence[Query],

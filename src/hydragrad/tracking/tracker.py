@@ -12,10 +12,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, require_differentiable, running_statistics
+from hydragrad.derivatives import (
+    BatchStatistics,
+    Layout,
+    OwnBatches,
+    PerSampleLoss,
+    require_differentiable,
+    running_statistics,
+)
 from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
+from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
@@ -23,12 +31,14 @@ from hydragrad.replay import require_map_style
 from hydragrad.replay.data import Collate, data_fingerprint
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs import StepRecord
+from hydragrad.runs.buffers import require_dense
 from hydragrad.runs.checkpoints import Checkpoint, snapshot
 from hydragrad.runs.lines import read_lines
 from hydragrad.runs.log import MicroBatch, from_lines
 from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import StepRule, rule_of
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.answers import Answer
 from hydragrad.tracking.facts import FILE, LOG, StoreFacts, is_growing
 from hydragrad.tracking.growing_store import model_state, unfinished_schedule
@@ -97,6 +107,7 @@ class Tracker:
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
 
+    @in_clean_surroundings
     def __init__(
         self,
         model: nn.Module,
@@ -129,10 +140,11 @@ class Tracker:
                 f"A planned schedule gives coefficients where every coordinate of a row moves alike; under "
                 f"{rule.torch_class.__name__} each moves in its own way. Leave schedule= out."
             )
+        require_dense(dict(model.named_buffers()), None if store is None else Path(store))
         if resume and store is None:
             raise ValueError("resume=True goes on with a store on disk: give store=, the folder.")
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
-        self._folder = None if store is None else Path(store)
+        self._folder = None if store is None else Path(store).absolute()
         self._resume, self._collate, self._seed = resume, collate, seed
         self._length = len(train_set)  # type: ignore[arg-type]
         self._block = StepBlock(
@@ -194,7 +206,9 @@ class Tracker:
         self._last: StepRecord | None = None
         self._store: Store | None = None
         self._trajectory: Trajectory | None = None
+        self._batches = OwnBatches()
 
+    @in_clean_surroundings
     def __enter__(self) -> Self:
         folder, tracked = self._folder, self._tracked
         if self._resume and folder is not None and (folder / FILE).exists():
@@ -212,6 +226,7 @@ class Tracker:
         self._open = True
         return self
 
+    @in_clean_surroundings
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -243,6 +258,7 @@ class Tracker:
         return self._tracked.schedule is None or self.steps == len(self._tracked.schedule)
 
     @property
+    @in_clean_surroundings
     def store(self) -> Store:
         """The store, once the loop is over; of an interrupted one on disk, as it was after its last complete step.
 
@@ -260,6 +276,7 @@ class Tracker:
             raise StepError(unfinished_schedule(self.steps, self._tracked.facts))
         return None if self._folder is None else opened_unfinished(growing, *self._own, self._collate)
 
+    @in_clean_surroundings
     def contributions(self, queries: Query | Sequence[Query], **options: Any) -> Answer:
         """Contributions of the tracked samples to any queries, once the loop is over: `Store.contributions`.
 
@@ -294,10 +311,12 @@ class Tracker:
             self._between.require_untouched(self.next_step)
         self._find_place(samples)
         part = self._block.micro_batch(self.next_step, indices, samples)
-        step_batch = self._step_batch(part, batch)
+        own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
+        step_batch = self._step_batch(part, own.data)
         start = self._before(step_batch, part, alone=step_seed() is None)
-        with self._block.watched(part):
+        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
             yield StepHandle()
+        self._batches.evaluated(own)
         record = self._block.record(self.next_step)
         self._after(record, step_batch, start)
         self._last = record
@@ -305,6 +324,7 @@ class Tracker:
         self._between = self._between or BetweenSteps(self._model, self._optimizer, "tracker.step()")
         self._between.begin(record.structure)
 
+    @in_clean_surroundings
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
         constants = {}
         if self._tracked.exact:
@@ -324,6 +344,7 @@ class Tracker:
             constants=constants,
         )
 
+    @in_clean_surroundings
     def _before(self, step_batch: StepBatch, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
         """Everything that needs the weights before the step."""
         if self.next_step < self.steps:
@@ -339,6 +360,7 @@ class Tracker:
         due = self.next_step & (self.next_step - 1) == 0
         return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
 
+    @in_clean_surroundings
     def _after(self, record: StepRecord, step_batch: StepBatch, start: Checkpoint | None) -> None:
         if record.step < self.steps:
             require_same_step(self._known[record.step], record)
@@ -353,7 +375,7 @@ class Tracker:
                 watch = self._block.watch
                 self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
                 values = {name: parameter.detach() for name, parameter in watch.parameters.items()}
-                check_one_step(self._trajectory, start, record, [step_batch()], values)
+                check_one_step(self._trajectory, self._model, start, record, [step_batch()], values)
         self._rows.after(record, self._last, step_batch)
 
     def _find_place(self, samples: list[int]) -> None:

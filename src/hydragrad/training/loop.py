@@ -30,6 +30,7 @@ class Plan:
     Attributes:
         epochs: Passes over the data.
         batch_size: Samples per step; the last batch of an epoch may be smaller.
+        drop_last: Leave out that smaller batch.
         seed: Order of the samples, and the randomness of the steps.
         scheduler: A torch scheduler.
         scheduler_every: When the scheduler steps.
@@ -44,6 +45,7 @@ class Plan:
 
     epochs: int
     batch_size: int
+    drop_last: bool = False
     seed: int = 0
     scheduler: Any = None
     scheduler_every: Literal["epoch", "step"] = "epoch"
@@ -70,13 +72,17 @@ class Plan:
 
     def steps_per_epoch(self, length: int) -> int:
         """Number of steps of one epoch."""
-        return math.ceil(length / self.batch_size)
+        return length // self.batch_size if self.drop_last else math.ceil(length / self.batch_size)
+
+    def last_batch(self, length: int) -> int:
+        """Number of samples in the last batch of an epoch."""
+        return self.batch_size if self.drop_last else (length - 1) % self.batch_size + 1
 
     def batches(self, length: int, epoch: int) -> Iterator[list[int]]:
         """Yield the sample indices of every batch of an epoch."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch, ORDER))
         order = torch.randperm(length, generator=generator).tolist()
-        for start in range(0, length, self.batch_size):
+        for start in range(0, self.steps_per_epoch(length) * self.batch_size, self.batch_size):
             yield order[start : start + self.batch_size]
 
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import PerSampleLoss
-from hydragrad.errors import DiskFull, RecordingMismatch, RunExists
+from hydragrad.errors import DataError, DiskFull, RecordingMismatch, RunExists
 from hydragrad.recording import Recorder, StepObserver
 from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
@@ -20,12 +21,14 @@ from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.runs.manifest import read_manifest
 from hydragrad.runs.steps import read_steps
 from hydragrad.steps import states_of
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
-from hydragrad.training.probe import require_labels_in_range
+from hydragrad.training.probe import require_batch_of_one, require_labels_in_range
 
 EPOCHS = "epochs.jsonl"
 
 
+@in_clean_surroundings
 def train(
     model: nn.Module,
     loss: PerSampleLoss,
@@ -40,6 +43,7 @@ def train(
     monitor: Monitor | None = None,
     scheduler_metric: str | Sequence[str] | None = None,
     observers: Sequence[StepObserver] = (),
+    drop_last: bool = False,
     seed: int = 0,
     checkpoint_every: int | None = None,
     collate: Collate | None = None,
@@ -63,6 +67,7 @@ def train(
         scheduler_metric: Entry of the epoch's log that ReduceLROnPlateau gets: one of the monitor's, `train_loss`,
             or several to be added ("train_loss + validation_loss").
         observers: Further step observers, already entered.
+        drop_last: Leave out an epoch's last batch where it is smaller.
         seed: Order of the samples and the randomness of the steps; the same seed gives the same run.
         checkpoint_every: Steps between checkpoints; by default 1.5 times the square root of all steps.
         collate: Makes a batch of a list of items; torch's default if None.
@@ -85,6 +90,7 @@ def train(
     plan = Plan(
         epochs=epochs,
         batch_size=batch_size,
+        drop_last=drop_last,
         seed=seed,
         scheduler=scheduler,
         scheduler_every=scheduler_every,
@@ -93,7 +99,12 @@ def train(
         collate=collate,
         progress=progress,
     )
-    path, length = Path(out), len(train_set)  # type: ignore[arg-type]
+    path, length = Path(out).absolute(), len(train_set)  # type: ignore[arg-type]
+    if plan.steps(length) == 0:
+        raise DataError(
+            f"An epoch needs at least one batch of {batch_size} samples where drop_last=True, and the training set has "
+            f"{length}. Lower batch_size."
+        )
     every = checkpoint_distance(plan.steps(length)) if checkpoint_every is None else checkpoint_every
     recorder = Recorder(
         path,
@@ -105,10 +116,12 @@ def train(
         checkpoint_every=every,
         collate=collate,
         seed=seed,
-        about={"epochs": epochs, "batch_size": batch_size} | (about or {}),
+        about={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last} | (about or {}),
         resume=resume,
     )
     require_labels_in_range(model, loss, train_set, min(batch_size, length), collate)
+    if plan.last_batch(length) == 1:
+        require_batch_of_one(model, loss, train_set, collate)
     _require_disk(path, forecast_bytes(model, optimizer, length, plan, every))
     if (path / EPOCHS).exists() and (path / EPOCHS).stat().st_size and not resume:
         raise RunExists(
@@ -116,7 +129,7 @@ def train(
             f"resume=True (--resume)."
         )
     if resume and (path / MANIFEST).exists():
-        _require_same_batches(path, batch_size)
+        _require_same_batches(path, batch_size, drop_last=drop_last)
     with recorder:
         unfinished_epoch, finished_epochs = _progress(path, recorder.next_step, plan.steps_per_epoch(length))
         log = AppendOnlyLines(path / EPOCHS, keep=finished_epochs)
@@ -158,10 +171,15 @@ def epoch_logs(path: Path) -> list[dict[str, Any]]:
 def forecast_bytes(model: nn.Module, optimizer: Optimizer, length: int, plan: Plan, checkpoint_every: int) -> int:
     """Estimate the size of the run directory in bytes."""
     copies = 1 + len(states_of(optimizer))
-    state = copies * sum(p.nbytes for p in model.parameters()) + sum(b.nbytes for b in model.buffers()) + 32_768
+    state = copies * sum(p.nbytes for p in model.parameters()) + sum(_bytes(b) for b in model.buffers()) + 32_768
     checkpoints = plan.steps(length) // checkpoint_every + 2
     digits = len(str(length)) + 2
     return checkpoints * state + plan.steps(length) * 220 + plan.epochs * length * digits
+
+
+def _bytes(buffer: Tensor) -> int:
+    values: Tensor = buffer if buffer.layout is torch.strided else buffer.to_sparse_coo().coalesce().values()
+    return values.nbytes
 
 
 def _require_disk(path: Path, needed: int) -> None:
@@ -175,12 +193,13 @@ def _require_disk(path: Path, needed: int) -> None:
         )
 
 
-def _require_same_batches(path: Path, batch_size: int) -> None:
-    recorded = read_manifest(path).about.get("batch_size")
-    if recorded != batch_size:
-        raise RecordingMismatch(
-            f"{path} was recorded with batch_size={recorded}, got {batch_size}. Resume with the recorded value."
-        )
+def _require_same_batches(path: Path, batch_size: int, *, drop_last: bool) -> None:
+    recorded = {"batch_size": None, "drop_last": False} | read_manifest(path).about
+    for option, value in (("batch_size", batch_size), ("drop_last", drop_last)):
+        if recorded[option] != value:
+            raise RecordingMismatch(
+                f"{path} was recorded with {option}={recorded[option]}, got {value}. Resume with the recorded value."
+            )
 
 
 def _progress(path: Path, next_step: int, per_epoch: int) -> tuple[EpochLog, int]:

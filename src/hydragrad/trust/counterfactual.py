@@ -17,7 +17,9 @@ from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
 from hydragrad.replay.retraining import State, retrain
+from hydragrad.runs.buffers import put_state
 from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
+from hydragrad.surroundings import in_clean_surroundings
 
 TRAINING_SAMPLES = 500
 """Training samples in the query that stands in where none is passed."""
@@ -40,6 +42,7 @@ class Counterfactual:
     groups: tuple[tuple[int, ...], ...]
 
 
+@in_clean_surroundings
 def counterfactual(
     run: Recording,
     groups: Sequence[Sequence[int]],
@@ -107,7 +110,7 @@ def warn_of_overlap(run: Recording, queries: Sequence[Query]) -> None:
             warnings.warn(
                 f"The query {query.names()[0]!r} is about training samples: what removing them changes is mostly "
                 f"that they are no longer fitted. Take held-out data to measure what a sample is worth.",
-                stacklevel=3,
+                stacklevel=4,
             )
 
 
@@ -144,8 +147,7 @@ def _change(group: Sequence[int], weight: float, labels: Mapping[int, int]) -> C
 
 
 def _with_state(model: nn.Module, state: State) -> nn.Module:
-    for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        value.copy_(state[name])
+    put_state(model, state)
     return model
 
 

@@ -31,6 +31,7 @@ from hydragrad.replay.trajectory import PlaceOfStep
 from hydragrad.runs import StepRecord
 from hydragrad.scores import Evidence, Note, Query, checked_samples
 from hydragrad.steps import Tangent, coefficients, tangent_all, tangent_transforms
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trust.counterfactual import training_loss
 
 Array = NDArray[np.float64]
@@ -125,6 +126,7 @@ class ApproximationError:
         return evidence.with_note(Note("approximation error", self.sentence))
 
 
+@in_clean_surroundings
 def approximation_error(
     run: Recording,
     *,

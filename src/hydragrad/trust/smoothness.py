@@ -23,6 +23,7 @@ from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
 from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Curvature, Evidence, Method, Note, Query
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
 
 SMOOTH = 0.2
@@ -87,6 +88,7 @@ class Smoothness:
         return evidence.with_note(Note("smoothness", self.sentence))
 
 
+@in_clean_surroundings
 def smoothness(
     run: Recording,
     *,

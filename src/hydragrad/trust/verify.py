@@ -16,6 +16,7 @@ from hydragrad.replay.changed_run import Change
 from hydragrad.replay.retraining import retrain
 from hydragrad.scores import Check, Evidence, Query, Scores, numbered, queries_of
 from hydragrad.scores.checks import CheckKind, Interval
+from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trust.counterfactual import counterfactual, measure
 from hydragrad.trust.lds import lds, lds_interval
 
@@ -37,6 +38,7 @@ class _Groups:
     samples: list[list[int]]
 
 
+@in_clean_surroundings
 def verify(
     run: Recording | Sequence[Recording],
     scores: Scores,

@@ -48,6 +48,9 @@ def train(
     ] = None,
     test_size: Annotated[int | None, typer.Option(min=1, help="Test samples (default: all).")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
+    drop_last: Annotated[
+        bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")
+    ] = False,
     lr: Annotated[float | None, typer.Option(min=0, help="Initial rate (default: the recipe's).")] = None,
     seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
@@ -70,6 +73,7 @@ def train(
         validation_size=validation_size,
         test_size=test_size,
         batch_size=batch_size,
+        drop_last=drop_last,
         lr=lr,
         seed=seed,
         device=device,

@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hydragrad.disk import make_folder, writing
 from hydragrad.errors import DiskFull, NotEnoughMemory, RunDamaged
-from hydragrad.runs.lines import naming_full_disk
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32: np.float32, torch.bfloat16: np.uint16}
 """How rows are stored. NumPy has no bfloat16: its 16 bits are the upper half of a float32's."""
@@ -81,11 +81,11 @@ class Table:
         shapes |= {f"journal-{name}": ((room, width), number) for name in names}
         shapes |= {f"journal-{name}": ((room,), np.int64) for name in ("ids", "touched")}
         shapes["model"] = ((2, state_bytes), np.uint8)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         require_disk(folder, sum(int(np.prod(shape)) * np.dtype(number).itemsize for shape, number in shapes.values()))
         arrays: Arrays = {}
         for name, (shape, kind) in shapes.items():
-            with naming_full_disk(folder / name):
+            with writing(folder / name):
                 arrays[name] = np.lib.format.open_memmap(_path(folder, name), mode="w+", dtype=kind, shape=shape)
         return cls(folder, arrays, dtype)
 
@@ -180,7 +180,7 @@ class Table:
             require_disk(self.folder, needed)
             # The journal first: a table with a state always has one.
             for name, length in ((f"journal-{state}", self.room), (state, rows)):
-                with naming_full_disk(self.folder / name):
+                with writing(self.folder / name):
                     self._arrays[name] = np.lib.format.open_memmap(
                         _path(self.folder, name), mode="w+", dtype=number, shape=(length, width)
                     )

@@ -1,0 +1,124 @@
+"""Private copies of a model, whatever it keeps of its last forward pass."""
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from types import CellType, FunctionType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._C import _functorch as functorch
+from torch.overrides import TorchFunctionMode
+
+from hydragrad.errors import Unsupported
+
+OUR_OWN = "hydragrad."
+"""Functions of this package that watch a model speak of the original, wherever they are."""
+
+
+def copy_of(model: nn.Module) -> nn.Module:
+    """Copy a model: parameters, buffers, hooks, and everything else that its modules hold.
+
+    Tensors that a forward pass left in the model (kept activations; the weight that old `weight_norm`, `spectral_norm`
+    and `prune` make before every pass) are copied with their values, apart from the graph that they belong to.
+
+    Raises:
+        Unsupported: Something in the model can't be copied; names the module and its attribute.
+    """
+    try:
+        with copying_kept_tensors():
+            copies: dict[int, Any] = {}
+            copied = copy.deepcopy(model, copies)
+    except Exception as error:
+        raise Unsupported(
+            f"The model is replayed on a copy, and {_culprit(model)} can't be copied ({_first_line(error)}). Delete "
+            f"that attribute, keep it outside of the model, or give its class a __deepcopy__ method."
+        ) from error
+    for module in copied.modules():
+        _rebind_functions(module, copies)
+    return copied
+
+
+def copying_kept_tensors() -> AbstractContextManager[Any]:
+    """Let copy.deepcopy copy tensors that are no leaves of a graph, inside the block."""
+    return _KeptTensors()
+
+
+class _KeptTensors(TorchFunctionMode):
+    """Lets copy.deepcopy copy tensors that are no leaves of a graph."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if function is Tensor.__deepcopy__:
+            kept, memo = args
+            if functorch.is_functorch_wrapped_tensor(kept) or not kept.is_leaf:
+                if id(kept) not in memo:
+                    memo[id(kept)] = _unwrapped(kept).detach().clone()
+                return memo[id(kept)]
+        return function(*args, **(kwargs or {}))
+
+
+def _rebind_functions(module: nn.Module, copies: dict[int, Any]) -> None:
+    """Have functions that were put on a module (a forward, hooks) speak of the copied modules, not of the originals."""
+    for held in (module.__dict__, *(value for value in vars(module).values() if isinstance(value, OrderedDict))):
+        for name, value in list(held.items()):
+            if isinstance(value, FunctionType) and value.__closure__ and not value.__module__.startswith(OUR_OWN):
+                held[name] = _rebound(value, copies)
+
+
+def _rebound(function: FunctionType, copies: dict[int, Any]) -> FunctionType:
+    cells = function.__closure__ or ()
+    contents = [_copy_in(cell, copies) for cell in cells]
+    if all(content is cell for content, cell in zip(contents, cells, strict=True)):
+        return function
+    rebound = FunctionType(function.__code__, function.__globals__, function.__name__, None, tuple(contents))
+    rebound.__defaults__, rebound.__kwdefaults__ = function.__defaults__, function.__kwdefaults__
+    return rebound
+
+
+def _copy_in(cell: CellType, copies: dict[int, Any]) -> CellType:
+    """A cell with the copy of the module or tensor that is in this one; the same cell where there is none."""
+    try:
+        content = cell.cell_contents
+    except ValueError:  # empty
+        return cell
+    copied = copies.get(id(content))
+    return cell if copied is None or not isinstance(content, nn.Module | Tensor) else CellType(copied)
+
+
+def _unwrapped(tensor: Tensor) -> Tensor:
+    """What a transform of torch.func that is over left behind, as a plain tensor."""
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
+def _culprit(model: nn.Module) -> str:
+    """The module and attribute that can't be copied."""
+    for path, module in model.named_modules():
+        for name, value in _attributes(module):
+            try:
+                with copying_kept_tensors(), torch.no_grad():
+                    copy.deepcopy(value)
+            except Exception:
+                place = f"{path}.{name}" if path else name
+                return f"the attribute {place} of {type(module).__name__} (a {type(value).__name__})"
+    return f"the {type(model).__name__}"
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    """What a module holds itself; its children are looked at in their turn."""
+    for name, value in vars(module).items():
+        if name != "_modules":
+            yield name, value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
