@@ -2,6 +2,8 @@
 
 layout       named tensors as one flat vector
 leaves       the tensors of nested data
+label_leaf   the label among them
+label_search which of them is the label
 loss_module  model and per-sample loss as one function of parameters and buffers
 one_call     the model's one call inside the loss
 point        where one step is differentiated
@@ -21,6 +23,11 @@ torch_gaps   what torch's own rules lack
 # A batch, a model and its loss
 from hydragrad.derivatives.layout import Layout as Layout
 from hydragrad.derivatives.leaves import tensor_leaves as tensor_leaves
+from hydragrad.derivatives.label_leaf import Label as Label
+from hydragrad.derivatives.label_leaf import labels_by_value as labels_by_value
+from hydragrad.derivatives.label_leaf import plain_cross_entropy as plain_cross_entropy
+from hydragrad.derivatives.label_search import find_label as find_label
+from hydragrad.derivatives.label_search import probes as probes
 from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule
 from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
