@@ -2,6 +2,7 @@
 
 layout       named tensors as one flat vector
 leaves       the tensors of nested data
+label_dtype  labels of a dtype that torch refuses
 label_leaf   the label among them
 label_search which of them is the label
 loss_module  model and per-sample loss as one function of parameters and buffers
@@ -23,6 +24,7 @@ torch_gaps   what torch's own rules lack
 # A batch, a model and its loss
 from hydragrad.derivatives.layout import Layout as Layout
 from hydragrad.derivatives.leaves import tensor_leaves as tensor_leaves
+from hydragrad.derivatives.label_dtype import naming_label_dtype as naming_label_dtype
 from hydragrad.derivatives.label_leaf import Label as Label
 from hydragrad.derivatives.label_leaf import labels_by_value as labels_by_value
 from hydragrad.derivatives.label_leaf import plain_cross_entropy as plain_cross_entropy
