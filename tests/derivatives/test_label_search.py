@@ -53,9 +53,9 @@ LOSSES = {
     "margin": lambda z, y: F.multi_margin_loss(z, y, reduction="none"),
     "margin in place": in_place_margin,
     "squares": lambda z, y: (z - F.one_hot(y, CLASSES)).square().mean(1),
-    "columns": lambda z, y: F.binary_cross_entropy_with_logits(
-        z, F.one_hot(y, CLASSES).to(z), reduction="none"
-    ).mean(1),
+    "columns": lambda z, y: F.binary_cross_entropy_with_logits(z, F.one_hot(y, CLASSES).to(z), reduction="none").mean(
+        1
+    ),
 }
 SOFTMAX = {"plain", "smoothed", "class weights", "scaled", "focal", "margin", "margin in place"}
 
@@ -130,9 +130,7 @@ def test_inputs_of_the_model_are_no_labels_and_it_is_called_once(x):
     model, calls = Lengths(), []
     model.register_forward_pre_hook(lambda *_: calls.append(1))
     lengths = GROUP.sort().values
-    label = find_label(
-        model, lambda data: cross_entropy(model(data[0], data[1])["logits"], data[2]), [[x, lengths, Y]]
-    )
+    label = find_label(model, lambda data: cross_entropy(model(data[0], data[1])["logits"], data[2]), [[x, lengths, Y]])
     assert label.name == "[2]" and label.classes == CLASSES
     assert "forward" not in vars(model)
     assert model(x, lengths)["logits"].requires_grad

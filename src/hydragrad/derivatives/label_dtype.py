@@ -19,9 +19,9 @@ def naming_label_dtype() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        if not TORCH_SAYS.search(reason):
+        if not TORCH_SAYS.search(str(error)):
             raise
+        reason = str(error).splitlines()[0].rstrip(".")
         raise LossError(
             f"The loss needs labels of the dtype that it takes: int64 (or uint8) class numbers, or floating-point "
             f"rows of the logits' dtype; torch says: {reason}. Cast them in the loss: batch[1].long(), where batch[1] "
