@@ -52,7 +52,7 @@ def test_losses_show_their_labels_unless_two_leaves_with_other_values_fit(genera
         assert labels_by_value(logits, losses, leaves).tolist() == Y.tolist()
     assert labels_by_value(logits, losses, [other]) is None
     assert labels_by_value(logits, losses + 1e-3, [Y]) is None
-    assert labels_by_value((logits,), losses, [Y]) is None
+    assert labels_by_value(logits[None], losses, [Y]) is None
     flat = torch.zeros(4, 3)
     assert labels_by_value(flat, F.cross_entropy(flat, Y, reduction="none"), [Y, other]) is None
 

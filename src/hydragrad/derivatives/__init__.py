@@ -28,6 +28,7 @@ from hydragrad.derivatives.label_dtype import naming_label_dtype as naming_label
 from hydragrad.derivatives.label_leaf import Label as Label
 from hydragrad.derivatives.label_leaf import labels_by_value as labels_by_value
 from hydragrad.derivatives.label_leaf import plain_cross_entropy as plain_cross_entropy
+from hydragrad.derivatives.label_leaf import possible_logits as possible_logits
 from hydragrad.derivatives.label_search import find_label as find_label
 from hydragrad.derivatives.label_search import probes as probes
 from hydragrad.derivatives.loss_module import Batch as Batch

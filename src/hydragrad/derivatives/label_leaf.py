@@ -26,6 +26,7 @@ class Label:
         name: Where it stands: "[1]", "['labels']".
         classes: Number of classes: columns of the model's output.
         one_hot: It holds a one-hot row a sample in place of a number.
+        output: Which of the `possible_logits` the loss compares it with.
         softmax: The softmax of the model's output is the probability of every class, as far as the loss knows: it sees
             differences of outputs only, or log-probabilities. Not so for probabilities, sigmoids and squares.
     """
@@ -35,6 +36,7 @@ class Label:
     classes: int
     one_hot: bool
     softmax: bool
+    output: int = 0
 
     def of(self, data: Any) -> Tensor:
         """The labels of a batch, int64 (batch,).
@@ -76,13 +78,19 @@ class Label:
         )
 
 
-def labels_by_value(output: Any, losses: Tensor, leaves: Sequence[Tensor]) -> Tensor | None:
+def possible_logits(output: Any, size: int) -> list[Tensor]:
+    """Tensors of a model's output, or of several ones, that may be logits: floating-point, (size, classes)."""
+    leaves = tensor_leaves(output)
+    return [leaf for leaf in leaves if leaf.dim() == 2 and len(leaf) == size and leaf.is_floating_point()]
+
+
+def labels_by_value(output: Tensor, losses: Tensor, leaves: Sequence[Tensor]) -> Tensor | None:
     """The labels of a batch, int64 (batch,), if its losses are plain cross-entropy with them; else None.
 
     Also None where several leaves with different values fit (equal logits).
 
     Args:
-        output: What the model's one call returned.
+        output: Logits, (batch, classes).
         losses: (batch,).
         leaves: Tensor leaves of the batch as they were before the loss ran.
     """
@@ -91,9 +99,9 @@ def labels_by_value(output: Any, losses: Tensor, leaves: Sequence[Tensor]) -> Te
     return fitting[0] if fitting and same else None
 
 
-def plain_cross_entropy(output: Any, losses: Tensor, leaves: Sequence[Tensor]) -> dict[int, Tensor]:
+def plain_cross_entropy(output: Tensor, losses: Tensor, leaves: Sequence[Tensor]) -> dict[int, Tensor]:
     """Leaves whose cross-entropy with the output is the loss, by number, as int64 labels (batch,)."""
-    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[:1] != losses.shape:
+    if output.dim() != 2 or output.shape[:1] != losses.shape:
         return {}
     fitting = {}
     logits, losses = output.detach().double(), losses.detach()

@@ -32,6 +32,7 @@ from hydragrad.derivatives.label_leaf import (
     encoded,
     leaf_name,
     plain_cross_entropy,
+    possible_logits,
     with_values,
 )
 from hydragrad.derivatives.leaves import tensor_leaves
@@ -148,9 +149,8 @@ class _Held:
         self._model, self._calls, self._outputs = model, 0, list[Any]()
 
     def logits(self, size: int) -> list[Tensor]:
-        """The outputs that may be logits: floating-point leaves (size, classes)."""
-        leaves = [leaf for output in self._outputs for leaf in tensor_leaves(output)]
-        return [leaf for leaf in leaves if leaf.dim() == 2 and len(leaf) == size and leaf.requires_grad]
+        """The outputs that may be logits, (size, classes)."""
+        return possible_logits(self._outputs, size)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
@@ -198,19 +198,19 @@ def _look(model: nn.Module, loss_of: Callable[[Any], Tensor], data: Any) -> _Loo
             _, after = _gradients(held, loss_of, with_values(data, number, encoded(leaf, other)))
         except Exception:  # a loss that refuses other values of this leaf
             continue
-        for output, was, now in zip(outputs, before, after, strict=False):
+        for place, (was, now) in enumerate(zip(before, after, strict=False)):
             follows = _follows(was, now, given, other)
             if follows or _turned(was, now):
                 look.targets.add(number)
             if follows:
-                look.labels[number] = _label(data, number, output, was)
+                look.labels[number] = _label(data, number, outputs, place, was)
     if widths == [1]:
-        look.only_class.update({number: _label(data, number, outputs[0], before[0]) for number in plain})
+        look.only_class.update({number: _label(data, number, outputs, 0, before[0]) for number in plain})
     return look
 
 
-def _label(data: Any, number: int, output: Tensor, gradient: Tensor) -> Label:
-    leaf = tensor_leaves(data)[number]
+def _label(data: Any, number: int, outputs: Sequence[Tensor], place: int, gradient: Tensor) -> Label:
+    leaf, output = tensor_leaves(data)[number], outputs[place]
     sums = gradient.sum(1).abs() <= 1e-4 * gradient.abs().sum(1)  # of a function of differences of the outputs
     normalised = output.detach().logsumexp(1).abs() <= 1e-4  # log-probabilities
     return Label(
@@ -219,6 +219,7 @@ def _label(data: Any, number: int, output: Tensor, gradient: Tensor) -> Label:
         classes=output.shape[1],
         one_hot=leaf.dim() == 2 and leaf.shape[1] > 1,
         softmax=bool(sums.all()) or bool(normalised.all()),
+        output=place,
     )
 
 
@@ -228,7 +229,7 @@ def _gradients(held: _Held, loss_of: Callable[[Any], Tensor], data: Any) -> tupl
     with held.evaluating():
         losses = loss_of(copy.deepcopy(data))
     logits = held.logits(len(losses))
-    if not logits or not losses.requires_grad:
+    if not losses.requires_grad or not logits or not all(leaf.requires_grad for leaf in logits):
         return losses.detach(), []
     gradients = torch.autograd.grad(losses.sum(), logits, allow_unused=True)
     return losses.detach(), [

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
 from hydragrad.derivatives import Label, find_label
+from hydragrad.errors import LossError
 from hydragrad.randomness import preserved
 from hydragrad.replay.recording import Recording
 
@@ -48,8 +49,14 @@ def labels_of(run: Recording, samples: Sequence[int] | None = None) -> Tensor:
     samples = range(run.manifest.data["length"]) if samples is None else samples
     parts = []
     for start in range(0, len(samples), AT_ONCE):
+        some = list(samples[start : start + AT_ONCE])
         with preserved():
-            parts.append(label.of(run.collate(list(samples[start : start + AT_ONCE]))).cpu())
+            parts.append(label.of(run.collate(some)).cpu())
+        if len(parts[-1]) != len(some):
+            raise LossError(
+                f"collate must return one label a sample, {len(some)}; tensor {label.name} of its batch holds "
+                f"{len(parts[-1])}. Have it return the samples that it is given."
+            )
     labels = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
     _compare(labels, samples, run.train_set)
     return labels

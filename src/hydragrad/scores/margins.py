@@ -6,7 +6,16 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import Batch, LossModule, find_label, labels_by_value, probes, tensor_leaves
+from hydragrad.derivatives import (
+    Batch,
+    Label,
+    LossModule,
+    find_label,
+    labels_by_value,
+    possible_logits,
+    probes,
+    tensor_leaves,
+)
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError
 from hydragrad.scores.queries import Evaluate, Query, QueryPoint, SampleQuery, checked_indices
@@ -53,21 +62,28 @@ class _MarginQuery(SampleQuery):
         leaves = tensor_leaves(batch.data)
         with capture_output(problem, required=True) as captured:
             losses, _ = evaluate()
+        if len(captured.outputs) != 1:
+            raise QueryError(f"{NEEDS} Here the model was called {len(captured.outputs)} times. Use hg.query.")
+        possible = possible_logits(captured.outputs, batch.size)
+        for logits in possible:
+            labels = labels_by_value(logits, losses, leaves)
+            if labels is not None:
+                return margins(logits, labels)
+        label = self._label(point, problem)
         try:
-            logits = captured.tensor
+            return margins(possible[label.output], label.of(leaves))
         except LossError as error:
             raise QueryError(f"{NEEDS} {error}") from error
-        if logits.dim() != 2:
-            raise QueryError(f"{NEEDS} The model's output here has shape {tuple(logits.shape)}. Use hg.query.")
-        labels = labels_by_value(logits, losses, leaves)
-        return margins(logits, self._labels(point, problem, leaves) if labels is None else labels)
 
-    def _labels(self, point: QueryPoint, problem: LossModule, leaves: list[Tensor]) -> Tensor:
-        """The labels of a batch where the value of the losses does not show them."""
+    def _label(self, point: QueryPoint, problem: LossModule) -> Label:
+        """The label, where the value of the losses does not show it.
+
+        Raises:
+            QueryError: There is none, or no logits.
+        """
         batches = (point.fetch(self.dataset, part) for part in probes(len(self.dataset)))  # type: ignore[arg-type]
         try:
             label = find_label(problem.model, lambda data: problem.loss(problem.model, data), batches)
-            labels = label.of(leaves)
         except LossError as error:
             raise QueryError(f"{NEEDS} {error}") from error
         if not label.softmax:
@@ -75,7 +91,7 @@ class _MarginQuery(SampleQuery):
                 f"{NEEDS} The output here is something else than logits: the loss takes it as probabilities or "
                 f"compares it column by column. Use hg.query."
             )
-        return labels
+        return label
 
 
 NEEDS = (

@@ -2,14 +2,22 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import Label, PerSampleLoss, find_label, labels_by_value, probes, tensor_leaves
+from hydragrad.derivatives import (
+    Label,
+    PerSampleLoss,
+    find_label,
+    labels_by_value,
+    possible_logits,
+    probes,
+    tensor_leaves,
+)
 from hydragrad.errors import LossError
 from hydragrad.replay import fetch
 
@@ -22,8 +30,8 @@ class Evaluated:
 
     Attributes:
         losses: (samples,).
-        output: What the model's one call returned, (samples, classes); None where it is called more than once or
-            returns something else.
+        output: The output that the loss compares with the labels, (samples, classes); None without labels, or where
+            the model is called more than once.
         labels: Integer labels, (samples,), where the loss compares the output with labels of the batch.
         softmax: Whether the output is logits, as far as the loss knows: its softmax is the probabilities.
     """
@@ -63,12 +71,7 @@ def evaluated(
                 leaves = tensor_leaves(data)
                 outputs.clear()
                 losses = loss(model, data)
-                output = _logits(outputs, len(losses))
-                labels = None if output is None else labels_by_value(output, losses, leaves)
-                softmax = labels is not None
-                if labels is None:
-                    labels, softmax = finder.labels(leaves)
-                yield Evaluated(losses=losses, output=output, labels=labels, softmax=softmax)
+                yield _evaluated(losses, outputs, leaves, finder)
     finally:
         handle.remove()
         model.train(training)
@@ -103,21 +106,29 @@ class _Finder:
     ) -> None:
         self._find = partial(find_label, model, lambda data: loss(model, data))
         self._batches = (fetch_batch(part) for part in probes(length))
-        self._label: Label | None = None
-        self._searched = False
 
-    def labels(self, leaves: list[Tensor]) -> tuple[Tensor | None, bool]:
-        """The labels of a batch, and whether the output is logits; None where no tensor is the label."""
+    @cached_property
+    def label(self) -> Label | None:
+        """The label; None where no tensor is it, or several are."""
         try:
-            if not self._searched:
-                self._searched = True
-                self._label = self._find(self._batches)
-            return (None, False) if self._label is None else (self._label.of(leaves), self._label.softmax)
+            return self._find(self._batches)
         except LossError:
-            return None, False
+            return None
 
 
-def _logits(outputs: list[Any], size: int) -> Tensor | None:
-    if len(outputs) != 1 or not isinstance(outputs[0], Tensor) or outputs[0].dim() != 2 or len(outputs[0]) != size:
-        return None
-    return outputs[0]
+def _evaluated(losses: Tensor, outputs: list[Any], leaves: list[Tensor], finder: _Finder) -> Evaluated:
+    """Tell the labels of a batch by the value of its losses, or else by how the loss behaves."""
+    possible = possible_logits(outputs, len(losses)) if len(outputs) == 1 else []
+    for output in possible:
+        labels = labels_by_value(output, losses, leaves)
+        if labels is not None:
+            return Evaluated(losses=losses, output=output, labels=labels, softmax=True)
+    label = finder.label
+    try:
+        labels = None if label is None else label.of(leaves)
+    except LossError:
+        labels = None
+    if label is None or labels is None:
+        return Evaluated(losses=losses, output=None, labels=None, softmax=False)
+    output_of_label = possible[label.output] if possible else None
+    return Evaluated(losses=losses, output=output_of_label, labels=labels, softmax=label.softmax)
