@@ -80,6 +80,13 @@ BATCHES = {
     "a dict": (lambda x, y: {"id": GROUP, "y": y, "x": x}, lambda b: (b["x"], b["y"]), "['y']"),
     "int32": (lambda x, y: [x, y.int()], lambda b: (b[0], b[1].long()), "[1]"),
     "uint8": (lambda x, y: [x, y.to(torch.uint8)], lambda b: (b[0], b[1]), "[1]"),
+    "uint16": (lambda x, y: [x, y.to(torch.uint16)], lambda b: (b[0], b[1].long()), "[1]"),
+    "half floats": (lambda x, y: [x, y.half(), GROUP.to(torch.uint32)], lambda b: (b[0], b[1].long()), "[1]"),
+    "one-hot bytes": (
+        lambda x, y: [x, F.one_hot(y).to(torch.uint16), GROUP > 1],
+        lambda b: (b[0], b[1].long().argmax(1)),
+        "[1]",
+    ),
     "whole floats": (lambda x, y: [x, y.double()], lambda b: (b[0], b[1].long()), "[1]"),
     "a column": (lambda x, y: [x, y[:, None]], lambda b: (b[0], b[1][:, 0]), "[1]"),
     "one-hot rows": (lambda x, y: [x, F.one_hot(y).double(), GROUP], lambda b: (b[0], b[1]), "[1]"),
@@ -105,6 +112,13 @@ def test_the_label_is_found_wherever_it_stands_and_whatever_its_dtype(name, mode
     assert label.of(changed).tolist() == expected.tolist()
     assert label.of(batch).tolist() == Y.tolist()
     torch.testing.assert_close(loss(changed), cross_entropy(model(x), expected), rtol=1e-12, atol=0)
+
+
+def test_one_tensor_that_stands_twice_in_a_batch_is_one_label(model, x):
+    batch = [x, Y, Y]
+    label = find_label(model, lambda data: cross_entropy(model(data[0]), data[1]), [batch])
+    changed = label.replaced(batch, torch.where(torch.arange(SIZE) == 1, 0, -1))
+    assert label.name == "[1]" and changed[1][1] == changed[2][1] == 0 and Y[1] == 2
 
 
 def test_a_loss_that_takes_its_batch_apart_is_given_copies(model, x):

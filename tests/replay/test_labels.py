@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Subset, TensorDataset, default_collate
 
 import hydragrad as hg
 from hydragrad.errors import LossError
@@ -118,3 +118,21 @@ def test_the_data_set_of_the_user_keeps_its_labels_where_collate_returns_its_own
     changed = hg.counterfactual(run, [[3]], query, labels={3: (given[3] + 1) % CLASSES})
     assert changed.values.abs() > 1e-4
     assert batch[1].tolist() == given and label_of(run).name == "[1]"
+
+
+def test_a_collate_that_returns_other_samples_is_refused(tmp_path):
+    layout, (x, given) = LAYOUTS["x, y, index"], vectors(SAMPLES, 1)
+    trained, data, loss = model(), Items(layout, x, given), loss_of(LAYOUTS["x, y, index"])
+    run = hg.train(
+        trained,
+        loss,
+        data,
+        torch.optim.SGD(trained.parameters(), lr=0.1),
+        epochs=1,
+        batch_size=6,
+        out=tmp_path / "run",
+        collate=lambda items: default_collate(items[:6]),
+    )
+    assert labels_of(run, [4, 5]).tolist() == given[4:6]
+    with pytest.raises(LossError, match=r"collate must return one label a sample, 18; tensor \[1\] .* holds 6"):
+        labels_of(run)

@@ -10,7 +10,7 @@ from hydragrad.cleaning.label_noise import load_labels
 from hydragrad.cleaning.signals import Signals, training_signals
 from hydragrad.cleaning.suspicion import suspicion
 from hydragrad.errors import LossError
-from hydragrad.replay import Recording, labels_of
+from hydragrad.replay import Recording, labels_of, warn_of_other_labels
 from hydragrad.scores import Query, Scores
 
 
@@ -55,6 +55,8 @@ def suspects(
         signals = _measured(run)
     own = None if signals is None else signals.of(ids)
     labels = labels_of(run, ids.tolist()) if own is None else own.given
+    if own is not None:
+        warn_of_other_labels(labels, ids.tolist(), run.train_set)
     frame = pd.DataFrame({"sample": ids.numpy(), "given_label": labels.numpy()})
     suggested = _suggested(scores, query, own)
     if suggested is not None:

@@ -55,18 +55,18 @@ class Label:
         Raises:
             LossError: A label that is no class; or as `of` does.
         """
-        leaves, chosen = tensor_leaves(data), labels >= 0
-        known = self.leaf < len(leaves) and len(leaves[self.leaf]) == len(labels)
-        if not known or not (
-            class_numbers([leaves[self.leaf][chosen]], 0, self.classes) is not None or not chosen.any()
-        ):
+        leaves, chosen = tensor_leaves(data), (labels >= 0).nonzero().flatten()
+        if self.leaf >= len(leaves) or leaves[self.leaf].shape[:1] != labels.shape:
             self._refuse()
-        if int(labels.max()) >= self.classes:
+        leaf = wide(leaves[self.leaf]).clone()
+        chosen, labels = chosen.to(leaf.device), labels.to(leaf.device)
+        if len(chosen) and class_numbers([leaf[chosen]], 0, self.classes) is None:
+            self._refuse()
+        if len(labels) and int(labels.max()) >= self.classes:
             raise LossError(
                 f"Labels must be 0 to {self.classes - 1}, as the model has {self.classes} outputs; got "
                 f"{int(labels.max())}. Pass a class that exists."
             )
-        leaf = leaves[self.leaf].clone()
         leaf[chosen] = encoded(leaf[chosen], labels[chosen])
         return with_values(data, self.leaf, leaf)
 
@@ -118,18 +118,32 @@ def plain_cross_entropy(output: Tensor, losses: Tensor, leaves: Sequence[Tensor]
 
 def class_numbers(leaves: Sequence[Tensor], number: int, classes: int) -> Tensor | None:
     """A leaf as classes, int64 (batch,): whole numbers 0 to classes - 1, or one-hot rows; None for other leaves."""
-    leaf = leaves[number].detach() if number < len(leaves) else torch.empty(0)
+    whole = whole_numbers(leaves[number]) if number < len(leaves) else None
+    if whole is None:
+        return None
+    if whole.numel() == len(whole):
+        whole = whole.reshape(-1)
+        return whole if bool(((whole >= 0) & (whole < classes)).all()) else None
+    if whole.dim() == 2 and whole.shape[1] == classes:
+        one_hot = ((whole == 0) | (whole == 1)).all(1) & (whole.sum(1) == 1)
+        return whole.argmax(1) if bool(one_hot.all()) else None
+    return None
+
+
+def whole_numbers(leaf: Tensor) -> Tensor | None:
+    """A leaf as int64, its first dimension the batch; None where it holds something else."""
     if not leaf.numel() or not leaf.dim() or leaf.is_complex() or leaf.layout is not torch.strided:
         return None
-    if leaf.numel() == len(leaf):
-        labels = leaf.reshape(-1)
-        whole = labels.long()
-        fits = bool(((whole == labels) & (whole >= 0) & (whole < classes)).all())
-        return whole if fits else None
-    if leaf.dim() == 2 and leaf.shape[1] == classes:
-        fits = bool((((leaf == 0) | (leaf == 1)).all(1) & (leaf.sum(1) == 1)).all())
-        return leaf.long().argmax(1) if fits else None
-    return None
+    if leaf.is_quantized or (leaf.dim() > 2 and leaf.numel() > len(leaf)):
+        return None
+    values = wide(leaf.detach())
+    whole = values.long()
+    return whole if not leaf.is_floating_point() or bool((whole == values).all()) else None
+
+
+def wide(leaf: Tensor) -> Tensor:
+    """A leaf as float64 or int64: not every dtype has the operations that labels need."""
+    return leaf.double() if leaf.is_floating_point() else leaf.long()
 
 
 def leaf_name(data: Any, number: int) -> str:

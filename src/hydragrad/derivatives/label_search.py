@@ -33,6 +33,7 @@ from hydragrad.derivatives.label_leaf import (
     leaf_name,
     plain_cross_entropy,
     possible_logits,
+    whole_numbers,
     with_values,
 )
 from hydragrad.derivatives.leaves import tensor_leaves
@@ -188,7 +189,7 @@ def _look(model: nn.Module, loss_of: Callable[[Any], Tensor], data: Any) -> _Loo
     look = _Look(data)
     for number, leaf in enumerate(leaves):
         given = _numbers(leaf, len(losses), widths)
-        if given is None:
+        if given is None or any(leaf is earlier for earlier in leaves[:number]):
             continue
         other = _others(given, min(widths, default=0), any_class=number in plain or leaf.device.type == "cpu")
         if other is None:
@@ -240,11 +241,11 @@ def _gradients(held: _Held, loss_of: Callable[[Any], Tensor], data: Any) -> tupl
 
 def _numbers(leaf: Tensor, size: int, columns: Sequence[int]) -> Tensor | None:
     """A leaf as one whole number a sample, int64 (batch,), or None: of its values, or of its one-hot rows."""
-    if leaf.is_complex() or leaf.layout is not torch.strided or not leaf.dim() or len(leaf) != size:
+    if leaf.shape[:1] != (size,):
         return None
     if leaf.numel() == size:
-        numbers = leaf.detach().reshape(-1).long()
-        return numbers if bool((numbers == leaf.reshape(-1)).all()) else None
+        numbers = whole_numbers(leaf)
+        return None if numbers is None else numbers.reshape(-1)
     return next((found for width in columns if (found := class_numbers([leaf], 0, width)) is not None), None)
 
 

@@ -58,20 +58,18 @@ def labels_of(run: Recording, samples: Sequence[int] | None = None) -> Tensor:
                 f"{len(parts[-1])}. Have it return the samples that it is given."
             )
     labels = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
-    _compare(labels, samples, run.train_set)
+    warn_of_other_labels(labels, samples, run.train_set)
     return labels
 
 
-def _batches(run: Recording) -> Iterator[Any]:
-    """Data of steps that are evenly spaced over the run."""
-    places = np.linspace(0, len(run.steps) - 1, min(STEPS, len(run.steps))).astype(int)
-    for place in dict.fromkeys(places.tolist()):
-        for batch in run.batches(run.steps[place]):
-            yield batch.data
+def warn_of_other_labels(labels: Tensor, samples: Sequence[int], dataset: Dataset[Any]) -> None:
+    """Warn of a data set whose own list of labels holds others than the batches; transformed ones may differ.
 
-
-def _compare(labels: Tensor, samples: Sequence[int], dataset: Dataset[Any]) -> None:
-    """Warn of a data set whose own list of labels holds others than the batches; transformed ones may differ."""
+    Args:
+        labels: What the batches hold for the samples, int64 (samples,).
+        samples: Which ones.
+        dataset: The training set.
+    """
     own = own_labels(dataset)
     if own is None or not len(samples):
         return
@@ -101,3 +99,11 @@ def own_labels(dataset: Any) -> Tensor | None:
         except (TypeError, ValueError, RuntimeError):
             pass  # names, objects, nothing
     return None
+
+
+def _batches(run: Recording) -> Iterator[Any]:
+    """Data of steps that are evenly spaced over the run."""
+    places = np.linspace(0, len(run.steps) - 1, min(STEPS, len(run.steps))).astype(int)
+    for place in dict.fromkeys(places.tolist()):
+        for batch in run.batches(run.steps[place]):
+            yield batch.data
