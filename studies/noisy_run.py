@@ -130,8 +130,14 @@ class NoisyRun:
 
     def _failures(self) -> list[int]:
         images, labels = self.validation.tensors
-        parts = evaluated(self.run.trained_model(), self.loss, len(labels), lambda some: [images[some], labels[some]])
-        wrong = torch.cat([part.logits for part in parts if part.logits is not None]).argmax(1) != labels
+        parts = evaluated(
+            self.run.trained_model(),
+            self.loss,
+            range(len(labels)),
+            lambda some: [images[list(some)], labels[list(some)]],
+            length=len(labels),
+        )
+        wrong = torch.cat([part.output for part in parts if part.output is not None]).argmax(1) != labels
         if not wrong.any():
             raise DataError("The network gets every validation sample right: there are no failures.")
         failures: list[int] = wrong.nonzero().flatten().tolist()

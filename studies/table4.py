@@ -27,6 +27,7 @@ from hydragrad.datasets import DATASETS
 from hydragrad.experiments.recipes import RECIPES
 from hydragrad.models import MODELS
 from hydragrad.progress import quiet
+from hydragrad.replay import label_of
 from studies.noisy_run import NoisyRun, Setting
 from studies.rankings import METHODS, Ranking, most_suspect, quality
 from studies.rows import append_rows, saved_rows
@@ -159,7 +160,8 @@ def _cleaned(case: NoisyRun, ranking: Ranking, action: str) -> tuple[Dataset[Any
     if action == SUSPECTS:
         return without(case.train_set, suspects), len(suspects)
     assert ranking.suggested is not None
-    return relabelled(case.train_set, suspects, ranking.suggested[suspects].tolist()), len(suspects)
+    suggested = ranking.suggested[suspects].tolist()
+    return relabelled(case.train_set, suspects, suggested, label_of(case.run)), len(suspects)
 
 
 def summary(rows: Sequence[Row]) -> pd.DataFrame:

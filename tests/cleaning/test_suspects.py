@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 import hydragrad as hg
-from hydragrad.cleaning import area_under_roc, estimated_share, found_in_first, labels_of, relabelled, without
+from hydragrad.cleaning import area_under_roc, estimated_share, found_in_first, without
 from hydragrad.cleaning.detection import detection_curve
-from hydragrad.errors import DataError
+from hydragrad.errors import DataError, LossError
+from labelled_items import LAYOUTS, SAMPLES, Items, cross_entropy, held_out, model, train, vectors
 
 
 def test_flipped_labels_come_first_with_the_true_label_suggested(noisy_run):
@@ -78,32 +79,48 @@ class Pairs(Dataset):
         return torch.zeros(2), self.values[index]
 
 
-class WithTargets(Pairs):
-    @property
-    def targets(self):
-        return self.values
-
-
-@pytest.mark.parametrize(
-    "dataset",
-    [
-        TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])),
-        Pairs([2, 0, 1]),
-        WithTargets([2, 0, 1]),
-        Subset(Pairs([9, 1, 0, 2]), [3, 2, 1]),
-    ],
-)
-def test_labels_are_found_replaced_and_left_out(dataset):
-    assert labels_of(dataset).tolist() == [2, 0, 1]
-    changed = relabelled(dataset, [0, 2], [5, 6])
-    assert labels_of(changed).tolist() == [5, 0, 6]
-    assert [int(changed[i][1]) for i in range(3)] == [5, 0, 6]
-    assert labels_of(dataset).tolist() == [2, 0, 1]
-    assert labels_of(without(dataset, [1])).tolist() == [2, 1]
-
-
-def test_nothing_left_and_no_labels_are_refused():
+def test_samples_are_left_out():
+    for dataset in (TensorDataset(torch.zeros(3, 2), torch.tensor([2, 0, 1])), Pairs([2, 0, 1])):
+        assert [int(label) for _, label in without(dataset, [1])] == [2, 1]
     with pytest.raises(DataError, match="leaves nothing to train on"):
         without(Pairs([1, 2]), [0, 1])
-    with pytest.raises(DataError, match="No integer labels were found"):
-        labels_of(TensorDataset(torch.zeros(3, 2)))
+
+
+@pytest.mark.parametrize("signals", ["auto", None])
+def test_suspects_speak_of_the_label_among_other_integers(signals, tmp_path):
+    for name in ("x, length, y", "index, x, y", "one-hot", "smoothed"):
+        layout, (_, given) = LAYOUTS[name], vectors(SAMPLES, 1)
+        run = train(layout, tmp_path / name)
+        ranked = hg.suspects(run, hg.attribute(run, hg.mean_loss(held_out(layout))), signals=signals)
+        by_sample = ranked.set_index("sample").sort_index()
+        assert by_sample["given_label"].tolist() == given
+        if signals is not None:
+            logits = run.trained_model()(vectors(SAMPLES, 1)[0])
+            losses = cross_entropy(logits, torch.tensor(given))
+            assert by_sample["loss"].tolist() == pytest.approx(losses.tolist())
+
+
+@pytest.mark.parametrize("signals", ["auto", None])
+def test_a_list_of_other_labels_is_warned_of(signals, tmp_path):
+    layout = LAYOUTS["x, y, index"]
+    data = Items(layout, *vectors(SAMPLES, 1))
+    run = train(layout, tmp_path / "run", data)
+    scores = hg.attribute(run, hg.mean_loss(held_out(layout)))
+    data.targets = [(label + 1) % 3 for label in data.labelled]
+    with pytest.warns(UserWarning, match="own list of labels differs .* for 18 of 18 samples"):
+        ranked = hg.suspects(run, scores, signals=signals)
+    assert ranked.set_index("sample").sort_index()["given_label"].tolist() == data.labelled
+
+
+def test_data_without_labels_have_no_suspects(tmp_path):
+    x, _ = vectors(SAMPLES, 1)
+    trained, data = model(), TensorDataset(x, x[:, :3] * 2, torch.arange(SAMPLES) % 3)
+
+    def squares(model, batch):
+        return (model(batch[0]) - batch[1]).square().mean(1)
+
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    run = hg.train(trained, squares, data, optimizer, epochs=1, batch_size=6, out=tmp_path / "run")
+    query = hg.mean_loss(TensorDataset(*(tensor[:6].clone() for tensor in data.tensors)))
+    with pytest.raises(LossError, match=r"compares the model's output .* with no such tensor of the batch"):
+        hg.suspects(run, hg.attribute(run, query))

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
@@ -11,6 +12,7 @@ from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError
 from hydragrad.randomness import preserved
 from hydragrad.scores import QueryPoint
+from labelled_items import LAYOUTS, held_out, loss_of, model, vectors
 
 
 def point_of(case, model):
@@ -55,6 +57,65 @@ def test_contributions_to_margins_foretell_a_removal(tmp_path):
     small = hg.counterfactual(run, [[3]], asked, weight=1 - 1e-7)
     torch.testing.assert_close(small.values[:, 0] / 1e-7, scores.values[:, 3], rtol=1e-4, atol=1e-7)
     assert scores.values[:, 3].abs().min() > 1e-5
+
+
+@pytest.mark.parametrize("name", [*LAYOUTS, "mapping"])
+def test_margins_are_of_the_label_whatever_else_the_items_hold(name, tmp_path):
+    layout = LAYOUTS.get(name, LAYOUTS["index, x, y"])
+    trained = Mapping(model()) if name == "mapping" else model()
+    data, loss = held_out(layout), loss_of(layout)
+
+    def of_logits(model, batch):
+        return loss(lambda x: model(x)["logits"], batch)
+
+    run = hg.train(
+        trained,
+        of_logits if name == "mapping" else loss,
+        data,
+        torch.optim.SGD(trained.parameters(), lr=0.3),
+        epochs=2,
+        batch_size=8,
+        out=tmp_path / "run",
+    )
+    x, labels = vectors(len(data), 2)
+    with torch.no_grad():
+        logits = trained(x)
+    odds = F.softmax(logits["logits"] if name == "mapping" else logits, dim=1)[torch.arange(len(data)), labels]
+    scores = hg.attribute(run, hg.sample_margins(data, [0, 1, 2, 3, 17]))
+    expected = (odds / (1 - odds)).log()[[0, 1, 2, 3, 17]]
+    torch.testing.assert_close(scores.query_values, expected, rtol=1e-9, atol=1e-12)
+
+
+class Mapping(nn.Module):
+    """Returns its logits among other tensors of their shape, as models of language do."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        logits = self.inner(x)
+        return {"hidden": logits.sin(), "logits": logits, "rows": x}
+
+
+def test_outputs_that_are_no_logits_have_no_margins(tmp_path):
+    x, labels = vectors(12, 2)
+    data, trained = TensorDataset(x, torch.tensor(labels)), nn.Sequential(model(), nn.Softmax(1))
+
+    def likelihood(model, batch):
+        return F.nll_loss(model(batch[0]).log(), batch[1], reduction="none")
+
+    def labels_missing(model, batch):
+        return F.cross_entropy(model(batch[0]), batch[1], reduction="none", label_smoothing=0.1)
+
+    optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
+    run = hg.train(trained, likelihood, data, optimizer, epochs=1, batch_size=4, out=tmp_path / "run")
+    with pytest.raises(QueryError, match="takes it as probabilities"):
+        hg.attribute(run, hg.sample_margins(data, [0]))
+    run = hg.train(trained, labels_missing, data, optimizer, epochs=1, batch_size=4, out=tmp_path / "ignored")
+    ignored = TensorDataset(x, torch.tensor([-100, *labels[1:]]))
+    with pytest.raises(QueryError, match=r"one label a sample.*must be a class, 0 to 2"):
+        hg.attribute(run, hg.sample_margins(ignored, [0]))
 
 
 def test_what_has_no_margins():

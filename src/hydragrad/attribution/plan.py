@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hydragrad.derivatives import Layout, LossModule, tensor_leaves
+from hydragrad.derivatives import Directional, Layout, LossModule, require_cross_entropy, tensor_leaves
+from hydragrad.derivatives.label_leaf import class_numbers
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError
 from hydragrad.randomness import preserved
@@ -98,12 +99,17 @@ def _label_count(run: Recording) -> int:
     buffers = {name: value.to(run.device) for name, value in initial.buffers.items()}
     with preserved(), torch.no_grad(), capture_output(problem, required=True) as captured:
         batch = run.batches(run.steps[0])[0]
-        problem.at(parameters, buffers, batch)
+        leaves = tensor_leaves(batch.data)
+        losses, _ = problem.at(parameters, buffers, batch)
         output = captured.tensor
-    integers = [leaf for leaf in tensor_leaves(batch.data) if not leaf.is_floating_point()]
-    if output.dim() != 2 or not any(leaf.shape == output.shape[:1] for leaf in integers):
+    if output.dim() != 2 or not any(_is_label(leaves, number, output) for number in range(len(leaves))):
         raise LossError(
             f"labels=True needs logits of shape (batch, classes) and integer labels of shape (batch,) in the batch; "
             f"the model's output has shape {tuple(output.shape)}. Leave labels=True out."
         )
+    require_cross_entropy(Directional(losses, losses[None], output, None), leaves)
     return output.shape[1]
+
+
+def _is_label(leaves: list[Tensor], number: int, output: Tensor) -> bool:
+    return class_numbers(leaves, number, output.shape[1]) is not None

@@ -5,12 +5,12 @@ suspects      samples ranked by the evidence against their labels, with suggeste
 held_out      influence functions of held-out data, saved with the run
 suspicion     one number from all evidence against a label
 changed_sets  data sets without some samples, or relabelled
+items         one value of an item replaced
 marks         labels decided by hand, as the report saves them
 label_noise   labels flipped on purpose, saved with the run
 detection     how well a ranking detects known flips
 """
 
-from hydragrad.cleaning.changed_sets import labels_of as labels_of
 from hydragrad.cleaning.changed_sets import relabelled as relabelled
 from hydragrad.cleaning.changed_sets import without as without
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc

@@ -1,41 +1,14 @@
 """Training sets without some samples, or with other labels for some."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset, Subset, TensorDataset
+from torch.utils.data import Dataset, Subset, TensorDataset, default_collate
 
+from hydragrad.cleaning.items import with_leaf
+from hydragrad.derivatives import Label, tensor_leaves
 from hydragrad.errors import DataError
-
-
-def labels_of(dataset: Dataset[Any]) -> Tensor:
-    """The integer labels of a data set, int64 (samples,).
-
-    They are the last integer tensor of a TensorDataset, the attribute `targets` or `labels`, or the second entry of
-    every item.
-
-    Raises:
-        DataError: There are none.
-    """
-    if isinstance(dataset, Subset):
-        return labels_of(dataset.dataset)[torch.as_tensor(list(dataset.indices))]
-    if isinstance(dataset, TensorDataset):
-        integers = [t for t in dataset.tensors if not t.is_floating_point() and t.dim() == 1]
-        if integers:
-            return integers[-1].long()
-    for name in ("targets", "labels"):
-        if hasattr(dataset, name):
-            return torch.as_tensor(getattr(dataset, name)).long().flatten()
-    try:
-        length = len(dataset)  # type: ignore[arg-type]
-        return torch.tensor([int(dataset[i][1]) for i in range(length)])
-    except (TypeError, ValueError, IndexError, KeyError) as error:
-        raise DataError(
-            f"Expected a data set with integer labels: a TensorDataset with them, an attribute `targets` or `labels`, "
-            f"or items (input, label). No integer labels were found in this {type(dataset).__name__}."
-        ) from error
 
 
 def without(train_set: Dataset[Any], removed: Sequence[int]) -> Dataset[Any]:
@@ -54,32 +27,46 @@ def without(train_set: Dataset[Any], removed: Sequence[int]) -> Dataset[Any]:
     return Subset(train_set, remaining.nonzero().flatten().tolist())
 
 
-def relabelled(train_set: Dataset[Any], samples: Sequence[int], labels: Sequence[int]) -> Dataset[Any]:
-    """The training set with other labels for some samples.
+def relabelled(train_set: Dataset[Any], samples: Sequence[int], labels: Sequence[int], label: Label) -> Dataset[Any]:
+    """The training set with other labels for some samples; each keeps the type and dtype that it has.
+
+    Args:
+        train_set: Batched by torch's default collate.
+        samples: Whose label is another one.
+        labels: Their labels.
+        label: Which tensor of a batch is the label; `replay.label_of(run)` finds it.
 
     Raises:
-        DataError: The training set has no integer labels.
+        DataError: The items of the data set do not hold what the batches hold there.
+        LossError: A label that the model has no output for.
     """
-    new = labels_of(train_set).clone()
-    new[list(samples)] = torch.as_tensor(list(labels), dtype=new.dtype)
+    new = dict(zip(samples, labels, strict=True))
     if type(train_set) is TensorDataset:
-        tensors = list(train_set.tensors)
-        position = max(i for i, t in enumerate(tensors) if not t.is_floating_point() and t.dim() == 1)
-        tensors[position] = new.to(tensors[position].dtype)
-        return TensorDataset(*tensors)
-    return _Relabelled(train_set, new)
+        marked = torch.full((len(train_set),), -1)
+        marked[list(new)] = torch.tensor(list(new.values()), dtype=marked.dtype)
+        return TensorDataset(*(label.replaced(list(train_set.tensors), marked) if new else train_set.tensors))
+    return _Relabelled(train_set, new, label)
 
 
 class _Relabelled(Dataset[Any]):
-    """Items (input, label, ...) with the labels replaced."""
+    """Items with the labels of some replaced."""
 
-    def __init__(self, dataset: Dataset[Any], labels: Tensor) -> None:
-        self.dataset, self.labels = dataset, labels
+    def __init__(self, dataset: Dataset[Any], labels: Mapping[int, int], label: Label) -> None:
+        self.dataset, self.labels, self.label = dataset, labels, label
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.dataset)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Any:
-        item = list(self.dataset[index])
-        item[1] = type(item[1])(self.labels[index].item())
-        return tuple(item)
+        item = self.dataset[index]
+        place = int(index) % len(self)
+        if place not in self.labels:
+            return item
+        batch = self.label.replaced(default_collate([item]), torch.tensor([self.labels[place]]))
+        changed = with_leaf(item, self.label.leaf, tensor_leaves(batch)[self.label.leaf][0])
+        if not torch.equal(self.label.of(default_collate([changed])), torch.tensor([self.labels[place]])):
+            raise DataError(
+                f"Sample {place} should get label {self.labels[place]}, but its item holds no number or tensor where "
+                f"its batch holds the label, {self.label.name}. Have items hold their label themselves."
+            )
+        return changed

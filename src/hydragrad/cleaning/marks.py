@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydragrad.cleaning.changed_sets import labels_of
 from hydragrad.errors import MarksInvalid
-from hydragrad.replay import Recording
+from hydragrad.replay import Recording, labels_of
 
 FORMAT, VERSION = "hydragrad marks", 1
 
@@ -44,7 +43,7 @@ def read_marks(path: Path, run: Recording, labels: Collection[int]) -> Marks:
             f"{path} holds marks of another run ({str(body.get('run'))[:12]}; this one is {run.digest[:12]}). Give the "
             f"run whose report they were made in, or mark again: hydragrad report {run.path}."
         )
-    recorded = labels_of(run.train_set)
+    recorded = labels_of(run)
     fixed: dict[int, int] = {}
     fine: list[int] = []
     for entry in entries:

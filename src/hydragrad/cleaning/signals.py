@@ -58,7 +58,7 @@ def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: 
         workers: Processes that train at the same time.
 
     Raises:
-        LossError: The model's one call does not return logits (batch, classes), or the batch has no integer labels.
+        LossError: The model's one call does not return logits (batch, classes), or the loss has no label.
         QueryError: The run was not completed, or a single fold.
 
     Cost: `points` evaluations of the training set, and `folds` trainings, which are saved in RUN/retrained.
@@ -77,7 +77,7 @@ def signals_file(run: Recording, *, points: int = 10, folds: int = 0, seed: int 
 
 
 def _kept(run: Recording, points: int, folds: int, seed: int) -> Kept:
-    key = [run.digest, spread_steps(run, max(1, points)), folds, seed]
+    key = [run.digest, spread_steps(run, max(1, points)), folds, seed, "labels by behaviour"]
     return Kept(run.path / "signals", f"points{points}-folds{folds}", key)
 
 
@@ -135,13 +135,15 @@ def _model_with(run: Recording, state: Mapping[str, Tensor]) -> nn.Module:
 def _logits(run: Recording, model: nn.Module) -> tuple[Tensor, Tensor]:
     """Logits float64 (samples, classes) and labels int64 (samples,) of the training set."""
     logits, labels = [], []
-    for part in evaluated(model, run.loss, run.manifest.data["length"], run.collate):
-        if part.logits is None or part.labels is None:
+    length = run.manifest.data["length"]
+    for part in evaluated(model, run.loss, range(length), run.collate, length=length):
+        if part.output is None or part.labels is None or not part.softmax:
             raise LossError(
                 "Signals of training need a classifier: the loss calls the model once, its output is logits (batch, "
-                "classes), and the batch holds integer labels (batch,). Rank by contributions alone (signals=None)."
+                "classes), and the loss compares them with one label a sample. Rank by contributions alone "
+                "(signals=None)."
             )
-        logits.append(part.logits.double().cpu())
+        logits.append(part.output.double().cpu())
         labels.append(part.labels.long().cpu())
     return torch.cat(logits), torch.cat(labels)
 

@@ -5,13 +5,12 @@ from typing import Literal
 import pandas as pd
 from torch import Tensor
 
-from hydragrad.cleaning.changed_sets import labels_of
 from hydragrad.cleaning.held_out import influence
 from hydragrad.cleaning.label_noise import load_labels
 from hydragrad.cleaning.signals import Signals, training_signals
 from hydragrad.cleaning.suspicion import suspicion
 from hydragrad.errors import LossError
-from hydragrad.replay import Recording
+from hydragrad.replay import Recording, labels_of, warn_of_other_labels
 from hydragrad.scores import Query, Scores
 from hydragrad.surroundings import in_clean_surroundings
 
@@ -46,18 +45,20 @@ def suspects(
         saw the sample), and, where noise was added, `true_label` and `flipped`.
 
     Raises:
-        DataError: The training set has no integer labels.
+        LossError: No tensor of the batches is the label, or several are.
         QueryError: `held_out` has several scalars.
 
     Cost: the first time, with "auto" ten evaluations of the training set, and with `held_out` twenty Gauss-Newton
     products of up to 5,000 samples.
     """
     ids = scores.sample_ids
-    labels = labels_of(run.train_set)[ids]
     contributions = scores.row(query)
     if signals == "auto":
         signals = _measured(run)
     own = None if signals is None else signals.of(ids)
+    labels = labels_of(run, ids.tolist()) if own is None else own.given
+    if own is not None:
+        warn_of_other_labels(labels, ids.tolist(), run.train_set)
     frame = pd.DataFrame({"sample": ids.numpy(), "given_label": labels.numpy()})
     suggested = _suggested(scores, query, own)
     if suggested is not None:

@@ -4,6 +4,9 @@ layout       named tensors as one flat vector
 leaves       the tensors of nested data
 copying      private copies of a model
 evaluation   the loss, with a batch of its own for every evaluation
+label_dtype  labels of a dtype that torch refuses
+label_leaf   the label among them
+label_search which of them is the label
 loss_module  model and per-sample loss as one function of parameters and buffers
 one_call     the model's one call inside the loss
 point        where one step is differentiated
@@ -30,6 +33,13 @@ from hydragrad.derivatives.evaluation import Evaluator as Evaluator
 from hydragrad.derivatives.evaluation import OwnBatch as OwnBatch
 from hydragrad.derivatives.evaluation import OwnBatches as OwnBatches
 from hydragrad.derivatives.leaves import tensor_leaves as tensor_leaves
+from hydragrad.derivatives.label_dtype import naming_label_dtype as naming_label_dtype
+from hydragrad.derivatives.label_leaf import Label as Label
+from hydragrad.derivatives.label_leaf import labels_by_value as labels_by_value
+from hydragrad.derivatives.label_leaf import plain_cross_entropy as plain_cross_entropy
+from hydragrad.derivatives.label_leaf import possible_logits as possible_logits
+from hydragrad.derivatives.label_search import find_label as find_label
+from hydragrad.derivatives.label_search import probes as probes
 from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule
 from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
@@ -42,7 +52,7 @@ from hydragrad.derivatives.refusals import require_differentiable as require_dif
 from hydragrad.derivatives.directional.forward_mode import Directional as Directional
 from hydragrad.derivatives.directional.forward_mode import directional_derivatives as directional_derivatives
 from hydragrad.derivatives.directional.forward_mode import works_at_once as works_at_once
-from hydragrad.derivatives.directional.one_by_one import directional_one_by_one as directional_one_by_one
+from hydragrad.derivatives.per_sample.along import directional_one_by_one as directional_one_by_one
 from hydragrad.derivatives.directional.labels import label_derivatives as label_derivatives
 from hydragrad.derivatives.directional.labels import require_cross_entropy as require_cross_entropy
 from hydragrad.derivatives.directional.layer_dots import LayerDots as LayerDots

@@ -9,6 +9,8 @@ from torch.func import functional_call
 
 from hydragrad.derivatives.copying import copy_of
 from hydragrad.derivatives.evaluation import Evaluator
+from hydragrad.derivatives.label_dtype import naming_label_dtype
+from hydragrad.derivatives.torch_gaps.byte_labels import long_labels
 from hydragrad.derivatives.torch_gaps.padding import use_constant_padding
 from hydragrad.derivatives.torch_gaps.recurrent import use_unfused_recurrence
 from hydragrad.errors import LossError
@@ -57,7 +59,8 @@ class LossModule(nn.Module):
     def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (batch size,), and the buffers after the forward pass."""
         reseed(batch.seed)
-        losses = self.loss(self.model if model is None else model, batch.data)
+        with naming_label_dtype(), long_labels(batch.data):
+            losses = self.loss(self.model if model is None else model, batch.data)
         check_losses(losses, batch.size)
         return losses, dict(self.model.named_buffers())
 

@@ -24,7 +24,7 @@ from hydragrad.cleaning import (
 from hydragrad.errors import QueryError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.training import train_into
-from hydragrad.replay import Recording
+from hydragrad.replay import Recording, label_of
 from hydragrad.reports.wording import counted
 from hydragrad.scores import Scores
 from hydragrad.training import mean_loss_and_accuracy
@@ -85,11 +85,11 @@ class _Change:
             len(self.samples), "sample"
         )
 
-    def applied(self, train_set: Dataset[Any]) -> Dataset[Any]:
-        """Return the changed training set."""
+    def applied(self, run: Recording) -> Dataset[Any]:
+        """Return the run's training set, changed."""
         if self.kind == "removed":
-            return without(train_set, self.samples)
-        return relabelled(train_set, self.samples, self.labels)
+            return without(run.train_set, self.samples)
+        return relabelled(run.train_set, self.samples, self.labels, label_of(run))
 
 
 def clean(
@@ -125,9 +125,7 @@ def clean(
     change = _suspects_changed(ranked, remove, relabel=relabel) if marks is None else _marks_applied(ranked, marks)
     folder = run.path / "clean"
     before = experiment.test_accuracy(run.trained_model())
-    after = _accuracy_after(
-        experiment, change.applied(experiment.train_set), folder / change.folder, progress=change.progress
-    )
+    after = _accuracy_after(experiment, change.applied(run), folder / change.folder, progress=change.progress)
     figures: dict[str, Any] = {
         "samples": len(ranked),
         "changed": len(change.samples),
@@ -144,7 +142,7 @@ def clean(
         if reference:
             accuracies["true labels"] = figures["test_accuracy_clean"] = _accuracy_after(
                 experiment,
-                _with_true_labels(experiment.train_set, experiment.labels),
+                _with_true_labels(run, experiment.labels),
                 folder / "true-labels",
                 progress="training on true labels",
             )
@@ -215,8 +213,8 @@ def _against_truth(ranked: pd.DataFrame, labels: Labels, marks: Marks | None) ->
     return figures
 
 
-def _with_true_labels(train_set: Dataset[Any], labels: Labels) -> Dataset[Any]:
-    return relabelled(train_set, range(len(labels.true)), labels.true.tolist())
+def _with_true_labels(run: Recording, labels: Labels) -> Dataset[Any]:
+    return relabelled(run.train_set, range(len(labels.true)), labels.true.tolist(), label_of(run))
 
 
 def _accuracy_after(experiment: Experiment, train_set: Dataset[Any], out: Path, *, progress: str) -> float | None:

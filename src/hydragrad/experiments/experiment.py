@@ -9,12 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hydragrad.cleaning import Labels, labels_of
+from hydragrad.cleaning import Labels
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.errors import UnknownName
 from hydragrad.experiments.named_query import NamedQuery
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
+from hydragrad.replay import Recording, labels_of
 from hydragrad.scores import Query, mean_loss, sample_losses
 from hydragrad.training import mean_loss_and_accuracy
 
@@ -65,13 +66,13 @@ class Experiment:
         """
         return NamedQuery.parse(text, self._data_sets())
 
-    def known_labels(self) -> frozenset[int]:
-        """Return the labels that a training sample may have: those with a name, or else those that occur.
+    def known_labels(self, run: Recording) -> frozenset[int]:
+        """Return the labels that a training sample of a run may have: those with a name, or else those that occur.
 
         Raises:
-            DataError: The training set has no integer labels.
+            LossError: No tensor of the batches is the label, or several are.
         """
-        return frozenset(range(len(self.classes)) if self.classes else labels_of(self.train_set).tolist())
+        return frozenset(range(len(self.classes)) if self.classes else labels_of(run).tolist())
 
     def data_set(self, name: str) -> Dataset[Any]:
         """Return a data set by name: train, or one of the held-out ones.

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from hydragrad.derivatives import naming_label_dtype
 from hydragrad.errors import QueryError, StepError
 from hydragrad.randomness import BATCH, seeded, step_seed, stream_seed
 from hydragrad.recording.sampler_position import Indices
@@ -124,7 +125,8 @@ class StepBlock:
         """Watch the loop's code inside a `with` block."""
         self.begin(micro_batch)
         try:
-            yield
+            with naming_label_dtype():
+                yield
         finally:
             self.leave()
 

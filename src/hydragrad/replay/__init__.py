@@ -6,6 +6,7 @@ replay             repeats steps and holds them to the record
 machine            threads and processors: where a replay is equal to the bit
 data               a step's data, fetched again
 outside_state      what a model keeps outside of parameters and buffers, refused by name
+labels             the labels that the run was trained on
 fingerprints       one number over the state after a step, one digest of a batch
 histories          the run's optimizer histories
 statistics         which running statistics the run moved
@@ -19,5 +20,8 @@ from hydragrad.replay.data import fetch as fetch
 from hydragrad.replay.data import require_finite as require_finite
 from hydragrad.replay.data import require_map_style as require_map_style
 from hydragrad.replay.data import to_device as to_device
+from hydragrad.replay.labels import label_of as label_of
+from hydragrad.replay.labels import labels_of as labels_of
+from hydragrad.replay.labels import warn_of_other_labels as warn_of_other_labels
 from hydragrad.replay.recording import Recording as Recording
 from hydragrad.replay.replay import Replay as Replay

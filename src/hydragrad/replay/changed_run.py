@@ -12,8 +12,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from hydragrad.derivatives import Batch, tensor_leaves
+from hydragrad.derivatives import Batch, Label
 from hydragrad.errors import LossError
+from hydragrad.replay.labels import label_of
 from hydragrad.replay.recording import Recording
 from hydragrad.replay.replay import Replay
 from hydragrad.runs.checkpoints import Checkpoint
@@ -51,7 +52,7 @@ class ChangedRun(Recording):
         memory: Bytes for checkpoints, evenly spaced, which are held in memory; the start and the end always are.
 
     Raises:
-        LossError: Other labels for data without integer labels, when a step is made.
+        LossError: Other labels, and no tensor of the batch is the label, or several are, when a step is made.
 
     Cost: one training, when its end or a checkpoint is first read.
     """
@@ -86,9 +87,19 @@ class ChangedRun(Recording):
         """A step's micro-batches, with the changed labels."""
         batches = super().batches(record)
         if self._change.labels:
+            relabelled = []
             for part, batch in zip(record.micro_batches, batches, strict=True):
-                _relabel(batch, self._labels[part.indices])
+                wanted = self._labels[part.indices]
+                relabelled.append(batch._replace(data=self._label.replaced(batch.data, wanted)))
+            return relabelled
         return batches
+
+    @cached_property
+    def _label(self) -> Label:
+        try:
+            return label_of(self._run)
+        except LossError as error:
+            raise LossError(f"Other labels need integer labels in the batch. {error}") from error
 
     @property
     def digest(self) -> str:
@@ -139,13 +150,3 @@ def _perturb(parameters: Mapping[str, Tensor], size: float, seed: int) -> None:
     for value in parameters.values():
         noise = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
         value.add_(noise, alpha=size * float(value.norm()) / max(1e-30, float(noise.norm())))
-
-
-def _relabel(batch: Batch, labels: Tensor) -> None:
-    """Put labels in place of the batch's where they are not negative; every batch is a new copy of the data."""
-    integers = [leaf for leaf in tensor_leaves(batch.data) if not leaf.is_floating_point()]
-    candidates = [leaf for leaf in integers if leaf.shape == labels.shape]
-    if not candidates:
-        raise LossError("Other labels need integer labels of shape (batch,) in the batch; there are none.")
-    target = candidates[-1]
-    target.copy_(torch.where(labels.to(target.device) < 0, target, labels.to(target)))

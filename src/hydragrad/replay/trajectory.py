@@ -6,7 +6,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hydragrad.derivatives import Batch, Evaluator, Layout, PerSampleLoss, check_losses, copy_of
+from hydragrad.derivatives import (
+    Batch,
+    Evaluator,
+    Layout,
+    PerSampleLoss,
+    check_losses,
+    copy_of,
+    naming_label_dtype,
+)
 from hydragrad.randomness import generator_states, reseed, set_generator_states
 from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
@@ -153,7 +161,8 @@ class Trajectory:
             mine = None if weights is None else weights[start : start + len(part)]
             watched.before_forward(number)
             reseed(batch.seed)
-            losses = self._loss(self.model, batch.data)
+            with naming_label_dtype():
+                losses = self._loss(self.model, batch.data)
             check_losses(losses, batch.size)
             if hooks is not None:
                 states = generator_states()

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
 from hydragrad.cleaning import suspects as rank_suspects
-from hydragrad.errors import DataError, PresentationError
-from hydragrad.randomness import preserved
-from hydragrad.replay import Recording
+from hydragrad.errors import LossError, PresentationError
+from hydragrad.replay import Recording, labels_of
 from hydragrad.scores import Scores
 
 NEEDED = ("sample", "given_label", "contribution")
@@ -37,8 +35,8 @@ def listing(run: Recording, scores: Scores, query: str | int, suspects: pd.DataF
         if scores.label_contributions is not None:
             try:
                 return rank_suspects(run, scores, query=query)
-            except DataError:
-                pass  # no integer labels to suggest others for
+            except LossError:
+                pass  # no labels to suggest others for
         return _by_contribution(run, scores, query)
     suspects = require_suspects(suspects)
     scored = set(scores.sample_ids.tolist())
@@ -84,17 +82,11 @@ def flipped(listed: pd.DataFrame) -> NDArray[np.bool_] | None:
 
 
 def given_labels(run: Recording, samples: Sequence[int]) -> Sequence[int | None]:
-    """The labels that samples were trained on, if a batch is a pair that ends in an integer a sample."""
-    labels: list[int | None] = []
-    for start in range(0, len(samples), 1000):
-        part = samples[start : start + 1000]
-        with preserved():
-            batch = run.collate(part)
-        last = batch[1] if isinstance(batch, tuple | list) and len(batch) == 2 else None
-        if not isinstance(last, torch.Tensor) or last.shape != (len(part),) or last.is_floating_point():
-            return [None] * len(samples)
-        labels += last.tolist()
-    return labels
+    """The labels that samples were trained on; None where no tensor of the batches is the label, or several are."""
+    try:
+        return labels_of(run, samples).tolist()
+    except LossError:
+        return [None] * len(samples)
 
 
 def _by_contribution(run: Recording, scores: Scores, query: str | int) -> pd.DataFrame:

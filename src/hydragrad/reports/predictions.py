@@ -52,20 +52,20 @@ def predictions(
     """
 
     def fetched(some: Sequence[int]) -> Any:
-        ids = [samples[place] for place in some]
-        return fetch(dataset, ids, seed=0, collate=run.collate_fn, device=run.device)
+        return fetch(dataset, some, seed=0, collate=run.collate_fn, device=run.device)
 
     losses, given, predicted, sure, of_given, of_other, classes = [], [], [], [], [], [], 0
     others = None if other is None else torch.as_tensor(np.asarray(other, dtype=np.int64))
     done = 0
     with preserved():
-        for part in evaluated(run.trained_model(), run.loss, len(samples), fetched):
+        length = len(dataset)  # type: ignore[arg-type]
+        for part in evaluated(run.trained_model(), run.loss, samples, fetched, length=length):
             losses.append(part.losses.double().cpu())
             size = len(part.losses)
             if part.labels is not None:
                 given.append(part.labels.long().cpu())
-            if part.logits is not None and part.labels is not None and _fits(part.labels, part.logits.shape[1]):
-                chances = part.logits.double().softmax(1).cpu()
+            if part.output is not None and part.softmax and part.labels is not None and part.output.shape[1] > 1:
+                chances = part.output.double().softmax(1).cpu()
                 classes = chances.shape[1]
                 best, label = chances.max(1)
                 predicted.append(label)

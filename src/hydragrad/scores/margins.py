@@ -3,14 +3,22 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import Batch, LossModule, tensor_leaves
+from hydragrad.derivatives import (
+    Batch,
+    Label,
+    LossModule,
+    find_label,
+    labels_by_value,
+    possible_logits,
+    probes,
+    tensor_leaves,
+)
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError
-from hydragrad.scores.queries import Evaluate, Query, SampleQuery, checked_indices
+from hydragrad.scores.queries import Evaluate, Query, QueryPoint, SampleQuery, checked_indices
 
 
 def sample_margins(dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False) -> Query:
@@ -21,13 +29,13 @@ def sample_margins(dataset: Dataset[Any], indices: Sequence[int], *, training: b
     helps has a *negative* contribution to a margin (without it the margin would fall).
 
     Args:
-        dataset: As for `sample_losses`; the run's loss must call the model once and get logits, (batch, classes), and
-            the batch must hold integer labels, (batch,).
+        dataset: As for `sample_losses`; the run's loss must call the model once, get logits, (batch, classes), and
+            compare them with one label a sample, wherever it stands in the batch.
         indices: Which samples.
         training: Evaluate the model in training mode.
 
     Raises:
-        QueryError: Indices that the data set does not have; when evaluated, a loss without logits and integer labels.
+        QueryError: Indices that the data set does not have; when evaluated, a loss without logits or one label.
 
     Source: the output function of Park et al. 2023, TRAK, section 3.
     """
@@ -50,21 +58,43 @@ class _MarginQuery(SampleQuery):
     def single_samples(self) -> tuple[Dataset[Any], list[int]] | None:
         return None
 
-    def _numbers(self, problem: LossModule, batch: Batch, evaluate: Evaluate) -> Tensor:
+    def _numbers(self, point: QueryPoint, problem: LossModule, batch: Batch, evaluate: Evaluate) -> Tensor:
+        leaves = tensor_leaves(batch.data)
         with capture_output(problem, required=True) as captured:
-            evaluate()
+            losses, _ = evaluate()
+        if len(captured.outputs) != 1:
+            raise QueryError(f"{NEEDS} Here the model was called {len(captured.outputs)} times. Use hg.query.")
+        possible = possible_logits(captured.outputs, batch.size)
+        for logits in possible:
+            labels = labels_by_value(logits, losses, leaves)
+            if labels is not None:
+                return margins(logits, labels)
+        label = self._label(point, problem)
         try:
-            logits = captured.tensor
+            return margins(possible[label.output], label.of(leaves))
         except LossError as error:
             raise QueryError(f"{NEEDS} {error}") from error
-        labels = [leaf for leaf in tensor_leaves(batch.data) if _fits(leaf, logits)]
-        if logits.dim() != 2 or not labels:
-            raise QueryError(f"{NEEDS} The model's output here has shape {tuple(logits.shape)}. Use hg.query.")
-        return margins(logits, labels[-1])
+
+    def _label(self, point: QueryPoint, problem: LossModule) -> Label:
+        """The label, where the value of the losses does not show it.
+
+        Raises:
+            QueryError: There is none, or no logits.
+        """
+        batches = (point.fetch(self.dataset, part) for part in probes(len(self.dataset)))  # type: ignore[arg-type]
+        try:
+            label = find_label(problem.model, lambda data: problem.loss(problem.model, data), batches)
+        except LossError as error:
+            raise QueryError(f"{NEEDS} {error}") from error
+        if not label.softmax:
+            raise QueryError(
+                f"{NEEDS} The output here is something else than logits: the loss takes it as probabilities or "
+                f"compares it column by column. Use hg.query."
+            )
+        return label
 
 
-NEEDS = "sample_margins needs logits (batch, classes) from the model's one call, and integer labels (batch,)."
-
-
-def _fits(leaf: Tensor, logits: Tensor) -> bool:
-    return not leaf.is_floating_point() and leaf.dtype != torch.bool and leaf.shape == logits.shape[:1]
+NEEDS = (
+    "sample_margins needs logits (batch, classes) from the model's one call, and one label a sample that the loss "
+    "compares them with."
+)

@@ -123,7 +123,7 @@ class SampleQuery(Query):
         for start in range(0, len(group), CHUNK):
             indices = group[start : start + CHUNK]
             batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
-            scalar = partial(self._share_of_mean, problem, batch, len(group))
+            scalar = partial(self._share_of_mean, point, problem, batch, len(group))
             value, w, r = gradient(scalar, name)
             total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
         return QueryRow(name, total, w_bar, r_bar, gradient.compared - before, gradient.gap)
@@ -139,11 +139,12 @@ class SampleQuery(Query):
             for start in range(0, len(group), CHUNK):
                 indices = group[start : start + CHUNK]
                 batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
-                total += self._numbers(problem, batch, partial(problem, batch)).double().sum().item()
+                total += self._numbers(point, problem, batch, partial(problem, batch)).double().sum().item()
         return total / len(group)
 
     def _share_of_mean(
         self,
+        point: QueryPoint,
         problem: LossModule,
         batch: Batch,
         count: int,
@@ -151,9 +152,9 @@ class SampleQuery(Query):
         buffers: dict[str, Tensor],
     ) -> Tensor:
         evaluate = partial(problem.at, parameters, buffers, batch)
-        return self._numbers(problem, batch, evaluate).sum() / count
+        return self._numbers(point, problem, batch, evaluate).sum() / count
 
-    def _numbers(self, problem: LossModule, batch: Batch, evaluate: Evaluate) -> Tensor:
+    def _numbers(self, point: QueryPoint, problem: LossModule, batch: Batch, evaluate: Evaluate) -> Tensor:
         """One number a sample, (batch,)."""
         return evaluate()[0]
 

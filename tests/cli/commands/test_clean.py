@@ -4,7 +4,10 @@ import json
 
 import pandas as pd
 import pytest
+import torch
 
+import hydragrad as hg
+import own_labels
 from cli.test_app import hydragrad as hydragrad
 from cli.test_app import trained as trained
 from hydragrad.cleaning import load_labels
@@ -72,3 +75,28 @@ def test_folds_are_trained_and_their_confidence_written(trained, hydragrad):
     assert frame["confidence"].between(0, 1).all() and frame["influence"].notna().all()
     code, _, err = hydragrad("clean", trained, "--folds", "1")
     assert code and "folds must be 0, or 2 to 120" in err
+
+
+def test_own_items_are_relabelled_where_their_label_stands(hydragrad, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--from", "own_labels:setup", "--epochs", 4, "--batch-size", 10, "--out", "a run")
+    assert hydragrad("train", *words)[0] == 0
+    code, out, err = hydragrad("clean", "a run", "--relabel", "--json", "figures.json")
+    assert code == 0, err
+    listed = pd.read_csv("a run/suspects-relabelled.csv").set_index("sample").sort_index()
+    data, true = own_labels.Own(own_labels.SAMPLES, 1, own_labels.WRONG), own_labels.TRUE.numpy()
+    assert listed.given_label.tolist() == data.y.tolist()
+    assert (listed.suggested_label == true)[: own_labels.WRONG].mean() > 0.8
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures["changed"] == (listed.suggested_label != listed.given_label).sum() > 0
+    assert figures["test_accuracy_cleaned"] > 0.8
+    # The retrained run is that of the suggested labels, to the bit.
+    (folder,) = (tmp_path / "a run" / "clean").glob("relabelled-*")
+    expected = own_labels.Own(own_labels.SAMPLES, 1)
+    expected.y = torch.tensor(listed.suggested_label.tolist())
+    model = own_labels.setup()[0]
+    assert len(hg.Recording(folder, model, own_labels.loss, expected).steps) == 60
+    code, out, err = hydragrad("explain", "a run", "--test", 7)
+    assert code == 0, err
+    assert "label" in out and "predicted" in out
+    assert hydragrad("verify", "a run", "--groups", 3, "--size", 0.1)[0] == 0

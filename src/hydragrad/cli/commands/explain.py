@@ -1,14 +1,12 @@
 """`hydragrad explain`."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
-import numpy as np
-import torch
 import typer
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from hydragrad.cli.console import columns, console, say, table, write_json
@@ -23,6 +21,8 @@ from hydragrad.experiments.saved_scores import saved_or_computed
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form, run_histories
+from hydragrad.reports.listing import given_labels
+from hydragrad.reports.predictions import predictions
 from hydragrad.scores import Method, Scores, sample_losses
 from hydragrad.tracking import Store, TopContributions, hypergradients
 from hydragrad.tracking.facts import FILE
@@ -89,6 +89,8 @@ class Explained:
         number: Which sample.
         top: The training samples that moved its loss most.
         predicted: The predicted label and its probability, if the model classifies.
+        label: Of the sample, where the loss has one.
+        trained: Labels of the training samples in `top`, by sample, where the loss has them.
         figures: Flat values for JSON.
     """
 
@@ -96,6 +98,8 @@ class Explained:
     number: int
     top: TopContributions
     predicted: tuple[int, float] | None
+    label: int | None
+    trained: Mapping[int, int | None]
     figures: dict[str, Any]
 
 
@@ -135,7 +139,9 @@ def explain_sample(
     else:
         extremes = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
     seconds = time.monotonic() - begin
-    predicted = _prediction(run, dataset[number])
+    says = predictions(run, dataset, [number])
+    predicted = None if says.predicted is None or says.sure is None else (int(says.predicted[0]), float(says.sure[0]))
+    trained = [*extremes.helpful_ids[0].tolist(), *extremes.harmful_ids[0].tolist()]
     figures: dict[str, Any] = {
         "run": str(run.path),
         "sample": f"{name}:{number}",
@@ -152,13 +158,21 @@ def explain_sample(
         figures["harmful_standard_errors"] = extremes.harmful_noise[0].tolist()
     if predicted is not None:
         figures |= {"predicted": predicted[0], "probability": predicted[1]}
-    return Explained(dataset=dataset, number=number, top=extremes, predicted=predicted, figures=figures)
+    return Explained(
+        dataset=dataset,
+        number=number,
+        top=extremes,
+        predicted=predicted,
+        label=None if says.given is None else int(says.given[0]),
+        trained=dict(zip(trained, given_labels(run, trained), strict=True)),
+        figures=figures,
+    )
 
 
 def show_explained(experiment: Experiment, explained: Explained) -> None:
     """Print the sample and the training samples that moved it."""
     figures, item = explained.figures, explained.dataset[explained.number]
-    label = _label(experiment, item)
+    label = _class_name(experiment, explained.label)
     rows = {"loss": f"{figures['loss']:.4f}", "answered in": f"{1e3 * figures['seconds']:.0f} ms"}
     if label is not None:
         rows = {"label": label} | rows
@@ -174,13 +188,13 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
     ):
         ids, contributions = figures[f"most_{side}"], figures[f"{side}_contributions"]
         errors = figures.get(f"{side}_standard_errors", [None] * len(ids))
-        items = [experiment.train_set[i] for i in ids]
         samples = [
-            (str(i), _label(experiment, item) or "", _with_error(contribution, error))
-            for i, item, contribution, error in zip(ids, items, contributions, errors, strict=True)
+            (str(i), _class_name(experiment, explained.trained[i]) or "", _with_error(contribution, error))
+            for i, contribution, error in zip(ids, contributions, errors, strict=True)
         ]
         if with_pictures:
             say(f"\n{title}")
+            items = [experiment.train_set[i] for i in ids]
             _print_items(experiment, items, [f"{i}: {label}\n{contribution}" for i, label, contribution in samples])
         else:
             columns(title, ("sample", "label", "contribution"), samples)
@@ -254,24 +268,9 @@ def _bytes(experiment: Experiment, run: Recording, projection: int | None) -> in
     return 4 * len(experiment.train_set) * min(size, projection or size)  # type: ignore[arg-type]
 
 
-def _prediction(run: Recording, item: Any) -> tuple[int, float] | None:
-    try:
-        with torch.no_grad():
-            output = run.trained_model()(item[0].unsqueeze(0).to(run.device))
-    except (RuntimeError, TypeError, AttributeError, KeyError):
-        return None  # a model of the user's own that takes something else
-    if not isinstance(output, Tensor) or output.dim() != 2 or output.shape[1] < 2:
+def _class_name(experiment: Experiment, label: int | None) -> str | None:
+    if label is None:
         return None
-    probability, label = output.softmax(1)[0].max(0)
-    return int(label), float(probability)
-
-
-def _label(experiment: Experiment, item: Any) -> str | None:
-    label = item[1] if isinstance(item, list | tuple) and len(item) == 2 else None
-    return _class_name(experiment, int(label)) if isinstance(label, Tensor | int) and np.ndim(label) == 0 else None
-
-
-def _class_name(experiment: Experiment, label: int) -> str:
     return experiment.classes[label] if experiment.classes and label < len(experiment.classes) else str(label)
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from hydragrad.derivatives.curvature.products import CurvatureStep
 from hydragrad.derivatives.directional.forward_mode import directional_derivatives, works_at_once
-from hydragrad.derivatives.directional.one_by_one import directional_one_by_one
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import LossModule
+from hydragrad.derivatives.per_sample.along import directional_one_by_one
 from hydragrad.derivatives.point import Point
 
 

@@ -3,6 +3,5 @@
 forward_mode    by dual numbers (any model)
 shared_forward  forward mode right after a forward pass, whose outputs it reuses
 layer_dots      by dot products in the replay's own backward pass (known layers, samples not coupled)
-one_by_one      by one backward pass a sample (any model)
 labels          derivatives under every possible label
 """

@@ -6,11 +6,10 @@ term is common to all k.
 
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hydragrad.derivatives.directional.forward_mode import Directional
+from hydragrad.derivatives.label_leaf import plain_cross_entropy
 from hydragrad.derivatives.leaves import tensor_leaves
 from hydragrad.errors import LossError
 
@@ -26,22 +25,12 @@ def require_cross_entropy(along: Directional, data: Any) -> None:
     """Refuse losses other than plain cross-entropy of the output with integer labels of the batch.
 
     Raises:
-        LossError: No integer tensor of the batch gives these losses as cross-entropy of the output.
+        LossError: No labels in the batch, integers or one-hot rows, give these losses as cross-entropy of the output.
     """
-    output, losses = along.output, along.losses
-    assert output is not None
-    if output.dim() == 2:
-        for leaf in tensor_leaves(data):
-            if leaf.shape == losses.shape and not leaf.is_floating_point() and _in_range(leaf, output.shape[1]):
-                plain = F.cross_entropy(output, leaf.long(), reduction="none")
-                if torch.allclose(plain, losses, rtol=1e-3, atol=1e-5):
-                    return
-    raise LossError(
-        "labels=True needs a loss that is plain cross-entropy (no smoothing, no class weights) of the output "
-        f"(batch, classes) of the model's one call with integer labels from the batch; the output here has shape "
-        f"{tuple(output.shape)} and the losses are something else. Leave labels=True out."
-    )
-
-
-def _in_range(labels: Tensor, classes: int) -> bool:
-    return bool((labels >= 0).all() and (labels < classes).all())
+    assert along.output is not None
+    if not plain_cross_entropy(along.output, along.losses, tensor_leaves(data)):
+        raise LossError(
+            "labels=True needs a loss that is plain cross-entropy (no smoothing, no class weights) of the output "
+            f"(batch, classes) of the model's one call with integer labels from the batch; the output here has shape "
+            f"{tuple(along.output.shape)} and the losses are something else. Leave labels=True out."
+        )
