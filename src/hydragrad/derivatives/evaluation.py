@@ -9,11 +9,15 @@ it: its first batch is always a copy.
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from hydragrad.derivatives.leaves import map_leaves, tensor_leaves
 from hydragrad.errors import LossError
 from hydragrad.surroundings import users_default_device
+
+NO_GRADIENT = "does not require grad"
+"""What torch says where a gradient is taken inside a block without gradients."""
 
 
 class OwnBatch(NamedTuple):
@@ -66,6 +70,7 @@ class Evaluator:
 
     def __init__(self, loss: Any) -> None:
         self._loss, self._batches = loss, OwnBatches()
+        self._differentiates = False
 
     def __call__(self, model: Any, data: Any) -> Tensor:
         """Evaluate the loss on a batch, which stays as it is.
@@ -73,6 +78,20 @@ class Evaluator:
         Raises:
             LossError: It changed the batch in place, and its first batch not.
         """
+        if torch.is_grad_enabled():
+            return self._evaluated(model, data)
+        if not self._differentiates:
+            try:
+                return self._evaluated(model, data)
+            except RuntimeError as error:
+                if NO_GRADIENT not in str(error):
+                    raise
+                self._differentiates = True  # The loss takes a gradient itself.
+        with torch.enable_grad():
+            losses = self._evaluated(model, data)
+        return losses.detach() if isinstance(losses, Tensor) else losses
+
+    def _evaluated(self, model: Any, data: Any) -> Tensor:
         batch = self._batches.own(data)
         with users_default_device():
             losses: Tensor = self._loss(model, batch.data)

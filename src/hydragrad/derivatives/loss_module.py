@@ -11,6 +11,8 @@ from hydragrad.derivatives.copying import copy_of
 from hydragrad.derivatives.evaluation import Evaluator
 from hydragrad.derivatives.label_dtype import naming_label_dtype
 from hydragrad.derivatives.torch_gaps.byte_labels import long_labels
+from hydragrad.derivatives.torch_gaps.checkpointing import without_checkpointing
+from hydragrad.derivatives.torch_gaps.compiled import plain
 from hydragrad.derivatives.torch_gaps.padding import use_constant_padding
 from hydragrad.derivatives.torch_gaps.recurrent import use_unfused_recurrence
 from hydragrad.errors import LossError
@@ -49,7 +51,7 @@ class LossModule(nn.Module):
         self, model: nn.Module, loss: PerSampleLoss, prepare: Callable[[nn.Module], None] | None = None
     ) -> None:
         super().__init__()
-        self.model = copy_of(model)
+        self.model = plain(copy_of(model))
         use_constant_padding(self.model)
         use_unfused_recurrence(self.model)
         if prepare is not None:
@@ -59,7 +61,7 @@ class LossModule(nn.Module):
     def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (batch size,), and the buffers after the forward pass."""
         reseed(batch.seed)
-        with naming_label_dtype(), long_labels(batch.data):
+        with naming_label_dtype(), long_labels(batch.data), without_checkpointing():
             losses = self.loss(self.model if model is None else model, batch.data)
         check_losses(losses, batch.size)
         return losses, dict(self.model.named_buffers())

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
+from torch._C import _functorch as functorch
+from torch.utils.hooks import RemovableHandle
 
 from hydragrad.derivatives import (
     Batch,
@@ -23,6 +25,7 @@ from hydragrad.derivatives import (
 )
 from hydragrad.derivatives.coupling import CouplingWatch, random_weights
 from hydragrad.derivatives.per_sample.weighted import weighted_gradient
+from hydragrad.derivatives.torch_gaps.compiled import is_compiled
 from hydragrad.errors import Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.runs.log import MicroBatch
@@ -72,7 +75,7 @@ class StepGradients:
         self._problem: LossModule | None = None
         self._rows: Tensor | None = None
         self._probe: _Probe | None = None
-        self._coupling, self._watched = CouplingWatch(), model.register_forward_hook(self._hook())
+        self._coupling, self._watched = CouplingWatch(), self._watch()
         self._steps = self.compared = 0
         self._step: _Step | None = None
 
@@ -119,7 +122,8 @@ class StepGradients:
 
     def close(self) -> None:
         """Take the hooks off the model."""
-        self._watched.remove()
+        if self._watched is not None:
+            self._watched.remove()
         if self._layers is not None:
             self._layers.remove()
             self._layers = None
@@ -159,9 +163,13 @@ class StepGradients:
             return self._one_by_one(step, self._probe.parameters, self._probe.buffers)
         return rows if step.positions else None
 
+    def _watch(self) -> RemovableHandle | None:
+        return None if is_compiled(self._model) else self._model.register_forward_hook(self._hook())
+
     def _hook(self) -> Callable[[nn.Module, Any, Any], None]:
         def look_at(called: nn.Module, _inputs: Any, output: Any) -> None:
-            if called is self._model:  # Copies of it carry this hook as it is.
+            # Copies of the model carry this hook as it is; a transform of torch.func shows no tensors.
+            if called is self._model and functorch.peek_interpreter_stack() is None:
                 self._look_at(output)
 
         return look_at

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from hydragrad.derivatives.layers.rules import RULES
 from hydragrad.derivatives.torch_gaps.batch_norm import batch_coupled
+from hydragrad.derivatives.torch_gaps.compiled import is_compiled
 
 
 class HooksInapplicable(Exception):
@@ -12,6 +13,8 @@ class HooksInapplicable(Exception):
 
 def why_not_hooks(model: nn.Module) -> str | None:
     """Say why the rules of layers do not hold for `model`, or return None where nothing contradicts them."""
+    if is_compiled(model):
+        return "the model or a part of it is compiled, and hooks are not called there"
     if batch_coupled(model):
         return "BatchNorm in training mode couples the samples of a batch"
     for name, module in model.named_modules():
