@@ -5,6 +5,8 @@ ensemble             the public function over independent runs
 segments             without curvature: a sum over segments, in any order
 routes               how directional derivatives of a replayed step are taken
 sweep                the reverse sweep, with curvature or without
+reverse_step         one step of it, in reverse
+moments              what it needs of every step
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set

@@ -18,6 +18,7 @@ from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import running_statistics
 from hydragrad.derivatives.held import Held
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
+from hydragrad.derivatives.trusted import reason as reason_of
 from hydragrad.errors import HydragradError, QueryError, Unsupported
 from hydragrad.replay import Recording
 from hydragrad.scores import (
@@ -143,7 +144,7 @@ class _Attributing:
         self._fixed = route != "auto"
         self._route: Route | Literal["sweep"] = _route_of(plan, route)
         self._done = 0
-        self.comparisons = Comparisons(Held(), Held())
+        self.comparisons = Comparisons.fresh()
 
     def sums(self, gradients: QueryGradients) -> _Part:
         """The sums of the next chunk."""
@@ -174,7 +175,7 @@ class _Attributing:
             Unsupported: There is none, or the caller chose the route.
         """
         assert self._route != "sweep"
-        reason, safer = (str(error) or type(error).__name__).splitlines()[0], ROUTES.index(self._route) + 1
+        reason, safer = reason_of(error), ROUTES.index(self._route) + 1
         if self._fixed:
             raise Unsupported(f"route={self._route!r} is not valid here: {reason}. Use route='auto'.") from error
         if safer == len(ROUTES) or self._plan.classes:
@@ -184,7 +185,7 @@ class _Attributing:
                 f"or operations that torch can't differentiate."
                 + (" Or leave labels=True out." if self._plan.classes else "")
             ) from error
-        self._route, self.comparisons = ROUTES[safer], Comparisons(Held(), Held())
+        self._route, self.comparisons = ROUTES[safer], Comparisons.fresh()
 
 
 def _route_of(plan: Plan, route: RouteOption) -> Route | Literal["sweep"]:
@@ -230,6 +231,7 @@ def _compared(parts: Sequence[_Part], comparisons: Comparisons) -> Iterator[Comp
         ("gradients of queries with tangents", queries),
         ("derivatives of losses with the gradient that trained", comparisons.gradients),
         ("derivatives of single losses with a backward pass of random weights", comparisons.coupling),
+        ("curvature products with how the gradient changes", comparisons.curvature),
     ):
         if held.times:
             yield Compared(what, held.times, held.gap)

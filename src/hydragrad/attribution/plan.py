@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hydragrad.derivatives import Directional, Layout, LossModule, require_cross_entropy, tensor_leaves
 from hydragrad.derivatives.label_leaf import class_numbers
@@ -50,6 +50,16 @@ class Plan:
     def spans(self) -> list[slice]:
         """Where each history lies in the flat vectors."""
         return [self.weights.span(history.names) for history in self.histories]
+
+    def moved(self) -> Tensor:
+        """Which entries of the flat weights a sample's weight can move: no padding rows, nothing that never moved."""
+        first, last, like = self.run.initial.parameters, self.run.final.parameters, self.like
+        changed = {name: (first[name] != last[name]).to(like) for name in self.weights.names}
+        for prefix, module in self.run.model.named_modules(remove_duplicate=False):
+            name = f"{prefix}.weight".lstrip(".")
+            if isinstance(module, nn.Embedding) and module.padding_idx is not None and name in changed:
+                changed[name][module.padding_idx] = 0
+        return self.weights.flatten(changed, like).bool()
 
     @property
     def smoothing(self) -> float:

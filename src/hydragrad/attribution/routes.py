@@ -43,10 +43,22 @@ OneStep = Callable[[StepRecord, Sequence[Batch]], None]
 
 
 class Comparisons(NamedTuple):
-    """What was compared on the way: derivatives with the gradient that trained, and samples for coupling."""
+    """What was compared on the way.
+
+    Attributes:
+        gradients: Derivatives of losses with the gradient that trained.
+        coupling: Those of single losses with a backward pass of random weights.
+        curvature: Curvature products with how the gradient changes.
+    """
 
     gradients: Held
     coupling: Held
+    curvature: Held
+
+    @classmethod
+    def fresh(cls) -> "Comparisons":
+        """Nothing was compared yet."""
+        return cls(Held(), Held(), Held())
 
 
 class Measuring(NamedTuple):

@@ -17,7 +17,7 @@ from hydragrad.attribution.routes import ByHooks, Comparisons, Measuring, Route,
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import why_not_hooks
 from hydragrad.derivatives.coupling import CouplingWatch
-from hydragrad.derivatives.held import Held, NotHeld
+from hydragrad.derivatives.held import NotHeld
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.errors import HydragradError
 from hydragrad.replay import Replay
@@ -49,7 +49,7 @@ def sum_segments(
     kappa = np.stack([coefficients(history) for history in plan.histories])
     needed = [(a, b) for a, b in segments if any(empty.wants(record.indices) for record in run.steps[a:b])]
     saver = PartialFold(Partial(plan, gradients, f"none-{route}"), Tally.sums, empty.of)
-    compared = comparisons or Comparisons(Held(), Held())
+    compared = comparisons or Comparisons.fresh()
     with run.replay() as replay:
 
         def through(segment: Segment, before: Tally) -> Generator[Tally, None, None]:
@@ -95,7 +95,7 @@ def _why_not_here(plan: Plan, replay: Replay, record: StepRecord) -> str | None:
     random = torch.randn(1, plan.weights.size, generator=generator, dtype=plan.like.dtype).to(plan.run.device)
     direction = scaled(random, present, plan.spans())
     kappa = np.broadcast_to(present[:, None], (len(present), len(plan.run.steps)))
-    what = Measuring(plan, direction, replay, Tally(plan, 1), kappa, Comparisons(Held(), Held()))
+    what = Measuring(plan, direction, replay, Tally(plan, 1), kappa, Comparisons.fresh())
     dots = layer_dots(plan, replay, direction)
     try:
         hooks = ByHooks(what, dots, record, CouplingWatch())

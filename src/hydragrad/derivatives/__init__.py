@@ -70,6 +70,7 @@ from hydragrad.derivatives.curvature.products import CurvatureStep as CurvatureS
 from hydragrad.derivatives.curvature.products import Products as Products
 from hydragrad.derivatives.curvature.many_products import VectorisedProducts as VectorisedProducts
 from hydragrad.derivatives.curvature.many_products import fastest_products as fastest_products
+from hydragrad.derivatives.curvature.reverse_products import ReverseProducts as ReverseProducts
 from hydragrad.derivatives.curvature.zero import ZeroCurvature as ZeroCurvature
 from hydragrad.derivatives.curvature.tangents import ExactTangents as ExactTangents
 from hydragrad.derivatives.curvature.tangents import Tangents as Tangents

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydragrad.derivatives.graph import nodes
+from hydragrad.derivatives.graph import BY_DIMENSION, Kind, KindWatch, kind_of_graph, nodes
 
 KEEP_ROWS = frozenset(
     [
@@ -87,40 +87,6 @@ KEEP_ROWS = frozenset(
 )
 """Nodes that never add one row to another, given that their input's first dimension is the samples'."""
 
-BY_DIMENSION = frozenset(
-    [
-        "SumBackward1",
-        "MeanBackward1",
-        "SoftmaxBackward0",
-        "LogSoftmaxBackward0",
-        "LogsumexpBackward0",
-        "MaxBackward0",
-        "MinBackward0",
-        "AmaxBackward0",
-        "AminBackward0",
-        "VarBackward0",
-        "StdBackward0",
-        "LinalgVectorNormBackward0",
-        "CatBackward0",
-        "SelectBackward0",
-        "SliceBackward0",
-        "UnsqueezeBackward0",
-        "SqueezeBackward1",
-        "GatherBackward0",
-    ]
-)
-"""Nodes that keep rows apart where the dimension that they work along is not the first."""
-
-CHECKED_SHARE = 1 / 64
-"""Share of the steps that are measured where their graph was measured before."""
-
-Kind = tuple[Any, ...]
-
-
-def kind_of_graph(losses: Tensor) -> Kind:
-    """The operations behind losses, with the dimensions that some work along: equal for equal graphs."""
-    return tuple(_entry(node) for node in nodes(losses))
-
 
 def may_couple(losses: Tensor) -> bool:
     """Whether some operation behind losses, (batch,), is not known to keep the samples apart."""
@@ -131,22 +97,21 @@ class CouplingWatch:
     """Decides at which steps coupling is measured: the first of every kind of graph, random ones over the whole run,
     and all whose graph has an operation that may couple."""
 
-    def __init__(self, seed: int = 0) -> None:
-        self._seed = seed
+    def __init__(self) -> None:
+        self._kinds = KindWatch()
         self._may_couple: dict[Kind, bool] = {}
 
     def wants(self, step: int, losses: Tensor) -> bool:
         """Whether to measure at a step with these losses."""
         kind = kind_of_graph(losses)
+        wanted = self._kinds.wants(step, kind)
         if kind not in self._may_couple:
             self._may_couple[kind] = may_couple(losses)
-            return True
-        return self._may_couple[kind] or self.draws(step)
+        return wanted or self._may_couple[kind]
 
     def draws(self, step: int) -> bool:
         """Whether a step is one of the random ones."""
-        generator = torch.Generator().manual_seed((self._seed << 32) + step)
-        return bool(torch.rand((), generator=generator) < CHECKED_SHARE)
+        return self._kinds.draws(step)
 
 
 def random_weights(like: Tensor, seed: int) -> Tensor:
@@ -161,11 +126,6 @@ def weighted_gradients(losses: Tensor, weights: Tensor, parameters: Sequence[Ten
     gradients = torch.autograd.grad(losses, trained, weights, retain_graph=True, allow_unused=True)
     by_parameter = dict(zip(map(id, trained), gradients, strict=True))
     return [by_parameter.get(id(parameter)) for parameter in parameters]
-
-
-def _entry(node: Any) -> Any:
-    name = node.name()
-    return (name, str(getattr(node, "_saved_dim", None))) if name in BY_DIMENSION else name
 
 
 def _keeps_rows(node: Any) -> bool:

@@ -40,6 +40,10 @@ class Held:
     times: int = 0
     gap: float = 0.0
 
+    def note(self, gap: float) -> None:
+        """Count a comparison."""
+        self.times, self.gap = self.times + 1, max(self.gap, gap)
+
     def hold(self, terms: Tensor, gradient: Tensor, directions: Tensor, what: str) -> None:
         """Compare sums of terms with a gradient along directions.
 
@@ -53,7 +57,7 @@ class Held:
             NotHeld: They differ by more than rounding.
         """
         gap = largest_gap(terms, directions @ gradient, gradient.norm() * directions.norm(dim=-1))
-        self.times, self.gap = self.times + 1, max(self.gap, gap)
+        self.note(gap)
         if not gap <= gap_allowed(terms.dtype, gradient.dtype):
             raise NotHeld(f"{what} differ from the gradient that trained by {gap:.1e} of their size")
 

@@ -25,6 +25,11 @@ FAST_PATH_ERRORS = (RuntimeError, NotImplementedError, ValueError, HooksInapplic
 """What a fast path raises where it is not for this model: no batching rule, no layer rule, no gradient."""
 
 
+def reason(error: Exception) -> str:
+    """The first line of what an error says, without the full stop."""
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(". ")
+
+
 class Comparison(NamedTuple):
     """A fast path held to the safe one.
 
@@ -55,7 +60,7 @@ def compare_with_safe(
     try:
         values = tuple(fast())
     except FAST_PATH_ERRORS as error:
-        return Comparison((), (str(error) or type(error).__name__).splitlines()[0])
+        return Comparison((), reason(error))
     pairs = list(zip(values, safe, strict=True))
     if all(agrees(*pair, tolerance=tolerance) for pair in pairs):
         return Comparison(values, None)

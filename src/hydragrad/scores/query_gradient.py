@@ -14,10 +14,11 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
 
 from hydragrad.derivatives import Layout
-from hydragrad.derivatives.coupling import Kind, kind_of_graph
 from hydragrad.derivatives.directional.forward_mode import differentiable_kernels, dual_parameters, unpack
+from hydragrad.derivatives.graph import Kind, KindWatch, kind_of_graph
 from hydragrad.derivatives.stopped import gradients_through_stops, through_stops
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
+from hydragrad.derivatives.trusted import reason as reason_of
 from hydragrad.errors import HydragradError, QueryError
 
 Named = dict[str, Tensor]
@@ -37,8 +38,8 @@ ROUNDINGS = 100
 SMALLEST = 1e-2
 """Least size of a tensor's entries, for the size of a direction."""
 
-CHECKED_EVERY = 16
-"""One of so many scalars is compared where one with the same operations was compared before."""
+CHECKED_SHARE = 1 / 16
+"""Share of the scalars that are compared where one with the same operations was compared before."""
 
 
 class Direction(NamedTuple):
@@ -66,7 +67,7 @@ class QueryGradient:
         self._parameters, self._buffers = parameters, buffers
         self._weights, self._statistics = weights, statistics
         self._through_stops = False
-        self._kinds: set[Kind] = set()
+        self._kinds = KindWatch(CHECKED_SHARE)
         self._calls = self.compared = 0
         self.gap = 0.0
 
@@ -77,8 +78,8 @@ class QueryGradient:
             QueryError: No scalar, one that does not depend on the parameters, NaN, or a gradient that is not the
                 derivative of the value.
         """
-        found = self._differentiate(scalar, name)
-        if found.depends and self._wants(found.kind):
+        found, self._calls = self._differentiate(scalar, name), self._calls + 1
+        if found.depends and self._kinds.wants(self._calls, found.kind):
             self.compared += 1
             gap = self._gap(scalar, found)
             if gap is not None and not self._through_stops:
@@ -99,11 +100,6 @@ class QueryGradient:
                 f"so every contribution would be zero. Return a differentiable function of the model."
             )
         return found.value, found.w_bar, found.r_bar
-
-    def _wants(self, kind: Kind) -> bool:
-        new, self._calls = kind not in self._kinds, self._calls + 1
-        self._kinds.add(kind)
-        return new or self._calls % CHECKED_EVERY == 0
 
     def _differentiate(self, scalar: Scalar, name: str) -> "_Gradient":
         weights = {key: self._parameters[key].detach().requires_grad_() for key in self._weights.names}
@@ -132,13 +128,27 @@ class QueryGradient:
         if not found.finite:
             return None  # Refused as such.
         if found.w_bar.dtype == torch.float64:
-            return self._difference_gap(scalar, found, self._random_direction(), DIFFERENCE_GAP, STEPS)
+            moved = self._random_direction()
+            gap = self._difference_gap(scalar, found, moved, DIFFERENCE_GAP, STEPS)
+            return None if gap is None or self._jumps(scalar, found, moved) else gap
         try:
             return self._forward_gap(scalar, found)
         except HydragradError:
             raise
         except FAST_PATH_ERRORS:  # An operation without a forward-mode rule.
             return self._difference_gap(scalar, found, self._uphill(found), COARSE_GAP, COARSE_STEPS)
+
+    def _jumps(self, scalar: Scalar, found: "_Gradient", moved: Direction) -> bool:
+        """Whether it is the value that jumps, along entries without a gradient: signs and whole numbers are made of
+        them. Forward mode agrees with the gradient then, and so does the value along all other entries."""
+        try:
+            agrees = self._forward_gap(scalar, found) is None
+        except HydragradError:
+            raise
+        except FAST_PATH_ERRORS:
+            return False
+        others = Direction(moved.weights * (found.w_bar != 0), moved.statistics * (found.r_bar != 0))
+        return agrees and self._difference_gap(scalar, found, others, DIFFERENCE_GAP, STEPS) is None
 
     def _random_direction(self) -> Direction:
         """Random, each tensor's part as large as the tensor's own entries."""
@@ -225,7 +235,7 @@ def _pulled_back(value: Tensor, leaves: Sequence[Tensor], name: str) -> tuple[Te
     except HydragradError:
         raise
     except FAST_PATH_ERRORS as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = reason_of(error)
         raise QueryError(
             f"torch cannot differentiate query {name!r}: {reason}. Write the query, or the model in eval mode, with "
             f"operations that have a gradient."

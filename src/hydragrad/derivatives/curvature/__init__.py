@@ -1,8 +1,10 @@
 """Curvature of the loss.
 
-products       exact and Gauss-Newton products with the directional derivatives of one evaluation
-many_products  the same products of many cotangents in one pass
-zero           the same directional derivatives with no curvature
-tangents       exact tangents of the batch gradient along many samples
-symmetric      whether the trained gradient has a symmetric curvature
+products          exact and Gauss-Newton products with the directional derivatives of one evaluation
+many_products     the same products of many cotangents in one pass
+reverse_products  the same products by reverse mode alone, of whatever gradient trained
+held_products     products held to how the gradient changes
+zero              the same directional derivatives with no curvature
+tangents          exact tangents of the batch gradient along many samples
+symmetric         whether the trained gradient has a symmetric curvature
 """

@@ -13,14 +13,17 @@ import torch.autograd.forward_ad as forward_mode
 from torch import Tensor, nn
 from torch.func import grad, jvp
 
+from hydragrad.derivatives.curvature.held_products import LARGEST_GAP, tangent_gap
 from hydragrad.derivatives.curvature.symmetric import require_symmetric
 from hydragrad.derivatives.directional.forward_mode import differentiable_kernels, dual_parameters, unpack
+from hydragrad.derivatives.graph import Kind, KindWatch, kind_of_graph
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule, PerSampleLoss
 from hydragrad.derivatives.point import Point
 from hydragrad.derivatives.stopped import stopped_gradients
 from hydragrad.derivatives.torch_gaps.batch_norm import use_explicit_batch_norm
-from hydragrad.derivatives.trusted import compare_with_safe
+from hydragrad.derivatives.trusted import FAST_PATH_ERRORS, compare_with_safe, reason
+from hydragrad.errors import HydragradError, Unsupported
 
 ROWS_AT_ONCE = 8
 """Tracked samples in one vectorised tangent; every one holds activations of its own."""
@@ -49,6 +52,7 @@ class ExactTangents:
         self._model, self._weights, self._statistics = model, weights, statistics
         self._problem = LossModule(model, loss, use_explicit_batch_norm)
         self._at_once: int | None = None
+        self._kinds, self._steps = KindWatch(1 / 128), 0
 
     def __call__(
         self,
@@ -81,15 +85,58 @@ class ExactTangents:
         point = Point(parameters, buffers, batch, divisor, loss_weights)
         if loss_weights is not None:
             alpha_dot = alpha_dot * loss_weights
-        with differentiable_kernels():
-            if self._at_once is None:
-                require_symmetric(self._problem, self._weights, parameters, buffers, batch)
-                self._at_once = self._rows_at_once(point, w_dot, r_dot, alpha_dot)
-            size = self._at_once
-            rows = zip(w_dot.split(size), r_dot.split(size), alpha_dot.split(size), strict=True)
-            evaluate = self._singly if size == 1 else self._vectorised
-            parts = [evaluate(point, *row) for row in rows]
+        try:
+            with differentiable_kernels():
+                self._check(point, w_dot, r_dot, alpha_dot)
+                return self._of_rows(point, w_dot, r_dot, alpha_dot)
+        except HydragradError:
+            raise
+        except FAST_PATH_ERRORS as error:
+            raise Unsupported(
+                f"Exact rows need derivatives that torch does not have for this model: {reason(error)}. Use "
+                f"curvature='none', or hg.attribute(run, query, curvature='hessian'), which has a way round."
+            ) from error
+
+    def _of_rows(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
+        if self._at_once is None:
+            self._at_once = self._rows_at_once(point, w_dot, r_dot, alpha_dot)
+        size = self._at_once
+        rows = zip(w_dot.split(size), r_dot.split(size), alpha_dot.split(size), strict=True)
+        evaluate = self._singly if size == 1 else self._vectorised
+        parts = [evaluate(point, *row) for row in rows]
         return Tangents(torch.cat([part.g_dot for part in parts]), torch.cat([part.r_dot for part in parts]))
+
+    def _check(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> None:
+        """Hold a tangent to how gradient and statistics change, where the operations are new, and at random steps.
+
+        Raises:
+            Unsupported: They differ.
+        """
+        self._steps += 1
+        if not self._kinds.wants(self._steps, self._kind(point)):
+            return
+        require_symmetric(self._problem, self._weights, point.parameters, point.buffers, point.batch)
+        gap = tangent_gap(self._problem, self._weights, self._statistics, self._tangent, point, self._steps)
+        if gap > LARGEST_GAP:
+            raise Unsupported(
+                f"The derivative of the gradient differs from how the gradient that trains really changes by {gap:.1e} "
+                f"of its size: something changes gradients on their way (a hook, a custom autograd.Function). Use "
+                f"curvature='none', or hg.attribute(run, query, curvature='hessian'), which has a way round."
+            )
+
+    def _kind(self, point: Point) -> Kind:
+        with torch.enable_grad():
+            weights = {name: point.parameters[name].detach().requires_grad_() for name in self._weights.names}
+            losses, _ = self._problem.at(point.parameters | weights, point.buffers, point.batch)
+        return kind_of_graph(losses)
+
+    def _tangent(self, problem: LossModule, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
+        """One row on another copy of the problem."""
+        own, self._problem = self._problem, problem
+        try:
+            return self._singly(point, w_dot[None], r_dot[None], alpha_dot[None])
+        finally:
+            self._problem = own
 
     def _singly(self, point: Point, w_dot: Tensor, r_dot: Tensor, alpha_dot: Tensor) -> Tangents:
         """One row by dual numbers and torch's own reverse mode: valid for any model."""

@@ -5,5 +5,6 @@ byte_labels    labels of dtype uint8
 checkpointing  activation checkpointing, left out
 compiled       compiled models, as they were before
 padding        embeddings' padding rows as constants
+twins          functions written out, whose derivatives torch lacks
 recurrent      recurrent layers by kernels that have a forward-mode rule
 """

@@ -1,0 +1,234 @@
+"""Curvature products held to what they stand for.
+
+A reverse step's product is the gradient, by weights and running statistics, of
+
+    s(w, r) = <g_bar, G(w, r)> + <r_bar, statistics after the batch>
+
+where G is the gradient that training takes: whatever changes it on its way is inside. So along any direction the
+product must be the difference quotient of s, which takes two gradients. The Gauss-Newton product is an approximation of
+that and no derivative; it must be symmetric: <u, B v> = <v, B u>.
+
+Both are evaluated in float64, on a copy of the model where the run was in float32: it is the rule that is held, not its
+rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hydragrad.derivatives.curvature.products import Products
+from hydragrad.derivatives.held import NotHeld
+from hydragrad.derivatives.layout import Layout
+from hydragrad.derivatives.leaves import map_leaves
+from hydragrad.derivatives.loss_module import Batch, LossModule
+from hydragrad.derivatives.per_sample.weighted import weighted_gradient
+from hydragrad.derivatives.point import Point
+from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
+from hydragrad.errors import HydragradError
+
+Named = dict[str, Tensor]
+
+STEPS = (1e-5, 1e-6, 1e-4)
+"""Of the difference quotient, relative to the weights; a kink or rounding may spoil one."""
+
+LARGEST_GAP = 1e-3
+"""Between product and difference quotient, relative to the sizes that are multiplied."""
+
+
+class HeldProducts:
+    """Holds one way of taking products.
+
+    Args:
+        problem: Private copy of model and loss; is copied once more where it is in float32.
+        weights: Lays out the trained parameters.
+        statistics: Lays out the running statistics.
+        moved: Which entries of the flat weights the run moved; what the others would change is of no account.
+        make: The products of a problem.
+        gauss_newton: Whether they are Gauss-Newton products.
+    """
+
+    def __init__(
+        self,
+        problem: LossModule,
+        weights: Layout,
+        statistics: Layout,
+        moved: Tensor,
+        make: Callable[[LossModule], Products],
+        *,
+        gauss_newton: bool,
+    ) -> None:
+        self._problem, self._weights, self._statistics = _in_float64(problem), weights, statistics
+        self._moved = moved.to(torch.float64)
+        self._products, self._gauss_newton = make(self._problem), gauss_newton
+
+    def hold(self, like: LossModule, point: Point, g_bar: Tensor, r_bar: Tensor, seed: int) -> float:
+        """Compare the products of one row at a point; return the gap.
+
+        Args:
+            like: Has the modes of the modules.
+            point: Where.
+            g_bar: (parameters,).
+            r_bar: (statistics,).
+            seed: Of the random direction.
+
+        Raises:
+            NotHeld: They are not what they stand for.
+        """
+        for copy, original in zip(self._problem.modules(), like.modules(), strict=True):
+            copy.training = original.training
+        point, g_bar, r_bar = _point_in_float64(point), g_bar.double(), r_bar.double()
+        if not (g_bar.isfinite().all() and r_bar.isfinite().all() and g_bar.any()):
+            return 0.0
+        g_bar, r_bar = g_bar / g_bar.norm(), r_bar / g_bar.norm()
+        gap = self._asymmetry(point, g_bar, seed) if self._gauss_newton else self._gap(point, g_bar, r_bar, seed)
+        if not gap <= LARGEST_GAP:
+            raise NotHeld(
+                f"The curvature product differs from how the gradient that trained really changes by {gap:.1e} of its "
+                f"size"
+            )
+        return gap
+
+    def _gap(self, point: Point, g_bar: Tensor, r_bar: Tensor, seed: int) -> float:
+        product = self._products(point, g_bar[None], r_bar[None])
+        w_dot = _random(self._weights, point.parameters, g_bar, seed) * self._moved
+        r_dot = _random(self._statistics, point.buffers, r_bar, seed + 1)
+        terms = torch.cat([product.w_bar[0] * w_dot, product.r_bar[0] * r_dot])
+        along, size = float(terms.sum()), float(terms.norm())
+        gaps = []
+        for step in STEPS:
+            up, down = (
+                self._pulled(point, g_bar, r_bar, factor * step * w_dot, factor * step * r_dot) for factor in (1, -1)
+            )
+            quotient = (up - down) / (2 * step)
+            rounding = 1e3 * torch.finfo(torch.float64).eps * (abs(up) + abs(down)) / step
+            gaps.append(max(0.0, abs(quotient - along) - rounding) / max(abs(quotient), abs(along), size, 1e-300))
+            if gaps[-1] <= LARGEST_GAP:
+                break
+        return min(gaps)
+
+    def _pulled(self, point: Point, g_bar: Tensor, r_bar: Tensor, w_dot: Tensor, r_dot: Tensor) -> float:
+        """s at a moved point."""
+        parameters = point.parameters | _moved(self._weights, point.parameters, w_dot)
+        buffers = point.buffers | _moved(self._statistics, point.buffers, r_dot)
+        like = next(iter(parameters.values()))
+        weights = like.new_ones(point.batch.size) if point.loss_weights is None else point.loss_weights
+        gradient = weighted_gradient(self._problem, self._weights, parameters, buffers, point.batch, weights)
+        total = g_bar @ gradient / point.divisor
+        if self._statistics.size:
+            with torch.no_grad():
+                _, after = self._problem.at(parameters, buffers, point.batch)
+            total = total + r_bar @ self._statistics.flatten({n: after[n] for n in self._statistics.names}, r_bar)
+        return float(total)
+
+    def _asymmetry(self, point: Point, g_bar: Tensor, seed: int) -> float:
+        other = _random(self._weights, point.parameters, g_bar, seed) * self._moved
+        zero = g_bar.new_zeros(2, self._statistics.size)
+        product = self._products(point, torch.stack([g_bar, other]), zero).w_bar
+        one, two = product[0] * other, product[1] * g_bar
+        size = max(float(one.norm()), float(two.norm()), abs(float(one.sum())), abs(float(two.sum())), 1e-300)
+        return abs(float(one.sum() - two.sum())) / size
+
+
+def tangent_gap(
+    problem: LossModule,
+    weights: Layout,
+    statistics: Layout,
+    tangent: Callable[[LossModule, Point, Tensor, Tensor, Tensor], Any],
+    point: Point,
+    seed: int,
+) -> float:
+    """How far a tangent of gradient and statistics is from their difference quotient, relative to its norm.
+
+    Args:
+        problem: Private copy of model and loss; is copied once more where it is in float32.
+        weights: Lays out the parameters.
+        statistics: Lays out the running statistics.
+        tangent: Of a problem at a point, along w_dot, r_dot and alpha_dot: has `g_dot` and `r_dot`, with one row.
+        point: Where.
+        seed: Of the random direction.
+
+    Returns:
+        The smallest gap of several steps; 0 where the model can't be evaluated in float64.
+    """
+    try:
+        twin, point = _in_float64(problem), _point_in_float64(point)
+        for copy, original in zip(twin.modules(), problem.modules(), strict=True):
+            copy.training = original.training
+        like = next(iter(point.parameters.values()))
+        alpha = like.new_ones(point.batch.size) if point.loss_weights is None else point.loss_weights
+        gradient = weighted_gradient(twin, weights, point.parameters, point.buffers, point.batch, alpha)
+        # Along entries that move with the samples: those without a gradient at this batch may be padding.
+        w_dot = _random(weights, point.parameters, like, seed) * (gradient != 0)
+        r_dot = _random(statistics, point.buffers, like, seed + 1)
+        alpha_dot = torch.randn(alpha.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(
+            like
+        )
+        rows = tangent(twin, point, w_dot, r_dot, alpha_dot)
+        exact = torch.cat([rows.g_dot[0], rows.r_dot[0]])
+        gaps = []
+        for step in STEPS:
+            up, down = (
+                _gradient_and_statistics(twin, weights, statistics, point, h * w_dot, h * r_dot, alpha + h * alpha_dot)
+                for h in (step, -step)
+            )
+            quotient = (up - down) / (2 * step)
+            rounding = 1e3 * torch.finfo(torch.float64).eps * float(up.norm() + down.norm()) / step
+            gaps.append(max(0.0, float((quotient - exact).norm()) - rounding) / max(float(exact.norm()), 1e-300))
+    except HydragradError:
+        raise
+    except FAST_PATH_ERRORS:
+        if next(iter(problem.parameters())).dtype == torch.float64:
+            raise
+        return 0.0
+    return min(gaps)
+
+
+def _gradient_and_statistics(
+    problem: LossModule,
+    weights: Layout,
+    statistics: Layout,
+    point: Point,
+    w_dot: Tensor,
+    r_dot: Tensor,
+    alpha: Tensor,
+) -> Tensor:
+    """Both after moving the state, as one vector."""
+    parameters = point.parameters | _moved(weights, point.parameters, w_dot)
+    buffers = point.buffers | _moved(statistics, point.buffers, r_dot)
+    gradient = weighted_gradient(problem, weights, parameters, buffers, point.batch, alpha) / point.divisor
+    with torch.no_grad():
+        _, after = problem.at(parameters, buffers, point.batch)
+    return torch.cat([gradient, statistics.flatten({name: after[name] for name in statistics.names}, gradient)])
+
+
+def _in_float64(problem: LossModule) -> LossModule:
+    copy = LossModule(problem.model, problem.loss)
+    return copy.double()
+
+
+def _point_in_float64(point: Point) -> Point:
+    return Point(
+        {name: _double(value) for name, value in point.parameters.items()},
+        {name: _double(value) for name, value in point.buffers.items()},
+        Batch(map_leaves(point.batch.data, _double), point.batch.size, point.batch.seed),
+        point.divisor,
+        None if point.loss_weights is None else point.loss_weights.double(),
+    )
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+
+def _random(layout: Layout, values: Named, like: Tensor, seed: int) -> Tensor:
+    """A random direction, each tensor's part as large as the tensor's own entries."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(layout.size, generator=generator, dtype=torch.float64).to(like)
+    sizes = {name: values[name].square().mean().sqrt().clamp_min(1e-2) for name in layout.names}
+    return noise * layout.flatten({name: sizes[name].expand(layout.shapes[name]) for name in sizes}, like)
+
+
+def _moved(layout: Layout, values: Named, flat: Tensor) -> Named:
+    return {name: values[name] + dot for name, dot in layout.views(flat).items()}
