@@ -118,23 +118,23 @@ def plain_cross_entropy(output: Tensor, losses: Tensor, leaves: Sequence[Tensor]
 
 def class_numbers(leaves: Sequence[Tensor], number: int, classes: int) -> Tensor | None:
     """A leaf as classes, int64 (batch,): whole numbers 0 to classes - 1, or one-hot rows; None for other leaves."""
-    whole = whole_numbers(leaves[number]) if number < len(leaves) else None
+    leaf = leaves[number] if number < len(leaves) else torch.empty(())
+    one_a_sample = leaf.dim() > 0 and leaf.numel() == len(leaf)
+    if not one_a_sample and (leaf.dim() != 2 or leaf.shape[1] != classes):
+        return None
+    whole = whole_numbers(leaf)
     if whole is None:
         return None
-    if whole.numel() == len(whole):
+    if one_a_sample:
         whole = whole.reshape(-1)
         return whole if bool(((whole >= 0) & (whole < classes)).all()) else None
-    if whole.dim() == 2 and whole.shape[1] == classes:
-        one_hot = ((whole == 0) | (whole == 1)).all(1) & (whole.sum(1) == 1)
-        return whole.argmax(1) if bool(one_hot.all()) else None
-    return None
+    one_hot = ((whole == 0) | (whole == 1)).all(1) & (whole.sum(1) == 1)
+    return whole.argmax(1) if bool(one_hot.all()) else None
 
 
 def whole_numbers(leaf: Tensor) -> Tensor | None:
-    """A leaf as int64, its first dimension the batch; None where it holds something else."""
-    if not leaf.numel() or not leaf.dim() or leaf.is_complex() or leaf.layout is not torch.strided:
-        return None
-    if leaf.is_quantized or (leaf.dim() > 2 and leaf.numel() > len(leaf)):
+    """A leaf as int64; None where it holds nothing or something else."""
+    if not leaf.numel() or leaf.is_complex() or leaf.is_quantized or leaf.layout is not torch.strided:
         return None
     values = wide(leaf.detach())
     whole = values.long()
