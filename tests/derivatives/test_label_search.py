@@ -151,6 +151,18 @@ def test_inputs_of_the_model_are_no_labels_and_it_is_called_once(x):
     assert model(x, lengths)["logits"].requires_grad
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_leaves_of_any_kind_may_stand_beside_the_label(model, x):
+    ragged = [torch.ones(1 + i % 2) for i in range(SIZE)]
+    nested = torch.nested.nested_tensor(ragged, layout=torch.jagged)
+    others = [nested, x.to_sparse(), x.cfloat(), torch.tensor(2), torch.empty(0), (x > 0)[:, :CLASSES], x / 0]
+    batch = [*others, Y, x]
+    assert find_label(model, lambda data: cross_entropy(model(data[8]), data[7]), [batch]).name == "[7]"
+    batch[0] = torch.nested.nested_tensor(ragged)
+    with pytest.raises(LossError, match=r"this one can't be copied .*tensors in lists, tuples or dicts"):
+        find_label(model, lambda data: cross_entropy(model(data[8]), data[7]), [batch])
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("wrap", [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(2, 4).double())])
 def test_models_of_other_kinds_are_held_and_left_as_they_were(wrap, model, x):

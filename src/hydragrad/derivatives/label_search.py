@@ -16,7 +16,6 @@ cross-entropy; one that can't be tried is looked at in further batches. Two targ
 are refused by name.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from hydragrad.derivatives.label_leaf import (
     Label,
     class_numbers,
+    copied,
     encoded,
     leaf_name,
     plain_cross_entropy,
@@ -228,7 +228,7 @@ def _gradients(held: _Held, loss_of: Callable[[Any], Tensor], data: Any) -> tupl
     """Losses, and the gradient of their sum in every output (batch, classes)."""
     reseed_everything(0)
     with held.evaluating():
-        losses = loss_of(copy.deepcopy(data))
+        losses = loss_of(copied(data))
     logits = held.logits(len(losses))
     if not losses.requires_grad or not logits or not all(leaf.requires_grad for leaf in logits):
         return losses.detach(), []
@@ -241,7 +241,7 @@ def _gradients(held: _Held, loss_of: Callable[[Any], Tensor], data: Any) -> tupl
 
 def _numbers(leaf: Tensor, size: int, columns: Sequence[int]) -> Tensor | None:
     """A leaf as one whole number a sample, int64 (batch,), or None: of its values, or of its one-hot rows."""
-    if leaf.shape[:1] != (size,):
+    if leaf.is_nested or leaf.shape[:1] != (size,):
         return None
     if leaf.numel() == size:
         numbers = whole_numbers(leaf)
