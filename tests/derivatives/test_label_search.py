@@ -2,6 +2,7 @@
 
 from collections import OrderedDict, UserDict
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -148,6 +149,40 @@ def test_inputs_of_the_model_are_no_labels_and_it_is_called_once(x):
     assert label.name == "[2]" and label.classes == CLASSES
     assert "forward" not in vars(model)
     assert model(x, lengths)["logits"].requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_leaves_of_any_kind_may_stand_beside_the_label(model, x):
+    ragged = [torch.ones(1 + i % 2) for i in range(SIZE)]
+    nested = torch.nested.nested_tensor(ragged, layout=torch.jagged)
+    others = [nested, x.to_sparse(), x.cfloat(), torch.tensor(2), torch.empty(0), (x > 0)[:, :CLASSES], x / 0]
+    batch = [*others, Y, x]
+    assert find_label(model, lambda data: cross_entropy(model(data[8]), data[7]), [batch]).name == "[7]"
+    batch[0] = torch.nested.nested_tensor(ragged)
+    with pytest.raises(LossError, match=r"this one can't be copied .*tensors in lists, tuples or dicts"):
+        find_label(model, lambda data: cross_entropy(model(data[8]), data[7]), [batch])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("wrap", [torch.jit.script, lambda model: torch.jit.trace(model, torch.zeros(2, 4).double())])
+def test_models_of_other_kinds_are_held_and_left_as_they_were(wrap, model, x):
+    model = wrap(model)
+    before = model(x)
+    for _ in range(2):
+        assert find_label(model, lambda data: cross_entropy(model(data[0]), data[2]), [[x, GROUP, Y]]).name == "[2]"
+    assert torch.equal(model(x), before)
+
+
+def test_a_loss_that_draws_is_given_the_same_draws(model, x):
+    def mixed_up(data):
+        share = 0.5 + np.random.beta(2, 2) / 2
+        other = torch.randperm(SIZE)
+        logits = model(share * data[0] + (1 - share) * data[0][other])
+        return share * cross_entropy(logits, data[1]) + (1 - share) * cross_entropy(logits, data[1][other])
+
+    state = np.random.get_state()[1].tolist()
+    assert find_label(model, mixed_up, [[x, Y, GROUP]]).name == "[1]"
+    assert np.random.get_state()[1].tolist() == state
 
 
 def test_weights_by_group_are_no_labels(model, x):

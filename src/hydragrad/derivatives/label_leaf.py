@@ -80,8 +80,8 @@ class Label:
 
 def possible_logits(output: Any, size: int) -> list[Tensor]:
     """Tensors of a model's output, or of several ones, that may be logits: floating-point, (size, classes)."""
-    leaves = tensor_leaves(output)
-    return [leaf for leaf in leaves if leaf.dim() == 2 and len(leaf) == size and leaf.is_floating_point()]
+    floating = [leaf for leaf in tensor_leaves(output) if leaf.is_floating_point() and not leaf.is_nested]
+    return [leaf for leaf in floating if leaf.dim() == 2 and len(leaf) == size]
 
 
 def labels_by_value(output: Tensor, losses: Tensor, leaves: Sequence[Tensor]) -> Tensor | None:
@@ -118,23 +118,23 @@ def plain_cross_entropy(output: Tensor, losses: Tensor, leaves: Sequence[Tensor]
 
 def class_numbers(leaves: Sequence[Tensor], number: int, classes: int) -> Tensor | None:
     """A leaf as classes, int64 (batch,): whole numbers 0 to classes - 1, or one-hot rows; None for other leaves."""
-    whole = whole_numbers(leaves[number]) if number < len(leaves) else None
+    leaf = leaves[number] if number < len(leaves) else torch.empty(())
+    one_a_sample = leaf.dim() > 0 and leaf.numel() == len(leaf)
+    if leaf.is_nested or (not one_a_sample and (leaf.dim() != 2 or leaf.shape[1] != classes)):
+        return None
+    whole = whole_numbers(leaf)
     if whole is None:
         return None
-    if whole.numel() == len(whole):
+    if one_a_sample:
         whole = whole.reshape(-1)
         return whole if bool(((whole >= 0) & (whole < classes)).all()) else None
-    if whole.dim() == 2 and whole.shape[1] == classes:
-        one_hot = ((whole == 0) | (whole == 1)).all(1) & (whole.sum(1) == 1)
-        return whole.argmax(1) if bool(one_hot.all()) else None
-    return None
+    one_hot = ((whole == 0) | (whole == 1)).all(1) & (whole.sum(1) == 1)
+    return whole.argmax(1) if bool(one_hot.all()) else None
 
 
 def whole_numbers(leaf: Tensor) -> Tensor | None:
-    """A leaf as int64, its first dimension the batch; None where it holds something else."""
-    if not leaf.numel() or not leaf.dim() or leaf.is_complex() or leaf.layout is not torch.strided:
-        return None
-    if leaf.is_quantized or (leaf.dim() > 2 and leaf.numel() > len(leaf)):
+    """A leaf as int64; None where it holds nothing or something else."""
+    if not leaf.numel() or leaf.is_complex() or leaf.is_quantized or leaf.layout is not torch.strided:
         return None
     values = wide(leaf.detach())
     whole = values.long()
@@ -161,7 +161,7 @@ def encoded(like: Tensor, labels: Tensor) -> Tensor:
 
 def with_values(data: Any, number: int, values: Tensor) -> Any:
     """A copy of the data with other values in one leaf."""
-    changed = copy.deepcopy(data)
+    changed = copied(data)
     leaf = tensor_leaves(changed)[number]
     try:
         leaf.copy_(values)
@@ -171,6 +171,21 @@ def with_values(data: Any, number: int, values: Tensor) -> Any:
             f"can't be written ({str(error).splitlines()[0]}). Have collate return a tensor that owns its memory."
         ) from error
     return changed
+
+
+def copied(data: Any) -> Any:
+    """A copy of a batch's data.
+
+    Raises:
+        LossError: Something in it can't be copied.
+    """
+    try:
+        return copy.deepcopy(data)
+    except Exception as error:  # of whatever the user's collate made
+        raise LossError(
+            f"Labels are looked for and replaced in copies of a batch; this one can't be copied "
+            f"({type(error).__name__}: {str(error)[:80]}). Have collate return tensors in lists, tuples or dicts."
+        ) from error
 
 
 def _names(data: Any, name: str) -> Iterator[str]:

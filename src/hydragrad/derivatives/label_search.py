@@ -16,7 +16,6 @@ cross-entropy; one that can't be tried is looked at in further batches. Two targ
 are refused by name.
 """
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from hydragrad.derivatives.label_leaf import (
     Label,
     class_numbers,
+    copied,
     encoded,
     leaf_name,
     plain_cross_entropy,
@@ -38,7 +38,7 @@ from hydragrad.derivatives.label_leaf import (
 )
 from hydragrad.derivatives.leaves import tensor_leaves
 from hydragrad.errors import LossError
-from hydragrad.randomness import preserved, reseed
+from hydragrad.randomness import preserved, reseed_everything
 
 PROBED = 32
 """Samples of a batch in which the label is looked for."""
@@ -157,15 +157,15 @@ class _Held:
     def evaluating(self) -> Iterator[None]:
         """Answer the model's calls with what they returned the first time, as the leaves of a graph."""
         self._calls = 0
-        own, forward = "forward" in vars(self._model), self._model.forward
-        self._model.forward = partial(self._answer, forward)
+        attributes = vars(self._model)  # traced modules let nobody set or delete their forward
+        own, forward = attributes.get("forward"), self._model.forward
+        attributes["forward"] = partial(self._answer, forward)
         try:
             yield
         finally:
-            if own:
-                self._model.forward = forward
-            else:
-                del self._model.forward
+            del attributes["forward"]
+            if own is not None:
+                attributes["forward"] = own
 
     def _answer(self, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
         if self._calls == len(self._outputs):
@@ -226,9 +226,9 @@ def _label(data: Any, number: int, outputs: Sequence[Tensor], place: int, gradie
 
 def _gradients(held: _Held, loss_of: Callable[[Any], Tensor], data: Any) -> tuple[Tensor, list[Tensor]]:
     """Losses, and the gradient of their sum in every output (batch, classes)."""
-    reseed(0)
+    reseed_everything(0)
     with held.evaluating():
-        losses = loss_of(copy.deepcopy(data))
+        losses = loss_of(copied(data))
     logits = held.logits(len(losses))
     if not losses.requires_grad or not logits or not all(leaf.requires_grad for leaf in logits):
         return losses.detach(), []
@@ -241,7 +241,7 @@ def _gradients(held: _Held, loss_of: Callable[[Any], Tensor], data: Any) -> tupl
 
 def _numbers(leaf: Tensor, size: int, columns: Sequence[int]) -> Tensor | None:
     """A leaf as one whole number a sample, int64 (batch,), or None: of its values, or of its one-hot rows."""
-    if leaf.shape[:1] != (size,):
+    if leaf.is_nested or leaf.shape[:1] != (size,):
         return None
     if leaf.numel() == size:
         numbers = whole_numbers(leaf)
