@@ -18,6 +18,10 @@ OUR_OWN = "hydragrad."
 """Functions of this package that watch a model speak of the original, wherever they are."""
 
 
+COMPRESSED = torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc
+"""Layouts that copy.deepcopy can't copy."""
+
+
 def copy_of(model: nn.Module) -> nn.Module:
     """Copy a model: parameters, buffers, hooks, and everything else that its modules hold.
 
@@ -58,7 +62,7 @@ class _KeptTensors(TorchFunctionMode):
     ) -> Any:
         if function is Tensor.__deepcopy__:
             kept, memo = args
-            if functorch.is_functorch_wrapped_tensor(kept) or not kept.is_leaf:
+            if functorch.is_functorch_wrapped_tensor(kept) or not kept.is_leaf or kept.layout in COMPRESSED:
                 if id(kept) not in memo:
                     memo[id(kept)] = _unwrapped(kept).detach().clone()
                 return memo[id(kept)]

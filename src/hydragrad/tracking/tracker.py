@@ -313,9 +313,10 @@ class Tracker:
         part = self._block.micro_batch(self.next_step, indices, samples)
         own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
         step_batch = self._step_batch(part, own.data)
-        start = self._before(step_batch, part, alone=step_seed() is None)
-        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
-            yield StepHandle()
+        with naming_batch_of_one(self._model, len(samples)):
+            start = self._before(step_batch, part, alone=step_seed() is None)
+            with self._block.watched(part):
+                yield StepHandle()
         self._batches.evaluated(own)
         record = self._block.record(self.next_step)
         self._after(record, step_batch, start)

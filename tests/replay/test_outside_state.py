@@ -1,0 +1,94 @@
+"""State in plain attributes is refused by name, where it changes what a step does; what is only kept is not."""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hydragrad.errors import Unsupported
+from twins import mlp, record, track
+
+
+class Part(nn.Module):
+    """A module that does something of its own to its input in training mode."""
+
+    def __init__(self, held: Any) -> None:
+        super().__init__()
+        self.held, self.harmless = held, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.harmless += 1
+        return self.changed(x) if self.training else x
+
+    def changed(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Centre(Part):
+    def changed(self, x: Tensor) -> Tensor:
+        self.held = 0.9 * self.held + 0.1 * x.detach().mean()
+        return x - self.held
+
+
+class Counter(Part):
+    def changed(self, x: Tensor) -> Tensor:
+        self.held += 1
+        return x / self.held
+
+
+class Memory(Part):
+    def changed(self, x: Tensor) -> Tensor:
+        self.held = [*self.held[-2:], x.detach().mean()]
+        return x + sum(self.held)
+
+
+class TorchNoise(Part):
+    def changed(self, x: Tensor) -> Tensor:
+        return x + torch.randn(x.shape, generator=self.held, dtype=x.dtype)
+
+
+class NumpyNoise(Part):
+    def changed(self, x: Tensor) -> Tensor:
+        return x + self.held.normal()
+
+
+class PythonNoise(Part):
+    def changed(self, x: Tensor) -> Tensor:
+        return x + self.held.random()
+
+
+KINDS = {
+    "a tensor": lambda: Centre(torch.zeros(())),
+    "a number": lambda: Counter(0),
+    "a list": lambda: Memory([]),
+    "torch's generator": lambda: TorchNoise(torch.Generator().manual_seed(1)),
+    "NumPy's generator": lambda: NumpyNoise(np.random.default_rng(1)),
+    "Python's generator": lambda: PythonNoise(random.Random(1)),
+}
+
+MESSAGE = r"1\.held changes while it trains, changes what it computes, and is a plain attribute\. Register it"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_in_a_plain_attribute_is_refused_by_the_recorder(tmp_path, kind):
+    with pytest.raises(Unsupported, match=MESSAGE):
+        record(tmp_path, lambda: nn.Sequential(nn.Linear(4, 4), KINDS[kind](), mlp()))
+    assert not any(tmp_path.iterdir())
+
+
+def test_state_in_a_plain_attribute_is_refused_by_the_tracker():
+    with pytest.raises(Unsupported, match=MESSAGE):
+        track(lambda: nn.Sequential(nn.Linear(4, 4), Centre(torch.zeros(())), mlp()))
+
+
+def test_a_buffer_instead_is_recorded(tmp_path):
+    class Registered(Centre):
+        def __init__(self) -> None:
+            super().__init__(None)
+            del self.held
+            self.register_buffer("held", torch.zeros(()))
+
+    assert len(record(tmp_path, lambda: nn.Sequential(nn.Linear(4, 4), Registered(), mlp())).steps) == 9
