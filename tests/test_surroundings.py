@@ -215,6 +215,11 @@ def test_a_call_inside_a_transform_is_refused(surround, run):
         surround(function)(torch.ones(2))
 
 
+def test_a_call_inside_a_dual_level_is_refused(run):
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(Unsupported, match=r"forward_ad\.dual_level\(\)"):
+        hg.attribute(run, QUERY)
+
+
 def test_a_call_inside_a_mode_without_data_is_refused(run):
     with FakeTensorMode(), pytest.raises(Unsupported, match="made inside FakeTensorMode"):
         hg.attribute(run, QUERY)

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
 
 from hydragrad.errors import Unsupported
@@ -94,6 +95,7 @@ def _surrounded(default_dtype: torch.dtype | None) -> bool:
         or torch._C._len_torch_function_stack()  # where a default device is, among others
         or torch._C._len_torch_dispatch_stack()
         or functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
         or default_dtype not in (None, torch.get_default_dtype())
     )
 
@@ -105,10 +107,13 @@ def _default_dtype(args: tuple[Any, ...]) -> torch.dtype | None:
 
 def _require_plain_tensors() -> None:
     around = functorch.peek_interpreter_stack()
-    without_data = [type(mode).__name__ for mode in dispatch_modes() if type(mode).__name__ == "FakeTensorMode"]
-    if around is not None or without_data:
-        where = f"a torch.func transform ({around.key().name.lower()})" if around is not None else without_data[0]
+    inside = [type(mode).__name__ for mode in dispatch_modes() if type(mode).__name__ == "FakeTensorMode"]
+    if around is not None:
+        inside.append(f"a torch.func transform ({around.key().name.lower()})")
+    if forward_ad._current_level >= 0:
+        inside.append("torch.autograd.forward_ad.dual_level()")
+    if inside:
         raise Unsupported(
-            f"hydragrad's functions must be called outside of torch.func transforms and modes without data; this call "
-            f"was made inside {where}. Move it out of there."
+            f"hydragrad's functions must be called outside of torch.func transforms, dual levels and modes without "
+            f"data; this call was made inside {inside[0]}. Move it out of there."
         )

@@ -51,7 +51,7 @@ def test_a_batch_of_one_in_the_users_loop_is_named(tmp_path):
 
 @pytest.mark.parametrize(("size", "text"), [(2, "Expected more than 1 value per channel"), (1, "something else")])
 def test_other_errors_are_left_alone(size, text):
-    with pytest.raises(ValueError, match=text), naming_batch_of_one(batch_norm(), size):
+    with pytest.raises(ValueError, match=text), naming_batch_of_one(size):
         raise ValueError(text)
 
 

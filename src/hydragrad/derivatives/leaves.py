@@ -95,6 +95,11 @@ def _mapped(data: Any, change: Callable[[Any], Any], made: dict[int, Any]) -> An
         return type(data)(_mapped(part, change, made) for part in data)
     if isinstance(data, dict | list) or _holds_parts(data):
         return _mapped_object(data, change, made)
+    if isinstance(data, Iterator):
+        raise DataError(
+            f"A batch is evaluated more than once, and a {type(data).__name__} can be read only once. Make a list of "
+            f"it in the collate_fn."
+        )
     return data
 
 

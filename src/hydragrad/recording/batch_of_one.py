@@ -3,20 +3,16 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
-
-from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import DataError
 
 TORCH_SAYS = "Expected more than 1 value per channel"
 
 
 @contextmanager
-def naming_batch_of_one(model: nn.Module, size: int) -> Iterator[None]:
+def naming_batch_of_one(size: int) -> Iterator[None]:
     """Turn torch's refusal inside the block into one that says what to do.
 
     Args:
-        model: The model being trained.
         size: Samples of the batch.
 
     Raises:
@@ -25,7 +21,7 @@ def naming_batch_of_one(model: nn.Module, size: int) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not (size == 1 and str(error).startswith(TORCH_SAYS) and normalises_batches(model)):
+        if not (size == 1 and str(error).startswith(TORCH_SAYS)):
             raise
         raise DataError(
             "BatchNorm needs at least two samples in every training batch, and the last batch of an epoch has one. Set "

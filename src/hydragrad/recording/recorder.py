@@ -205,7 +205,7 @@ class Recorder:
             batch = map_leaves(batch, own_memory)  # the loop may take it apart
         self._between_steps = False
         part = self._block.micro_batch(self.next_step, indices, samples, batch)
-        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
+        with naming_batch_of_one(len(samples)), self._block.watched(part):
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)

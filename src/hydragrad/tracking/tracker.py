@@ -313,7 +313,7 @@ class Tracker:
         part = self._block.micro_batch(self.next_step, indices, samples)
         own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
         step_batch = self._step_batch(part, own.data)
-        with naming_batch_of_one(self._model, len(samples)):
+        with naming_batch_of_one(len(samples)):
             start = self._before(step_batch, part, alone=step_seed() is None)
             with self._block.watched(part):
                 yield StepHandle()

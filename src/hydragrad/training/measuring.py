@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import PerSampleLoss, tensor_leaves
+from hydragrad.derivatives import Evaluator, PerSampleLoss, tensor_leaves
 from hydragrad.replay import fetch
 
 SAMPLES_PER_CHUNK = 500
@@ -40,7 +40,7 @@ def evaluated(
         length: Number of samples.
         fetch_batch: Returns the batch of consecutive samples.
     """
-    training = model.training
+    training, evaluate = model.training, Evaluator(loss)
     outputs: list[Any] = []
     handle = model.register_forward_hook(lambda _m, _i, output: outputs.append(output))
     try:
@@ -49,7 +49,7 @@ def evaluated(
             for start in range(0, length, SAMPLES_PER_CHUNK):
                 outputs.clear()
                 data = fetch_batch(range(start, min(length, start + SAMPLES_PER_CHUNK)))
-                losses = loss(model, data)
+                losses = evaluate(model, data)
                 yield Evaluated(losses=losses, logits=_logits(outputs, len(losses)), labels=_labels(data, len(losses)))
     finally:
         handle.remove()

@@ -75,7 +75,7 @@ def require_batch_of_one(
         probed = copy_of(model).train()
         data = fetch(train_set, [0], seed=0, collate=collate, device=device)
         try:
-            with naming_batch_of_one(model, 1):
+            with naming_batch_of_one(1):
                 loss(probed, data)
         except DataError:
             raise
