@@ -83,13 +83,15 @@ class Evaluator:
 def own_memory(leaf: Any) -> Any:
     """A copy of a tensor or an array; anything else as it is."""
     if isinstance(leaf, Tensor):
-        return leaf.detach().clone()
+        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _own_object(leaf: Any) -> Any:
     """Another object over the same memory: what is set on it, as requires_grad, stays with it."""
-    return leaf.detach() if isinstance(leaf, Tensor) and not leaf.is_inference() else own_memory(leaf)
+    if not isinstance(leaf, Tensor) or leaf.is_inference():
+        return own_memory(leaf)
+    return leaf.detach().requires_grad_(leaf.requires_grad)
 
 
 def _version(tensor: Tensor) -> int:

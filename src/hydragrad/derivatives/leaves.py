@@ -171,5 +171,7 @@ def to_device(data: Any, device: torch.device) -> Any:
     if all(leaf.device == device for leaf in tensor_leaves(data)):
         return data
     copied = map_tensors(data, lambda tensor: tensor)
-    moves_itself = callable(getattr(copied, "to", None))
-    return copied.to(device) if moves_itself else map_tensors(copied, lambda tensor: tensor.to(device))
+    if not callable(getattr(copied, "to", None)):
+        return map_tensors(copied, lambda tensor: tensor.to(device))
+    moved = copied.to(device)
+    return copied if moved is None else moved
