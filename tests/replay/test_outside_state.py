@@ -120,3 +120,28 @@ def test_a_buffer_instead_is_recorded(tmp_path):
             self.register_buffer("held", torch.zeros(()))
 
     assert len(record(tmp_path, lambda: nn.Sequential(nn.Linear(4, 4), Registered(), mlp())).steps) == 9
+
+
+@pytest.mark.parametrize("build", [lambda: Recurrent(nn.LSTM), lambda: Recurrent(nn.GRU), lambda: ListsWeights()])
+def test_parameters_in_a_plain_attribute_are_no_state_of_their_own(tmp_path, build):
+    assert len(record(tmp_path, build).steps) == 9
+    assert track(build).abs().max() > 0
+
+
+class Recurrent(nn.Module):
+    def __init__(self, kind: Any) -> None:
+        super().__init__()
+        self.layer, self.last = kind(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.layer(x[None])[0][0])
+
+
+class ListsWeights(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = mlp()
+        self.weights = [self.net[0].weight, self.net[2].weight.data]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)

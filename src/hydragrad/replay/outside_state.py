@@ -7,7 +7,7 @@ What is only kept for looking at (an activation) changes too, and does no harm: 
 import copy
 import random
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -128,12 +128,13 @@ def _equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
 def _held(model: nn.Module) -> dict[Key, Any]:
     """Copies of the attributes that may be state."""
     held = {}
+    recorded = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())} - {None}
     for path, module in model.named_modules():
         torchs_own = type(module).__module__.startswith("torch.nn.")
         for name, value in vars(module).items():
             if torchs_own and isinstance(value, bool | int | float | str):
                 continue  # settings, which the loop may change and no forward pass does
-            if name not in OF_TORCH and _may_be_state(value):
+            if name not in OF_TORCH and _may_be_state(value, recorded):
                 try:
                     with copying_kept_tensors():
                         held[path, name] = copy.deepcopy(value)
@@ -142,15 +143,28 @@ def _held(model: nn.Module) -> dict[Key, Any]:
     return held
 
 
-def _may_be_state(value: Any) -> bool:
-    """Whether a value is of numbers, text, arrays, tensors and generators only, and small enough to be copied."""
+def _may_be_state(value: Any, recorded: Set[int | None]) -> bool:
+    """Whether a value is of numbers, text, arrays, tensors and generators only, and small enough to be copied.
+
+    Tensors over the memory of parameters or buffers (a recurrent layer lists its weights) are recorded with these.
+    """
     parts = _parts(value)
+    if any(isinstance(leaf, Tensor) and _memory(leaf) in recorded for leaf in parts):
+        return False
     sizes = [
         leaf.nbytes if isinstance(leaf, np.ndarray) else leaf.numel() * leaf.element_size()
         for leaf in parts
         if isinstance(leaf, np.ndarray | Tensor)
     ]
     return all(isinstance(leaf, KINDS) for leaf in parts) and sum(sizes) <= LARGEST
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """Where a tensor's numbers lie; None where that is not one place."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
 
 
 def _parts(value: Any) -> list[Any]:
