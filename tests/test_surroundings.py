@@ -56,6 +56,7 @@ SURROUNDINGS = {
     "a default device without data": lambda: default_device("meta"),
     "float64 as default": lambda: default_dtype(torch.float64),
     "bfloat16 as default": lambda: default_dtype(torch.bfloat16),
+    "disabled hooks on saved tensors": lambda: torch.autograd.graph.disable_saved_tensors_hooks("none here"),
     "anomaly detection": torch.autograd.detect_anomaly,
 }
 

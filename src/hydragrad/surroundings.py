@@ -1,8 +1,8 @@
 """Calls are the same wherever they are made: whatever mode of torch surrounds them is put aside, and put back after.
 
-Put aside: `torch.no_grad`, `torch.inference_mode`, autocast, anomaly detection, and a default device that is not the
-CPU. The default dtype is set to the run's own, where it is known. A call inside a transform of `torch.func` or a mode
-without data is refused: its tensors would be placeholders.
+Put aside: `torch.no_grad`, `torch.inference_mode`, autocast, anomaly detection, disabled hooks on saved tensors, and a
+default device that is not the CPU. The default dtype is set to the run's own, where it is known. A call inside a
+transform of `torch.func` or a mode without data is refused: its tensors would be placeholders.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,6 +12,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch._C import _autograd as hooks
 from torch._C import _functorch as functorch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
@@ -49,6 +50,10 @@ def clean(default_dtype: torch.dtype | None = None) -> Iterator[None]:
             stack.enter_context(torch.enable_grad())
         if torch.is_anomaly_enabled():
             stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        why_disabled = hooks._saved_tensors_hooks_get_disabled_error_message()
+        if why_disabled is not None:
+            stack.callback(hooks._saved_tensors_hooks_disable, why_disabled)
+            hooks._saved_tensors_hooks_enable()
         for kind in AUTOCAST_DEVICES:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
@@ -91,6 +96,7 @@ def _surrounded(default_dtype: torch.dtype | None) -> bool:
         not torch.is_grad_enabled()
         or torch.is_inference_mode_enabled()
         or torch.is_anomaly_enabled()
+        or hooks._saved_tensors_hooks_get_disabled_error_message() is not None
         or torch._C._is_any_autocast_enabled()
         or torch._C._len_torch_function_stack()  # where a default device is, among others
         or torch._C._len_torch_dispatch_stack()
