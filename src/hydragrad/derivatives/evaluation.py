@@ -83,7 +83,7 @@ class Evaluator:
 def own_memory(leaf: Any) -> Any:
     """A copy of a tensor or an array; anything else as it is."""
     if isinstance(leaf, Tensor):
-        return leaf.detach().clone().requires_grad_(leaf.requires_grad)
+        return _requiring(leaf.detach().clone(), leaf)
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
@@ -91,7 +91,12 @@ def _own_object(leaf: Any) -> Any:
     """Another object over the same memory: what is set on it, as requires_grad, stays with it."""
     if not isinstance(leaf, Tensor) or leaf.is_inference():
         return own_memory(leaf)
-    return leaf.detach().requires_grad_(leaf.requires_grad)
+    return _requiring(leaf.detach(), leaf)
+
+
+def _requiring(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that requires a gradient where another does; transforms of torch.func let nobody say so."""
+    return tensor.requires_grad_() if like.requires_grad else tensor
 
 
 def _version(tensor: Tensor) -> int:
