@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 import hydragrad as hg
 from hydragrad.errors import DataError
@@ -47,6 +48,27 @@ def test_a_batch_of_one_in_the_users_loop_is_named(tmp_path):
         record(tmp_path, batch_norm, vectors(9), steps=order(9))
     with pytest.raises(DataError, match=MESSAGE):
         track(batch_norm, vectors(9))
+
+
+def loop_over(path, batch_size, **options):
+    model, data = made(batch_norm), vectors(9)
+    optimizer, steps = sgd(model), 0
+    with hg.Recorder(path, model, optimizer, loss, data) as recorder:
+        for indices, batch in hg.indexed(DataLoader(data, batch_size=batch_size, **options)):
+            with recorder.step(indices):
+                optimizer.zero_grad()
+                loss(model, batch).mean().backward()
+                optimizer.step()
+            steps += 1
+    return steps
+
+
+def test_a_loader_that_leaves_one_sample_is_refused_at_its_first_batch(tmp_path):
+    with pytest.raises(DataError, match=MESSAGE):
+        loop_over(tmp_path / "run", 4)
+    assert not (tmp_path / "run").exists()
+    assert loop_over(tmp_path / "dropped", 4, drop_last=True) == 2
+    assert loop_over(tmp_path / "other", 5) == 2
 
 
 @pytest.mark.parametrize(("size", "text"), [(2, "Expected more than 1 value per channel"), (1, "something else")])

@@ -16,7 +16,7 @@ from hydragrad.derivatives.evaluation import own_memory
 from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.errors import Unsupported
 from hydragrad.randomness import preserved
-from hydragrad.recording.batch_of_one import naming_batch_of_one
+from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_of_one
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
@@ -210,6 +210,8 @@ class Recorder:
         samples = self._block.samples(indices)
         self._between.require_untouched(self.next_step)
         start = self._segment_start(indices)
+        if self._last_record is None and getattr(indices, "leaves_one", False):
+            require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
         handle = StepHandle()
         if self._stored_in is not None:
             batch = map_leaves(batch, own_memory)  # the loop may take it apart
