@@ -7,8 +7,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hydragrad.disk import load_sealed, read_metadata, replace_file, save_file, save_sealed, writing
-from hydragrad.errors import DiskFull
+from hydragrad.disk import (
+    load_sealed,
+    make_folder,
+    read_metadata,
+    reading,
+    replace_file,
+    save_file,
+    save_sealed,
+    writing,
+)
+from hydragrad.errors import DiskFull, NotWritable, RunDamaged, RunExists
 
 
 def test_a_file_is_replaced_as_a_whole_or_not_at_all(tmp_path):
@@ -40,8 +49,9 @@ def test_a_full_disk_raises_disk_full(tmp_path, number):
 
 
 def test_other_errors_are_not_changed(tmp_path):
-    with pytest.raises(PermissionError), writing(tmp_path):
-        raise PermissionError(errno.EACCES, "no")
+    with pytest.raises(OSError, match="broken") as caught, writing(tmp_path):
+        raise OSError(errno.EIO, "broken")
+    assert type(caught.value) is OSError
 
 
 @pytest.fixture
@@ -133,3 +143,31 @@ def test_metadata_are_read_without_the_tensors(tmp_path):
         read_metadata(tmp_path / "text")
     with pytest.raises(FileNotFoundError):
         read_metadata(tmp_path / "missing")
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST])
+def test_a_path_that_can_not_be_written_is_named(tmp_path, number):
+    said = rf"{tmp_path} must be in a folder that may be written.* Choose another path"
+    with pytest.raises(NotWritable, match=said), writing(tmp_path):
+        raise OSError(number, os.strerror(number))
+
+
+def test_errors_of_our_own_are_not_renamed(tmp_path):
+    with pytest.raises(RunExists), writing(tmp_path):
+        raise RunExists(errno.EEXIST, "a run")
+
+
+def test_a_file_in_the_way_of_a_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(NotWritable, match="must be in a folder that may be written"):
+            make_folder(path)
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_path_that_may_not_be_read_is_named(tmp_path):
+    said = rf"{tmp_path} may not be read \(no\)\. Change its permissions"
+    with pytest.raises(RunDamaged, match=said), reading(tmp_path):
+        raise PermissionError(errno.EACCES, "no")

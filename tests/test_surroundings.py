@@ -56,6 +56,7 @@ SURROUNDINGS = {
     "a default device without data": lambda: default_device("meta"),
     "float64 as default": lambda: default_dtype(torch.float64),
     "bfloat16 as default": lambda: default_dtype(torch.bfloat16),
+    "disabled hooks on saved tensors": lambda: torch.autograd.graph.disable_saved_tensors_hooks("none here"),
     "anomaly detection": torch.autograd.detect_anomaly,
 }
 
@@ -213,6 +214,11 @@ def test_a_call_inside_a_transform_is_refused(surround, run):
 
     with pytest.raises(Unsupported, match=r"made inside a torch\.func transform \((grad|vmap)\)\. Move it out"):
         surround(function)(torch.ones(2))
+
+
+def test_a_call_inside_a_dual_level_is_refused(run):
+    with torch.autograd.forward_ad.dual_level(), pytest.raises(Unsupported, match=r"forward_ad\.dual_level\(\)"):
+        hg.attribute(run, QUERY)
 
 
 def test_a_call_inside_a_mode_without_data_is_refused(run):

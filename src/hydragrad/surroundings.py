@@ -1,8 +1,8 @@
 """Calls are the same wherever they are made: whatever mode of torch surrounds them is put aside, and put back after.
 
-Put aside: `torch.no_grad`, `torch.inference_mode`, autocast, anomaly detection, and a default device that is not the
-CPU. The default dtype is set to the run's own, where it is known. A call inside a transform of `torch.func` or a mode
-without data is refused: its tensors would be placeholders.
+Put aside: `torch.no_grad`, `torch.inference_mode`, autocast, anomaly detection, disabled hooks on saved tensors, and a
+default device that is not the CPU. The default dtype is set to the run's own, where it is known. A call inside a
+transform of `torch.func` or a mode without data is refused: its tensors would be placeholders.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,9 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch._C import _autograd as hooks
 from torch._C import _functorch as functorch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
 
 from hydragrad.errors import Unsupported
@@ -48,6 +50,10 @@ def clean(default_dtype: torch.dtype | None = None) -> Iterator[None]:
             stack.enter_context(torch.enable_grad())
         if torch.is_anomaly_enabled():
             stack.enter_context(torch.autograd.set_detect_anomaly(False))
+        why_disabled = hooks._saved_tensors_hooks_get_disabled_error_message()
+        if why_disabled is not None:
+            stack.callback(hooks._saved_tensors_hooks_disable, why_disabled)
+            hooks._saved_tensors_hooks_enable()
         for kind in AUTOCAST_DEVICES:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
@@ -90,10 +96,12 @@ def _surrounded(default_dtype: torch.dtype | None) -> bool:
         not torch.is_grad_enabled()
         or torch.is_inference_mode_enabled()
         or torch.is_anomaly_enabled()
+        or hooks._saved_tensors_hooks_get_disabled_error_message() is not None
         or torch._C._is_any_autocast_enabled()
         or torch._C._len_torch_function_stack()  # where a default device is, among others
         or torch._C._len_torch_dispatch_stack()
         or functorch.peek_interpreter_stack() is not None
+        or forward_ad._current_level >= 0
         or default_dtype not in (None, torch.get_default_dtype())
     )
 
@@ -105,10 +113,13 @@ def _default_dtype(args: tuple[Any, ...]) -> torch.dtype | None:
 
 def _require_plain_tensors() -> None:
     around = functorch.peek_interpreter_stack()
-    without_data = [type(mode).__name__ for mode in dispatch_modes() if type(mode).__name__ == "FakeTensorMode"]
-    if around is not None or without_data:
-        where = f"a torch.func transform ({around.key().name.lower()})" if around is not None else without_data[0]
+    inside = [type(mode).__name__ for mode in dispatch_modes() if type(mode).__name__ == "FakeTensorMode"]
+    if around is not None:
+        inside.append(f"a torch.func transform ({around.key().name.lower()})")
+    if forward_ad._current_level >= 0:
+        inside.append("torch.autograd.forward_ad.dual_level()")
+    if inside:
         raise Unsupported(
-            f"hydragrad's functions must be called outside of torch.func transforms and modes without data; this call "
-            f"was made inside {where}. Move it out of there."
+            f"hydragrad's functions must be called outside of torch.func transforms, dual levels and modes without "
+            f"data; this call was made inside {inside[0]}. Move it out of there."
         )

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from hydragrad import cli
+from hydragrad.runs.manifest import read_manifest
 from hydragrad.scores import Scores
 
 
@@ -93,6 +94,15 @@ def test_a_users_own_function(hydragrad, tmp_path):
     code, _, err = hydragrad("attribute", out, "--curvature", "hessian", "--quiet")
     assert code == 0, err
     assert Scores.load(out / "scores" / "validation-hessian.safetensors").label_contributions is None
+
+
+def test_the_smaller_last_batch_is_left_out_and_a_resumed_run_must_do_so_too(hydragrad, tmp_path):
+    """30 samples by 8."""
+    train = ("train", "--from", "own_training:setup", "--epochs", 2, "--batch-size", 8, "--out", tmp_path, "--quiet")
+    assert hydragrad(*train, "--drop-last")[0] == 0
+    assert read_manifest(tmp_path).steps == 6
+    code, _, err = hydragrad(*train, "--resume")
+    assert code != 0 and "drop_last: True then, False now" in err
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Models are copied whatever they hold; the copy computes the same and shares nothing."""
 
 import threading
+import weakref
 from typing import Any
 
 import pytest
@@ -150,3 +151,23 @@ def test_a_run_with_a_patched_forward_is_that_of_a_module(tmp_path):
 
     twin = answers(record(tmp_path / "b", lambda: nn.Sequential(Doubled(4, 5), nn.Tanh(), nn.Linear(5, 3))))
     assert_same(answers(record(tmp_path / "a", patched)), twin)
+
+
+class Lists(nn.Module):
+    """Speaks of itself by functions in a list and a dict, and by a weak reference."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.stages = [lambda x: torch.tanh(self.first(x)), {"last": lambda x: self.last(x)}]
+        self.owner = weakref.ref(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert self.owner() is self
+        return self.stages[1]["last"](self.stages[0](x))
+
+
+def test_functions_in_containers_speak_of_the_copy(tmp_path):
+    copied = copy_of(Lists())
+    assert copied.owner() is copied
+    assert_same(answers(record(tmp_path / "a", Lists)), answers(record(tmp_path / "b", Twin)))

@@ -120,6 +120,22 @@ def test_what_is_set_on_a_tensor_stays_with_the_evaluation():
     assert not x.requires_grad
 
 
+def test_data_that_require_a_gradient_still_do():
+    x = torch.ones(2, requires_grad=True)
+    evaluate = Evaluator(lambda _model, batch: torch.autograd.grad(batch[0].square().sum(), batch[0])[0])
+    assert [evaluate(None, [x]).tolist() for _ in range(2)] == [[2.0, 2.0]] * 2
+    assert x.grad is None
+
+
+def test_a_loss_is_evaluated_inside_a_transform():
+    evaluate = Evaluator(lambda model, batch: model(batch[0].mul_(2)))
+    x, rows = torch.ones(2), torch.arange(6.0).reshape(3, 2)
+    for _ in range(2):
+        values = torch.vmap(lambda row: torch.func.jvp(lambda w: evaluate(lambda y: w @ y, [x]), (row,), (row,))[1])
+        assert values(rows).tolist() == [2.0, 10.0, 18.0]
+    assert x.tolist() == [1.0, 1.0]
+
+
 def test_a_loss_that_writes_into_some_batches_only_is_refused():
     evaluate = Evaluator(lambda _model, batch: batch[0].mul_(2) if batch[0].sum() > 2 else batch[0])
     evaluate(None, [torch.ones(2)])

@@ -186,6 +186,11 @@ def test_images_and_tables_are_one_piece():
     assert list(leaves([image])) == [image]
 
 
+def test_a_batch_that_can_be_read_only_once_is_refused():
+    with pytest.raises(DataError, match=r"a generator can be read only once\. Make a list of it"):
+        map_tensors({"x": (tensor for tensor in [ONE])}, lambda tensor: tensor)
+
+
 def test_an_object_that_can_not_be_copied_is_refused():
     class Locked:
         def __init__(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import StepLR
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, TensorDataset, default_collate
 
 import hydragrad as hg
 from hydragrad.errors import QueryError, RecordingMismatch, ReplayMismatch, RunExists, StepError, Unsupported
@@ -398,3 +398,76 @@ def test_a_log_that_lost_more_than_a_checkpoint_is_told(tmp_path):
     with pytest.raises(hg.errors.RunDamaged, match="shorter than the checkpoints say"):
         record(tmp_path, resume=True)
     assert digest(tmp_path) == before
+
+
+def masked_loss(model, batch):
+    known = ~batch[1].isnan()
+    return ((model(batch[0]) - batch[1].nan_to_num()).square() * known).sum(1)
+
+
+def masked_too_late(model, batch):
+    error = (model(batch[0]) - batch[1]).square()
+    return torch.where(batch[1].isnan(), torch.zeros(()), error).sum(1)
+
+
+def never_masked(model, batch):
+    return (model(batch[0]) - batch[1]).square().sum(1)
+
+
+def holed():
+    """Targets of which some are not known."""
+    x, y = samples().tensors
+    targets = torch.nn.functional.one_hot(y, 3).float()
+    targets[::4, 1] = torch.nan
+    return TensorDataset(x, targets)
+
+
+def record_holed(path, its_loss):
+    model, data = build(), holed()
+    optimizer = sgd(model)
+    with hg.Recorder(path, model, optimizer, its_loss, data, seed=4) as recorder:
+        for start in range(0, 20, 5):
+            with recorder.step(range(start, start + 5)):
+                optimizer.zero_grad()
+                its_loss(model, data[start : start + 5]).mean().backward()
+                optimizer.step()
+    return hg.Recording(path, build(), its_loss, data)
+
+
+def test_targets_that_the_loss_masks_may_be_nan(tmp_path):
+    run = record_holed(tmp_path, masked_loss)
+    values = hg.attribute(run, hg.mean_loss(holed())).values
+    assert values.isfinite().all() and values.abs().max() > 0
+
+
+def test_nan_that_reaches_the_gradient_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(hg.errors.NonFinite, match=r"torch\.where after the loss leaves the gradient NaN"):
+        record_holed(tmp_path, masked_too_late)
+
+
+@pytest.mark.parametrize("its_loss", [never_masked, lambda model, batch: model(batch[0])[99]])
+def test_nan_that_is_not_masked_is_refused_before_the_first_step(tmp_path, its_loss):
+    with pytest.raises(hg.errors.DataError, match=r"6 training samples hold NaN .* or have the loss mask them"):
+        record_holed(tmp_path, its_loss)
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_batch_is_stored_as_it_was_before_the_loop_took_it_apart(tmp_path):
+    def popping(model, batch):
+        return loss(model, [batch["x"].mul_(2), batch.pop("y")])
+
+    class Dicts(Plain):
+        def __getitem__(self, index):
+            x, y = super().__getitem__(index)
+            return {"x": x.clone(), "y": y}
+
+    model, data = build(), Dicts()
+    optimizer = sgd(model)
+    with hg.Recorder(tmp_path, model, optimizer, popping, data, store_batches=True, seed=4) as recorder:
+        for start in range(0, 20, 5):
+            batch = default_collate([data[i] for i in range(start, start + 5)])
+            with recorder.step(range(start, start + 5), batch):
+                optimizer.zero_grad()
+                popping(model, batch).mean().backward()
+                optimizer.step()
+    assert replays_to_the_bit(hg.Recording(tmp_path, build(), popping, data))

@@ -338,3 +338,15 @@ def test_a_completed_run_can_be_trained_further(tmp_path, first):
     model, _ = monitored(tmp_path / "run", resume=True)
     assert same_weights(model, straight)
     assert log_of(tmp_path / "run") == log_of(tmp_path / "straight")
+
+
+def test_the_smaller_last_batch_is_left_out_on_demand(tmp_path):
+    run = train_toy(tmp_path, drop_last=True)
+    assert {len(record.indices) for record in run.steps} == {BATCH_SIZE} and len(run.steps) == EPOCHS * (22 // 5)
+    with pytest.raises(RecordingMismatch, match="recorded with drop_last=True, got False"):
+        train_toy(tmp_path, resume=True)
+
+
+def test_an_epoch_without_a_whole_batch_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"at least one batch of 30 samples where drop_last=True, .* has 22\. Lower"):
+        train_toy(tmp_path, drop_last=True, batch_size=30)

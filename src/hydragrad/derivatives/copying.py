@@ -1,7 +1,7 @@
 """Private copies of a model, whatever it keeps of its last forward pass."""
 
 import copy
-from collections import OrderedDict
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from types import CellType, FunctionType
@@ -16,6 +16,10 @@ from hydragrad.errors import Unsupported
 
 OUR_OWN = "hydragrad."
 """Functions of this package that watch a model speak of the original, wherever they are."""
+
+
+COMPRESSED = torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_bsc
+"""Layouts that copy.deepcopy can't copy."""
 
 
 def copy_of(model: nn.Module) -> nn.Module:
@@ -37,7 +41,7 @@ def copy_of(model: nn.Module) -> nn.Module:
             f"that attribute, keep it outside of the model, or give its class a __deepcopy__ method."
         ) from error
     for module in copied.modules():
-        _rebind_functions(module, copies)
+        _rebind(module.__dict__, copies)
     return copied
 
 
@@ -58,23 +62,31 @@ class _KeptTensors(TorchFunctionMode):
     ) -> Any:
         if function is Tensor.__deepcopy__:
             kept, memo = args
-            if functorch.is_functorch_wrapped_tensor(kept) or not kept.is_leaf:
+            if functorch.is_functorch_wrapped_tensor(kept) or not kept.is_leaf or kept.layout in COMPRESSED:
                 if id(kept) not in memo:
                     memo[id(kept)] = _unwrapped(kept).detach().clone()
                 return memo[id(kept)]
         return function(*args, **(kwargs or {}))
 
 
-def _rebind_functions(module: nn.Module, copies: dict[int, Any]) -> None:
-    """Have functions that were put on a module (a forward, hooks) speak of the copied modules, not of the originals."""
-    for held in (module.__dict__, *(value for value in vars(module).values() if isinstance(value, OrderedDict))):
-        for name, value in list(held.items()):
-            if isinstance(value, FunctionType) and value.__closure__ and not value.__module__.startswith(OUR_OWN):
-                held[name] = _rebound(value, copies)
+def _rebind(held: Any, copies: dict[int, Any]) -> None:
+    """Have what copy.deepcopy hands on as it is speak of the copied modules, not of the originals, in place.
+
+    These are functions (a forward of an instance's own, hooks) and weak references, in attributes, lists and dicts.
+    """
+    entries = held.items() if isinstance(held, dict) else enumerate(held)
+    for key, value in list(entries):
+        if isinstance(value, FunctionType):
+            held[key] = _rebound(value, copies)
+        elif isinstance(value, weakref.ref):
+            copied = copies.get(id(value()))
+            held[key] = value if copied is None else weakref.ref(copied)
+        elif isinstance(value, list | dict):
+            _rebind(value, copies)
 
 
 def _rebound(function: FunctionType, copies: dict[int, Any]) -> FunctionType:
-    cells = function.__closure__ or ()
+    cells = () if (function.__module__ or "").startswith(OUR_OWN) else function.__closure__ or ()
     contents = [_copy_in(cell, copies) for cell in cells]
     if all(content is cell for content, cell in zip(contents, cells, strict=True)):
         return function

@@ -102,13 +102,20 @@ class Evaluator:
 def own_memory(leaf: Any) -> Any:
     """A copy of a tensor or an array; anything else as it is."""
     if isinstance(leaf, Tensor):
-        return leaf.detach().clone()
+        return _requiring(leaf.detach().clone(), leaf)
     return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
 
 
 def _own_object(leaf: Any) -> Any:
     """Another object over the same memory: what is set on it, as requires_grad, stays with it."""
-    return leaf.detach() if isinstance(leaf, Tensor) and not leaf.is_inference() else own_memory(leaf)
+    if not isinstance(leaf, Tensor) or leaf.is_inference():
+        return own_memory(leaf)
+    return _requiring(leaf.detach(), leaf)
+
+
+def _requiring(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that requires a gradient where another does; transforms of torch.func let nobody say so."""
+    return tensor.requires_grad_() if like.requires_grad else tensor
 
 
 def _version(tensor: Tensor) -> int:

@@ -95,6 +95,11 @@ def _mapped(data: Any, change: Callable[[Any], Any], made: dict[int, Any]) -> An
         return type(data)(_mapped(part, change, made) for part in data)
     if isinstance(data, dict | list) or _holds_parts(data):
         return _mapped_object(data, change, made)
+    if isinstance(data, Iterator):
+        raise DataError(
+            f"A batch is evaluated more than once, and a {type(data).__name__} can be read only once. Make a list of "
+            f"it in the collate_fn."
+        )
     return data
 
 
@@ -166,5 +171,7 @@ def to_device(data: Any, device: torch.device) -> Any:
     if all(leaf.device == device for leaf in tensor_leaves(data)):
         return data
     copied = map_tensors(data, lambda tensor: tensor)
-    moves_itself = callable(getattr(copied, "to", None))
-    return copied.to(device) if moves_itself else map_tensors(copied, lambda tensor: tensor.to(device))
+    if not callable(getattr(copied, "to", None)):
+        return map_tensors(copied, lambda tensor: tensor.to(device))
+    moved = copied.to(device)
+    return copied if moved is None else moved

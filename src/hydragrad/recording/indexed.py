@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hydragrad.errors import DataError
 from hydragrad.randomness import BATCH, preserved, reseed_everything, set_generator_states, stream_seed
+from hydragrad.recording.batch_of_one import leaves_one
 from hydragrad.recording.sampler_position import (
     Epoch,
     HasSamplerPosition,
@@ -43,7 +44,7 @@ def indexed(loader: DataLoader[Any], *, recorder: HasSamplerPosition | None = No
     skip, generators = SamplerPosition() if recorder is None else recorder.take_sampler_position(loader)
     start = loader_states(loader)
     epoch = Epoch(loader_generators(loader))
-    base_seed = _base_seed(loader)
+    base_seed, one_left = _base_seed(loader), leaves_one(loader)
     batches = iter(_rebuilt(loader, base_seed, skip))
     for position, (batch_indices, batch_seed, batch) in enumerate(batches, start=skip):
         if generators is not None:  # not earlier: the sampler has now drawn its order
@@ -52,6 +53,7 @@ def indexed(loader: DataLoader[Any], *, recorder: HasSamplerPosition | None = No
         indices = Indices(batch_indices)
         indices.batch_seed = batch_seed
         indices.digest = batch_digest(batch)
+        indices.leaves_one = one_left
         indices.sampler = start | {"position": position}
         indices.epoch = epoch
         yield indices, batch

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
-from hydragrad.derivatives import Evaluator, PerSampleLoss, copy_of, require_differentiable
+from hydragrad.derivatives import Batch, Evaluator, PerSampleLoss, copy_of, require_differentiable
 from hydragrad.derivatives.evaluation import own_memory
 from hydragrad.derivatives.leaves import map_leaves
+from hydragrad.errors import Unsupported
 from hydragrad.randomness import preserved
-from hydragrad.recording.batch_of_one import naming_batch_of_one
+from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_of_one
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
@@ -36,6 +37,7 @@ from hydragrad.replay.data import (
 )
 from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.replay.machine import this_machine, threads
+from hydragrad.replay.outside_state import OutsideState
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
@@ -133,12 +135,14 @@ class Recorder:
         )
         self._between = BetweenSteps(model, optimizer, "recorder.step()")
         self._verifier = Verifier(model, loss, rule)
+        self._outside = OutsideState(model, loss)
         self._interruption = Interruption()
         self._writer = RunWriter(self.path, checkpoint_every)
         self._while_open = ExitStack()
         self.next_step = 0
         self.fingerprint: dict[str, Any] = {}
         self._between_steps = True
+        self._last_record: StepRecord | None = None
         self._last_indices: Sequence[int] | Tensor = ()
         self._resumed_loader: Checkpoint | None = None  # until the loader is set to it
         self._resumed_segment: Checkpoint | None = None  # until its first step is done
@@ -153,6 +157,7 @@ class Recorder:
         self._while_open.enter_context(self._interruption)
         self._block.open(self._writer.manifest.seed)
         self._between.begin()
+        self._outside.begin()
         return self
 
     @in_clean_surroundings
@@ -174,7 +179,12 @@ class Recorder:
                 if ended and self.next_step > self._writer.last_checkpoint:
                     at_the_end = self._state.checkpoint(self.next_step, position_after(self._last_indices))
                     self._writer.write_checkpoint(at_the_end)
-                self._writer.finish("completed" if ended else "interrupted", self.next_step)
+                if ended:
+                    self._outside.require_none(self._last_batches)
+                self._writer.finish("completed" if ended else "interrupted", self.next_step, self._outside.names)
+            except Unsupported:
+                self._writer.finish("interrupted", self.next_step, self._outside.names)
+                raise
             except OSError:
                 if error is None:
                     raise
@@ -200,16 +210,19 @@ class Recorder:
         samples = self._block.samples(indices)
         self._between.require_untouched(self.next_step)
         start = self._segment_start(indices)
+        if self._last_record is None and getattr(indices, "leaves_one", False):
+            require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
         handle = StepHandle()
         if self._stored_in is not None:
             batch = map_leaves(batch, own_memory)  # the loop may take it apart
         self._between_steps = False
         part = self._block.micro_batch(self.next_step, indices, samples, batch)
-        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
+        with naming_batch_of_one(len(samples)), self._block.watched(part):
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)
         self._writer.write_step(record)
+        self._last_record = record
         self.next_step += 1
         self._between.begin(record.structure)
         # The loop did not end with an interruption before this step.
@@ -273,7 +286,16 @@ class Recorder:
             self._writer.store_batch(record.step, batch)
         if start is not None and self._verifier.due(record.step):
             after = {name: parameter.detach() for name, parameter in self._parameters.items()}
-            self._verifier.verify(start, record, lambda: self._fetch(record), after)
+            with self._outside.named_where(lambda: self._batches(record)):
+                self._verifier.verify(start, record, lambda: self._fetch(record), after)
+            self._outside.require_none(lambda: self._batches(record))
+
+    def _last_batches(self) -> list[Batch]:
+        return [] if self._last_record is None else self._batches(self._last_record)
+
+    def _batches(self, record: StepRecord) -> list[Batch]:
+        parts = zip(record.micro_batches, self._fetch(record), strict=True)
+        return [Batch(data, len(part), part.seed) for part, data in parts]
 
     def _fetch(self, record: StepRecord) -> list[Any]:
         options: dict[str, Any] = {"collate": self._collate, "device": self._device, "stored_in": self._stored_in}

@@ -2,12 +2,14 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any
 
 from hydragrad.errors import RunExists, StepError
 from hydragrad.recording.resuming import Progress
+from hydragrad.replay.outside_state import OUTSIDE_STATE
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines, make_folder
 from hydragrad.runs.log import LOG, StepRecord, to_line
@@ -108,9 +110,10 @@ class RunWriter:
             )
         store_batch(self.path, step, batch)
 
-    def finish(self, status: Status, steps: int) -> None:
-        """Note in the manifest how the run ended, and after how many steps."""
-        self._write_manifest(closed(self.manifest, status, steps))
+    def finish(self, status: Status, steps: int, outside_state: Sequence[str] = ()) -> None:
+        """Note in the manifest how the run ended, after how many steps, and the model's state outside its buffers."""
+        about = self.manifest.about | ({OUTSIDE_STATE: list(outside_state)} if outside_state else {})
+        self._write_manifest(closed(dataclasses.replace(self.manifest, about=about), status, steps))
 
     def close(self) -> None:
         """Close the files."""

@@ -33,12 +33,14 @@ class Indices(list[int]):
     Attributes:
         batch_seed: Seed of random augmentation in the data set's `__getitem__`; None where the loader set none.
         digest: Of the batch's tensors, as they were loaded.
+        leaves_one: Whether the last batch of the epoch has one sample.
         sampler: Where the loader stood before this batch.
         epoch: The pass over the loader that the batch belongs to.
     """
 
     batch_seed: int | None = None
     digest: int | None = None
+    leaves_one: bool = False
     sampler: dict[str, Any] | None = None
     epoch: Epoch | None = None
 

@@ -14,7 +14,6 @@ from hydragrad.derivatives import Batch, PerSampleLoss
 from hydragrad.errors import ReplayMismatch
 from hydragrad.randomness import preserved
 from hydragrad.recording.autocast import refusing_autocast
-from hydragrad.replay.outside_state import require_no_outside_state
 from hydragrad.replay.replay import relative_difference
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
@@ -62,30 +61,24 @@ class Verifier:
                 self._trajectory = Trajectory(self._model, self._loss, self._rule)
             parts = zip(record.micro_batches, fetch(), strict=True)
             batches = [Batch(data, len(part), part.seed) for part, data in parts]
-            check_one_step(self._trajectory, self._model, start, record, batches, after)
+            check_one_step(self._trajectory, start, record, batches, after)
 
 
 def check_one_step(
-    trajectory: Trajectory,
-    model: nn.Module,
-    start: Checkpoint,
-    record: StepRecord,
-    batches: Sequence[Batch],
-    after: Mapping[str, Tensor],
+    trajectory: Trajectory, start: Checkpoint, record: StepRecord, batches: Sequence[Batch], after: Mapping[str, Tensor]
 ) -> None:
     """Replay one step and compare the parameters after it.
 
     Raises:
         ReplayMismatch: They differ; lists the likely causes.
-        Unsupported: They differ for what the model keeps in plain attributes, or the model enters autocast itself.
+        Unsupported: The model or the loss enters autocast itself.
     """
     trajectory.restore(start)
-    with refusing_autocast(model):
+    with refusing_autocast(trajectory.model):
         trajectory.advance(record, batches)
     difference = relative_difference(trajectory.parameters, after)
     on_cpu = all(value.device.type == "cpu" for value in after.values())
     if not difference <= (0.0 if on_cpu else 1e-4):
-        require_no_outside_state(trajectory, model, start, record, batches)
         raise ReplayMismatch(
             f"Step {record.step} can't be replayed from what the recorder sees: the weights differ by {difference:.1e} "
             f"(relative L2). The loop does something that is not recorded: gradient clipping or accumulation, another "

@@ -6,98 +6,169 @@ What is only kept for looking at (an activation) changes too, and does no harm: 
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence, Set
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives import Batch
+from hydragrad.derivatives import Batch, Evaluator, PerSampleLoss, copy_of
 from hydragrad.derivatives.copying import copying_kept_tensors
 from hydragrad.derivatives.leaves import leaves
-from hydragrad.errors import HydragradError, Unsupported
-from hydragrad.replay.trajectory import Trajectory
-from hydragrad.runs.checkpoints import Checkpoint
-from hydragrad.runs.log import StepRecord
+from hydragrad.errors import ReplayMismatch, Unsupported
+from hydragrad.randomness import preserved, reseed
+from hydragrad.runs.buffers import put_buffers
+
+OUTSIDE_STATE = "outside_state"
+"""Entry of a manifest's `about`: attributes that were found to be state."""
 
 Key = tuple[str, str]
 """Path of a module, name of its attribute."""
 
 OF_TORCH = {*vars(nn.Module()), "_is_full_backward_hook"}
-KINDS = (Tensor, bool, int, float, complex, torch.Generator, np.ndarray, np.random.Generator, random.Random)
+LARGEST = 1 << 26
+"""Bytes; what is larger are data that the model holds, and is not copied to be compared."""
+KINDS = (
+    *(Tensor, torch.Generator, np.ndarray, np.random.Generator, random.Random),
+    *(bool, int, float, complex, str, bytes, type(None)),
+)
 
 
-def require_no_outside_state(
-    trajectory: Trajectory, model: nn.Module, start: Checkpoint, record: StepRecord, batches: Sequence[Batch]
-) -> None:
-    """Refuse attributes of a model that change as it trains, and change what a step does.
-
-    Args:
-        trajectory: Replays on a copy of the model.
-        model: The model itself, after the step.
-        start: The state before the step.
-        record: What the step did.
-        batches: Its data.
+def refuse_outside_state(names: Sequence[str]) -> None:
+    """Refuse attributes that are state, if there are any.
 
     Raises:
         Unsupported: Names them.
-
-    Cost: the step a few times more; called only where a step could not be repeated.
     """
-    before, live = _held(trajectory.model), _held(model)
-
-    def weights_with(values: dict[Key, Any]) -> list[Tensor]:
-        _put(trajectory.model, values, live.keys())
-        trajectory.restore(start)
-        trajectory.advance(record, batches)
-        return [value.clone() for value in trajectory.parameters.values()]
-
-    try:
-        expected = weights_with(before)
-        after = _held(trajectory.model)
-        moved = [_name(key) for key in live if _matters(key, before, [after, live], weights_with, expected)]
-    except HydragradError:
-        return
-    finally:
-        _put(trajectory.model, before, live.keys())
-    if moved:
+    if names:
         raise Unsupported(
             f"What a model keeps from step to step must be in its buffers, so that a step can be repeated; "
-            f"{', '.join(moved)} changes while it trains, changes what it computes, and is a plain attribute. Register "
+            f"{', '.join(names)} changes while it trains, changes what it computes, and is a plain attribute. Register "
             f"it (self.register_buffer, a number as a tensor), or draw from torch's own generator."
         )
 
 
-def _matters(
-    key: Key,
-    before: dict[Key, Any],
-    others: Sequence[dict[Key, Any]],
-    weights_with: Callable[[dict[Key, Any]], list[Tensor]],
-    expected: list[Tensor],
-) -> bool:
-    """Whether a step does something else where an attribute has another of the values that it took."""
-    for other in others:
-        if key not in other or (key in before and _same(before[key], other[key])):
-            continue
-        weights = weights_with({**before, key: other[key]})
-        if not all(torch.equal(*pair) for pair in zip(weights, expected, strict=True)):
-            return True
-    return False
+class OutsideState:
+    """Watches the plain attributes of a model that trains: a threshold may be passed late.
+
+    Args:
+        model: The model being trained.
+        loss: The per-sample loss.
+
+    Attributes:
+        names: Attributes that were found to be state.
+    """
+
+    def __init__(self, model: nn.Module, loss: PerSampleLoss) -> None:
+        self._model, self._evaluate = model, Evaluator(loss)
+        self._start: dict[Key, Any] = {}
+        self.names: list[str] = []
+
+    def begin(self) -> None:
+        """Training begins."""
+        self._start = _held(self._model)
+
+    @contextmanager
+    def named_where(self, batches: Callable[[], Sequence[Batch]]) -> Iterator[None]:
+        """Where a step can't be repeated inside the block, look for state outside the buffers first.
+
+        Raises:
+            Unsupported: Names what was found.
+            ReplayMismatch: As the block did, where nothing was.
+        """
+        try:
+            yield
+        except ReplayMismatch:
+            self.require_none(batches)
+            raise
+
+    def require_none(self, batches: Callable[[], Sequence[Batch]]) -> None:
+        """Refuse attributes that have changed since the beginning, and change the losses of a batch.
+
+        Raises:
+            Unsupported: Names them.
+
+        Cost: where none has changed, a look at all of them; else two evaluations, and two for every changed one.
+        """
+        now = _held(self._model)
+        changed = [key for key in now if key not in self._start or not _same(self._start[key], now[key])]
+        if not changed:
+            return
+        with preserved():
+            try:
+                self.names = [_name(key) for key in self._that_matter(changed, now, batches()[0])]
+            except Exception:
+                return  # the loss does not take this batch in both modes
+        refuse_outside_state(self.names)
+
+    def _that_matter(self, changed: list[Key], now: dict[Key, Any], batch: Batch) -> list[Key]:
+        copied = copy_of(self._model)
+        buffers = {name: value.detach().clone() for name, value in copied.named_buffers()}
+
+        def losses(values: dict[Key, Any]) -> list[Tensor]:
+            both = []
+            for training in (False, True):
+                put_buffers(copied, buffers)
+                _put(copied, values, now.keys())
+                reseed(batch.seed)
+                both.append(self._evaluate(copied.train(training), batch.data).detach())
+            return both
+
+        expected = losses(self._start)
+        return [key for key in changed if not _equal(losses({**self._start, key: now[key]}), expected)]
+
+
+def _equal(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> bool:
+    return all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
 
 
 def _held(model: nn.Module) -> dict[Key, Any]:
     """Copies of the attributes that may be state."""
     held = {}
+    recorded = {_memory(tensor) for tensor in (*model.parameters(), *model.buffers())} - {None}
     for path, module in model.named_modules():
+        torchs_own = type(module).__module__.startswith("torch.nn.")
         for name, value in vars(module).items():
-            if name not in OF_TORCH and any(isinstance(leaf, KINDS) for leaf in leaves(value)):
+            if torchs_own and isinstance(value, bool | int | float | str):
+                continue  # settings, which the loop may change and no forward pass does
+            if name not in OF_TORCH and _may_be_state(value, recorded):
                 try:
                     with copying_kept_tensors():
                         held[path, name] = copy.deepcopy(value)
                 except Exception:
                     continue
     return held
+
+
+def _may_be_state(value: Any, recorded: Set[int | None]) -> bool:
+    """Whether a value is of numbers, text, arrays, tensors and generators only, and small enough to be copied.
+
+    Tensors over the memory of parameters or buffers (a recurrent layer lists its weights) are recorded with these.
+    """
+    parts = _parts(value)
+    if any(isinstance(leaf, Tensor) and _memory(leaf) in recorded for leaf in parts):
+        return False
+    sizes = [
+        leaf.nbytes if isinstance(leaf, np.ndarray) else leaf.numel() * leaf.element_size()
+        for leaf in parts
+        if isinstance(leaf, np.ndarray | Tensor)
+    ]
+    return all(isinstance(leaf, KINDS) for leaf in parts) and sum(sizes) <= LARGEST
+
+
+def _memory(tensor: Tensor) -> int | None:
+    """Where a tensor's numbers lie; None where that is not one place."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):
+        return None
+
+
+def _parts(value: Any) -> list[Any]:
+    return list(leaves(list(value) if isinstance(value, deque | set) else value))
 
 
 def _put(model: nn.Module, values: dict[Key, Any], every: Any) -> None:
@@ -110,7 +181,7 @@ def _put(model: nn.Module, values: dict[Key, Any], every: Any) -> None:
 
 
 def _same(a: Any, b: Any) -> bool:
-    ours, theirs = list(leaves(a)), list(leaves(b))
+    ours, theirs = _parts(a), _parts(b)
     return len(ours) == len(theirs) and all(map(_same_leaf, ours, theirs))
 
 

@@ -17,6 +17,7 @@ from hydragrad.randomness import preserved
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
+from hydragrad.replay.outside_state import OUTSIDE_STATE, refuse_outside_state
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
@@ -64,6 +65,7 @@ class Recording:
         self.manifest: Manifest = read_manifest(self.path)
         self._folder = CheckpointFolder(self.path)
         require_same_model(self.manifest.model, model, self.path, self._folder.last_buffers)
+        refuse_outside_state(self.manifest.about.get(OUTSIDE_STATE, []))
         require_differentiable(model)
         require_map_style(train_set)
         self.model, self.loss, self.train_set = model, loss, train_set

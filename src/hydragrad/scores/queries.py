@@ -15,6 +15,7 @@ from hydragrad.derivatives import Batch, Layout, LossModule, PerSampleLoss, use_
 from hydragrad.errors import QueryError
 from hydragrad.randomness import reseed
 from hydragrad.scores.query_gradient import QueryGradient
+from hydragrad.surroundings import users_default_device
 
 Evaluate = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 """Runs the loss once: losses (batch,), buffers."""
@@ -182,7 +183,7 @@ class _FunctionQuery(Query):
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
         reseed(0)
-        with torch.no_grad():
+        with torch.no_grad(), users_default_device():
             return [float(self._function(model.train(self.training)))]
 
 
@@ -193,7 +194,8 @@ class _FunctionModule(nn.Module):
 
     def forward(self) -> Tensor:
         reseed(0)
-        return self._function(self.model)
+        with users_default_device():
+            return self._function(self.model)
 
 
 def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool = False) -> Query:

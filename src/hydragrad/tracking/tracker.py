@@ -29,6 +29,7 @@ from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
 from hydragrad.replay.data import Collate, data_fingerprint
+from hydragrad.replay.outside_state import OutsideState
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.runs.buffers import require_dense
@@ -207,6 +208,8 @@ class Tracker:
         self._store: Store | None = None
         self._trajectory: Trajectory | None = None
         self._batches = OwnBatches()
+        self._outside = OutsideState(model, loss)
+        self._last_batch: StepBatch | None = None
 
     @in_clean_surroundings
     def __enter__(self) -> Self:
@@ -224,6 +227,7 @@ class Tracker:
             require_no_store(folder)
         self._block.open(self._seed, before_update=self._rows.at_update)
         self._open = True
+        self._outside.begin()
         return self
 
     @in_clean_surroundings
@@ -236,6 +240,9 @@ class Tracker:
         self._open = False
         self._block.close()
         self._rows.close()
+        if kind is None and self._last_batch is not None:
+            last = self._last_batch
+            self._outside.require_none(lambda: [last()])
         # An interrupted store on disk stays as it is, to be gone on with.
         growing = self._rows.growing
         whole = growing is not None and self.next_step == growing.table.steps and self._schedule_done
@@ -313,10 +320,12 @@ class Tracker:
         part = self._block.micro_batch(self.next_step, indices, samples)
         own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
         step_batch = self._step_batch(part, own.data)
-        start = self._before(step_batch, part, alone=step_seed() is None)
-        with naming_batch_of_one(self._model, len(samples)), self._block.watched(part):
-            yield StepHandle()
+        with naming_batch_of_one(len(samples)):
+            start = self._before(step_batch, part, alone=step_seed() is None)
+            with self._block.watched(part):
+                yield StepHandle()
         self._batches.evaluated(own)
+        self._last_batch = step_batch
         record = self._block.record(self.next_step)
         self._after(record, step_batch, start)
         self._last = record
@@ -371,11 +380,12 @@ class Tracker:
                 f"({record.rate}); the rows are those of the step before."
             )
         if start is not None:
-            with preserved():
+            with preserved(), self._outside.named_where(lambda: [step_batch()]):
                 watch = self._block.watch
                 self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
                 values = {name: parameter.detach() for name, parameter in watch.parameters.items()}
-                check_one_step(self._trajectory, self._model, start, record, [step_batch()], values)
+                check_one_step(self._trajectory, start, record, [step_batch()], values)
+            self._outside.require_none(lambda: [step_batch()])
         self._rows.after(record, self._last, step_batch)
 
     def _find_place(self, samples: list[int]) -> None:

@@ -19,6 +19,7 @@ from hydragrad.randomness import BATCH, ORDER, preserved, seeded, stream_seed
 from hydragrad.recording import Indices, StepObserver
 from hydragrad.replay import fetch
 from hydragrad.replay.data import Collate, non_finite_rows
+from hydragrad.surroundings import users_default_device
 
 Monitor = Callable[[nn.Module], dict[str, float]]
 
@@ -198,7 +199,8 @@ def batch_losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequ
         DataError: The loss refuses a label; the message names the first samples of the batch.
     """
     try:
-        return loss(model, data)
+        with users_default_device():
+            return loss(model, data)
     except IndexError as error:
         reason = str(error).rstrip(".")
         raise DataError(

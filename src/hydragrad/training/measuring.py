@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import (
+    Evaluator,
     Label,
     PerSampleLoss,
     find_label,
@@ -59,7 +60,7 @@ def evaluated(
         fetch_batch: Returns the batch of some samples.
         length: Samples of the data set; some of them show which tensor is the label, where the losses do not.
     """
-    training = model.training
+    training, evaluate = model.training, Evaluator(loss)
     outputs: list[Any] = []
     finder = _Finder(model, loss, fetch_batch, length)
     handle = model.register_forward_hook(lambda _m, _i, output: outputs.append(output))
@@ -70,7 +71,7 @@ def evaluated(
                 data = fetch_batch(samples[start : start + SAMPLES_PER_CHUNK])
                 leaves = tensor_leaves(data)
                 outputs.clear()
-                losses = loss(model, data)
+                losses = evaluate(model, data)
                 yield _evaluated(losses, outputs, leaves, finder)
     finally:
         handle.remove()

@@ -7,10 +7,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset, TensorDataset
 
-from hydragrad.derivatives import PerSampleLoss, copy_of, normalises_batches, require_differentiable
+from hydragrad.derivatives import PerSampleLoss, copy_of, require_differentiable
 from hydragrad.errors import DataError
 from hydragrad.randomness import preserved
-from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.replay import fetch, require_finite, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.steps import rule_of
@@ -58,29 +57,6 @@ def require_labels_in_range(
                 raise
             except Exception:
                 return  # the first step raises other errors of the loss
-
-
-def require_batch_of_one(
-    model: nn.Module, loss: PerSampleLoss, train_set: Dataset[Any], collate: Collate | None = None
-) -> None:
-    """Evaluate the loss on one sample in training mode, where a later batch of the run has no more.
-
-    Raises:
-        DataError: A BatchNorm layer can't take a batch of one sample.
-    """
-    if not normalises_batches(model):
-        return
-    device = next(model.parameters()).device
-    with preserved(), torch.no_grad():
-        probed = copy_of(model).train()
-        data = fetch(train_set, [0], seed=0, collate=collate, device=device)
-        try:
-            with naming_batch_of_one(model, 1):
-                loss(probed, data)
-        except DataError:
-            raise
-        except Exception:
-            return  # the first step raises other errors of the loss
 
 
 def _is_integer(tensor: Tensor) -> bool:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import PerSampleLoss
+from hydragrad.derivatives import PerSampleLoss, copy_of
 from hydragrad.errors import DataError, DiskFull, RecordingMismatch, RunExists
 from hydragrad.recording import Recorder, StepObserver
+from hydragrad.recording.batch_of_one import require_batch_of_one
 from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
@@ -23,7 +24,7 @@ from hydragrad.runs.steps import read_steps
 from hydragrad.steps import states_of
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.training.loop import EpochLog, Monitor, Plan, fit
-from hydragrad.training.probe import require_batch_of_one, require_labels_in_range
+from hydragrad.training.probe import require_labels_in_range
 
 EPOCHS = "epochs.jsonl"
 
@@ -121,7 +122,7 @@ def train(
     )
     require_labels_in_range(model, loss, train_set, min(batch_size, length), collate)
     if plan.last_batch(length) == 1:
-        require_batch_of_one(model, loss, train_set, collate)
+        require_batch_of_one(copy_of(model).train(), loss, train_set, collate)
     _require_disk(path, forecast_bytes(model, optimizer, length, plan, every))
     if (path / EPOCHS).exists() and (path / EPOCHS).stat().st_size and not resume:
         raise RunExists(
