@@ -20,3 +20,4 @@ partial              unfinished attributions, saved to be resumed
 from hydragrad.attribution.attribute import attribute as attribute
 from hydragrad.attribution.ensemble import ensemble as ensemble
 from hydragrad.attribution.influence import influence as influence
+from hydragrad.attribution.influence import influence_functions as influence_functions

@@ -17,6 +17,7 @@ from hydragrad.attribution.tally import Tally
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.replay.changed_run import Change, ChangedRun
+from hydragrad.replay.repeatable import require_repeatable
 
 
 def leave_out(length: int, share: float, seed: int) -> Change:
@@ -43,6 +44,9 @@ def over_replays(
         memory: Bytes for replayed states, and for checkpoints.
         workers: Processes.
 
+    Raises:
+        ReplayMismatch: The run itself can't be repeated.
+
     Returns:
         The mean of their tallies, and the largest drift.
     """
@@ -50,6 +54,8 @@ def over_replays(
     partials = [Partial(plan, gradients, f"{method.curvature} replay {n} without {method.drop}") for n in numbers]
     results = {place: sums for place, partial in enumerate(partials) if (sums := partial.read()) is not None}
     waiting = [place for place in range(len(numbers)) if place not in results]
+    if waiting:
+        require_repeatable(plan.run)
     work = _Replay(plan, differentiate, memory)
     with bar("replaying without some samples", len(numbers), len(results), unit="replays") as progress:
         for job, sums in run_jobs(work, [numbers[place] for place in waiting], workers=workers):

@@ -78,10 +78,19 @@ class ChangedRun(Recording):
 
     @contextmanager
     def replay(self) -> Iterator[Replay]:
-        """Replay steps with the loss weights; they lead elsewhere than the record, so they are not held to it."""
+        """Replay steps with the loss weights; up to the first that the change touches they are held to the record."""
         with super().replay() as replay:
             replay.loss_weights = self.loss_weights
+            replay.held_until = self._first_touched
             yield replay
+
+    @cached_property
+    def _first_touched(self) -> int:
+        """The first step that the change can change; the number of steps where there is none."""
+        if self._change.noise:
+            return 0
+        touched = {i for i, weight in self._change.weights.items() if weight != 1} | set(self._change.labels)
+        return next((one.step for one in self.steps if not touched.isdisjoint(one.indices)), len(self.steps))
 
     def batches(self, record: StepRecord) -> list[Batch]:
         """A step's micro-batches, with the changed labels."""

@@ -71,6 +71,8 @@ class Recording:
         self.model, self.loss, self.train_set = model, loss, train_set
         self.collate_fn = collate
         self.loss_weights: Tensor | None = None
+        self.repeated: set[int] = set()
+        self._seen_digests: dict[tuple[int, int], int] = {}
         self.device = next(model.parameters()).device
         self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
         self.steps = self._read_steps()
@@ -113,9 +115,12 @@ class Recording:
     def batches(self, record: StepRecord) -> list[Batch]:
         """Fetch a step's micro-batches again. It draws from the global generators; callers preserve them."""
         batches = []
-        for part in record.micro_batches:
+        for number, part in enumerate(record.micro_batches):
             data = self._data(record, part)
-            if part.digest is not None and self.same_machine and batch_digest(data) != part.digest:
+            digest = batch_digest(data) if self.same_machine else None
+            # Where the loop did not show the batch, it must be what it was when it was first fetched.
+            recorded = self._seen_digests.setdefault((record.step, number), digest) if digest is not None else None
+            if digest != (recorded if part.digest is None else part.digest) and self.same_machine:
                 raise ReplayMismatch(
                     f"The batch of step {record.step} (samples {part.indices[:3]}, ...) holds other data than it was "
                     f"trained on. Open the run with the data set, labels, collate_fn and augmentation that it was "
@@ -144,7 +149,7 @@ class Recording:
         """Replay steps on a private copy, with the recorded threads; global generators are preserved."""
         with clean(self.default_dtype), preserved(), threads(self.manifest.machine["threads"]):
             trajectory = Trajectory(self.model, self.loss, self.rule)
-            yield Replay(trajectory, exact=self.same_machine)
+            yield Replay(trajectory, exact=self.same_machine, repeated=self.repeated)
 
     @cached_property
     @in_clean_surroundings

@@ -23,14 +23,19 @@ class Replay:
         trajectory: Moves along the steps.
         exact: True on the machine (and threads) of the recording: any difference is an error. Otherwise every
             segment starts from its recorded weights, and `drift` says how far it went astray.
+        repeated: Steps that were made again and found equal to the record; is added to.
 
     Attributes:
+        loss_weights: Of the samples of the training set, where they are not 1; None where all are.
+        held_until: The first step that leads elsewhere than the record, and from which on nothing is checked.
         drift: Largest relative L2 difference of the weights at the end of a segment so far.
     """
 
-    def __init__(self, trajectory: Trajectory, *, exact: bool) -> None:
+    def __init__(self, trajectory: Trajectory, *, exact: bool, repeated: set[int] | None = None) -> None:
         self.trajectory = trajectory
         self.exact = exact
+        self.held_until: float = math.inf
+        self._repeated = set() if repeated is None else repeated
         self.drift = 0.0
         self.loss_weights: Tensor | None = None
 
@@ -43,15 +48,16 @@ class Replay:
     ) -> list[Tensor]:
         """Make one step and check it; return the per-sample losses of every micro-batch.
 
-        Steps with `weights` other than the run's own lead elsewhere and are not checked.
+        Steps with `weights` of their own, and steps from `held_until` on, lead elsewhere and are not checked.
 
         Raises:
             ReplayMismatch: Names step and size.
         """
+        held = weights is None and self.exact and record.step < self.held_until
         if weights is None and self.loss_weights is not None:
             weights = self.loss_weights[record.indices]
         losses = self.trajectory.advance(record, batches, weights, hooks)
-        if weights is None and self.exact:
+        if held:
             state = self._state(record)
             if state != record.state:
                 difference = abs(state - record.state) / max(abs(record.state), 1e-300)
@@ -60,6 +66,8 @@ class Replay:
                     f"{difference:.1e}). The loss, the data or the code of the model differ from the recording, or "
                     f"they draw on something that is not seeded."
                 )
+            if weights is None:
+                self._repeated.add(record.step)
         return losses
 
     def _state(self, record: StepRecord) -> float:

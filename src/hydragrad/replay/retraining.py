@@ -8,6 +8,7 @@ from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.replay.changed_run import Change, ChangedRun
 from hydragrad.replay.recording import Recording
+from hydragrad.replay.repeatable import require_repeatable
 from hydragrad.runs.kept import Kept
 
 FOLDER = "retrained"
@@ -23,10 +24,15 @@ def retrain(run: Recording, changes: Sequence[Change], *, workers: int, keep: bo
         changes: One retraining each.
         workers: Processes.
         keep: Save final states in RUN/retrained, and read those that are there.
+
+    Raises:
+        ReplayMismatch: The run itself can't be repeated, so its changes can't be, either.
     """
     files = [Kept(run.path / FOLDER, "", change.key(run)) for change in changes]
     saved = [file.read() if keep else None for file in files]
     waiting = [number for number, result in enumerate(saved) if result is None]
+    if waiting:
+        require_repeatable(run)
     steps = len(run.steps)
     with bar(
         f"retraining {len(changes)} times" if len(changes) > 1 else "retraining",
