@@ -10,6 +10,7 @@ from hydragrad.randomness import (
     BATCH,
     FORWARD,
     ORDER,
+    StepSeeds,
     every_generator_state,
     preserved,
     reseed,
@@ -97,6 +98,35 @@ def test_preserved_restores_every_generator(before):
     after = every_generator_state()
     assert states.keys() == after.keys()
     assert all(torch.equal(after[name], state) for name, state in states.items())
+
+
+def test_a_step_seeds_every_generator_where_steps_draw_from_them():
+    def looped(draw):
+        seeds, random_numbers = StepSeeds(), []
+        for step in range(12):
+            with seeds.seeded(100 + step):
+                random_numbers.append(draw())
+        return random_numbers
+
+    for draw in (random.random, np.random.rand, lambda: torch.rand(()).item()):
+        with preserved():
+            first = looped(draw)
+            draw()
+            assert looped(draw) == first and len(set(first)) == 12
+            with seeded(105):
+                assert draw() == first[5]
+
+
+def test_a_step_leaves_the_generators_of_the_loop_as_they_were():
+    with preserved():
+        random.seed(1), np.random.seed(1)
+        expected = [random.random(), np.random.rand()]
+        random.seed(1), np.random.seed(1)
+        seeds = StepSeeds()
+        for step in range(5):
+            with seeds.seeded(step):
+                random.random(), np.random.rand()
+        assert [random.random(), np.random.rand()] == expected
 
 
 def test_seeded_draws_from_its_seed_and_restores_torch():

@@ -102,7 +102,43 @@ def step_seed() -> int | None:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from `seed` inside the block, and restore torch's global generators after it."""
+    """Draw from `seed` inside the block, and restore the global generators after it."""
+    token = _step_seed.set(seed)
+    try:
+        with preserved():
+            reseed_everything(seed)
+            yield
+    finally:
+        _step_seed.reset(token)
+
+
+class StepSeeds:
+    """Seeds the steps of a loop.
+
+    NumPy's and Python's generators take longer to save than a small step may cost. So they are seeded where a step was
+    seen to draw from them: at the first step, and at steps of ever longer distances.
+    """
+
+    def __init__(self) -> None:
+        self._draws, self._steps = False, 0
+
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Draw from `seed` inside the block, and restore the generators that were seeded after it."""
+        looks = self._steps & (self._steps - 1) == 0
+        self._steps += 1
+        if not (self._draws or looks):
+            with _torch_seeded(seed):
+                yield
+            return
+        with seeded(seed):
+            before = _other_states()
+            yield
+            self._draws = self._draws or before != _other_states()
+
+
+@contextmanager
+def _torch_seeded(seed: int) -> Iterator[None]:
     states, token = generator_states(), _step_seed.set(seed)
     reseed(seed)
     try:
@@ -110,3 +146,9 @@ def seeded(seed: int) -> Iterator[None]:
     finally:
         _step_seed.reset(token)
         set_generator_states(states)
+
+
+def _other_states() -> tuple[object, ...]:
+    """Where Python's and NumPy's generators stand, in a form that can be compared."""
+    _, key, *rest = np.random.get_state(legacy=True)
+    return random.getstate(), np.asarray(key).tobytes(), *rest

@@ -6,6 +6,7 @@ import math
 import random
 import stat
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -233,9 +234,11 @@ def test_foreign_parameters_added_later_are_refused(tmp_path):
         assert len(hg.Recording(tmp_path, model, loss, samples()).steps) == 2
 
 
-def test_randomness_that_is_not_torchs_inside_a_step_is_noticed(tmp_path):
+def test_randomness_of_a_generator_of_ones_own_is_noticed(tmp_path):
+    generator = random.Random(0)
+
     def noisy(model, batch):
-        return loss(model, (batch[0] + random.random(), batch[1]))
+        return loss(model, (batch[0] + generator.random(), batch[1]))
 
     model = build()
     optimizer = sgd(model)
@@ -246,6 +249,26 @@ def test_randomness_that_is_not_torchs_inside_a_step_is_noticed(tmp_path):
     ):
         noisy(model, samples()[:2]).mean().backward()
         optimizer.step()
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand], ids=["python", "numpy"])
+def test_randomness_of_python_and_numpy_is_repeated(draw, tmp_path):
+    def noisy(model, batch):
+        return loss(model, (batch[0] + draw(), batch[1]))
+
+    model = build()
+    optimizer = sgd(model)
+    with hg.Recorder(tmp_path, model, optimizer, noisy, samples()) as recorder:
+        for _ in range(7):
+            with recorder.step([0, 1]):
+                optimizer.zero_grad()
+                noisy(model, samples()[:2]).mean().backward()
+                optimizer.step()
+    run = hg.Recording(tmp_path, build(), noisy, samples())
+    with run.replay() as replay:
+        replay.trajectory.restore(run.initial)
+        for record in run.steps:
+            replay.advance(record, run.batches(record))
 
 
 def test_another_collate_than_the_recorders_is_noticed(tmp_path):

@@ -296,7 +296,10 @@ def test_weights_and_optimizer_state_that_change_between_steps_are_refused(optio
     for change in (lambda m, o: o.state.clear(), lambda m, o: m[0].weight.data.mul_(2)):
         model, train_set = case.build(), case.train_set
         optimizer = case.options.optimizer(model)
-        with hg.Tracker(model, optimizer, case.loss, train_set) as tracker:
+        with (
+            pytest.raises(StepError, match="must leave the block as the last step, 0, left it"),
+            hg.Tracker(model, optimizer, case.loss, train_set) as tracker,
+        ):
             with tracker.step([0, 1]):
                 optimizer.zero_grad()
                 case.loss(model, collate(train_set, [0, 1])).mean().backward()

@@ -18,7 +18,7 @@ from hydragrad.derivatives.torch_gaps.padding import use_constant_padding
 from hydragrad.derivatives.torch_gaps.recurrent import use_unfused_recurrence
 from hydragrad.derivatives.torch_gaps.twins import needs_twins, with_twins
 from hydragrad.errors import LossError
-from hydragrad.randomness import reseed
+from hydragrad.randomness import reseed_everything
 
 PerSampleLoss = Callable[[Any, Any], Tensor]
 """`loss(model, batch)` returns one number a sample, shape (batch size,); it calls the model once."""
@@ -63,7 +63,7 @@ class LossModule(nn.Module):
 
     def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (batch size,), and the buffers after the forward pass."""
-        reseed(batch.seed)
+        reseed_everything(batch.seed)
         with naming_label_dtype(), long_labels(batch.data), without_checkpointing(), self._twins():
             losses = self.loss(self.model if model is None else model, batch.data)
         check_losses(losses, batch.size)

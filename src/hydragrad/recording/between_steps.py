@@ -2,12 +2,12 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from hydragrad.errors import StepError
-from hydragrad.replay.fingerprints import first_trained_norm
-from hydragrad.runs.log import Structure
+from hydragrad.recording.strided import StridedViews
 
 
 class BetweenSteps:
@@ -25,12 +25,12 @@ class BetweenSteps:
         self._buffer_holders = [module._buffers for module in model.modules() if module._buffers]
         self._versions = 0
         self._states: list[tuple[Tensor, int]] = []
-        self._last: tuple[Structure, float] | None = None
+        self._views, self._sampled = StridedViews(), torch.empty(0)
 
-    def begin(self, structure: Structure | None = None) -> None:
-        """Take the present state as right; after a step, `structure` says which parameters it trained."""
+    def begin(self) -> None:
+        """Take the present state as right."""
         self._versions, self._states = self._version(), self._state_versions()
-        self._last = None if structure is None else (structure, first_trained_norm(self._parameters, structure))
+        self._sampled = self._sample()
 
     def require_untouched(self, step: int) -> None:
         """Refuse a change since `begin`.
@@ -51,12 +51,34 @@ class BetweenSteps:
                 f"which updates running statistics. Evaluate in model.eval(), and leave the weights to the optimizer."
             )
 
+    def require_untouched_at_the_end(self, steps: int) -> None:
+        """Refuse a change after the last step, inside the `with` block.
+
+        Raises:
+            StepError: What the block leaves is not what the last step left.
+        """
+        try:
+            self.require_untouched(steps)
+        except StepError as error:
+            raise StepError(
+                f"The model must leave the block as the last step, {steps - 1}, left it: weights, buffers or optimizer "
+                f"state changed after that (best weights loaded back, update_bn, a forward pass in train mode). What "
+                f"is recorded is the run up to its last step. Do such things after the with block."
+            ) from error
+
     def _moved(self) -> bool:
-        """Whether the weights moved while their versions stayed: torch counts no change through `parameter.data`."""
-        if self._last is None:
-            return False
-        structure, norm = self._last
-        return first_trained_norm(self._parameters, structure) != norm
+        """Whether values moved while their versions stayed: torch counts no change through `parameter.data`."""
+        return not torch.equal(self._sample(), self._sampled)
+
+    def _sample(self) -> Tensor:
+        """Some entries of everything; NaN is a value, too."""
+        buffers = [buffer for holder in self._buffer_holders for buffer in holder.values() if buffer is not None]
+        floating = [
+            tensor
+            for tensor in (*self._parameters.values(), *buffers)
+            if tensor.is_floating_point() and tensor.layout is torch.strided and tensor.numel()
+        ]
+        return self._views(floating).nan_to_num()
 
     def _state_versions(self) -> list[tuple[Tensor, int]]:
         entries: list[dict[str, Any]] = list(self._optimizer.state.values())

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from hydragrad.derivatives import Batch, Evaluator, PerSampleLoss, copy_of, require_differentiable
 from hydragrad.derivatives.evaluation import own_memory
 from hydragrad.derivatives.leaves import map_leaves
-from hydragrad.errors import Unsupported
+from hydragrad.errors import StepError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_of_one
 from hydragrad.recording.between_steps import BetweenSteps
@@ -176,6 +176,8 @@ class Recorder:
                 # An interrupted loop may be anywhere between two steps (the schedule not yet stepped, the loader
                 # advanced), also where it caught the Ctrl-C itself: it resumes from a checkpoint at a step's start.
                 ended = kind is None and self._between_steps and not self._interruption.noticed
+                if ended and self.next_step:
+                    self._require_untouched_at_the_end()
                 if ended and self.next_step > self._writer.last_checkpoint:
                     at_the_end = self._state.checkpoint(self.next_step, position_after(self._last_indices))
                     self._writer.write_checkpoint(at_the_end)
@@ -190,6 +192,13 @@ class Recorder:
                     raise
             finally:
                 self._writer.close()
+
+    def _require_untouched_at_the_end(self) -> None:
+        try:
+            self._between.require_untouched_at_the_end(self.next_step)
+        except StepError:
+            self._writer.finish("completed", self.next_step, self._outside.names)
+            raise
 
     @contextmanager
     def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> Iterator[StepHandle]:
@@ -224,7 +233,7 @@ class Recorder:
         self._writer.write_step(record)
         self._last_record = record
         self.next_step += 1
-        self._between.begin(record.structure)
+        self._between.begin()
         # The loop did not end with an interruption before this step.
         self._between_steps, self._interruption.noticed = True, False
         self._last_indices = indices
@@ -285,9 +294,8 @@ class Recorder:
         if self._stored_in is not None:
             self._writer.store_batch(record.step, batch)
         if start is not None and self._verifier.due(record.step):
-            after = {name: parameter.detach() for name, parameter in self._parameters.items()}
             with self._outside.named_where(lambda: self._batches(record)):
-                self._verifier.verify(start, record, lambda: self._fetch(record), after)
+                self._verifier.verify(start, record, lambda: self._fetch(record), self._parameters)
             self._outside.require_none(lambda: self._batches(record))
 
     def _last_batches(self) -> list[Batch]:

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 
 from hydragrad.derivatives import naming_label_dtype
 from hydragrad.errors import QueryError, StepError
-from hydragrad.randomness import BATCH, seeded, step_seed, stream_seed
+from hydragrad.randomness import BATCH, StepSeeds, step_seed, stream_seed
 from hydragrad.recording.sampler_position import Indices
 from hydragrad.recording.watch import Watch
 from hydragrad.replay.fingerprints import batch_digest
@@ -56,7 +56,8 @@ class StepBlock:
         self.watch = Watch(model, optimizer, self._method)
         self._open, self._seed = False, 0
         self._micro_batches: tuple[MicroBatch, ...] = ()
-        self._while_inside = ExitStack()
+        self._number = 0
+        self._while_inside, self._seeds = ExitStack(), StepSeeds()
 
     def open(self, seed: int, before_update: Callable[[], None] | None = None) -> None:
         """Accept blocks from now on.
@@ -109,6 +110,7 @@ class StepBlock:
             samples: The same, checked.
             batch: The batch itself, where the loop passes it.
         """
+        self._number = step
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         digest = indices.digest if isinstance(indices, Indices) else None
         shared = self._shared_seed()
@@ -133,9 +135,9 @@ class StepBlock:
     def begin(self, micro_batch: MicroBatch) -> None:
         """Watch the loop from here on, with the global generators seeded."""
         self._micro_batches = (micro_batch,)
-        self.watch.begin()
+        self.watch.begin(self._number)
         if self._shared_seed() is None:
-            self._while_inside.enter_context(seeded(micro_batch.seed))
+            self._while_inside.enter_context(self._seeds.seeded(micro_batch.seed))
 
     def leave(self) -> None:
         """The loop's code is over, whether it ended or failed."""

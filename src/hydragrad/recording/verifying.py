@@ -1,19 +1,21 @@
 """Verifying while recording: some steps are replayed just after the loop made them.
 
-These are first steps of segments, at ever longer distances. Most faults of a loop show at its first step; one that
-begins later is found by the next replay of the run in any case, since the log has one number over the state after
-every step.
+These are first steps of segments, at ever longer distances. What changes gradients or weights around the optimizer's
+step is seen at every step; another loss or batch that begins later is found by the next replay of the run in any case,
+since the log has one number over the state after every step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from hydragrad.derivatives import Batch, PerSampleLoss
 from hydragrad.errors import ReplayMismatch
 from hydragrad.randomness import preserved
 from hydragrad.recording.autocast import refusing_autocast
+from hydragrad.replay.causes import StepSeen, cause_of_other_step
+from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.replay.replay import relative_difference
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
@@ -43,7 +45,11 @@ class Verifier:
         return True
 
     def verify(
-        self, start: Checkpoint, record: StepRecord, fetch: Callable[[], Sequence[Any]], after: Mapping[str, Tensor]
+        self,
+        start: Checkpoint,
+        record: StepRecord,
+        fetch: Callable[[], Sequence[Any]],
+        after: Mapping[str, nn.Parameter],
     ) -> None:
         """Replay a step and compare the parameters after it.
 
@@ -54,7 +60,7 @@ class Verifier:
             after: The parameters after it, by name.
 
         Raises:
-            ReplayMismatch: They differ; lists the likely causes.
+            ReplayMismatch: They differ; says what it looks like.
         """
         with preserved():
             if self._trajectory is None:
@@ -65,24 +71,49 @@ class Verifier:
 
 
 def check_one_step(
-    trajectory: Trajectory, start: Checkpoint, record: StepRecord, batches: Sequence[Batch], after: Mapping[str, Tensor]
+    trajectory: Trajectory,
+    start: Checkpoint,
+    record: StepRecord,
+    batches: Sequence[Batch],
+    after: Mapping[str, nn.Parameter],
 ) -> None:
     """Replay one step and compare the parameters after it.
 
     Raises:
-        ReplayMismatch: They differ; lists the likely causes.
+        ReplayMismatch: They differ; says what it looks like.
         Unsupported: The model or the loss enters autocast itself.
     """
     trajectory.restore(start)
     with refusing_autocast(trajectory.model):
         trajectory.advance(record, batches)
-    difference = relative_difference(trajectory.parameters, after)
-    on_cpu = all(value.device.type == "cpu" for value in after.values())
+    values = {name: parameter.detach() for name, parameter in after.items()}
+    difference = relative_difference(trajectory.parameters, values)
+    on_cpu = all(value.device.type == "cpu" for value in values.values())
     if not difference <= (0.0 if on_cpu else 1e-4):
+        cause = cause_of_other_step(_seen(trajectory, start, record, batches, after))
         raise ReplayMismatch(
             f"Step {record.step} can't be replayed from what the recorder sees: the weights differ by {difference:.1e} "
-            f"(relative L2). The loop does something that is not recorded: gradient clipping or accumulation, another "
-            f"loss or reduction than the recorder has, autocast, batches other than train_set[indices] (take them from "
-            f"hg.indexed(loader), or pass the batch to step() and store_batches=True), or weights set by hand. Take it "
-            f"out of the step."
+            f"(relative L2). It looks like this: {cause}"
         )
+
+
+def _seen(
+    trajectory: Trajectory,
+    start: Checkpoint,
+    record: StepRecord,
+    batches: Sequence[Batch],
+    after: Mapping[str, nn.Parameter],
+) -> StepSeen:
+    digests = [part.digest for part in record.micro_batches]
+    replayed = {name: value.grad for name, value in trajectory.model.named_parameters() if value.grad is not None}
+    same = [digest == batch_digest(batch.data) for digest, batch in zip(digests, batches, strict=True) if digest]
+    return StepSeen(
+        start={name: value.to(after[name].device) for name, value in start.parameters.items()},
+        after={name: parameter.detach() for name, parameter in after.items()},
+        replayed=trajectory.parameters,
+        gradients={name: value.grad for name, value in after.items() if value.grad is not None and name in replayed},
+        expected=replayed,
+        trained=tuple(record.structure.group_of),
+        size=len(record.indices),
+        same_batch=all(same) if same else None,
+    )

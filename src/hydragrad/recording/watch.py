@@ -9,6 +9,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hydragrad.errors import StepError, Unsupported
+from hydragrad.recording.gradient_watch import GradientWatch
+from hydragrad.recording.update_check import UpdateCheck
 from hydragrad.runs.log import Options, Structure, require_frozen_skipped
 from hydragrad.steps import read_group, rule_of
 
@@ -43,7 +45,9 @@ class Watch:
         self._idle: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._before_update: Callable[[], None] | None = None
-        self.inside, self._steps = False, 0
+        self.inside, self._steps, self._number = False, 0, 0
+        self._gradients = GradientWatch(self.parameters, self._trained, block)
+        self._update = UpdateCheck(self.rule, optimizer, block)
         self.groups()
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -59,14 +63,17 @@ class Watch:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
+        self._gradients.detach()
 
-    def begin(self) -> None:
-        """A step block was entered."""
-        self.inside, self._steps = True, 0
+    def begin(self, number: int) -> None:
+        """The block of this step was entered."""
+        self.inside, self._steps, self._number = True, 0, number
+        self._gradients.begin()
 
     def end(self) -> None:
         """The step block was left, whether it ended or failed."""
         self.inside = False
+        self._gradients.end()
 
     def require_one_step(self) -> None:
         """Refuse a block with no or several optimizer steps.
@@ -108,6 +115,10 @@ class Watch:
 
         A closure makes the gradients inside of `step`: what is called before the update then follows the closure, and
         the arguments are returned with such a closure in place of the loop's.
+
+        Raises:
+            StepError: Outside of a block.
+            ReplayMismatch: The gradients are not those of the block's backward pass.
         """
         if not self.inside:
             raise StepError(
@@ -116,16 +127,30 @@ class Watch:
             )
         self._steps += 1
         self.options = tuple(read_group(self.rule, group) for group in self._optimizer.param_groups)
-        if self._before_update is None:
-            return None
         optimizer, closure = args[0], args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._before_update()
+            self._at_update()
             return None
-        return (optimizer, _followed_by(closure, self._before_update)), {}
+        return (optimizer, _followed_by(closure, self._at_update)), {}
+
+    def _at_update(self) -> None:
+        """The gradients are there, and the weights have not moved yet."""
+        self._gradients.require_untouched(self._number)
+        self._update.before()
+        if self._before_update is not None:
+            self._before_update()
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
     def optimizer_stepped(self) -> None:
-        """Note which parameters had no gradient; called after the optimizer stepped."""
+        """Note which parameters had no gradient; called after the optimizer stepped.
+
+        Raises:
+            ReplayMismatch: The step was not the one of the optimizer's rule.
+            Unsupported: Sparse gradients.
+        """
+        self._update.after(self._number)
         idle = []
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:

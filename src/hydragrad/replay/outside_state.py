@@ -19,7 +19,7 @@ from hydragrad.derivatives import Batch, Evaluator, PerSampleLoss, copy_of
 from hydragrad.derivatives.copying import copying_kept_tensors
 from hydragrad.derivatives.leaves import leaves
 from hydragrad.errors import ReplayMismatch, Unsupported
-from hydragrad.randomness import preserved, reseed
+from hydragrad.randomness import preserved, reseed_everything
 from hydragrad.runs.buffers import put_buffers
 
 OUTSIDE_STATE = "outside_state"
@@ -113,7 +113,7 @@ class OutsideState:
             for training in (False, True):
                 put_buffers(copied, buffers)
                 _put(copied, values, now.keys())
-                reseed(batch.seed)
+                reseed_everything(batch.seed)
                 both.append(self._evaluate(copied.train(training), batch.data).detach())
             return both
 

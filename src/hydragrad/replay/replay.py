@@ -7,6 +7,7 @@ from torch import Tensor
 
 from hydragrad.derivatives import Batch
 from hydragrad.errors import ReplayMismatch
+from hydragrad.replay.causes import cause_of_other_state
 from hydragrad.replay.fingerprints import first_trained_norm
 from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
@@ -63,8 +64,7 @@ class Replay:
                 difference = abs(state - record.state) / max(abs(record.state), 1e-300)
                 raise ReplayMismatch(
                     f"Replaying step {record.step} gives another state than was recorded (relative difference "
-                    f"{difference:.1e}). The loss, the data or the code of the model differ from the recording, or "
-                    f"they draw on something that is not seeded."
+                    f"{difference:.1e}). {cause_of_other_state(difference, batch_known=_shown(record))}"
                 )
             if weights is None:
                 self._repeated.add(record.step)
@@ -95,6 +95,11 @@ class Replay:
                     f"recorded, or record with checkpoints closer together (checkpoint_every)."
                 )
             )
+
+
+def _shown(record: StepRecord) -> bool:
+    """Whether the loop showed the step's batches, so that they were compared."""
+    return all(part.digest is not None for part in record.micro_batches)
 
 
 def relative_difference(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:

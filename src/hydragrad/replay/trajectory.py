@@ -15,7 +15,7 @@ from hydragrad.derivatives import (
     copy_of,
     naming_label_dtype,
 )
-from hydragrad.randomness import generator_states, reseed, set_generator_states
+from hydragrad.randomness import generator_states, reseed_everything, set_generator_states
 from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.runs.log import MicroBatch, StepRecord
@@ -160,7 +160,7 @@ class Trajectory:
             start = sum(len(before) for before in record.micro_batches[:number])
             mine = None if weights is None else weights[start : start + len(part)]
             watched.before_forward(number)
-            reseed(batch.seed)
+            reseed_everything(batch.seed)
             with naming_label_dtype():
                 losses = self._loss(self.model, batch.data)
             check_losses(losses, batch.size)

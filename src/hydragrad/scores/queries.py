@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from hydragrad.derivatives import Batch, Layout, LossModule, PerSampleLoss, use_explicit_batch_norm
 from hydragrad.errors import QueryError
-from hydragrad.randomness import reseed
+from hydragrad.randomness import reseed_everything
 from hydragrad.scores.query_gradient import QueryGradient
 from hydragrad.surroundings import users_default_device
 
@@ -182,7 +182,7 @@ class _FunctionQuery(Query):
         yield QueryRow(self._name, value, w_bar, r_bar, gradient.compared, gradient.gap)
 
     def values(self, model: nn.Module, point: QueryPoint) -> list[float]:
-        reseed(0)
+        reseed_everything(0)
         with torch.no_grad(), users_default_device():
             return [float(self._function(model.train(self.training)))]
 
@@ -193,7 +193,7 @@ class _FunctionModule(nn.Module):
         self.model, self._function = model, function
 
     def forward(self) -> Tensor:
-        reseed(0)
+        reseed_everything(0)
         with users_default_device():
             return self._function(self.model)
 

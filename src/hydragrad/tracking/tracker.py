@@ -243,6 +243,8 @@ class Tracker:
         if kind is None and self._last_batch is not None:
             last = self._last_batch
             self._outside.require_none(lambda: [last()])
+            if self._between is not None:
+                self._between.require_untouched_at_the_end(self.next_step)
         # An interrupted store on disk stays as it is, to be gone on with.
         growing = self._rows.growing
         whole = growing is not None and self.next_step == growing.table.steps and self._schedule_done
@@ -331,7 +333,7 @@ class Tracker:
         self._last = record
         self.next_step += 1
         self._between = self._between or BetweenSteps(self._model, self._optimizer, "tracker.step()")
-        self._between.begin(record.structure)
+        self._between.begin()
 
     @in_clean_surroundings
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
@@ -383,8 +385,7 @@ class Tracker:
             with preserved(), self._outside.named_where(lambda: [step_batch()]):
                 watch = self._block.watch
                 self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
-                values = {name: parameter.detach() for name, parameter in watch.parameters.items()}
-                check_one_step(self._trajectory, start, record, [step_batch()], values)
+                check_one_step(self._trajectory, start, record, [step_batch()], watch.parameters)
             self._outside.require_none(lambda: [step_batch()])
         self._rows.after(record, self._last, step_batch)
 
