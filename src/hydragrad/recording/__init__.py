@@ -6,6 +6,7 @@ watch             what model and optimizer do inside a step block
 gradient_watch    the optimizer gets the gradients that the backward pass gave
 update_check      the optimizer makes the step of its rule
 strided           some entries of tensors, evenly spaced
+settings_watch    settings of modules and switches of torch stay as they are
 run_writer        everything that a recording does to the disk
 loop_state        model, optimizer, scheduler and generators, as checkpoints hold them
 resuming          how far a killed run got, and whether it may be resumed

@@ -11,6 +11,7 @@ from hydragrad.derivatives import naming_label_dtype
 from hydragrad.errors import QueryError, StepError
 from hydragrad.randomness import BATCH, StepSeeds, step_seed, stream_seed
 from hydragrad.recording.sampler_position import Indices
+from hydragrad.recording.settings_watch import SettingsWatch
 from hydragrad.recording.watch import Watch
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.runs.log import MicroBatch, StepRecord
@@ -54,6 +55,7 @@ class StepBlock:
         self._owner, self._method = owner, f"{owner.lower()}.step()"
         self._length, self._reduction, self._state, self._shares_seed = length, reduction, state, shares_seed
         self.watch = Watch(model, optimizer, self._method)
+        self._settings = SettingsWatch(model, self._method)
         self._open, self._seed = False, 0
         self._micro_batches: tuple[MicroBatch, ...] = ()
         self._number = 0
@@ -67,6 +69,7 @@ class StepBlock:
             before_update: Called before the optimizer steps.
         """
         self._open, self._seed = True, seed
+        self._settings.begin()
         self.watch.attach(before_update)
 
     def close(self) -> None:
@@ -153,9 +156,10 @@ class StepBlock:
             loss: The step's loss, where the loop reported it.
 
         Raises:
-            StepError: Not exactly one optimizer step.
+            StepError: Not exactly one optimizer step, or a setting of a module or a switch of torch changed.
         """
         self.watch.require_one_step()
+        self._settings.require_untouched(step)
         structure = self.watch.structure()
         return StepRecord(step, self._micro_batches, self.watch.options, structure, self._state(), loss)
 

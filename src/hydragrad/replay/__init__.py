@@ -5,6 +5,7 @@ trajectory         model and optimizer moving along recorded steps
 repeatable         whether a run can be repeated at all
 replay             repeats steps and holds them to the record
 causes             why a step can't be repeated
+backend            switches of torch, recorded and set again
 machine            threads and processors: where a replay is equal to the bit
 data               a step's data, fetched again
 outside_state      what a model keeps outside of parameters and buffers, refused by name

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from hydragrad.replay.backend import backend_flags
+
 
 def this_machine(device: torch.device) -> dict[str, Any]:
     """What replay must find again to be bit-equal."""
@@ -20,6 +22,7 @@ def this_machine(device: torch.device) -> dict[str, Any]:
         "processor": _processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
+        "backend": backend_flags(device),
         "default_dtype": str(torch.get_default_dtype()).removeprefix("torch."),
     }
 

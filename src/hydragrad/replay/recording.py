@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.randomness import preserved
+from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
@@ -146,8 +147,9 @@ class Recording:
 
     @contextmanager
     def replay(self) -> Iterator[Replay]:
-        """Replay steps on a private copy, with the recorded threads; global generators are preserved."""
-        with clean(self.default_dtype), preserved(), threads(self.manifest.machine["threads"]):
+        """Replay steps on a private copy, with the recorded threads and switches; global generators are preserved."""
+        machine = self.manifest.machine
+        with clean(self.default_dtype), preserved(), threads(machine["threads"]), backend(machine.get("backend", {})):
             trajectory = Trajectory(self.model, self.loss, self.rule)
             yield Replay(trajectory, exact=self.same_machine, repeated=self.repeated)
 

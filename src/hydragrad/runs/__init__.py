@@ -1,16 +1,17 @@
 """The run directory: what a training run did, written while it runs, readable without the code that wrote it.
 
-manifest        what was recorded, by what, where
-log             the step log
-steps           the steps of a run directory, read
-checkpoints     states as safetensors
-stored_batches  batches that are stored with the run
-buffers         buffers that appear, grow or are sparse
-sparse          sparse tensors in safetensors files
-lines           files of sealed lines that survive a kill
-encoding        states without pickling
-kept            results that are computed once, saved and computed again where damaged
-unstarted       runs that never got through their first step
+manifest         what was recorded, by what, where
+module_settings  settings of torch's modules that change what they compute
+log              the step log
+steps            the steps of a run directory, read
+checkpoints      states as safetensors
+stored_batches   batches that are stored with the run
+buffers          buffers that appear, grow or are sparse
+sparse           sparse tensors in safetensors files
+lines            files of sealed lines that survive a kill
+encoding         states without pickling
+kept             results that are computed once, saved and computed again where damaged
+unstarted        runs that never got through their first step
 """
 
 from hydragrad.runs.checkpoints import Checkpoint as Checkpoint

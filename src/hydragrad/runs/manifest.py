@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hydragrad.disk import reading
 from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.runs.lines import replace_file
+from hydragrad.runs.module_settings import module_settings, require_same_settings
 from hydragrad.steps import RULE_OF_SCHEMA_1
 
 SCHEMA = 2
@@ -55,11 +56,12 @@ class Manifest:
 
 
 def model_facts(model: nn.Module) -> dict[str, Any]:
-    """Names, shapes and dtypes of a model's parameters and buffers."""
+    """Names, shapes and dtypes of a model's parameters and buffers, and the settings of its modules."""
     return {
         "class": f"{type(model).__module__}.{type(model).__qualname__}",
         "parameters": _facts(dict(model.named_parameters())),
         "buffers": _facts(dict(model.named_buffers())),
+        "settings": module_settings(model),
     }
 
 
@@ -82,7 +84,7 @@ def require_same_model(
         last_buffers: Gives the buffers that it had later on, by name: a forward pass may register or resize some.
 
     Raises:
-        RecordingMismatch: Counts, and what is missing, added or of another shape.
+        RecordingMismatch: Counts, and what is missing, added or of another shape; or a setting that differs.
     """
     given = model_facts(model)
     for part in ("parameters", "buffers"):
@@ -101,6 +103,7 @@ def require_same_model(
             f"{path} was recorded with {_count(theirs):,} numbers in {part}; this model has {_count(ours):,} "
             f"({shown}). Build the model it was recorded with."
         )
+    require_same_settings(recorded, model, path)
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
