@@ -8,7 +8,11 @@ loop_state        model, optimizer, scheduler and generators, as checkpoints hol
 resuming          how far a killed run got, and whether it may be resumed
 sampler_position  where a loader stands in its epoch
 indexed           sample indices of batches from any stock DataLoader
-between_steps     nothing may change weights or optimizer state between two steps
+between_steps     only the optimizer may move weights and its own state
+settings_watch    settings of modules and switches of torch stay as they are
+gradient_watch    the optimizer gets the gradients that backward() gave
+update_check      the optimizer makes the step of its rule
+strided           a strided sample of tensors
 verifying         replays some steps while recording
 interruption      Ctrl-C, noticed even where the loop catches it
 observer          the StepObserver protocol

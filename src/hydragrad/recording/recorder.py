@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from hydragrad.derivatives import PerSampleLoss, require_differentiable
+from hydragrad.errors import StepError
 from hydragrad.randomness import preserved
-from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
 from hydragrad.recording.observer import StepHandle
@@ -22,6 +22,7 @@ from hydragrad.recording.run_writer import RunWriter
 from hydragrad.recording.sampler_position import SamplerPosition, position_after, position_before, resumed_position
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import Verifier
+from hydragrad.replay.backend import backend, backend_flags
 from hydragrad.replay.data import (
     Collate,
     data_fingerprint,
@@ -35,6 +36,7 @@ from hydragrad.replay.machine import this_machine, threads
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
+from hydragrad.runs.module_settings import module_settings, require_same_settings, without
 from hydragrad.steps import rule_of
 
 
@@ -125,7 +127,7 @@ class Recorder:
             reduction=reduction,
             state=lambda: state_number(state_of(model, [optimizer])),
         )
-        self._between = BetweenSteps(model, optimizer, "recorder.step()")
+        self._rest = self._block.watch.rest
         self._verifier = Verifier(model, loss, rule)
         self._interruption = Interruption()
         self._writer = RunWriter(self.path, checkpoint_every)
@@ -135,7 +137,7 @@ class Recorder:
         self._between_steps = True
         self._last_indices: Sequence[int] | Tensor = ()
         self._resumed_loader: Checkpoint | None = None  # until the loader is set to it
-        self._resumed_segment: Checkpoint | None = None  # until its first step is done
+        self._unfinished_segment: Checkpoint | None = None  # until the first step after it is done
 
     def __enter__(self) -> Self:
         if self._resume and (self.path / FILE).exists():
@@ -143,9 +145,10 @@ class Recorder:
         else:
             self._start_run()
         self._while_open.enter_context(threads(self._writer.manifest.machine["threads"]))
+        self._while_open.enter_context(backend(self._writer.manifest.backend))
         self._while_open.enter_context(self._interruption)
         self._block.open(self._writer.manifest.seed)
-        self._between.begin()
+        self._rest.begin()
         return self
 
     def __exit__(
@@ -163,6 +166,8 @@ class Recorder:
                 # An interrupted loop may be anywhere between two steps (the schedule not yet stepped, the loader
                 # advanced), also where it caught the Ctrl-C itself: it resumes from a checkpoint at a step's start.
                 ended = kind is None and self._between_steps and not self._interruption.noticed
+                if ended:
+                    self._require_untouched_at_the_end()
                 if ended and self.next_step > self._writer.last_checkpoint:
                     at_the_end = self._state.checkpoint(self.next_step, position_after(self._last_indices))
                     self._writer.write_checkpoint(at_the_end)
@@ -172,6 +177,14 @@ class Recorder:
                     raise
             finally:
                 self._writer.close()
+
+    def _require_untouched_at_the_end(self) -> None:
+        """Refuse a model that is not the run's end any more; the run itself is kept, up to its last step."""
+        try:
+            self._rest.require_untouched_at_the_end(self.next_step)
+        except StepError:
+            self._writer.finish("completed", self.next_step)
+            raise
 
     @contextmanager
     def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> Iterator[StepHandle]:
@@ -190,7 +203,7 @@ class Recorder:
             NonFinite: The weights became NaN or infinite.
         """
         samples = self._block.samples(indices)
-        self._between.require_untouched(self.next_step)
+        self._rest.require_untouched(self.next_step)
         start = self._segment_start(indices)
         handle = StepHandle()
         self._between_steps = False
@@ -198,9 +211,12 @@ class Recorder:
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)
+        self._unfinished_segment = None
+        if self._block.moved_settings:
+            self._writer.note(settings=without(self._writer.manifest.settings, self._rest.settings.moved))
         self._writer.write_step(record)
         self.next_step += 1
-        self._between.begin(record.structure)
+        self._rest.begin()
         # The loop did not end with an interruption before this step.
         self._between_steps, self._interruption.noticed = True, False
         self._last_indices = indices
@@ -221,7 +237,8 @@ class Recorder:
         with preserved():
             seed = torch.randint(2**62, ()).item() if self._seed is None else self._seed
         machine, model = this_machine(self._device), model_facts(self._model)
-        data, recorded = self.fingerprint, self._recorded
+        recorded = self._recorded | {"settings": module_settings(self._model), "backend": backend_flags(self._device)}
+        data = self.fingerprint
         self._writer.start(
             Manifest(machine=machine, model=model, data=data, seed=int(seed), about=self._about, **recorded)
         )
@@ -230,20 +247,21 @@ class Recorder:
         self.fingerprint = data_fingerprint(self._train_set)
         options = self._recorded | ({} if self._seed is None else {"seed": self._seed})
         manifest = require_same_run(self.path, read_manifest(self.path), self._model, self.fingerprint, options)
+        require_same_settings(manifest.settings, self._model, self.path)
         progress = read_progress(self.path, manifest)
         if progress.checkpoint is not None:
             self._state.restore(progress.checkpoint)
-            self._resumed_loader = self._resumed_segment = progress.checkpoint
+            self._resumed_loader = self._unfinished_segment = progress.checkpoint
         self._writer.resume(manifest, progress)
         self.next_step = progress.step
 
     def _segment_start(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:
         """The checkpoint before the next step, written if it is due; None inside a segment."""
         if not self._writer.checkpoint_due(self.next_step):
-            checkpoint, self._resumed_segment = self._resumed_segment, None
-            return checkpoint
+            return self._unfinished_segment
         checkpoint = self._state.checkpoint(self.next_step, position_before(indices))
         self._writer.write_checkpoint(checkpoint)
+        self._unfinished_segment = checkpoint
         return checkpoint
 
     def _check(self, record: StepRecord, batch: Any, start: Checkpoint | None) -> None:

@@ -112,6 +112,10 @@ class RunWriter:
         """Note in the manifest how the run ended, and after how many steps."""
         self._write_manifest(closed(self.manifest, status, steps))
 
+    def note(self, **entries: Any) -> None:
+        """Write the manifest again with some entries changed."""
+        self._write_manifest(dataclasses.replace(self.manifest, **entries))
+
     def close(self) -> None:
         """Close the files."""
         self._files.close()

@@ -33,6 +33,7 @@ class StepBlock:
 
     Attributes:
         watch: What model and optimizer do inside the blocks.
+        moved_settings: Whether the last step's forward pass changed a setting of a module for the first time.
 
     Raises:
         Unsupported: The optimizer's step has no rule, or it has parameters that are not the model's.
@@ -52,7 +53,8 @@ class StepBlock:
         self._owner, self._method = owner, f"{owner.lower()}.step()"
         self._length, self._reduction, self._state, self._shares_seed = length, reduction, state, shares_seed
         self.watch = Watch(model, optimizer, self._method)
-        self._open, self._seed = False, 0
+        self._open, self._seed, self._step = False, 0, 0
+        self.moved_settings = False
         self._micro_batches: tuple[MicroBatch, ...] = ()
         self._while_inside = ExitStack()
 
@@ -110,6 +112,7 @@ class StepBlock:
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         digest = indices.digest if isinstance(indices, Indices) else None
         shared = self._shared_seed()
+        self._step = step
         return MicroBatch(
             indices=samples,
             batch_seed=stream_seed(self._seed, step, BATCH) if batch_seed is None else batch_seed,
@@ -130,8 +133,9 @@ class StepBlock:
     def begin(self, micro_batch: MicroBatch) -> None:
         """Watch the loop from here on, with the global generators seeded."""
         self._micro_batches = (micro_batch,)
-        self.watch.begin()
-        if self._shared_seed() is None:
+        alone = self._shared_seed() is None
+        self.watch.begin(self._step, checks=alone)
+        if alone:
             self._while_inside.enter_context(seeded(micro_batch.seed))
 
     def leave(self) -> None:
@@ -147,10 +151,11 @@ class StepBlock:
             loss: The step's loss, where the loop reported it.
 
         Raises:
-            StepError: Not exactly one optimizer step.
+            StepError: Not exactly one optimizer step, or something else that moved the model.
         """
         self.watch.require_one_step()
         structure = self.watch.structure()
+        self.moved_settings = self.watch.end_block()
         return StepRecord(step, self._micro_batches, self.watch.options, structure, self._state(), loss)
 
     def _shared_seed(self) -> int | None:

@@ -3,6 +3,8 @@
 recording          Recording: opens a run directory
 trajectory         model and optimizer moving along recorded steps
 replay             repeats steps and holds them to the record
+backend            switches of torch, set as in the recording
+causes             which fault a step looks like that can't be repeated
 machine            threads and processors: where a replay is equal to the bit
 data               a step's data, fetched again
 fingerprints       one number over the state after a step, one digest of a batch

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.randomness import preserved
+from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.replay.machine import this_machine, threads, warn_other_machine
@@ -21,6 +22,7 @@ from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.log import LOG, MicroBatch, StepRecord
 from hydragrad.runs.manifest import Manifest, read_manifest, require_same_model
+from hydragrad.runs.module_settings import require_same_settings
 from hydragrad.runs.steps import read_steps
 from hydragrad.steps import StepRule, rule_named
 
@@ -60,6 +62,7 @@ class Recording:
         self.path = Path(path)
         self.manifest: Manifest = read_manifest(self.path)
         require_same_model(self.manifest.model, model, self.path)
+        require_same_settings(self.manifest.settings, model, self.path)
         require_differentiable(model)
         require_map_style(train_set)
         self.model, self.loss, self.train_set = model, loss, train_set
@@ -131,8 +134,8 @@ class Recording:
 
     @contextmanager
     def replay(self) -> Iterator[Replay]:
-        """Replay steps on a private copy, with the recorded threads; global generators are preserved."""
-        with preserved(), threads(self.manifest.machine["threads"]):
+        """Replay steps on a private copy, with the recorded threads and switches; global generators are preserved."""
+        with preserved(), threads(self.manifest.machine["threads"]), backend(self.manifest.backend):
             trajectory = Trajectory(self.model, self.loss, self.rule)
             yield Replay(trajectory, exact=self.same_machine)
 

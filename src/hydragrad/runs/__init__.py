@@ -7,6 +7,7 @@ checkpoints     states as safetensors
 stored_batches  batches that are stored with the run
 lines           files of sealed lines that survive a kill
 encoding        states without pickling
+module_settings settings of modules that change the function
 kept            results that are computed once, saved and computed again where damaged
 unstarted       runs that never got through their first step
 """

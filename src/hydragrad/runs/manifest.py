@@ -11,6 +11,7 @@ from torch import nn
 
 from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.runs.lines import replace_file
+from hydragrad.runs.module_settings import Settings
 from hydragrad.steps import RULE_OF_SCHEMA_1
 
 SCHEMA = 2
@@ -35,6 +36,8 @@ class Manifest:
         status: running until the recorder was left.
         steps: Complete steps, once the recorder was left.
         resumed_on: Other machines on which a part of the run was made.
+        settings: Settings of modules, but those that the model itself moved.
+        backend: Switches of torch.
         about: Free entries of whoever recorded (epochs, batch size, data set names).
     """
 
@@ -48,6 +51,8 @@ class Manifest:
     status: Status = "running"
     steps: int | None = None
     resumed_on: list[dict[str, Any]] = field(default_factory=list)
+    settings: Settings = field(default_factory=dict)
+    backend: dict[str, Any] = field(default_factory=dict)
     about: dict[str, Any] = field(default_factory=dict)
     schema: int = SCHEMA
 

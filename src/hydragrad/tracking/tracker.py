@@ -16,7 +16,6 @@ from hydragrad.derivatives import BatchStatistics, Layout, PerSampleLoss, requir
 from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
-from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
@@ -187,7 +186,6 @@ class Tracker:
         if schedule is not None:  # refused here rather than at the first step
             self._tracked.recurrence(states=0)
         self._rows = OnlineRows(self._tracked)
-        self._between: BetweenSteps | None = None  # until a step was made
         self.next_step = 0
         self._open = self._found_place = False
         self._known: list[StepRecord] = []
@@ -221,6 +219,8 @@ class Tracker:
         self._open = False
         self._block.close()
         self._rows.close()
+        if kind is None:
+            self._block.watch.rest.require_untouched_at_the_end(self.next_step)
         # An interrupted store on disk stays as it is, to be gone on with.
         growing = self._rows.growing
         whole = growing is not None and self.next_step == growing.table.steps and self._schedule_done
@@ -290,20 +290,21 @@ class Tracker:
             NonFinite: The weights became NaN or infinite.
         """
         samples = self._block.samples(indices)
-        if self._between is not None:
-            self._between.require_untouched(self.next_step)
+        alone = step_seed() is None  # else the loop is checked already
+        if alone:
+            self._block.watch.rest.require_untouched(self.next_step)
         self._find_place(samples)
         part = self._block.micro_batch(self.next_step, indices, samples)
         step_batch = self._step_batch(part, batch)
-        start = self._before(step_batch, part, alone=step_seed() is None)
+        start = self._before(step_batch, part, alone=alone)
         with self._block.watched(part):
             yield StepHandle()
         record = self._block.record(self.next_step)
         self._after(record, step_batch, start)
         self._last = record
         self.next_step += 1
-        self._between = self._between or BetweenSteps(self._model, self._optimizer, "tracker.step()")
-        self._between.begin(record.structure)
+        if alone:
+            self._block.watch.rest.begin()
 
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
         constants = {}

@@ -1,0 +1,203 @@
+"""Why a step can't be repeated: what the loop did next to what a replay does, and which fault it looks like.
+
+Every function returns a sentence for a message, and makes no difference to what is refused.
+
+Legend: g gradient that the optimizer got, e gradient that was expected.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+PARALLEL = 1e-5
+"""Sine of the angle up to which two gradients count as parallel (in float32, whose rounding reaches 1e-6)."""
+ROUNDING = 1e-6
+"""Relative difference that other operations for the same loss make in float64 or float32."""
+
+
+@dataclass(frozen=True)
+class StepSeen:
+    """What is known of a step that was repeated, by the names of the parameters.
+
+    Attributes:
+        start: Before the step.
+        after: After it, in the loop.
+        replayed: After it, in the replay.
+        gradients: The gradients that the loop's optimizer got; empty where they are not known.
+        expected: The gradients of the replay.
+        trained: Parameters of the optimizer.
+        size: Samples of the batch.
+        same_batch: Whether the loop's batch is the one that was fetched again; None where that is not known.
+    """
+
+    start: Mapping[str, Tensor]
+    after: Mapping[str, Tensor]
+    replayed: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    expected: Mapping[str, Tensor]
+    trained: Sequence[str]
+    size: int
+    same_batch: bool | None
+
+
+def cause_of_other_step(seen: StepSeen) -> str:
+    """What a loop's step looks like that ends elsewhere than its replay."""
+    foreign = [
+        name
+        for name, value in seen.after.items()
+        if name not in seen.trained and not torch.equal(value.cpu(), seen.start[name].cpu())
+    ]
+    if foreign:
+        return (
+            f"{_listed(foreign)} moved, which the recorded optimizer does not have: another optimizer steps in the "
+            f"block, or weights are set by hand."
+        )
+    names = [name for name in seen.gradients if name in seen.expected]
+    if not names or len(names) < len(seen.expected):
+        return _cause_of_unseen_gradient(seen)
+    g, e = ([_flat(some[name]) for name in names] for some in (seen.gradients, seen.expected))
+    if all(torch.equal(x, y) for x, y in zip(g, e, strict=True)):
+        return _cause_of_moved_weights(seen)
+    if seen.same_batch is False:
+        return (
+            "the loop's batch is not train_set[indices]: a Subset's own numbers in place of the data set's, another "
+            "collate_fn, or augmentation and in-place changes. Take batches from hg.indexed(loader), or pass the "
+            "batch to step() and store_batches=True."
+        )
+    return cause_of_other_gradient(torch.cat(g), torch.cat(e), seen.size)
+
+
+def cause_of_other_gradient(g: Tensor, e: Tensor, size: int) -> str:
+    """What a gradient looks like that backward() gave, next to the one of the recorded loss.
+
+    Args:
+        g: As the loop had it, flat.
+        e: As the recorded loss has it, flat.
+        size: Samples of the batch.
+    """
+    difference = float((g - e).norm() / e.norm().clamp(min=1e-300))
+    if difference < ROUNDING:
+        return (
+            f"it is rounding (the gradients differ by {difference:.0e} of their size): the loop computes the same "
+            f"loss by other operations, as a stock mean or label smoothing does. Call the recorded loss in the loop, "
+            f"and reduce what it returns."
+        )
+    ratio = _ratio_of_parallel(g, e)
+    if ratio is not None:
+        return f"the loop's gradient is {_number(ratio)} times that of the recorded loss: {_divisor(ratio, size)}"
+    return (
+        "the loop's gradient has another direction than that of the recorded loss: another loss (a regulariser or "
+        "weights of classes or samples in the loop only), another reduction, gradient accumulation, batches other "
+        "than train_set[indices], or randomness that is not torch's."
+    )
+
+
+def cause_of_edited_gradients(norms_before: Tensor, before: Tensor, norms_after: Tensor, after: Tensor) -> str:
+    """What changed gradients after backward(), from their norms (one a parameter) and a sample of their coordinates."""
+    if len(norms_before) != len(norms_after) or len(before) != len(after):
+        return "other parameters have gradients."
+    old, new = float(norms_before.norm()), float(norms_after.norm())
+    ratio = _ratio_of_parallel(after, before)
+    if ratio is not None and _all_scaled_by(ratio, norms_after, norms_before):
+        if 0 < ratio < 1:
+            return f"all were scaled by {_number(ratio)}, their norm from {_number(old)} to {_number(new)}: clipping."
+        return f"all were scaled by {_number(ratio)}."
+    limit = float(after.abs().max())
+    if limit > 0 and torch.equal(after, before.clamp(-limit, limit)):
+        return f"they were limited to values within {_number(limit)}: clipping by value."
+    if norms_after.max() > 0 and bool((norms_after <= norms_before * (1 + ROUNDING)).all()):
+        return "some were scaled down or set to 0 and others not: clipping of single parameters, or masking."
+    return "noise was added, or they were edited in another way."
+
+
+def cause_of_other_state(difference: float, *, batch_known: bool, repeatable: bool | None) -> str:
+    """What a replay looks like that departs from the record by a relative difference of the state.
+
+    Args:
+        difference: Of the number over the state.
+        batch_known: Whether the step's batch agreed with its digest.
+        repeatable: Whether a second replay of the step ended in the same state as the first; None where unknown.
+    """
+    if repeatable is False:
+        return (
+            "Two replays of it differ from one another: the model or the loss draws on something that is not seeded "
+            "(NumPy's or Python's generator, the order of a set), or keeps state outside of parameters and buffers."
+        )
+    if difference < 1e-9:
+        return (
+            "That is rounding: the same loss by other operations or kernels, another number of threads, or a loop that "
+            "does not call the recorded loss."
+        )
+    if batch_known:
+        return (
+            "Its batch is the recorded one, so the loss or the code of the model differ from the recording, or the "
+            "loop did something at this step that is not recorded."
+        )
+    return (
+        "The loss, the data or the code of the model differ from the recording, or they draw on something that is not "
+        "seeded, or the loop did something at this step that is not recorded."
+    )
+
+
+def _cause_of_unseen_gradient(seen: StepSeen) -> str:
+    return (
+        "The loop does something that is not recorded: gradient clipping or accumulation, another loss or reduction "
+        "than the recorder has, or batches other than train_set[indices]."
+    )
+
+
+def _cause_of_moved_weights(seen: StepSeen) -> str:
+    """The gradients agree, and the weights do not."""
+    changed = {name: value for name, value in seen.after.items() if not torch.equal(value, seen.replayed[name])}
+    after = torch.cat([_flat(value) for value in changed.values()])
+    replayed = torch.cat([_flat(seen.replayed[name]) for name in changed])
+    limit = float(after.abs().max())
+    if torch.equal(after, replayed.clamp(-limit, limit)):
+        return f"the weights were limited to values within {_number(limit)} after the step: clamped."
+    ratio = _ratio_of_parallel(after, replayed)
+    if ratio is not None and abs(ratio - 1) > ROUNDING:
+        return f"the weights of {_listed(list(changed))} were scaled by {_number(ratio)} around the step."
+    return f"the gradients agree, and {_listed(list(changed))} moved otherwise: set by hand around the step."
+
+
+def _divisor(ratio: float, size: int) -> str:
+    if math.isclose(ratio, size, rel_tol=1e-4):
+        return "the loop sums the losses and the recorder has their mean (reduction='sum')."
+    if math.isclose(ratio, 1 / size, rel_tol=1e-4):
+        return "the loop takes the mean and the recorder has the sum (reduction='mean')."
+    inverse = 1 / ratio
+    if inverse > 1.5 and math.isclose(inverse, round(inverse), rel_tol=1e-4):
+        return f"the loop divides its loss by {round(inverse)}, as for gradient accumulation."
+    return (
+        "another divisor, as the mean over tokens or the weights of classes have; or clipping. The reduction must be "
+        "the recorder's."
+    )
+
+
+def _ratio_of_parallel(x: Tensor, y: Tensor) -> float | None:
+    """The factor by which x is y, where they are parallel to rounding."""
+    x, y = x.double(), y.double()
+    scale = y @ y
+    if not scale > 0:
+        return None
+    ratio = float(x @ y / scale)
+    return ratio if float((x - ratio * y).norm()) <= PARALLEL * float(x.norm()) else None
+
+
+def _all_scaled_by(ratio: float, after: Tensor, before: Tensor) -> bool:
+    return torch.allclose(after, abs(ratio) * before, rtol=1e-3)
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).double().cpu()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
