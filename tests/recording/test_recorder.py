@@ -279,7 +279,7 @@ def test_another_collate_than_the_recorders_is_noticed(tmp_path):
     model = build()
     optimizer = sgd(model)
     with (
-        pytest.raises(ReplayMismatch, match="batches other than train_set"),
+        pytest.raises(ReplayMismatch, match="the loop's batch is not train_set"),
         hg.Recorder(tmp_path, model, optimizer, loss, Plain()) as recorder,
     ):
         for indices, batch in hg.indexed(DataLoader(Plain(), 4, collate_fn=doubled)):

@@ -1,8 +1,8 @@
 """The gradients between the backward pass and the optimizer: what the optimizer gets must be what backward() gave.
 
 Hooks note the gradients when a backward pass ends. Whoever changes them afterwards (clipping, scaling, noise) is seen
-where the optimizer steps, at whatever step that first happens: torch counts changes in place, and a strided sample
-shows those that it does not count.
+where the optimizer steps, at whatever step that first happens: torch counts changes in place, and norms and a strided
+sample show those that it does not count.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +24,7 @@ class _Noted:
 
     gradients: list[Tensor | None]
     versions: list[int]
+    norms: Tensor
     sample: Tensor
 
 
@@ -84,12 +85,13 @@ class GradientWatch:
         if any(new is None for _, new in pairs):  # dropped by hand: the optimizer skips it, as the record says
             return
         same = all(old is new for old, new in pairs) and noted.versions == _versions(noted.gradients)
-        sample = _sample([new for _, new in pairs if new is not None])
-        if same and torch.equal(sample, noted.sample):
+        present = [new for _, new in pairs if new is not None]
+        sample = _sample(present)
+        if torch.equal(sample, noted.sample) and (same or torch.equal(_norms(present), noted.norms)):
             return
-        if torch.equal(sample, noted.sample) or not bool(noted.sample.isfinite().all()):
-            return  # written without a change, or diverged, which is named after the step
-        cause = cause_of_edited_gradients(noted.sample, sample)
+        if not bool(noted.norms.isfinite().all()):  # what diverged is named after the step
+            return
+        cause = cause_of_edited_gradients(noted.norms, noted.sample, _norms(present), sample)
         raise ReplayMismatch(
             f"The optimizer must get the gradients that backward() gave. At step {step} they changed between "
             f"backward() and optimizer.step() in {self._method}: {cause} Take that out of the step."
@@ -108,7 +110,7 @@ class GradientWatch:
             gradient = parameter.grad
             if gradient is not None and parameter is not first and gradient.layout is torch.strided:
                 before.append(gradient)
-        return bool(before) and bool(_sample(before).any())
+        return bool(before) and bool(_norms(before).any())
 
     def _backward_ended(self) -> None:
         self._ending = False
@@ -117,11 +119,15 @@ class GradientWatch:
         if not present or any(gradient.layout is not torch.strided for gradient in present):
             self._noted = None  # sparse gradients are refused by name
             return
-        self._noted = _Noted(gradients, _versions(gradients), _sample(present))
+        self._noted = _Noted(gradients, _versions(gradients), _norms(present), _sample(present))
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
     return [0 if gradient is None else gradient._version for gradient in gradients]
+
+
+def _norms(gradients: Sequence[Tensor]) -> Tensor:
+    return torch.stack([norm.to("cpu", torch.float64) for norm in torch._foreach_norm(list(gradients), 2)])
 
 
 def _sample(gradients: Sequence[Tensor]) -> Tensor:

@@ -17,7 +17,6 @@ from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.errors import StepError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_of_one
-from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
 from hydragrad.recording.observer import StepHandle
@@ -26,6 +25,7 @@ from hydragrad.recording.run_writer import RunWriter
 from hydragrad.recording.sampler_position import SamplerPosition, position_after, position_before, resumed_position
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import Verifier
+from hydragrad.replay.backend import backend
 from hydragrad.replay.data import (
     Collate,
     data_fingerprint,
@@ -133,7 +133,7 @@ class Recorder:
             reduction=reduction,
             state=lambda: state_number(state_of(model, [optimizer])),
         )
-        self._between = BetweenSteps(model, optimizer, "recorder.step()")
+        self._rest = self._block.watch.rest
         self._verifier = Verifier(model, loss, rule)
         self._outside = OutsideState(model, loss)
         self._interruption = Interruption()
@@ -145,7 +145,7 @@ class Recorder:
         self._last_record: StepRecord | None = None
         self._last_indices: Sequence[int] | Tensor = ()
         self._resumed_loader: Checkpoint | None = None  # until the loader is set to it
-        self._resumed_segment: Checkpoint | None = None  # until its first step is done
+        self._unfinished_segment: Checkpoint | None = None  # until the first step after it is done
 
     @in_clean_surroundings
     def __enter__(self) -> Self:
@@ -154,9 +154,10 @@ class Recorder:
         else:
             self._start_run()
         self._while_open.enter_context(threads(self._writer.manifest.machine["threads"]))
+        self._while_open.enter_context(backend(self._writer.manifest.machine.get("backend", {})))
         self._while_open.enter_context(self._interruption)
         self._block.open(self._writer.manifest.seed)
-        self._between.begin()
+        self._rest.begin()
         self._outside.begin()
         return self
 
@@ -194,8 +195,9 @@ class Recorder:
                 self._writer.close()
 
     def _require_untouched_at_the_end(self) -> None:
+        """Refuse a model that is not the run's end any more; the run itself is kept, up to its last step."""
         try:
-            self._between.require_untouched_at_the_end(self.next_step)
+            self._rest.require_untouched_at_the_end(self.next_step)
         except StepError:
             self._writer.finish("completed", self.next_step, self._outside.names)
             raise
@@ -217,7 +219,7 @@ class Recorder:
             NonFinite: The weights became NaN or infinite.
         """
         samples = self._block.samples(indices)
-        self._between.require_untouched(self.next_step)
+        self._rest.require_untouched(self.next_step)
         start = self._segment_start(indices)
         if self._last_record is None and getattr(indices, "leaves_one", False):
             require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
@@ -230,10 +232,11 @@ class Recorder:
             yield handle
         record = self._block.record(self.next_step, handle.loss)
         self._check(record, batch, start)
+        self._unfinished_segment = None
         self._writer.write_step(record)
         self._last_record = record
         self.next_step += 1
-        self._between.begin()
+        self._rest.begin()
         # The loop did not end with an interruption before this step.
         self._between_steps, self._interruption.noticed = True, False
         self._last_indices = indices
@@ -266,7 +269,7 @@ class Recorder:
         progress = read_progress(self.path, manifest)
         if progress.checkpoint is not None:
             self._state.restore(progress.checkpoint)
-            self._resumed_loader = self._resumed_segment = progress.checkpoint
+            self._resumed_loader = self._unfinished_segment = progress.checkpoint
         self._writer.resume(manifest, progress)
         self.next_step = progress.step
 
@@ -281,10 +284,10 @@ class Recorder:
     def _segment_start(self, indices: Sequence[int] | Tensor) -> Checkpoint | None:
         """The checkpoint before the next step, written if it is due; None inside a segment."""
         if not self._writer.checkpoint_due(self.next_step):
-            checkpoint, self._resumed_segment = self._resumed_segment, None
-            return checkpoint
+            return self._unfinished_segment
         checkpoint = self._state.checkpoint(self.next_step, position_before(indices))
         self._writer.write_checkpoint(checkpoint)
+        self._unfinished_segment = checkpoint
         return checkpoint
 
     @in_clean_surroundings

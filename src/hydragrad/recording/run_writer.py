@@ -115,6 +115,10 @@ class RunWriter:
         about = self.manifest.about | ({OUTSIDE_STATE: list(outside_state)} if outside_state else {})
         self._write_manifest(closed(dataclasses.replace(self.manifest, about=about), status, steps))
 
+    def note(self, **entries: Any) -> None:
+        """Write the manifest again with some entries changed."""
+        self._write_manifest(dataclasses.replace(self.manifest, **entries))
+
     def close(self) -> None:
         """Close the files."""
         self._files.close()

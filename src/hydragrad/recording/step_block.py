@@ -11,7 +11,6 @@ from hydragrad.derivatives import naming_label_dtype
 from hydragrad.errors import QueryError, StepError
 from hydragrad.randomness import BATCH, StepSeeds, step_seed, stream_seed
 from hydragrad.recording.sampler_position import Indices
-from hydragrad.recording.settings_watch import SettingsWatch
 from hydragrad.recording.watch import Watch
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.runs.log import MicroBatch, StepRecord
@@ -55,10 +54,8 @@ class StepBlock:
         self._owner, self._method = owner, f"{owner.lower()}.step()"
         self._length, self._reduction, self._state, self._shares_seed = length, reduction, state, shares_seed
         self.watch = Watch(model, optimizer, self._method)
-        self._settings = SettingsWatch(model, self._method)
-        self._open, self._seed = False, 0
+        self._open, self._seed, self._step = False, 0, 0
         self._micro_batches: tuple[MicroBatch, ...] = ()
-        self._number = 0
         self._while_inside, self._seeds = ExitStack(), StepSeeds()
 
     def open(self, seed: int, before_update: Callable[[], None] | None = None) -> None:
@@ -69,7 +66,6 @@ class StepBlock:
             before_update: Called before the optimizer steps.
         """
         self._open, self._seed = True, seed
-        self._settings.begin()
         self.watch.attach(before_update)
 
     def close(self) -> None:
@@ -113,10 +109,10 @@ class StepBlock:
             samples: The same, checked.
             batch: The batch itself, where the loop passes it.
         """
-        self._number = step
         batch_seed = indices.batch_seed if isinstance(indices, Indices) else None
         digest = indices.digest if isinstance(indices, Indices) else None
         shared = self._shared_seed()
+        self._step = step
         return MicroBatch(
             indices=samples,
             batch_seed=stream_seed(self._seed, step, BATCH) if batch_seed is None else batch_seed,
@@ -138,8 +134,9 @@ class StepBlock:
     def begin(self, micro_batch: MicroBatch) -> None:
         """Watch the loop from here on, with the global generators seeded."""
         self._micro_batches = (micro_batch,)
-        self.watch.begin(self._number)
-        if self._shared_seed() is None:
+        alone = self._shared_seed() is None
+        self.watch.begin(self._step, checks=alone)
+        if alone:
             self._while_inside.enter_context(self._seeds.seeded(micro_batch.seed))
 
     def leave(self) -> None:
@@ -156,11 +153,11 @@ class StepBlock:
             loss: The step's loss, where the loop reported it.
 
         Raises:
-            StepError: Not exactly one optimizer step, or a setting of a module or a switch of torch changed.
+            StepError: Not exactly one optimizer step, or something else that moved the model.
         """
         self.watch.require_one_step()
-        self._settings.require_untouched(step)
         structure = self.watch.structure()
+        self.watch.end_block()
         return StepRecord(step, self._micro_batches, self.watch.options, structure, self._state(), loss)
 
     def _shared_seed(self) -> int | None:

@@ -32,7 +32,7 @@ class StridedViews:
 
     def __call__(self, tensors: Sequence[Tensor]) -> Tensor:
         """The samples of some tensors of one type, side by side; a new tensor."""
-        return torch.cat([self._view(tensor).to(tensors[0]) for tensor in tensors])
+        return torch.cat([self._view(tensor) for tensor in tensors])
 
     def _view(self, tensor: Tensor) -> Tensor:
         known = self._views.get(id(tensor))

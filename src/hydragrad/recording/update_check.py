@@ -17,7 +17,7 @@ from hydragrad.recording.strided import StridedViews, strided
 from hydragrad.steps import Move, StepRule, read_group
 
 TOLERANCE = 1e-3
-"""Of the update, by which torch's step and the rule's may differ: more than rounding, less than any clipping."""
+"""Of the update, by which torch's step and the rule's may differ: far more than rounding, far less than clipping."""
 ROUNDINGS = 64
 """Of the weights, by which they may differ."""
 KNOWN_OPTIONS = 16

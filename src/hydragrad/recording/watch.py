@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hydragrad.errors import StepError, Unsupported
+from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.gradient_watch import GradientWatch
 from hydragrad.recording.update_check import UpdateCheck
 from hydragrad.runs.log import Options, Structure, require_frozen_skipped
@@ -28,6 +29,7 @@ class Watch:
         inside: Whether a step block is open.
         parameters: The model's parameters by name.
         options: What was in force when the optimizer stepped, by parameter group.
+        rest: Whether something else than the optimizer moved model or optimizer.
 
     Raises:
         Unsupported: The optimizer's step has no rule, or it has parameters that are not the model's.
@@ -45,14 +47,20 @@ class Watch:
         self._idle: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._before_update: Callable[[], None] | None = None
-        self.inside, self._steps, self._number = False, 0, 0
-        self._gradients = GradientWatch(self.parameters, self._trained, block)
-        self._update = UpdateCheck(self.rule, optimizer, block)
+        self.inside, self._steps = False, 0
+        self._step, self._checks = 0, True
         self.groups()
+        self.rest = BetweenSteps(model, optimizer, block)
+        self._gradients = GradientWatch(self.parameters, self.trained, block)
+        self._update = UpdateCheck(self.rule, optimizer, block)
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Parameter names, by parameter group."""
         return tuple(tuple(self._name(p) for p in group["params"]) for group in self._optimizer.param_groups)
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that the optimizer has now."""
+        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
     def attach(self, before_update: Callable[[], None] | None = None) -> None:
         """Hook model and optimizer; `before_update` is called before the optimizer steps."""
@@ -65,10 +73,18 @@ class Watch:
             handle.remove()
         self._gradients.detach()
 
-    def begin(self, number: int) -> None:
-        """The block of this step was entered."""
-        self.inside, self._steps, self._number = True, 0, number
-        self._gradients.begin()
+    def begin(self, step: int, *, checks: bool = True) -> None:
+        """A step block was entered.
+
+        Args:
+            step: Counted from 0, for messages.
+            checks: Hold gradients, weights and the optimizer's update to what they must be. False where another
+                observer of the same loop does.
+        """
+        self.inside, self._steps = True, 0
+        self._step, self._checks = step, checks
+        if checks:
+            self._gradients.begin()
 
     def end(self) -> None:
         """The step block was left, whether it ended or failed."""
@@ -86,6 +102,15 @@ class Watch:
                 f"A {self._block} block must hold exactly one optimizer.step(); this one held {self._steps}. Put every "
                 f"optimizer.step() into a block of its own; gradient accumulation can't be recorded."
             )
+
+    def end_block(self) -> None:
+        """Look at what the block left.
+
+        Raises:
+            StepError: Something changed after the optimizer's step.
+        """
+        if self._checks:
+            self.rest.end_block(self._step)
 
     def structure(self) -> Structure:
         """What rarely changes from step to step; the same object as before while nothing does.
@@ -115,10 +140,6 @@ class Watch:
 
         A closure makes the gradients inside of `step`: what is called before the update then follows the closure, and
         the arguments are returned with such a closure in place of the loop's.
-
-        Raises:
-            StepError: Outside of a block.
-            ReplayMismatch: The gradients are not those of the block's backward pass.
         """
         if not self.inside:
             raise StepError(
@@ -129,28 +150,20 @@ class Watch:
         self.options = tuple(read_group(self.rule, group) for group in self._optimizer.param_groups)
         optimizer, closure = args[0], args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._at_update()
+            self._about_to_update()
             return None
-        return (optimizer, _followed_by(closure, self._at_update)), {}
+        return (optimizer, _followed_by(closure, self._about_to_update)), {}
 
-    def _at_update(self) -> None:
-        """The gradients are there, and the weights have not moved yet."""
-        self._gradients.require_untouched(self._number)
-        self._update.before()
+    def _about_to_update(self) -> None:
+        if self._checks and self._steps == 1:
+            self._gradients.require_untouched(self._step)
+            self.rest.before_update(self._step)
+            self._update.before()
         if self._before_update is not None:
             self._before_update()
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
-
     def optimizer_stepped(self) -> None:
-        """Note which parameters had no gradient; called after the optimizer stepped.
-
-        Raises:
-            ReplayMismatch: The step was not the one of the optimizer's rule.
-            Unsupported: Sparse gradients.
-        """
-        self._update.after(self._number)
+        """Note which parameters had no gradient; called after the optimizer stepped."""
         idle = []
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:
@@ -162,6 +175,9 @@ class Watch:
                         f"steps of their own. Build the layer without sparse=True."
                     )
         self._idle = tuple(idle)
+        if self._checks and self._steps == 1:
+            self._update.after(self._step)
+            self.rest.after_update(self._step)
 
     def _name(self, parameter: Tensor) -> str:
         if id(parameter) not in self._names:

@@ -95,18 +95,20 @@ def cause_of_other_gradient(g: Tensor, e: Tensor, size: int) -> str:
     )
 
 
-def cause_of_edited_gradients(before: Tensor, after: Tensor) -> str:
-    """What changed gradients after backward(), from a sample of their coordinates."""
-    if len(before) != len(after):
+def cause_of_edited_gradients(norms_before: Tensor, before: Tensor, norms_after: Tensor, after: Tensor) -> str:
+    """What changed gradients after backward(), from their norms (one a parameter) and a sample of their coordinates."""
+    if len(norms_before) != len(norms_after) or len(before) != len(after):
         return "other parameters have gradients."
+    old, new = float(norms_before.norm()), float(norms_after.norm())
     ratio = _ratio_of_parallel(after, before)
-    if ratio is not None:
-        scaled = f"they were scaled by {_number(ratio)}"
-        return f"{scaled}: clipping." if 0 < ratio < 1 else f"{scaled}."
+    if ratio is not None and _all_scaled_by(ratio, norms_after, norms_before):
+        if 0 < ratio < 1:
+            return f"all were scaled by {_number(ratio)}, their norm from {_number(old)} to {_number(new)}: clipping."
+        return f"all were scaled by {_number(ratio)}."
     limit = float(after.abs().max())
     if limit > 0 and torch.equal(after, before.clamp(-limit, limit)):
         return f"they were limited to values within {_number(limit)}: clipping by value."
-    if bool((after.abs() <= before.abs() * (1 + ROUNDING)).all()):
+    if norms_after.max() > 0 and bool((norms_after <= norms_before * (1 + ROUNDING)).all()):
         return "some were scaled down or set to 0 and others not: clipping of single parameters, or masking."
     return "noise was added, or they were edited in another way."
 
@@ -189,6 +191,10 @@ def _ratio_of_parallel(x: Tensor, y: Tensor) -> float | None:
         return None
     ratio = float(x @ y / scale)
     return ratio if float((x - ratio * y).norm()) <= PARALLEL * float(x.norm()) else None
+
+
+def _all_scaled_by(ratio: float, after: Tensor, before: Tensor) -> bool:
+    return torch.allclose(after, abs(ratio) * before, rtol=1e-3)
 
 
 def _flat(tensor: Tensor) -> Tensor:

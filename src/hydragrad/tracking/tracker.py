@@ -24,7 +24,6 @@ from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
 from hydragrad.recording.batch_of_one import naming_batch_of_one
-from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
@@ -200,7 +199,6 @@ class Tracker:
         if schedule is not None:  # refused here rather than at the first step
             self._tracked.recurrence(states=0)
         self._rows = OnlineRows(self._tracked)
-        self._between: BetweenSteps | None = None  # until a step was made
         self.next_step = 0
         self._open = self._found_place = False
         self._known: list[StepRecord] = []
@@ -243,8 +241,8 @@ class Tracker:
         if kind is None and self._last_batch is not None:
             last = self._last_batch
             self._outside.require_none(lambda: [last()])
-            if self._between is not None:
-                self._between.require_untouched_at_the_end(self.next_step)
+        if kind is None:
+            self._block.watch.rest.require_untouched_at_the_end(self.next_step)
         # An interrupted store on disk stays as it is, to be gone on with.
         growing = self._rows.growing
         whole = growing is not None and self.next_step == growing.table.steps and self._schedule_done
@@ -316,14 +314,15 @@ class Tracker:
             NonFinite: The weights became NaN or infinite.
         """
         samples = self._block.samples(indices)
-        if self._between is not None:
-            self._between.require_untouched(self.next_step)
+        alone = step_seed() is None  # else the loop is checked already
+        if alone:
+            self._block.watch.rest.require_untouched(self.next_step)
         self._find_place(samples)
         part = self._block.micro_batch(self.next_step, indices, samples)
         own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
         step_batch = self._step_batch(part, own.data)
         with naming_batch_of_one(len(samples)):
-            start = self._before(step_batch, part, alone=step_seed() is None)
+            start = self._before(step_batch, part, alone=alone)
             with self._block.watched(part):
                 yield StepHandle()
         self._batches.evaluated(own)
@@ -332,8 +331,8 @@ class Tracker:
         self._after(record, step_batch, start)
         self._last = record
         self.next_step += 1
-        self._between = self._between or BetweenSteps(self._model, self._optimizer, "tracker.step()")
-        self._between.begin()
+        if alone:
+            self._block.watch.rest.begin()
 
     @in_clean_surroundings
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
