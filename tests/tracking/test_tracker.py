@@ -297,7 +297,7 @@ def test_weights_and_optimizer_state_that_change_between_steps_are_refused(optio
         model, train_set = case.build(), case.train_set
         optimizer = case.options.optimizer(model)
         with (
-            pytest.raises(StepError, match="must end as its last step left it. After step 0"),
+            pytest.raises(StepError, match=r"must end as its last step left it. After step 0"),
             hg.Tracker(model, optimizer, case.loss, train_set) as tracker,
         ):
             with tracker.step([0, 1]):

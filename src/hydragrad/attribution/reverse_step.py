@@ -145,7 +145,10 @@ class ReverseStep:
             self._way, self._products = next(self._ways), None
             self._kinds = KindWatch(HELD_SHARE)
         except StopIteration:
-            remedy = "Use curvature='none'." if curvature != "none" else "Write model and loss without it."
+            rows = (
+                ", or the exact rows of hg.hypergradients(run, curvature='hessian')" if curvature == "hessian" else ""
+            )
+            remedy = f"Use curvature='none'{rows}." if curvature != "none" else "Write model and loss without it."
             raise Unsupported(
                 f"No way to the derivatives that curvature={curvature!r} needs agrees with the gradient that trained: "
                 f"{reason}. {'Leave labels=True out.' if self._plan.classes else remedy}"

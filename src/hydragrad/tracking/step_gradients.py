@@ -194,7 +194,7 @@ class StepGradients:
         all_weights = weights.new_zeros(len(step.part))
         all_weights[list(step.positions)] = step.part.weighted(weights, step.positions)
         where = (self._copy(), self._layout, parameters, buffers, batch)
-        gradient = weighted_gradient(*where, all_weights, frozen=self._frozen_parameters())
+        gradient, _ = weighted_gradient(*where, all_weights, frozen=self._frozen_parameters())
         if self._projector is not None:
             gradient = self._projector.flat(gradient[None])[0]
         return _Probe(parameters, buffers, weights, gradient)

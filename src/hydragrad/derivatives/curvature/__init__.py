@@ -2,7 +2,7 @@
 
 products          exact and Gauss-Newton products with the directional derivatives of one evaluation
 many_products     the same products of many cotangents in one pass
-reverse_products  the same products by reverse mode alone, of whatever gradient trained
+reverse_products  the same products by reverse mode alone
 held_products     products held to how the gradient changes
 zero              the same directional derivatives with no curvature
 tangents          exact tangents of the batch gradient along many samples

@@ -124,13 +124,9 @@ class HeldProducts:
         buffers = point.buffers | _moved(self._statistics, point.buffers, r_dot)
         like = next(iter(parameters.values()))
         weights = like.new_ones(point.batch.size) if point.loss_weights is None else point.loss_weights
-        gradient = weighted_gradient(self._problem, self._weights, parameters, buffers, point.batch, weights)
-        total = g_bar @ gradient / point.divisor
-        if self._statistics.size:
-            with torch.no_grad():
-                _, after = self._problem.at(parameters, buffers, point.batch)
-            total = total + r_bar @ self._statistics.flatten({n: after[n] for n in self._statistics.names}, r_bar)
-        return float(total)
+        gradient, after = weighted_gradient(self._problem, self._weights, parameters, buffers, point.batch, weights)
+        moved = self._statistics.flatten({name: after[name] for name in self._statistics.names}, r_bar)
+        return float(g_bar @ gradient / point.divisor + r_bar @ moved)
 
     def _asymmetry(self, point: Point, g_bar: Tensor, seed: int) -> float:
         other = _random(self._weights, point.parameters, g_bar, seed) * self._moved
@@ -183,7 +179,7 @@ def _tangent_gap(
 ) -> float:
     like = next(iter(point.parameters.values()))
     alpha = like.new_ones(point.batch.size) if point.loss_weights is None else point.loss_weights
-    gradient = weighted_gradient(problem, weights, point.parameters, point.buffers, point.batch, alpha)
+    gradient, _ = weighted_gradient(problem, weights, point.parameters, point.buffers, point.batch, alpha)
     # Along entries that move with the samples: those without a gradient at this batch may be padding.
     w_dot, other = (_random(weights, point.parameters, like, seed + n) * (gradient != 0) for n in (0, 2))
     r_dot = _random(statistics, point.buffers, like, seed + 1)
@@ -228,10 +224,9 @@ def _gradient_and_statistics(
     """Both after moving the state, as one vector."""
     parameters = point.parameters | _moved(weights, point.parameters, w_dot)
     buffers = point.buffers | _moved(statistics, point.buffers, r_dot)
-    gradient = weighted_gradient(problem, weights, parameters, buffers, point.batch, alpha) / point.divisor
-    with torch.no_grad():
-        _, after = problem.at(parameters, buffers, point.batch)
-    return torch.cat([gradient, statistics.flatten({name: after[name] for name in statistics.names}, gradient)])
+    gradient, after = weighted_gradient(problem, weights, parameters, buffers, point.batch, alpha)
+    moved = statistics.flatten({name: after[name] for name in statistics.names}, gradient)
+    return torch.cat([gradient / point.divisor, moved])
 
 
 def _relative(one: Tensor, two: Tensor) -> float:

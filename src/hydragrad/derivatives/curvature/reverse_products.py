@@ -1,9 +1,9 @@
 """One reverse step's products by reverse mode alone: the gradient, differentiated once more.
 
-The gradient field G(w) = sum_i c_i g_i that trained may be that of no function: a hook, a custom backward pass or a
-reversed gradient changes it. What a sweep needs is the transpose of its derivative, and that is what a backward pass
-through the backward pass gives: d<G, g_bar>/dw. Its derivatives by the coefficients c_i are the <g_i, g_bar> of all
-samples. Operations without forward-mode rules are covered too, as long as their backward pass is differentiable.
+Forward over reverse needs a forward-mode rule of every operation and of its backward pass. Here a backward pass goes
+through the backward pass instead: d<G, g_bar>/dw for G = sum_i c_i g_i, whose derivatives by the coefficients c_i are
+the <g_i, g_bar> of all samples. Both are the same wherever G is the gradient of a function. Where a hook or a custom
+backward pass changes G, the second pass is changed, too, and the product is another one: `held_products` shows that.
 
 Source: Pearlmutter 1994, in the form of two reverse passes.
 """

@@ -47,8 +47,8 @@ def require_symmetric(problem: LossModule, layout: Layout, parameters: Named, bu
     direction = torch.randn(layout.size, generator=generator, dtype=like.dtype).to(like.device)
     where = (problem, layout, parameters, buffers, batch, direction)
     try:
-        trained = one_direction(*where).losses_dot
-        true = one_direction(*where, evaluating=through_stops).losses_dot
+        trained = one_direction(*where).losses_dot.detach()
+        true = one_direction(*where, evaluating=through_stops).losses_dot.detach()
     except (RuntimeError, NotImplementedError):
         return  # Something that only runs without gradients has no forward-mode rule: this test cannot be made.
     if float((true - trained).norm()) > STOPPED_ABOVE * float(true.norm()):

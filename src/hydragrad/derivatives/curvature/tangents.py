@@ -120,8 +120,8 @@ class ExactTangents:
         if gap > LARGEST_GAP:
             raise Unsupported(
                 f"The derivative of the gradient differs from how the gradient that trains really changes by {gap:.1e} "
-                f"of its size: something changes gradients on their way (a hook, a custom autograd.Function). Use "
-                f"curvature='none', or hg.attribute(run, query, curvature='hessian'), which has a way round."
+                f"of its size: torch's forward mode has another rule than the backward pass for something in the model "
+                f"(a custom autograd.Function). Use curvature='none', or hg.attribute(run, query, curvature='hessian')."
             )
 
     def _kind(self, point: Point) -> Kind:

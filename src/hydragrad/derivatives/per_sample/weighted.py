@@ -19,8 +19,8 @@ def weighted_gradient(
     weights: Tensor,
     *,
     frozen: Collection[str] = (),
-) -> Tensor:
-    """Differentiate a weighted sum of a batch's losses, (layout.size,).
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Differentiate a weighted sum of a batch's losses: (layout.size,), and the buffers after the forward pass.
 
     Args:
         problem: The private copy of model and loss.
@@ -35,6 +35,7 @@ def weighted_gradient(
     """
     with torch.enable_grad(), differentiable_kernels():
         leaves = {name: parameters[name].detach().requires_grad_() for name in layout.names if name not in frozen}
-        losses, _ = problem.at(parameters | leaves, buffers, batch)
+        losses, after = problem.at(parameters | leaves, buffers, batch)
         gradients = torch.autograd.grad(losses, list(leaves.values()), weights.to(losses), allow_unused=True)
-    return layout.flatten(dict(zip(leaves, gradients, strict=True)), weights)
+    buffers = {name: value.detach() for name, value in after.items()}
+    return layout.flatten(dict(zip(leaves, gradients, strict=True)), weights), buffers
