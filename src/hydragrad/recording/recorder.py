@@ -216,7 +216,7 @@ class Recorder:
             self._writer.note(settings=without(self._writer.manifest.settings, self._rest.settings.moved))
         self._writer.write_step(record)
         self.next_step += 1
-        self._rest.begin()
+        self._rest.go_on()
         # The loop did not end with an interruption before this step.
         self._between_steps, self._interruption.noticed = True, False
         self._last_indices = indices

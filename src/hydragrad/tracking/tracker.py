@@ -304,7 +304,7 @@ class Tracker:
         self._last = record
         self.next_step += 1
         if alone:
-            self._block.watch.rest.begin()
+            self._block.watch.rest.go_on()
 
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
         constants = {}
