@@ -77,11 +77,11 @@ def one_parameter_scaled(model: nn.Module, _: Optimizer) -> None:
 
 
 GRADIENTS: dict[str, tuple[Edit, str]] = {
-    "clip": (clip, r"step 6 .* scaled by 0\.\d+, their norm from .* to 0.01: clipping"),
+    "clip": (clip, r"step 6 .* scaled by 0\.\d+: clipping by norm"),
     "data": (clip_through_data, r"step 6 .* scaled by 0.5.*clipping"),
     "values": (clip_values, r"limited to values within 0.001: clipping by value"),
     "noise": (noise, r"noise was added, or they were edited"),
-    "one": (one_parameter_scaled, r"some were scaled down or set to 0 and others not"),
+    "one": (one_parameter_scaled, r"single parameters were scaled or set to 0"),
 }
 
 
@@ -151,12 +151,17 @@ def other_momentum(model: nn.Module, _: Optimizer) -> None:
 
 MOVED: dict[str, tuple[str, Edit, str]] = {
     "clamped in the block": ("after", clamp, r"At step 6 0.weight did: weights limited"),
-    "clamped through data": ("after", clamp_through_data, r"At step 6 a parameter \(through .data\) did"),
-    "moved before the step": ("before", scale_last_through_data, r"changed inside .* before the optimizer made step 6"),
+    "clamped through data": ("after", clamp_through_data, r"Through .data they changed outside .* before step 7"),
+    "clamped before the step": ("before", clamp, r"0.weight changed inside .* before the optimizer made step 6"),
+    "moved before the step": (
+        "before",
+        scale_last_through_data,
+        r"Through .data they changed .* before step 6, or in it before the optimizer stepped",
+    ),
     "forward after the step": ("after", lambda m, _: m(samples().tensors[0]), r"At step 6 a buffer did"),
     "cleared in the block": ("after", clear, r"At step 6 the optimizer's state did"),
     "statistics reset": ("between", reset_statistics, r"changed outside .* before step 7"),
-    "last layer": ("between", scale_last_through_data, r"changed outside .* before step 7"),
+    "last layer": ("between", scale_last_through_data, r"Through .data they changed outside .* before step 7"),
     "setting between": ("between", other_momentum, r"at step 7 momentum of 1 was 0.1 and is 0.4"),
     "setting inside": ("before", other_momentum, r"at step 6 momentum of 1 was 0.1 and is 0.4"),
 }

@@ -297,16 +297,15 @@ def test_weights_and_optimizer_state_that_change_between_steps_are_refused(optio
         model, train_set = case.build(), case.train_set
         optimizer = case.options.optimizer(model)
         with (
-            pytest.raises(StepError, match=r"must end as its last step left it. After step 0"),
+            pytest.raises(StepError, match=r"outside tracker.step\(\)"),
             hg.Tracker(model, optimizer, case.loss, train_set) as tracker,
         ):
-            with tracker.step([0, 1]):
-                optimizer.zero_grad()
-                case.loss(model, collate(train_set, [0, 1])).mean().backward()
-                optimizer.step()
-            change(model, optimizer)
-            with pytest.raises(StepError, match=r"outside tracker.step\(\)"), tracker.step([0, 1]):
-                pass
+            for _ in range(2):
+                with tracker.step([0, 1]):
+                    optimizer.zero_grad()
+                    case.loss(model, collate(train_set, [0, 1])).mean().backward()
+                    optimizer.step()
+                change(model, optimizer)
 
 
 def test_a_state_that_appears_later_is_refused_where_every_step_moves_every_row():

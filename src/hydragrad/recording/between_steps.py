@@ -1,8 +1,8 @@
 """Only the optimizer may move weights and its own state: whatever else does is unknown to every derivative.
 
 A model is compared with itself at four moments: when a step block begins, when the optimizer is about to step, when it
-has stepped, and when the block ends. Torch counts changes in place, which shows every one of them; a strided sample and
-norms show those that go through `.data`, which torch does not count.
+has stepped, and when the block ends. Torch counts changes in place, which shows every one of them; a strided sample,
+from one step of the optimizer to the next, shows those that go through `.data`, which torch does not count.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,16 +14,15 @@ from torch.optim import Optimizer
 
 from hydragrad.errors import StepError
 from hydragrad.recording.settings_watch import SettingsWatch
-from hydragrad.recording.strided import StridedViews
+from hydragrad.recording.strided import StridedViews, strided
 
 
-class _Present(NamedTuple):
-    """What model and optimizer look like at a moment."""
+class _Versions(NamedTuple):
+    """How often everything was changed in place, at a moment."""
 
     parameters: list[int]
-    buffers: int
+    buffers: list[int]
     states: list[tuple[Tensor, int]]
-    sample: list[Tensor]
 
 
 class BetweenSteps:
@@ -44,38 +43,42 @@ class BetweenSteps:
         self._alike = _by_type(self._parameters.values())
         self._buffer_holders = [module._buffers for module in model.modules() if module._buffers]
         self._views = StridedViews()
-        self._last: _Present | None = None
-        self._norms: list[Tensor] = []
+        self._last: _Versions | None = None
+        self._weights: list[Tensor] = []
+        self._statistics: list[Tensor] = []
         self.settings = SettingsWatch(model, method)
 
     def begin(self) -> None:
         """Take the present state as right."""
-        self._last, self._norms = self._present(), self._all_norms()
+        self._last, self._weights, self._statistics = self._versions(), self._sample(), self._sample_of_buffers()
         self.settings.begin()
 
     def require_untouched(self, step: int) -> None:
-        """Refuse a change since `begin`.
+        """Refuse a change since the last block, as far as torch counts it; `before_update` finds the rest.
 
         Raises:
             StepError: Weights, buffers, settings or, after the first step, the optimizer's state changed before `step`.
         """
         if self._last is None:
             return
-        if step > 0 and not _same(self._last.states, self._state_versions()):
+        now = self._versions()
+        if step > 0 and not _same(self._last.states, now.states):
             raise StepError(
                 f"Only optimizer.step() may change the optimizer's state, inside {self._method}. It changed outside "
                 f"{self._method} before step {step}: cleared, loaded or edited. Load it before the first step, or "
                 f"start another run where it changes."
             )
-        now = self._present()
         same = now.parameters == self._last.parameters and now.buffers == self._last.buffers
-        if not (same and _equal(now.sample, self._last.sample) and _equal(self._all_norms(), self._norms)):
-            raise StepError(
-                f"Only the optimizer may change the model, inside {self._method}. Its weights or buffers changed "
-                f"outside {self._method} before step {step}: set by hand, or by a forward pass in train mode, "
-                f"which updates running statistics. Evaluate in model.eval(), and leave the weights to the optimizer."
-            )
+        if not (same and _equal(self._sample_of_buffers(), self._statistics)):
+            raise self._moved_outside(step)
         self.settings.require_untouched(step)
+
+    def _moved_outside(self, step: int) -> StepError:
+        return StepError(
+            f"Only the optimizer may change the model, inside {self._method}. Its weights or buffers changed "
+            f"outside {self._method} before step {step}: set by hand, or by a forward pass in train mode, "
+            f"which updates running statistics. Evaluate in model.eval(), and leave the weights to the optimizer."
+        )
 
     def require_untouched_at_the_end(self, steps: int) -> None:
         """Refuse a change between the last step and the end of the with statement.
@@ -87,6 +90,8 @@ class BetweenSteps:
             return
         try:
             self.require_untouched(steps)
+            if not _equal(self._sample(), self._weights):
+                raise self._moved_outside(steps)
         except StepError as error:
             raise StepError(
                 f"The model must end as its last step left it. After step {steps - 1} it changed before the with "
@@ -96,22 +101,28 @@ class BetweenSteps:
             ) from error
 
     def before_update(self, step: int) -> None:
-        """Refuse weights that moved in the block before the optimizer stepped.
+        """Refuse weights that moved since the optimizer's last step.
 
         Raises:
             StepError: Names one.
         """
         if self._last is None:
             return
-        before, now = self._last, self._present()
-        name = self._moved(before, now)
+        before, now = self._last.parameters, self._parameter_versions()
+        name = self._first_changed(before, now)
         if name is not None:
             raise StepError(
                 f"Only the optimizer may change the model's weights. {name} changed inside {self._method} before the "
                 f"optimizer made step {step}: set by hand, or moved by the forward pass itself. Leave the weights to "
                 f"the optimizer."
             )
-        self._last = now
+        if not _equal(self._sample(), self._weights):
+            raise StepError(
+                f"Only the optimizer may change the model's weights. Through .data they changed outside "
+                f"{self._method} before step {step}, or in it before the optimizer stepped: set by hand, or moved by "
+                f"the forward pass itself. Leave the weights to the optimizer."
+            )
+        self._last = self._last._replace(parameters=now)
 
     def after_update(self, step: int) -> None:
         """Note what the optimizer made; refuse parameters that moved and are not its own.
@@ -121,17 +132,16 @@ class BetweenSteps:
         """
         if self._last is None:
             return
-        before, now = self._last, self._present()
+        before, now = self._last.parameters, self._versions()
         own = {id(parameter) for group in self._optimizer.param_groups for parameter in group["params"]}
-        for (name, parameter), old, new in zip(
-            self._parameters.items(), before.parameters, now.parameters, strict=True
-        ):
-            if old != new and id(parameter) not in own:
-                raise StepError(
-                    f"Only the recorded optimizer may change the model. {name}, which it does not have, moved while "
-                    f"it made step {step}: another optimizer steps inside of it."
-                )
-        self._last = now
+        if len(own) < len(self._parameters):
+            for (name, parameter), old, new in zip(self._parameters.items(), before, now.parameters, strict=True):
+                if old != new and id(parameter) not in own:
+                    raise StepError(
+                        f"Only the recorded optimizer may change the model. {name}, which it does not have, moved "
+                        f"while it made step {step}: another optimizer steps inside of it."
+                    )
+        self._last, self._weights = now, self._sample()
 
     def end_block(self, step: int) -> None:
         """Refuse what changed in the block after the optimizer stepped.
@@ -140,8 +150,8 @@ class BetweenSteps:
             StepError: Names what changed.
         """
         if self._last is not None:
-            before, now = self._last, self._present()
-            name = self._moved(before, now)
+            before, now = self._last, self._versions()
+            name = self._first_changed(before.parameters, now.parameters)
             if name is None and not _same(before.states, now.states):
                 name = "the optimizer's state"
             if name is None and before.buffers != now.buffers:
@@ -154,49 +164,57 @@ class BetweenSteps:
                 )
         self.settings.require_untouched(step)
 
-    def _moved(self, before: _Present, now: _Present) -> str | None:
-        """A parameter that changed from one moment to another."""
-        for name, old, new in zip(self._parameters, before.parameters, now.parameters, strict=True):
-            if old != new:
-                return name
-        return None if _equal(before.sample, now.sample) else "a parameter (through .data)"
+    def go_on(self) -> None:
+        """A block ended as it must: what its optimizer made is right."""
+        if self._last is None:
+            self.begin()
+            return
+        self._statistics = self._sample_of_buffers()
+        self.settings.begin()
 
-    def _present(self) -> _Present:
-        versions = [parameter._version for parameter in self._parameters.values()]
-        sample = [self._views(parameters) for parameters in self._alike]
-        return _Present(versions, self._buffer_versions(), self._state_versions(), sample)
+    def _first_changed(self, before: list[int], now: list[int]) -> str | None:
+        """A parameter that was changed in place from one moment to another."""
+        if before == now:
+            return None
+        return next(name for name, old, new in zip(self._parameters, before, now, strict=True) if old != new)
+
+    def _versions(self) -> _Versions:
+        buffers = [buffer._version for buffer in self._buffers()]
+        return _Versions(self._parameter_versions(), buffers, self._state_versions())
+
+    def _parameter_versions(self) -> list[int]:
+        return [parameter._version for parameter in self._parameters.values()]
+
+    def _sample(self) -> list[Tensor]:
+        return [self._views(parameters) for parameters in self._alike]
+
+    def _sample_of_buffers(self) -> list[Tensor]:
+        """Floating buffers, which are few and small where there are any."""
+        floating = [b for b in self._buffers() if b.is_floating_point() and b.layout is torch.strided and b.numel()]
+        return [torch.cat([strided(buffer) for buffer in alike]) for alike in _by_type(floating)]
 
     def _state_versions(self) -> list[tuple[Tensor, int]]:
         entries: list[dict[str, Any]] = list(self._optimizer.state.values())
         values = [value for entry in entries for value in entry.values() if isinstance(value, Tensor)]
         return [(value, value._version) for value in values]
 
-    def _buffer_versions(self) -> int:
-        return sum(buffer._version for buffer in self._buffers())
-
-    def _all_norms(self) -> list[Tensor]:
-        """Norms of parameters and floating buffers."""
-        buffers = [b for b in self._buffers() if b.is_floating_point() and b.layout is torch.strided]
-        return list(torch._foreach_norm([value.detach() for value in (*self._parameters.values(), *buffers)], 2))
-
     def _buffers(self) -> list[Tensor]:
         return [buffer for holder in self._buffer_holders for buffer in holder.values() if buffer is not None]
 
 
-def _by_type(parameters: Iterable[nn.Parameter]) -> list[list[nn.Parameter]]:
-    alike: dict[Any, list[nn.Parameter]] = {}
-    for parameter in parameters:
-        alike.setdefault((parameter.dtype, parameter.device), []).append(parameter)
+def _by_type(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    alike: dict[Any, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault((tensor.dtype, tensor.device), []).append(tensor)
     return list(alike.values())
 
 
 def _equal(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
     """Whether two lists of tensors hold the same numbers; NaN equals itself."""
-    if len(first) != len(second):
-        return False
-    x, y = (
-        torch.cat([value.reshape(-1) for value in values]) if values else torch.empty(0) for values in (first, second)
-    )
+    return len(first) == len(second) and all(map(_equal_tensors, first, second))
+
+
+def _equal_tensors(x: Tensor, y: Tensor) -> bool:
     return torch.equal(x, y) or (x.shape == y.shape and torch.equal(x.nan_to_num(), y.nan_to_num()))
 
 

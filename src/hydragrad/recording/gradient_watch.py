@@ -7,7 +7,6 @@ sample show those that it does not count.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +23,7 @@ class _Noted:
 
     gradients: list[Tensor | None]
     versions: list[int]
-    norms: Tensor
+    norms: list[Tensor] | None
     sample: Tensor
 
 
@@ -47,6 +46,7 @@ class GradientWatch:
         self._trained: Sequence[nn.Parameter] = ()
         self._inside = self._ending = self._stale = False
         self._noted: _Noted | None = None
+        self._edits = False  # whether the loop edits gradients in place, as clipping does that does not act
 
     def begin(self) -> None:
         """A step block was entered."""
@@ -87,11 +87,12 @@ class GradientWatch:
         same = all(old is new for old, new in pairs) and noted.versions == _versions(noted.gradients)
         present = [new for _, new in pairs if new is not None]
         sample = _sample(present)
-        if torch.equal(sample, noted.sample) and (same or torch.equal(_norms(present), noted.norms)):
+        self._edits |= not same
+        if torch.equal(sample, noted.sample) and (same or _same_norms(noted.norms, present)):
             return
-        if not bool(noted.norms.isfinite().all()):  # what diverged is named after the step
+        if not bool(noted.sample.isfinite().all()):  # what diverged is named after the step
             return
-        cause = cause_of_edited_gradients(noted.norms, noted.sample, _norms(present), sample)
+        cause = cause_of_edited_gradients(noted.sample, sample, [len(strided(gradient)) for gradient in present])
         raise ReplayMismatch(
             f"The optimizer must get the gradients that backward() gave. At step {step} they changed between "
             f"backward() and optimizer.step() in {self._method}: {cause} Take that out of the step."
@@ -110,7 +111,7 @@ class GradientWatch:
             gradient = parameter.grad
             if gradient is not None and parameter is not first and gradient.layout is torch.strided:
                 before.append(gradient)
-        return bool(before) and bool(_norms(before).any())
+        return bool(before) and bool(_stacked(_norms(before)).any())
 
     def _backward_ended(self) -> None:
         self._ending = False
@@ -119,21 +120,30 @@ class GradientWatch:
         if not present or any(gradient.layout is not torch.strided for gradient in present):
             self._noted = None  # sparse gradients are refused by name
             return
-        self._noted = _Noted(gradients, _versions(gradients), _norms(present), _sample(present))
+        self._noted = _Noted(
+            gradients, _versions(gradients), _norms(present) if self._edits else None, _sample(present)
+        )
 
 
 def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
     return [0 if gradient is None else gradient._version for gradient in gradients]
 
 
-def _norms(gradients: Sequence[Tensor]) -> Tensor:
-    return torch.stack([norm.to("cpu", torch.float64) for norm in torch._foreach_norm(list(gradients), 2)])
+def _same_norms(noted: list[Tensor] | None, present: Sequence[Tensor]) -> bool:
+    """Whether norms are as they were; where edits in place are new, none were taken, and the sample has to do."""
+    return noted is None or torch.equal(_stacked(_norms(present)), _stacked(noted))
+
+
+def _norms(gradients: Sequence[Tensor]) -> list[Tensor]:
+    return list(torch._foreach_norm(list(gradients), 2))
+
+
+def _stacked(norms: Sequence[Tensor]) -> Tensor:
+    return torch.stack([norm.to("cpu", torch.float64) for norm in norms])
 
 
 def _sample(gradients: Sequence[Tensor]) -> Tensor:
-    samples: list[Any] = [strided(gradient) for gradient in gradients]
-    return (
-        torch.cat(samples)
-        if len({sample.device for sample in samples}) == 1
-        else torch.cat([sample.cpu() for sample in samples])
-    )
+    samples = [strided(gradient) for gradient in gradients]
+    if any(sample.device != samples[0].device for sample in samples):
+        samples = [sample.cpu() for sample in samples]
+    return torch.cat(samples)

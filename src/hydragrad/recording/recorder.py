@@ -236,7 +236,7 @@ class Recorder:
         self._writer.write_step(record)
         self._last_record = record
         self.next_step += 1
-        self._rest.begin()
+        self._rest.go_on()
         # The loop did not end with an interruption before this step.
         self._between_steps, self._interruption.noticed = True, False
         self._last_indices = indices

@@ -1,8 +1,8 @@
-"""The optimizer's own step, held to its rule at every step, at a strided sample of the coordinates.
+"""The optimizer's own step, held to its rule at a strided sample of the coordinates.
 
 The rule predicts weights and states after the step from those before it and from the gradients as the optimizer sees
 them. Whatever else moves weights while the optimizer steps (hooks of its own, a patched step, a scaled gradient) is
-seen at the step where it happens.
+seen: among the first steps at once, later at one step in EVERY.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,8 @@ TOLERANCE = 1e-3
 """Of the update, by which torch's step and the rule's may differ: far more than rounding, far less than clipping."""
 ROUNDINGS = 64
 """Of the weights, by which they may differ."""
+EVERY = 16
+"""Steps between two comparisons, once so many were compared one by one."""
 KNOWN_OPTIONS = 16
 """Of a schedule every step has its own; only those in force lately are worth remembering."""
 
@@ -31,7 +33,6 @@ class _Predicted(NamedTuple):
     states: tuple[str, ...]
     before: tuple[Tensor, ...]
     after: tuple[Tensor, ...]
-    age: Any
 
 
 class UpdateCheck:
@@ -46,12 +47,16 @@ class UpdateCheck:
     def __init__(self, rule: StepRule, optimizer: Optimizer, method: str) -> None:
         self._rule, self._optimizer, self._method = rule, optimizer, method
         self._sample = StridedViews()
-        self._ages: dict[nn.Parameter, Any] = {}
         self._options: dict[Any, Any] = {}
         self._predicted: list[_Predicted] = []
 
-    def before(self) -> None:
-        """Predict; called when the optimizer is about to step."""
+    def before(self, step: int) -> None:
+        """Predict, where it is due; called when the optimizer is about to step."""
+        self._predicted = []
+        if step < EVERY or step % EVERY == 0:
+            self._predict_all()
+
+    def _predict_all(self) -> None:
         self._predicted = [
             self._predict(parameters, self._read(group))
             for group in self._optimizer.param_groups
@@ -74,17 +79,16 @@ class UpdateCheck:
                     f"{self._method}: a hook on the optimizer, a patched step(), a gradient scaler, or a second "
                     f"optimizer called from it. Take that out of the step."
                 )
-            self._ages |= dict.fromkeys(predicted.parameters, predicted.age)
         self._predicted = []
 
     def _predict(self, parameters: list[nn.Parameter], options: Any) -> _Predicted:
         rule = self._rule
-        at, age = rule.grow(self._age(parameters[0]), options)
+        at, _ = rule.grow(self._age(parameters[0]), options)
         names = rule.states(options)
         weights, states = self._sample(parameters), self._states(parameters, names)
         gradient = torch.cat([strided(parameter.grad) for parameter in parameters if parameter.grad is not None])
         after, states_after = rule.step(weights, states, gradient.to(weights), Move(options, at))
-        return _Predicted(parameters, names, (weights, *states), (after, *states_after), age)
+        return _Predicted(parameters, names, (weights, *states), (after, *states_after))
 
     def _states(self, parameters: Sequence[nn.Parameter], names: Sequence[str]) -> tuple[Tensor, ...]:
         return tuple(self._state(parameters, name) for name in names)
@@ -111,9 +115,7 @@ class UpdateCheck:
         return list(alike.values())
 
     def _age(self, parameter: nn.Parameter) -> Any:
-        if parameter not in self._ages:
-            self._ages[parameter] = self._rule.age(self._optimizer.state.get(parameter, {}))
-        return self._ages[parameter]
+        return self._rule.age(self._optimizer.state.get(parameter, {}))
 
     def _read(self, group: dict[str, Any]) -> Any:
         """The group's options in the rule's own terms; equal ones are read once."""

@@ -158,7 +158,7 @@ class Watch:
         if self._checks and self._steps == 1:
             self._gradients.require_untouched(self._step)
             self.rest.before_update(self._step)
-            self._update.before()
+            self._update.before(self._step)
         if self._before_update is not None:
             self._before_update()
 

@@ -95,21 +95,26 @@ def cause_of_other_gradient(g: Tensor, e: Tensor, size: int) -> str:
     )
 
 
-def cause_of_edited_gradients(norms_before: Tensor, before: Tensor, norms_after: Tensor, after: Tensor) -> str:
-    """What changed gradients after backward(), from their norms (one a parameter) and a sample of their coordinates."""
-    if len(norms_before) != len(norms_after) or len(before) != len(after):
+def cause_of_edited_gradients(before: Tensor, after: Tensor, sizes: Sequence[int]) -> str:
+    """What changed gradients after backward(), from a sample of their coordinates.
+
+    Args:
+        before: When backward() ended, the parameters side by side.
+        after: When the optimizer stepped.
+        sizes: How many of the coordinates are of each parameter.
+    """
+    if len(before) != len(after) or sum(sizes) != len(after):
         return "other parameters have gradients."
-    old, new = float(norms_before.norm()), float(norms_after.norm())
     ratio = _ratio_of_parallel(after, before)
-    if ratio is not None and _all_scaled_by(ratio, norms_after, norms_before):
-        if 0 < ratio < 1:
-            return f"all were scaled by {_number(ratio)}, their norm from {_number(old)} to {_number(new)}: clipping."
-        return f"all were scaled by {_number(ratio)}."
+    if ratio is not None:
+        clipping = ": clipping by norm." if 0 < ratio < 1 else "."
+        return f"all were scaled by {_number(ratio)}{clipping}"
     limit = float(after.abs().max())
     if limit > 0 and torch.equal(after, before.clamp(-limit, limit)):
         return f"they were limited to values within {_number(limit)}: clipping by value."
-    if norms_after.max() > 0 and bool((norms_after <= norms_before * (1 + ROUNDING)).all()):
-        return "some were scaled down or set to 0 and others not: clipping of single parameters, or masking."
+    parts = list(zip(after.split(list(sizes)), before.split(list(sizes)), strict=True))
+    if all(torch.equal(x, y) or not x.any() or _ratio_of_parallel(x, y) is not None for x, y in parts):
+        return "single parameters were scaled or set to 0: clipping of each on its own, or masking."
     return "noise was added, or they were edited in another way."
 
 
@@ -191,10 +196,6 @@ def _ratio_of_parallel(x: Tensor, y: Tensor) -> float | None:
         return None
     ratio = float(x @ y / scale)
     return ratio if float((x - ratio * y).norm()) <= PARALLEL * float(x.norm()) else None
-
-
-def _all_scaled_by(ratio: float, after: Tensor, before: Tensor) -> bool:
-    return torch.allclose(after, abs(ratio) * before, rtol=1e-3)
 
 
 def _flat(tensor: Tensor) -> Tensor:

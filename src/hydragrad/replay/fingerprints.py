@@ -7,6 +7,7 @@ floating buffers that moved unseen show in the number, changed data in the diges
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,23 @@ def state_number(tensors: Iterable[Tensor]) -> float:
     floating = [_values(tensor) for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floating:
         return 0.0
-    norms = torch.stack([norm.cpu() for norm in torch._foreach_norm(floating, 2, dtype=torch.float64)])
-    largest = torch.tensor([torch.finfo(tensor.dtype).max for tensor in floating], dtype=torch.float64).sqrt_()
-    norms[norms > largest] = math.inf
-    factors = 1 + torch.arange(1, len(floating) + 1, dtype=torch.float64).mul_(GOLDEN).frac_()
-    return float(norms @ factors)
+    listed = torch._foreach_norm(floating, 2, dtype=torch.float64)
+    norms = torch.stack(list(listed) if floating[0].is_cpu else [norm.cpu() for norm in listed])
+    dtypes = [tensor.dtype for tensor in floating]
+    if float(norms.max()) > min(map(_largest, set(dtypes))):
+        norms[norms > torch.tensor([_largest(dtype) for dtype in dtypes], dtype=torch.float64)] = math.inf
+    return float(norms @ _factors(len(norms)))
+
+
+@cache
+def _largest(dtype: torch.dtype) -> float:
+    """The largest norm whose square a type can hold."""
+    return math.sqrt(torch.finfo(dtype).max)
+
+
+@cache
+def _factors(count: int) -> Tensor:
+    return 1 + torch.arange(1, count + 1, dtype=torch.float64).mul_(GOLDEN).frac_()
 
 
 def _values(tensor: Tensor) -> Tensor:

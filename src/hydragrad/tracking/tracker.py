@@ -332,7 +332,7 @@ class Tracker:
         self._last = record
         self.next_step += 1
         if alone:
-            self._block.watch.rest.begin()
+            self._block.watch.rest.go_on()
 
     @in_clean_surroundings
     def _step_batch(self, part: MicroBatch, data: Any) -> StepBatch:
