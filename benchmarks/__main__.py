@@ -1,8 +1,8 @@
-"""`python -m benchmarks`: the tables of costs, tracking and formats; `--help` lists the sizes."""
+"""`python -m benchmarks`: the tables of costs, checks, tracking and formats; `--help` lists the sizes."""
 
 import argparse
 
-from benchmarks import formats, tracking
+from benchmarks import checks, formats, tracking
 from benchmarks.costs import Setting, measure
 
 parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
@@ -13,5 +13,6 @@ parser.add_argument("--only", default="", help="only kinds whose name contains t
 options = parser.parse_args()
 measure(Setting(options.train_size, options.epochs), options.repeats, options.only)
 if not options.only:
+    checks.run(rounds=9)
     tracking.run(steps=60, pairs=10_000)
     formats.run(train_size=5000, epochs=3, queries=100)
