@@ -82,7 +82,7 @@ class StoreFacts:
 
 def is_growing(folder: Path) -> bool:
     """Whether a folder holds an unfinished store."""
-    return (folder / GROWING).exists()
+    return (folder / GROWING).exists() and not (folder / FILE).exists()
 
 
 def write_facts(folder: Path, facts: StoreFacts, checksums: Mapping[str, int]) -> None:
@@ -94,6 +94,18 @@ def write_sealed(path: Path, body: dict[str, Any]) -> None:
     """Write JSON that a person can read, and its checksum as the last entry."""
     sealed = body | {CRC: _checksum(body)}
     replace_file(path, lambda to: to.write_text(json.dumps(sealed, indent=1) + "\n"))
+
+
+def opened_seal(path: Path, body: dict[str, Any]) -> dict[str, Any]:
+    """The entries that `write_sealed` was given.
+
+    Raises:
+        RunDamaged: They are altered.
+    """
+    entries = dict(body)
+    if entries.pop(CRC, None) != _checksum(entries):
+        raise RunDamaged(f"{path} does not have the checksum it was written with. Build the store again.")
+    return entries
 
 
 def _checksum(body: dict[str, Any]) -> int:
@@ -115,15 +127,14 @@ def read_facts(folder: Path) -> tuple[StoreFacts, dict[str, int]]:
         )
     try:
         body = json.loads(file.read_text())
-        schema, checksum = body["schema"], body.pop(CRC)
+        schema, _ = body["schema"], body[CRC]
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Build the store again.") from error
     if schema not in READABLE:
         raise RecordingMismatch(
             f"{folder} is a store of schema {schema}; this version reads schemas up to {SCHEMA}. Build it again."
         )
-    if checksum != _checksum(body):
-        raise RunDamaged(f"{file} does not have the checksum it was written with. Build the store again.")
+    body = opened_seal(file, body)
     checksums = body.pop(CHECKSUMS, {})
     return known_facts(folder, body), checksums
 

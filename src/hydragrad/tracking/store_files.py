@@ -30,8 +30,13 @@ Checksums = Mapping[str, int]
 
 def file_checksums(folder: Path) -> dict[str, int]:
     """What store.json says of the files next to it."""
-    whole = {name: zlib.crc32((folder / name).read_bytes()) for name in (SAMPLES, CHECKSUMS, FINAL)}
+    whole = {name: file_checksum(folder / name) for name in (SAMPLES, CHECKSUMS, FINAL)}
     return whole | {ROWS: zlib.crc32(_header(folder / ROWS))}
+
+
+def file_checksum(path: Path) -> int:
+    """CRC-32 of a whole file."""
+    return zlib.crc32(path.read_bytes())
 
 
 def read_rows(folder: Path, checksums: Checksums) -> NDArray[Any]:
