@@ -104,3 +104,11 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("hydragrad.runs.stored_batches.save_file", full)
     with pytest.raises(DiskFull, match=r"full while writing .*step-00000000"):
         store_batch(tmp_path, 0, torch.zeros(3))
+
+
+def test_a_batch_of_another_step_is_no_batch_of_this_one(tmp_path):
+    for step in range(2):
+        store_batch(tmp_path, step, torch.tensor([step]))
+    batch_path(tmp_path, 0).replace(batch_path(tmp_path, 1))
+    with pytest.raises(RunDamaged, match="not what was written at this step"):
+        load_batch(tmp_path, 1)

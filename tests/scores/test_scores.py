@@ -175,3 +175,11 @@ def test_a_name_that_two_queries_share_is_asked_by_number():
     with pytest.raises(QueryError, match=r"named 'same': rows \[0, 1\]"):
         scores.most_harmful(1, "same")
     assert scores.most_harmful(1, 1) == [1]
+
+
+def test_a_file_of_scores_in_the_place_of_another_is_warned_of(tmp_path):
+    saved = scores()
+    saved.save(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").rename(tmp_path / "b.safetensors")
+    with pytest.warns(UserWarning, match=r"was saved as a\.safetensors"):
+        assert torch.equal(hg.Scores.load(tmp_path / "b.safetensors").values, saved.values)

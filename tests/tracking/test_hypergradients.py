@@ -167,7 +167,7 @@ def test_a_table_that_was_killed_inside_a_step_is_restored(tmp_path):
     before = table.read(np.arange(4)).clone()
     # What a kill leaves: journal written, word odd, some rows changed.
     table._journal(np.array([2, 3]))
-    table._arrays["word"][0] += 1
+    table._set_word(3)
     table._put(np.array([2]), torch.full((2, 1, 3), 9.0, dtype=torch.float64), 2)
     again = Table.open(tmp_path, torch.float64)
     assert torch.equal(again.read(np.arange(4)), before)

@@ -1,5 +1,6 @@
 """The scores of a run in RUN/scores: loaded where they are saved, else computed and saved."""
 
+import warnings
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -53,10 +54,13 @@ def saved_or_computed(
     """Return the scores saved with the run; compute and save them where there are none of the whole run."""
     path = scores_path(run.path, query, method, seeds)
     if path.exists():
-        try:
-            scores = Scores.load(path)
-        except RunDamaged:
-            scores = None
+        with warnings.catch_warnings(record=True) as of_another_file:
+            warnings.simplefilter("always")
+            try:
+                scores = Scores.load(path)
+            except RunDamaged:
+                scores = None
+        scores = None if of_another_file else scores
         # Scores of earlier versions do not name their run.
         if scores is not None and (len(run.steps), run.digest) == (
             scores.evidence.steps,

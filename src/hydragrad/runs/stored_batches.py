@@ -13,6 +13,7 @@ from torch import Tensor
 from hydragrad.errors import RunDamaged, Unsupported
 from hydragrad.runs.lines import make_folder, save_file, writing
 
+STEP = "step"
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -32,7 +33,10 @@ def store_batch(run: Path, step: int, data: Any) -> None:
     path = batch_path(run, step)
     make_folder(path.parent)
     with writing(path):
-        save_file(tensors, path, {"skeleton": skeleton, "sha256": _digest(skeleton, tensors)})
+        # The step is part of what is digested: another step's batch is no batch of this one.
+        save_file(
+            tensors, path, {"skeleton": skeleton, STEP: str(step), "sha256": _digest(f"{step} {skeleton}", tensors)}
+        )
 
 
 def sync_batches(run: Path, start: int, stop: int) -> None:
@@ -53,9 +57,12 @@ def load_batch(run: Path, step: int) -> Any:
         with safe_open(path, framework="pt") as file:
             # Cloned into aligned memory: kernels round differently on what lies elsewhere in the mapped file.
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118 - not a dict
-            skeleton, digest = file.metadata()["skeleton"], file.metadata()["sha256"]
-        if digest != _digest(skeleton, tensors):
-            raise ValueError("its content is not what was written")
+            metadata = file.metadata()
+        skeleton = metadata["skeleton"]
+        # Earlier versions did not write the step.
+        described = f"{step} {skeleton}" if STEP in metadata else skeleton
+        if metadata["sha256"] != _digest(described, tensors):
+            raise ValueError("its content is not what was written at this step")
         return _put_together(json.loads(skeleton), tensors)
     except Exception as error:
         raise RunDamaged(f"{path} can't be read ({error}). Restore it from a copy, or train again.") from error

@@ -47,6 +47,12 @@ CURVATURE_DROPPED = Note(
 )
 STATISTICS_CONSTANT = Note("statistics constant", "Running statistics of BatchNorm were treated as constants.")
 
+UNSEALED = Note(
+    "other",
+    "The store was written by an earlier version, without checksums of its model and samples: that these are what was "
+    "written can't be verified.",
+)
+
 
 def interrupted(steps: int) -> Note:
     """That a run has not ended, and after how many steps it was taken."""

@@ -1,6 +1,7 @@
 """Scores: contributions of training samples to queries, with their evidence."""
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from hydragrad.errors import QueryError, RunDamaged, RunNotFound
 from hydragrad.scores.evidence import Evidence
 from hydragrad.scores.queries import Query, single_samples_of
 
+FILE = "file"
+"""Entry of a file's metadata: the name that it was saved under."""
 MEANING = "contribution (positive helps; unit of the query)"
 
 
@@ -155,7 +158,7 @@ class Scores:
     def save(self, path: str | Path) -> None:
         """Write a safetensors file with everything but the queries themselves; `path`'s folder is made."""
         tensors, metadata = self.packed()
-        save_sealed(tensors, Path(path), metadata)
+        save_sealed(tensors, Path(path), metadata | {FILE: Path(path).name})
 
     def packed(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         """Tensors and metadata of a file: everything but the queries themselves."""
@@ -187,7 +190,7 @@ class Scores:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read a file that `save` wrote.
+        """Read a file that `save` wrote; of a file that was renamed since, or put in the place of another, it warns.
 
         Raises:
             RunNotFound: There is none.
@@ -196,9 +199,18 @@ class Scores:
         if not Path(path).exists():
             raise RunNotFound(f"There are no scores at {path}. Compute them: hg.attribute (hydragrad attribute).")
         try:
-            return cls.unpacked(*load_sealed(Path(path)))
+            tensors, metadata = load_sealed(Path(path))
+            scores = cls.unpacked(tensors, metadata)
         except (KeyError, TypeError, ValueError) as error:
             raise RunDamaged(f"{path} is no scores file ({error}). Compute the scores again.") from error
+        # Files of earlier versions do not say their name.
+        if metadata.get(FILE, Path(path).name) != Path(path).name:
+            warnings.warn(
+                f"{path} was saved as {metadata[FILE]}: renamed, or another file in its place? Save these scores under "
+                f"their new name if they are the ones you mean.",
+                stacklevel=2,
+            )
+        return scores
 
     def _position(self, query: str | int | None) -> int:
         if query is None and len(self.query_names) == 1:

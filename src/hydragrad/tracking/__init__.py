@@ -16,6 +16,7 @@ replayed_step      what rows take from a step of a replay
 resuming           where a resumed loop continues
 
 facts          what a store holds, as its file says it
+store_files    the files of a finished store, each held to its checksum
 new_store      a table that is known to fit
 growing_store  an unfinished store on disk, read again
 unfinished     stores made of growing rows

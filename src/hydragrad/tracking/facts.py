@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +20,8 @@ SCHEMA = 2
 READABLE = (1, SCHEMA)
 FILE, GROWING, LOG = "store.json", "growing.json", "steps.jsonl"
 """What a finished store holds; what an unfinished one is to hold; the steps that a Tracker's store has taken in."""
+CRC, CHECKSUMS = "crc32", "files"
+"""Entries of these files: their own checksum, and that of each other file of the store, by name."""
 DTYPES = {"float64": torch.float64, "float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -79,18 +82,38 @@ class StoreFacts:
 
 def is_growing(folder: Path) -> bool:
     """Whether a folder holds an unfinished store."""
-    return (folder / GROWING).exists()
+    return (folder / GROWING).exists() and not (folder / FILE).exists()
 
 
-def write_facts(folder: Path, facts: StoreFacts) -> None:
+def write_facts(folder: Path, facts: StoreFacts, checksums: Mapping[str, int]) -> None:
     """Write what a store holds, sealed: the last file, a folder without it is no store yet."""
-    body = asdict(facts)
-    body["crc32"] = zlib.crc32(json.dumps(body, sort_keys=True).encode())
-    replace_file(folder / FILE, lambda to: to.write_text(json.dumps(body, indent=1) + "\n"))
+    write_sealed(folder / FILE, asdict(facts) | {CHECKSUMS: dict(checksums)})
 
 
-def read_facts(folder: Path) -> StoreFacts:
-    """Read what a store holds.
+def write_sealed(path: Path, body: dict[str, Any]) -> None:
+    """Write JSON that a person can read, and its checksum as the last entry."""
+    sealed = body | {CRC: _checksum(body)}
+    replace_file(path, lambda to: to.write_text(json.dumps(sealed, indent=1) + "\n"))
+
+
+def opened_seal(path: Path, body: dict[str, Any]) -> dict[str, Any]:
+    """The entries that `write_sealed` was given.
+
+    Raises:
+        RunDamaged: They are altered.
+    """
+    entries = dict(body)
+    if entries.pop(CRC, None) != _checksum(entries):
+        raise RunDamaged(f"{path} does not have the checksum it was written with. Build the store again.")
+    return entries
+
+
+def _checksum(body: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(body, sort_keys=True).encode())
+
+
+def read_facts(folder: Path) -> tuple[StoreFacts, dict[str, int]]:
+    """Read what a store holds, and the checksums of its files; none of a store that an earlier version wrote.
 
     Raises:
         RunNotFound: There is none.
@@ -104,16 +127,16 @@ def read_facts(folder: Path) -> StoreFacts:
         )
     try:
         body = json.loads(file.read_text())
-        schema, checksum = body["schema"], body.pop("crc32")
+        schema, _ = body["schema"], body[CRC]
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Build the store again.") from error
     if schema not in READABLE:
         raise RecordingMismatch(
             f"{folder} is a store of schema {schema}; this version reads schemas up to {SCHEMA}. Build it again."
         )
-    if checksum != zlib.crc32(json.dumps(body, sort_keys=True).encode()):
-        raise RunDamaged(f"{file} does not have the checksum it was written with. Build the store again.")
-    return known_facts(folder, body)
+    body = opened_seal(file, body)
+    checksums = body.pop(CHECKSUMS, {})
+    return known_facts(folder, body), checksums
 
 
 def known_facts(folder: Path, body: dict[str, Any]) -> StoreFacts:

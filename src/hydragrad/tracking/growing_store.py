@@ -3,7 +3,6 @@
 import json
 import warnings
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,17 +12,19 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hydragrad.derivatives import Layout, Projector
-from hydragrad.errors import RecordingMismatch, RunDamaged, StepError
+from hydragrad.errors import HydragradError, RecordingMismatch, RunDamaged, StepError
+from hydragrad.runs import StepRecord
 from hydragrad.runs.lines import read_lines
 from hydragrad.runs.log import from_lines
 from hydragrad.runs.manifest import require_same_model
 from hydragrad.steps import rule_named
-from hydragrad.tracking.facts import DTYPES, GROWING, LOG, SCHEMA, StoreFacts, known_facts
+from hydragrad.tracking.facts import CHECKSUMS, CRC, DTYPES, GROWING, LOG, SCHEMA, StoreFacts, known_facts, opened_seal
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.rows.histories import GrowingHistories
 from hydragrad.tracking.rows.recurrence import Eager, Lazy, Recurrence
 from hydragrad.tracking.rows.table import NUMPY_TYPES, Table, require_disk, to_numpy
+from hydragrad.tracking.store_files import SAMPLES, read_array
 
 
 class Held(NamedTuple):
@@ -56,14 +57,35 @@ def read_growing(folder: Path) -> tuple[StoreFacts, Tensor]:
                 f"{folder} holds an unfinished store of schema {body.get('schema')}; this version resumes schema "
                 f"{SCHEMA} only. Finish it with the version that began it, or delete the folder and build it again."
             )
-        facts = known_facts(folder, body)
-        return facts, torch.from_numpy(np.load(folder / "samples.npy", allow_pickle=False))
-    except RecordingMismatch:
+        if CRC not in body:
+            raise RecordingMismatch(
+                f"{folder} holds an unfinished store of an earlier version, without checksums. Finish it with the "
+                f"version that began it, or delete the folder and build it again."
+            )
+        body = opened_seal(folder / GROWING, body)
+        checksums = body.pop(CHECKSUMS)
+        return known_facts(folder, body), torch.from_numpy(read_array(folder, SAMPLES, checksums))
+    except HydragradError:
         raise
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise RunDamaged(
             f"{folder / GROWING} can't be read ({error}). Delete the folder and build it again."
         ) from error
+
+
+def read_log(folder: Path, steps: int) -> list[StepRecord]:
+    """The steps that the rows of a Tracker's store take into account.
+
+    Raises:
+        RunDamaged: Lines are missing or altered.
+    """
+    known = list(from_lines(read_lines(folder / LOG, "steps")))
+    if len(known) < steps:
+        raise RunDamaged(
+            f"{folder / LOG} must hold the {steps:,} steps that the rows take into account, and holds {len(known):,}. "
+            f"Restore it from a copy, or delete the folder and build the store again."
+        )
+    return known[:steps]
 
 
 def unfolding(
@@ -108,7 +130,7 @@ def read_interrupted(folder: Path, model: nn.Module) -> Held:
     projector = facts.projector(next(model.parameters()))
     recurrence = unfolding(facts, weights, projector, states=table.accumulators - 1)
     growing = GrowingRows(table, recurrence, sample_ids, facts.data["length"], statistics=statistics.size)
-    for record in islice(from_lines(read_lines(folder / LOG, "steps")), table.steps):
+    for record in read_log(folder, table.steps):
         growing.pass_over(record)
     warnings.warn(
         f"Training that fills {folder} was interrupted; the store is opened after its last complete step, "

@@ -1,6 +1,5 @@
 """The beginning of a store: number format, projection, and a table that is known to fit."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,9 +11,9 @@ from torch import Tensor
 
 from hydragrad.derivatives import Layout, Projector
 from hydragrad.errors import NotEnoughMemory, RunExists
-from hydragrad.runs.lines import replace_file
-from hydragrad.tracking.facts import DTYPES, FILE, GROWING, StoreFacts, is_growing
+from hydragrad.tracking.facts import CHECKSUMS, DTYPES, FILE, GROWING, StoreFacts, is_growing, write_sealed
 from hydragrad.tracking.rows.table import NUMPY_TYPES, Table
+from hydragrad.tracking.store_files import SAMPLES, file_checksum
 
 EXACT_COPIES = 4
 """Copies of all rows that an exact step holds: rows, tangents, and accumulators after it."""
@@ -95,8 +94,8 @@ def new_table(
         state_bytes=sum(value.numel() * value.element_size() for value in state.values()),
     )
     if folder is not None:
-        np.save(folder / "samples.npy", sample_ids.numpy())
-        replace_file(folder / GROWING, lambda to: to.write_text(json.dumps(asdict(facts), indent=1) + "\n"))
+        np.save(folder / SAMPLES, sample_ids.numpy())
+        write_sealed(folder / GROWING, asdict(facts) | {CHECKSUMS: {SAMPLES: file_checksum(folder / SAMPLES)}})
     return table
 
 

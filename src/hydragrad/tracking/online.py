@@ -14,11 +14,11 @@ from hydragrad.derivatives.curvature.tangents import ExactTangents, Tangents
 from hydragrad.randomness import preserved
 from hydragrad.replay.trajectory import step_point
 from hydragrad.runs import StepRecord
-from hydragrad.runs.lines import AppendOnlyLines, read_lines
-from hydragrad.runs.log import MicroBatch, from_lines, to_line
+from hydragrad.runs.lines import AppendOnlyLines
+from hydragrad.runs.log import MicroBatch, to_line
 from hydragrad.steps import rule_named, states_of
 from hydragrad.tracking.facts import DTYPES, LOG, StoreFacts
-from hydragrad.tracking.growing_store import model_state, unfolding
+from hydragrad.tracking.growing_store import model_state, read_log, unfolding
 from hydragrad.tracking.new_store import new_table
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
@@ -124,7 +124,7 @@ class OnlineRows:
     def go_on(self, folder: Path) -> list[StepRecord]:
         """Open what an earlier run has left; returns the steps that the rows take into account."""
         table = Table.open(folder, DTYPES[self._tracked.facts.dtype])
-        known = list(from_lines(read_lines(folder / LOG, "steps")))[: table.steps]
+        known = read_log(folder, table.steps)
         self._log = AppendOnlyLines(folder / LOG, keep=table.steps)
         self.growing = self._rows(table, self._tracked.recurrence(states=table.accumulators - 1))
         for record in known:

@@ -17,8 +17,6 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hydragrad.derivatives import PerSampleLoss
@@ -29,13 +27,24 @@ from hydragrad.runs.buffers import require_dense
 from hydragrad.runs.lines import replace_file, save_file
 from hydragrad.runs.manifest import require_same_model
 from hydragrad.scores import Evidence, Method, Note, Query, Scores, queries_of
-from hydragrad.scores.notes import CURVATURE_DROPPED, interrupted
+from hydragrad.scores.notes import CURVATURE_DROPPED, UNSEALED, interrupted
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.answers import Answer, Answerer
 from hydragrad.tracking.facts import DTYPES, FILE, StoreFacts, is_growing, read_facts, write_facts
 from hydragrad.tracking.growing_store import read_interrupted
 from hydragrad.tracking.query_gradients import QueryDifferentiator
 from hydragrad.tracking.rows.table import from_numpy
+from hydragrad.tracking.store_files import (
+    CHECKSUMS,
+    FINAL,
+    ROWS,
+    SAMPLES,
+    file_checksums,
+    read_array,
+    read_final,
+    read_rows,
+    require_fitting,
+)
 
 
 class Store:
@@ -64,10 +73,11 @@ class Store:
         checksums: NDArray[np.uint32] | None = None,
         path: Path | None = None,
         collate: Collate | None = None,
+        sealed: bool = True,
     ) -> None:
         self.facts, self.rows, self.sample_ids, self.final = facts, rows, sample_ids, dict(final)
         self._model, self._loss, self._collate = model, loss, collate
-        self._checksums, self._path = checksums, path
+        self._checksums, self._path, self._sealed = checksums, path, sealed
 
     @classmethod
     @in_clean_surroundings
@@ -90,19 +100,16 @@ class Store:
         if not (folder / FILE).exists() and is_growing(folder):
             held = read_interrupted(folder, model)
             return cls(model, loss, held.facts, held.rows, held.sample_ids, held.final, path=folder, collate=collate)
-        facts = read_facts(folder)
+        facts, checksums = read_facts(folder)
         require_same_model(facts.model, model, folder)
-        try:
-            rows = np.load(folder / "rows.npy", mmap_mode="r", allow_pickle=False)
-            samples = np.load(folder / "samples.npy", allow_pickle=False)
-            checksums = np.load(folder / "checksums.npy", allow_pickle=False)
-            final = load_file(folder / "final.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise RunDamaged(f"The store in {folder} can't be read ({error}). Build it again.") from error
-        if not len(rows) == len(samples) == len(checksums):
-            raise RunDamaged(f"The store in {folder} has {len(rows)} rows for {len(samples)} samples. Build it again.")
+        rows, samples = read_rows(folder, checksums), read_array(folder, SAMPLES, checksums)
+        row_checksums, final = read_array(folder, CHECKSUMS, checksums), read_final(folder, checksums)
+        require_fitting(folder, facts, rows, samples, row_checksums, final)
         ids = torch.from_numpy(samples)
-        return cls(model, loss, facts, rows, ids, final, checksums=checksums, path=folder, collate=collate)
+        sealed = bool(checksums)
+        return cls(
+            model, loss, facts, rows, ids, final, checksums=row_checksums, path=folder, collate=collate, sealed=sealed
+        )
 
     @in_clean_surroundings
     def save(self, path: str | Path) -> Path:
@@ -117,7 +124,7 @@ class Store:
         require_dense(self.final, folder)
         make_folder(folder)
         with writing(folder):
-            np.save(folder / "rows.npy", self.rows)
+            np.save(folder / ROWS, self.rows)
         self._write_rest(folder)
         return folder
 
@@ -196,6 +203,8 @@ class Store:
             notes.append(Note("projection", text))
         if not self.facts.completed:
             notes.append(interrupted(self.facts.steps))
+        if not self._sealed:
+            notes.append(UNSEALED)
         return Evidence(
             method=Method(curvature=self.facts.curvature),
             route="store",
@@ -212,8 +221,8 @@ class Store:
     def _write_rest(self, folder: Path) -> None:
         sums = [zlib.crc32(np.ascontiguousarray(row).data) for row in self.rows]
         self._checksums = np.array(sums, dtype=np.uint32)
-        np.save(folder / "samples.npy", self.sample_ids.numpy())
-        np.save(folder / "checksums.npy", self._checksums)
+        np.save(folder / SAMPLES, self.sample_ids.numpy())
+        np.save(folder / CHECKSUMS, self._checksums)
         final = {name: value.detach().cpu().contiguous() for name, value in self.final.items()}
-        replace_file(folder / "final.safetensors", lambda to: save_file(final, to, {}))
-        write_facts(folder, self.facts)
+        replace_file(folder / FINAL, lambda to: save_file(final, to, {}))
+        write_facts(folder, self.facts, file_checksums(folder))

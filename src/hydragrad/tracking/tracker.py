@@ -33,15 +33,14 @@ from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.runs.buffers import require_dense
 from hydragrad.runs.checkpoints import Checkpoint, snapshot
-from hydragrad.runs.lines import read_lines
-from hydragrad.runs.log import MicroBatch, from_lines
+from hydragrad.runs.log import MicroBatch
 from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import StepRule, rule_of
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.answers import Answer
-from hydragrad.tracking.facts import FILE, LOG, StoreFacts, is_growing
-from hydragrad.tracking.growing_store import model_state, unfinished_schedule
+from hydragrad.tracking.facts import FILE, StoreFacts, is_growing
+from hydragrad.tracking.growing_store import model_state, read_log, unfinished_schedule
 from hydragrad.tracking.new_store import make_projector, require_no_store, storage
 from hydragrad.tracking.online import OnlineRows, Tracked
 from hydragrad.tracking.options import notes, require_sound, smoothing_share
@@ -215,7 +214,7 @@ class Tracker:
         if self._resume and folder is not None and (folder / FILE).exists():
             self._store = Store.open(folder, self._model, self._loss, collate=self._collate)
             require_same_store(folder, tracked.facts, tracked.sample_ids, self._store)
-            self._known = list(from_lines(read_lines(folder / LOG, "steps")))
+            self._known = read_log(folder, self._store.facts.steps)
         elif self._resume and folder is not None and is_growing(folder):
             require_same_store(folder, tracked.facts, tracked.sample_ids)
             self._known = self._rows.go_on(folder)

@@ -61,8 +61,8 @@ def finish(
     store = Store(model, loss, facts, table.rows(), sample_ids, final, path=table.folder, collate=collate)
     if table.folder is not None:
         store.finish(table.folder)
-        table.remove()
         (table.folder / GROWING).unlink(missing_ok=True)
+        table.remove()
     return store
 
 

@@ -2,14 +2,15 @@
 
 On disk a step is all or nothing. Before rows are changed their old values go to a journal, and one word says
 whether a step is under way: a process killed inside a step leaves an odd word, and opening undoes that step. What
-is written to a mapped file outlives the process, so nothing is flushed from step to step.
+is written to a mapped file outlives the process, so nothing is flushed from step to step. Every row has a seal, which
+is compared when the table is opened again.
 
 Source of the scheme: undo logging (Gray and Reuter 1993).
 """
 
 import errno
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from hydragrad.disk import make_folder, writing
 from hydragrad.errors import DiskFull, NotEnoughMemory, RunDamaged
+from hydragrad.tracking.rows.seals import packed, row_seals, unpacked
 
 NUMPY_TYPES: dict[torch.dtype, Any] = {torch.float64: np.float64, torch.float32: np.float32, torch.bfloat16: np.uint16}
 """How rows are stored. NumPy has no bfloat16: its 16 bits are the upper half of a float32's."""
@@ -74,36 +76,46 @@ class Table:
         """
         names, number = _names(accumulators), NUMPY_TYPES[dtype]
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {name: ((rows, width), number) for name in names}
-        shapes |= {"touched": ((rows,), np.int64), "word": ((2,), np.int64)}
+        shapes |= {"touched": ((rows,), np.int64), "word": ((2,), np.uint64)}
         if folder is None:
             # Filled, so that no step pays for fetching fresh pages.
             return cls(None, {name: np.full(shape, 0, kind) for name, (shape, kind) in shapes.items()}, dtype)
         shapes |= {f"journal-{name}": ((room, width), number) for name in names}
         shapes |= {f"journal-{name}": ((room,), np.int64) for name in ("ids", "touched")}
-        shapes["model"] = ((2, state_bytes), np.uint8)
+        shapes |= {f"seal-{name}": ((rows,), np.uint64) for name in names}
+        shapes |= {f"journal-seal-{name}": ((room,), np.uint64) for name in names}
+        shapes |= {"model": ((2, state_bytes), np.uint8), "seal-model": ((2,), np.uint64)}
         make_folder(folder)
         require_disk(folder, sum(int(np.prod(shape)) * np.dtype(number).itemsize for shape, number in shapes.values()))
         arrays: Arrays = {}
         for name, (shape, kind) in shapes.items():
             with writing(folder / name):
                 arrays[name] = np.lib.format.open_memmap(_path(folder, name), mode="w+", dtype=kind, shape=shape)
-        return cls(folder, arrays, dtype)
+        table = cls(folder, arrays, dtype)
+        table._seal_everything()
+        return table
 
     @classmethod
     def open(cls, folder: Path, dtype: torch.dtype) -> Self:
-        """Open a table on disk as it was after its last complete step.
+        """Open a table on disk as it was after its last complete step; every row is read once.
+
+        Args:
+            folder: Where it lies.
+            dtype: As it was created with.
 
         Raises:
             RunDamaged: Files are missing or damaged.
         """
         try:
             arrays: Arrays = {
-                path.stem.removeprefix("table-"): np.lib.format.open_memmap(path, mode="r+")
+                path.stem.removeprefix("table-"): _mapped(path)
                 for path in [folder / "rows.npy", *sorted(folder.glob("table-*.npy"))]
             }
             table = cls(folder, arrays, dtype)
+            table._require_layout()
             table._undo()
-        except (OSError, ValueError, KeyError) as error:
+            table._require_seals()
+        except Exception as error:  # NumPy's header is Python text: a damaged one raises whatever parsing it may raise
             raise RunDamaged(
                 f"The growing table in {folder} can't be read ({error!r}). Delete the folder and build it again."
             ) from error
@@ -112,7 +124,7 @@ class Table:
     @property
     def steps(self) -> int:
         """Complete steps."""
-        return int(self._arrays["word"][0]) // 2
+        return self._word() // 2
 
     @property
     def accumulators(self) -> int:
@@ -149,13 +161,14 @@ class Table:
             values: Their accumulators after it, (accumulators, rows, columns).
             state: The model's state after it.
         """
-        done, word = self.steps + 1, self._arrays["word"]
+        done = self.steps + 1
         if self.folder is not None:
             self._journal(ids)
             _pack(state, self._arrays["model"][done % 2])
-            word[0] += 1
+            self._arrays["seal-model"][done % 2] = self._model_seal(done)
+            self._set_word(2 * done - 1)
         self._put(ids, values, done)
-        word[0] = 2 * done
+        self._set_word(2 * done)
 
     def add_state(self) -> None:
         """Give every row the tangent of one more optimizer state, zero: an option that needs it was switched on.
@@ -178,27 +191,39 @@ class Table:
             self._arrays[state] = np.full((rows, width), 0, number)
         else:
             require_disk(self.folder, needed)
-            # The journal first: a table with a state always has one.
-            for name, length in ((f"journal-{state}", self.room), (state, rows)):
+            # The state last, complete: a table with a state always has its journal and its seals.
+            for name, shape, kind in (
+                (f"journal-{state}", (self.room, width), number),
+                (f"journal-seal-{state}", (self.room,), np.uint64),
+                (f"seal-{state}", (rows,), np.uint64),
+                (state, (rows, width), number),
+            ):
+                if name == state:
+                    self._arrays[f"seal-{state}"][:] = self._seals_of_zeros()
                 with writing(self.folder / name):
-                    self._arrays[name] = np.lib.format.open_memmap(
-                        _path(self.folder, name), mode="w+", dtype=number, shape=(length, width)
-                    )
+                    unfinished = self.folder / f"new-{name}.npy"
+                    self._arrays[name] = np.lib.format.open_memmap(unfinished, mode="w+", dtype=kind, shape=shape)
+                    unfinished.replace(_path(self.folder, name))
         self._accumulators.append(state)
 
     def settle(self, ids: NDArray[np.int64], rows: Tensor) -> None:
         """Set rows, (rows, columns), that were caught up to the last complete step."""
-        word = self._arrays["word"]
+        steps = self.steps
         if self.folder is not None:
             self._journal(ids)
-            word[0] += 1
-        self._put(ids, rows[None], self.steps)
-        word[0] -= word[0] % 2
+            self._set_word(2 * steps + 1)
+        self._put(ids, rows[None], steps)
+        self._set_word(2 * steps)
 
     def _put(self, ids: NDArray[np.int64], values: Tensor, steps: int) -> None:
         # Rows that were caught up come without states, which nobody needs any more.
         for name, value in zip(self._accumulators, values, strict=False):
-            self._arrays[name][ids] = to_numpy(value, self._dtype)
+            stored = to_numpy(value, self._dtype)
+            self._arrays[name][ids] = stored
+            if self.folder is not None:
+                self._arrays[f"seal-{name}"][ids] = row_seals(
+                    np.ascontiguousarray(stored), ids, steps if name == "rows" else 0
+                )
         self.touched[ids] = steps
 
     def state(self, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -219,21 +244,92 @@ class Table:
                 if name != "rows":
                     _path(self.folder, name).unlink(missing_ok=True)
 
+    def _word(self) -> int:
+        """Twice the complete steps, and 1 while a step is under way."""
+        word = int(self._arrays["word"][0])
+        return unpacked(word) if self.folder is not None else word
+
+    def _set_word(self, number: int) -> None:
+        self._arrays["word"][0] = packed(number) if self.folder is not None else number
+
+    @property
+    def _journalled(self) -> list[str]:
+        return [*self._accumulators, *(f"seal-{name}" for name in self._accumulators), "touched"]
+
     def _journal(self, ids: NDArray[np.int64]) -> None:
         arrays, count = self._arrays, len(ids)
         arrays["journal-ids"][:count] = ids
-        arrays["word"][1] = count
-        for name in (*self._accumulators, "touched"):
+        arrays["word"][1] = packed(count)
+        for name in self._journalled:
             arrays[f"journal-{name}"][:count] = arrays[name][ids]
 
     def _undo(self) -> None:
-        arrays = self._arrays
-        if arrays["word"][0] % 2:
-            count = int(arrays["word"][1])
+        arrays, word = self._arrays, self._word()
+        if word % 2:
+            count = unpacked(int(arrays["word"][1]))
             ids = arrays["journal-ids"][:count]
-            for name in (*self._accumulators, "touched"):
+            for name in self._journalled:
                 arrays[name][ids] = arrays[f"journal-{name}"][:count]
-            arrays["word"][0] -= 1
+            self._set_word(word - 1)
+
+    def _seals(self, name: str, places: NDArray[np.int64]) -> NDArray[np.uint64]:
+        steps = self.touched[places] if name == "rows" else 0
+        return row_seals(np.ascontiguousarray(self._arrays[name][places[0] : places[-1] + 1]), places, steps)
+
+    def _model_seal(self, steps: int) -> np.uint64:
+        model = self._arrays["model"][steps % 2 : steps % 2 + 1]
+        seal: np.uint64 = row_seals(model, np.array([0]), steps)[0]
+        return seal
+
+    def _seal_everything(self) -> None:
+        for name in self._accumulators:
+            for places in _blocks(self.shape[0]):
+                self._arrays[f"seal-{name}"][places] = self._seals(name, places)
+        word = self._arrays["word"]
+        self._arrays["seal-model"][int(word[0]) // 2 % 2] = self._model_seal(int(word[0]) // 2)
+        word[:] = [packed(int(number)) for number in word]
+
+    def _require_layout(self) -> None:
+        arrays, (rows, width), number = self._arrays, self._arrays["rows"].shape, NUMPY_TYPES[self._dtype]
+        shapes: dict[str, tuple[tuple[int, ...], Any]] = {"touched": ((rows,), np.int64), "word": ((2,), np.uint64)}
+        shapes |= {f"journal-{name}": ((self.room,), np.int64) for name in ("ids", "touched")}
+        shapes |= {"model": ((2, arrays["model"].shape[1]), np.uint8), "seal-model": ((2,), np.uint64)}
+        for name in _names(self.accumulators):
+            shapes |= {name: ((rows, width), number), f"journal-{name}": ((self.room, width), number)}
+            shapes |= {f"seal-{name}": ((rows,), np.uint64), f"journal-seal-{name}": ((self.room,), np.uint64)}
+        for name, (shape, kind) in shapes.items():
+            if arrays[name].shape != shape or arrays[name].dtype != kind or not arrays[name].flags.c_contiguous:
+                raise ValueError(f"{_path(Path(), name)} is {arrays[name].dtype} {arrays[name].shape}, not {shape}")
+        # A kill while a state was added may leave its seals without it, not yet used.
+        for name in {name for name in arrays if name.startswith("seal-state-")} - shapes.keys():
+            if not np.array_equal(arrays[name], self._seals_of_zeros()):
+                raise ValueError(f"{_path(Path(), name.removeprefix('seal-'))} is missing")
+
+    def _seals_of_zeros(self) -> NDArray[np.uint64]:
+        return row_seals(np.zeros((self.shape[0], 0), np.uint8), np.arange(self.shape[0]), 0)
+
+    def _require_seals(self) -> None:
+        if self.shape[0] and not 0 <= self.touched.min() <= self.touched.max() <= self.steps:
+            raise ValueError(f"rows hold more than its {self.steps} complete steps")
+        for name in self._accumulators:
+            for places in _blocks(self.shape[0]):
+                wrong = np.nonzero(self._seals(name, places) != self._arrays[f"seal-{name}"][places])[0]
+                if len(wrong):
+                    raise ValueError(f"row {places[wrong[0]]} of {name} does not have the seal it was written with")
+        if self._model_seal(self.steps) != self._arrays["seal-model"][self.steps % 2]:
+            raise ValueError("the model's state does not have the seal it was written with")
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    np.lib.format.open_memmap(path, mode="r")  # which refuses a file that is cut; the next one would fill it up
+    array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r+")
+    return array
+
+
+def _blocks(rows: int) -> Iterator[NDArray[np.int64]]:
+    """The places of rows, a few at a time."""
+    for start in range(0, rows, 256):
+        yield np.arange(start, min(rows, start + 256))
 
 
 def _names(accumulators: int) -> list[str]:
