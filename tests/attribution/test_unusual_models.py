@@ -162,18 +162,40 @@ def test_exact_rows_that_torch_has_no_derivatives_for_are_refused(tmp_path):
         hg.hypergradients(run, curvature="hessian")
 
 
+class Cubed(torch.autograd.Function):
+    """Without a forward-mode rule, and differentiable once."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return 3 * ctx.saved_tensors[0] ** 2 * gradient
+
+
+def test_curvature_that_torch_has_no_way_to_is_refused(tmp_path):
+    run = twins.record(tmp_path, built(lambda model, h: Cubed.apply(h)))
+    query = hg.mean_loss(twins.held_out())
+    assert hg.attribute(run, query).values.any()
+    message = r"No way to the derivatives that curvature='hessian' needs .*differs from how .* Use"
+    with pytest.raises(Unsupported, match=message):
+        hg.attribute(run, query, curvature="hessian")
+
+
 def sequence_loss(model, batch):
     scores = model(batch[0]).log_softmax(-1).unsqueeze(0)
     lengths = torch.ones(len(batch[1]), dtype=torch.int64)
     return F.ctc_loss(scores, 1 + batch[1].clamp(max=1)[:, None], lengths, lengths, reduction="none")
 
 
-def test_curvature_that_torch_has_no_way_to_is_refused(tmp_path):
+def test_ctc_has_curvature(tmp_path):
     run = twins.record(tmp_path, loss=sequence_loss)
-    query = hg.mean_loss(twins.held_out())
-    assert hg.attribute(run, query).values.any()
-    with pytest.raises(Unsupported, match=r"No way to the derivatives that curvature='hessian' needs .*ctc_loss.* Use"):
-        hg.attribute(run, query, curvature="hessian")
+    expected = unusual.truth(twins.mlp, twins.order(), loss=sequence_loss)
+    scores = hg.attribute(run, hg.mean_loss(twins.held_out()), curvature="hessian")
+    assert oracle.relative(scores.values[0], expected) < 1e-6
 
 
 def penalised(model, batch):

@@ -1,7 +1,6 @@
 """A model and its per-sample loss as one module, so that both can be called with any parameters."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -16,7 +15,6 @@ from hydragrad.derivatives.torch_gaps.checkpointing import without_checkpointing
 from hydragrad.derivatives.torch_gaps.compiled import plain
 from hydragrad.derivatives.torch_gaps.padding import use_constant_padding
 from hydragrad.derivatives.torch_gaps.recurrent import use_unfused_recurrence
-from hydragrad.derivatives.torch_gaps.twins import needs_twins, with_twins
 from hydragrad.errors import LossError
 from hydragrad.randomness import reseed_everything
 
@@ -59,12 +57,11 @@ class LossModule(nn.Module):
         if prepare is not None:
             prepare(self.model)
         self.loss = Evaluator(loss)
-        self._twins = with_twins if needs_twins(self.model) else nullcontext
 
     def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (batch size,), and the buffers after the forward pass."""
         reseed_everything(batch.seed)
-        with naming_label_dtype(), long_labels(batch.data), without_checkpointing(), self._twins():
+        with naming_label_dtype(), long_labels(batch.data), without_checkpointing():
             losses = self.loss(self.model if model is None else model, batch.data)
         check_losses(losses, batch.size)
         return losses, dict(self.model.named_buffers())

@@ -20,6 +20,7 @@ from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.derivatives.stopped import stopped_gradients
+from hydragrad.derivatives.torch_gaps.twins import Twins
 from hydragrad.derivatives.trusted import compare_with_safe, tolerance_of
 
 DIRECTIONS_AT_ONCE = 8
@@ -44,12 +45,13 @@ class Directional(NamedTuple):
 
 @contextmanager
 def differentiable_kernels() -> Iterator[None]:
-    """Select kernels that have a forward-mode rule: fused attention and fused encoder layers have none."""
+    """Select operations that have all derivatives: fused attention and fused encoder layers have none, nor have some
+    that are written out."""
     _load_forward_rules()
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(SDPBackend.MATH), Twins():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
