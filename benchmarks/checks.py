@@ -28,7 +28,7 @@ from torch.utils.data import TensorDataset
 import hydragrad as hg
 from hydragrad.models import LeNet5
 
-BATCH, STEPS = 64, 40
+BATCH, STEPS = 64, 150
 
 Task = Callable[[hg.Recording, Path], object]
 

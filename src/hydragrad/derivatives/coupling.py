@@ -17,11 +17,15 @@ KEEP_ROWS = frozenset(
     [
         "AccumulateGrad",
         "AddBackward0",
+        "AddBackward1",
         "AddmmBackward0",
         "SubBackward0",
+        "SubBackward1",
         "RsubBackward1",
         "MulBackward0",
+        "MulBackward1",
         "DivBackward0",
+        "DivBackward1",
         "NegBackward0",
         "ReluBackward0",
         "LeakyReluBackward0",
@@ -129,7 +133,7 @@ def weighted_gradients(losses: Tensor, weights: Tensor, parameters: Sequence[Ten
 
 
 def _keeps_rows(node: Any) -> bool:
-    name = node.name()
+    name = _name(node)
     if name == "MmBackward0":
         return any(_is_parameter(before) for before, _ in node.next_functions)
     if name == "NativeBatchNormBackward0":
@@ -143,9 +147,14 @@ def _keeps_rows(node: Any) -> bool:
 
 def _is_parameter(node: Any) -> bool:
     """A leaf, or its transpose."""
-    while node is not None and node.name() == "TBackward0":
+    while node is not None and _name(node) == "TBackward0":
         node = node.next_functions[0][0]
-    return node is None or node.name() == "AccumulateGrad"
+    return node is None or _name(node) == "AccumulateGrad"
+
+
+def _name(node: Any) -> str:
+    name: str = node.name()
+    return name.rsplit("::", 1)[-1]
 
 
 def _first_stays(node: Any) -> bool:
@@ -169,8 +178,12 @@ def _far_back(node: Any, dims: Sequence[int]) -> bool:
         return False
     sizes = getattr(node, "_saved_self_sym_sizes", None)
     result = getattr(node, "_saved_result", None)
-    rank = len(sizes) if sizes is not None else result.dim() if isinstance(result, Tensor) else 0
-    return max(behind) >= rank
+    if sizes is None and isinstance(result, Tensor):
+        sizes = result.shape
+    if sizes is None:
+        metadata = getattr(node, "_input_metadata", None)  # of the output of the forward pass
+        sizes = metadata[0].shape if metadata else ()
+    return max(behind) >= len(sizes)
 
 
 def _negative(*dims: int) -> bool:

@@ -52,7 +52,7 @@ class ExactTangents:
         self._model, self._weights, self._statistics = model, weights, statistics
         self._problem = LossModule(model, loss, use_explicit_batch_norm)
         self._at_once: int | None = None
-        self._kinds, self._steps = KindWatch(1 / 128), 0
+        self._kinds, self._steps = KindWatch(1 / 256), 0
 
     def __call__(
         self,

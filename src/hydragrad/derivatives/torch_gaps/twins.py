@@ -50,11 +50,13 @@ def _group_norm(
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:
     over = [other for other in range(v.dim()) if other != dim % v.dim()] if dim != -1 else list(range(v.dim()))
-    return v * (g / torch.linalg.vector_norm(v, 2, over, keepdim=True).view(g.shape))
+    lengths: Tensor = torch.linalg.vector_norm(v, 2, over, keepdim=True)
+    return v * (g / lengths.view(g.shape))
 
 
 def _cdist(x1: Tensor, x2: Tensor, p: float = 2.0, compute_mode: Any = None) -> Tensor:
-    return torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    distances: Tensor = torch.linalg.vector_norm(x1.unsqueeze(-2) - x2.unsqueeze(-3), p, -1)
+    return distances
 
 
 def _embedding_bag(
