@@ -58,3 +58,22 @@ def test_a_failed_write_leaves_no_file(cache_folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(np, "savez", full)
     assert not save_arrays("toy", ARRAYS)
     assert list((cache_folder / "decoded").iterdir()) == []
+
+
+def test_every_altered_byte_means_decoding_again_or_changes_nothing(cache_folder: Path) -> None:
+    save_arrays("toy", ARRAYS)
+    path = cache_folder / "decoded/toy.npz"
+    stored = path.read_bytes()
+    for place in range(len(stored)):
+        for bit in (1, 4, 128):
+            altered = bytearray(stored)
+            altered[place] ^= bit
+            path.write_bytes(altered)
+            loaded = load_arrays("toy")
+            assert loaded is None or all(np.array_equal(loaded[key], ARRAYS[key]) for key in ARRAYS)
+
+
+def test_the_file_of_another_data_set_is_not_believed(cache_folder: Path) -> None:
+    save_arrays("toy", ARRAYS)
+    (cache_folder / "decoded/toy.npz").rename(cache_folder / "decoded/other.npz")
+    assert load_arrays("other") is None

@@ -11,7 +11,8 @@ from hydragrad.attribution.plan import Plan
 from hydragrad.derivatives import Layout
 from hydragrad.derivatives.held import Held
 from hydragrad.randomness import preserved
-from hydragrad.replay import Recording, fetch
+from hydragrad.replay import Recording
+from hydragrad.replay.held_out import HeldOutBatches
 from hydragrad.runs import Checkpoint
 from hydragrad.scores import Query, QueryPoint, QueryRow
 
@@ -73,7 +74,7 @@ def query_point(run: Recording, weights: Layout, statistics: Layout, at: Checkpo
         buffers=on_device(run, state.buffers),
         weights=weights,
         statistics=statistics,
-        fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=run.collate_fn, device=run.device),
+        fetch=HeldOutBatches(run.model, run.loss, run.collate_fn, run.device),
     )
 
 

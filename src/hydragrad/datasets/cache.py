@@ -1,8 +1,8 @@
 """The user's cache folder: downloaded files, and decoded arrays that are slow to decode."""
 
+import hashlib
 import os
 import tempfile
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 Arrays = Mapping[str, NDArray[np.generic]]
 
+DIGEST = "sha256"
+"""Array of a cached file that seals the others."""
+
 
 def cache_folder() -> Path:
     """Return the user's cache folder for hydragrad; it may not exist yet."""
@@ -19,13 +22,15 @@ def cache_folder() -> Path:
 
 
 def load_arrays(name: str) -> dict[str, NDArray[np.generic]] | None:
-    """Return cached arrays, or None if there are none or the file is damaged. Nothing is unpickled."""
+    """Return cached arrays, or None if there are none, or the file is damaged or another one. Nothing is unpickled."""
     try:
         # np.load leaves a damaged file open if it opens the file itself.
         with _path(name).open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            return {key: stored[key] for key in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            arrays = {key: stored[key] for key in stored.files}
+        digest = arrays.pop(DIGEST)
+    except Exception:  # zip files fail in many ways: another compression, encryption, a header that is no header
         return None
+    return arrays if np.array_equal(digest, _digest(name, arrays)) else None
 
 
 def save_arrays(name: str, arrays: Arrays) -> bool:
@@ -38,13 +43,22 @@ def save_arrays(name: str, arrays: Arrays) -> bool:
         return False
     try:
         with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub takes ** for its own option
+            np.savez(file, **arrays, **{DIGEST: _digest(name, arrays)})  # type: ignore[arg-type]  # the stub takes ** for its own option
         Path(unfinished).replace(path)  # another process never sees half a file
         return True
     except OSError:
         return False
     finally:
         Path(unfinished).unlink(missing_ok=True)
+
+
+def _digest(name: str, arrays: Arrays) -> NDArray[np.uint8]:
+    """The sha256 of names, types, shapes and content, uint8, (32,)."""
+    digest = hashlib.sha256(name.encode())
+    for key, array in sorted(arrays.items()):
+        digest.update(f"{key} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return np.frombuffer(digest.digest(), np.uint8)
 
 
 def _path(name: str) -> Path:

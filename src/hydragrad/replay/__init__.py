@@ -8,6 +8,7 @@ causes             why a step can't be repeated
 backend            switches of torch, recorded and set again
 machine            threads and processors: where a replay is equal to the bit
 data               a step's data, fetched again
+held_out           batches of data that were not trained on
 outside_state      what a model keeps outside of parameters and buffers, refused by name
 labels             the labels that the run was trained on
 fingerprints       one number over the state after a step, one digest of a batch

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from hydragrad.randomness import preserved
-from hydragrad.replay import Recording, fetch
+from hydragrad.replay import Recording
+from hydragrad.replay.held_out import HeldOutBatches
 from hydragrad.training.measuring import evaluated
 
 
@@ -51,8 +52,10 @@ def predictions(
     Cost: one forward pass of the samples.
     """
 
+    held_out = HeldOutBatches(run.model, run.loss, run.collate_fn, run.device)
+
     def fetched(some: Sequence[int]) -> Any:
-        return fetch(dataset, some, seed=0, collate=run.collate_fn, device=run.device)
+        return run.collate(some) if dataset is run.train_set else held_out(dataset, some)
 
     losses, given, predicted, sure, of_given, of_other, classes = [], [], [], [], [], [], 0
     others = None if other is None else torch.as_tensor(np.asarray(other, dtype=np.int64))

@@ -18,10 +18,12 @@ from hydragrad.derivatives import (
 )
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError
-from hydragrad.scores.queries import Evaluate, Query, QueryPoint, SampleQuery, checked_indices
+from hydragrad.scores.queries import Collate, Evaluate, Query, QueryPoint, SampleQuery, checked_indices
 
 
-def sample_margins(dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False) -> Query:
+def sample_margins(
+    dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False, collate: Collate | None = None
+) -> Query:
     """The margin of single samples: one row a sample, in nats.
 
     The margin is log(p / (1 - p)) with p the probability of the sample's label: the label's logit less the log-sum-exp
@@ -33,6 +35,7 @@ def sample_margins(dataset: Dataset[Any], indices: Sequence[int], *, training: b
             compare them with one label a sample, wherever it stands in the batch.
         indices: Which samples.
         training: Evaluate the model in training mode.
+        collate: As `mean_loss` takes it.
 
     Raises:
         QueryError: Indices that the data set does not have; when evaluated, a loss without logits or one label.
@@ -41,7 +44,7 @@ def sample_margins(dataset: Dataset[Any], indices: Sequence[int], *, training: b
     """
     samples = checked_indices(dataset, indices)
     query = _MarginQuery(dataset, [[i] for i in samples], [f"margin of sample {i}" for i in samples])
-    query.training = training
+    query.training, query.collate = training, collate
     return query
 
 
@@ -81,7 +84,7 @@ class _MarginQuery(SampleQuery):
         Raises:
             QueryError: There is none, or no logits.
         """
-        batches = (point.fetch(self.dataset, part) for part in probes(len(self.dataset)))  # type: ignore[arg-type]
+        batches = (self.batch(point, part) for part in probes(len(self.dataset)))  # type: ignore[arg-type]
         try:
             label = find_label(problem.model, lambda data: problem.loss(problem.model, data), batches)
         except LossError as error:

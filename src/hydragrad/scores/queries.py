@@ -4,7 +4,7 @@ import abc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,19 @@ from hydragrad.surroundings import users_default_device
 Evaluate = Callable[[], tuple[Tensor, dict[str, Tensor]]]
 """Runs the loss once: losses (batch,), buffers."""
 
+Collate = Callable[[list[Any]], Any]
+"""Makes a batch of a list of items."""
+
 CHUNK = 250
 """Samples a forward pass of a mean over a data set."""
+
+
+class Fetch(Protocol):
+    """Fetches samples of a data set as one batch's data."""
+
+    def __call__(self, dataset: Dataset[Any], indices: Sequence[int], collate: Collate | None = None, /) -> Any:
+        """The batch, by this collate function, or by what suits the data if it is None."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +46,7 @@ class QueryPoint:
         buffers: Final buffers.
         weights: Lays out the parameters to differentiate by.
         statistics: Lays out the running statistics to differentiate by.
-        fetch: Fetches samples of a data set as one batch's data.
+        fetch: Fetches samples of a data set as one batch's data; given a query's collate function, with that.
     """
 
     model: nn.Module
@@ -44,7 +55,7 @@ class QueryPoint:
     buffers: dict[str, Tensor]
     weights: Layout
     statistics: Layout
-    fetch: Callable[[Dataset[Any], Sequence[int]], Any]
+    fetch: Fetch
 
     def gradient(self) -> QueryGradient:
         """What differentiates a query's scalars here."""
@@ -74,6 +85,8 @@ class Query(abc.ABC):
     training: bool = False
     dataset: Dataset[Any] | None = None
     """The data that the scalars are losses of, where they are."""
+    collate: Collate | None = None
+    """What makes batches of the data, where the caller gave one."""
 
     @abc.abstractmethod
     def names(self) -> list[str]:
@@ -110,6 +123,10 @@ class SampleQuery(Query):
             return None
         return self.dataset, [group[0] for group in self._groups]
 
+    def batch(self, point: QueryPoint, indices: Sequence[int]) -> Any:
+        """Samples of the data set as one batch's data."""
+        return point.fetch(self.dataset, indices, *([] if self.collate is None else [self.collate]))
+
     def rows(self, point: QueryPoint) -> Iterator[QueryRow]:
         """Evaluate and differentiate each group's average."""
         problem, gradient = _prepared(point, self.training), point.gradient()
@@ -123,7 +140,7 @@ class SampleQuery(Query):
         before = gradient.compared
         for start in range(0, len(group), CHUNK):
             indices = group[start : start + CHUNK]
-            batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
+            batch = Batch(self.batch(point, indices), len(indices), seed=start)
             scalar = partial(self._share_of_mean, point, problem, batch, len(group))
             value, w, r = gradient(scalar, name)
             total, w_bar, r_bar = total + value, w_bar + w, r_bar + r
@@ -139,7 +156,7 @@ class SampleQuery(Query):
         with torch.no_grad():
             for start in range(0, len(group), CHUNK):
                 indices = group[start : start + CHUNK]
-                batch = Batch(point.fetch(self.dataset, indices), len(indices), seed=start)
+                batch = Batch(self.batch(point, indices), len(indices), seed=start)
                 total += self._numbers(point, problem, batch, partial(problem, batch)).double().sum().item()
         return total / len(group)
 
@@ -198,13 +215,17 @@ class _FunctionModule(nn.Module):
             return self._function(self.model)
 
 
-def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool = False) -> Query:
+def mean_loss(
+    dataset: Dataset[Any], name: str | None = None, *, training: bool = False, collate: Collate | None = None
+) -> Query:
     """The run's loss, averaged over a data set; nats if the loss is a cross-entropy.
 
     Args:
         dataset: Map-style data set whose items the loss takes; preferably one that was not trained on.
         name: What the query is called in tables; "mean loss of ... samples" if None.
         training: Evaluate the model in training mode, where dropout and batch statistics are at work.
+        collate: Makes a batch of a list of items. If None, torch's default, whatever training had, which may mix or
+            augment samples; only where the default makes nothing that the loss takes, training's.
 
     Returns:
         A query of one scalar, for `attribute`, `Store.contributions`, `counterfactual` and similar functions.
@@ -214,17 +235,20 @@ def mean_loss(dataset: Dataset[Any], name: str | None = None, *, training: bool 
     """
     length = _length(dataset)
     query = SampleQuery(dataset, [range(length)], [name or f"mean loss of {length:,} samples"])
-    query.training = training
+    query.training, query.collate = training, collate
     return query
 
 
-def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False) -> Query:
+def sample_losses(
+    dataset: Dataset[Any], indices: Sequence[int], *, training: bool = False, collate: Collate | None = None
+) -> Query:
     """The run's loss of single samples: one row a sample.
 
     Args:
         dataset: Map-style data set whose items the loss takes.
         indices: Which of its samples, in the order of the rows.
         training: Evaluate the model in training mode.
+        collate: As `mean_loss` takes it.
 
     Returns:
         One query of as many scalars as there are indices.
@@ -234,7 +258,7 @@ def sample_losses(dataset: Dataset[Any], indices: Sequence[int], *, training: bo
     """
     samples = checked_indices(dataset, indices)
     query = SampleQuery(dataset, [[i] for i in samples], [f"loss of sample {i}" for i in samples])
-    query.training = training
+    query.training, query.collate = training, collate
     return query
 
 

@@ -20,8 +20,8 @@ from hydragrad.derivatives.coupling import CouplingWatch
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.errors import HydragradError
 from hydragrad.randomness import preserved
-from hydragrad.replay import fetch
 from hydragrad.replay.data import Collate
+from hydragrad.replay.held_out import HeldOutBatches
 from hydragrad.runs.buffers import put_state
 from hydragrad.scores import Query, QueryPoint, sample_losses
 from hydragrad.tracking.facts import StoreFacts
@@ -55,7 +55,7 @@ class QueryDifferentiator:
         loss: Per-sample loss.
         facts: What the store holds.
         final: The trained model's parameters and buffers.
-        collate: Turns a list of items into a batch.
+        collate: What training made batches with.
 
     Attributes:
         projector: Projects gradients as the rows, or None.
@@ -82,7 +82,7 @@ class QueryDifferentiator:
             buffers={name: value for name, value in on_device.items() if name not in parameters},
             weights=weights,
             statistics=statistics,
-            fetch=lambda dataset, indices: fetch(dataset, indices, seed=0, collate=collate, device=device),
+            fetch=HeldOutBatches(model, loss, collate, device),
         )
         self.projector = facts.projector(next(iter(on_device.values())))
         self.width = weights.size + statistics.size
@@ -125,11 +125,13 @@ class QueryDifferentiator:
             """Values and gradients; None where the layers' do not agree with one gradient a sample."""
             layers.begin(len(samples))
             with torch.enable_grad():
-                losses = evaluate(model, self._point.fetch(dataset, samples))
+                losses = evaluate(
+                    model, self._point.fetch(dataset, samples, *([] if query.collate is None else [query.collate]))
+                )
                 wanted = coupling.wants(samples[0], losses)
                 losses.sum().backward()
             gradients = layers.rows(range(len(samples))).to(self.precision)
-            if wanted and not self._agree(sample_losses(dataset, samples[:2]), gradients[:2]):
+            if wanted and not self._agree(sample_losses(dataset, samples[:2], collate=query.collate), gradients[:2]):
                 return None
             return losses.detach().double().tolist(), gradients
 
@@ -160,7 +162,7 @@ class QueryDifferentiator:
             chunk = indices[start : start + size]
             quick = batch(chunk)
             if quick is None:
-                for single in self._one_by_one(sample_losses(dataset, chunk), size):
+                for single in self._one_by_one(sample_losses(dataset, chunk, collate=query.collate), size):
                     yield single._replace(names=names[start : start + size])
             else:
                 yield QueryChunk(names[start : start + size], *quick)

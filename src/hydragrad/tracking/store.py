@@ -88,7 +88,7 @@ class Store:
             path: Its folder.
             model: The model it was built with; its weights may be anything.
             loss: The run's per-sample loss.
-            collate: Makes a batch of a list of items, where torch's default won't do.
+            collate: What training made batches with, for queries that torch's default won't do for.
 
         Raises:
             RunNotFound: There is none.
