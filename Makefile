@@ -17,7 +17,7 @@ PEERS := $(VENV)-peers/.ready
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs pictures bench bench-peers clean
+.PHONY: help demo test check docs pictures bench faults bench-peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -43,6 +43,9 @@ pictures: $(DEV) ## make the pictures of the documentation again
 
 bench: $(DEV) ## side-by-side timings
 	$(BIN)/python -m benchmarks $(ARGS)
+
+faults: $(DEV) ## kills and damaged files, with a tally; hours
+	$(ONE_THREAD) $(BIN)/python -m faults $(ARGS)
 
 bench-peers: $(PEERS) ## the same job by captum, dattri, traker and kronfluence, in an environment of its own
 	$(ONE_THREAD) $(VENV)-peers/bin/python -m benchmarks.peers $(ARGS)

@@ -66,7 +66,7 @@ def read_array(folder: Path, name: str, checksums: Checksums) -> NDArray[Any]:
     """
     raw = _checked(folder / name, checksums)
     try:
-        array: NDArray[Any] = np.load(io.BytesIO(raw), allow_pickle=False)
+        array: NDArray[Any] = np.load(io.BytesIO(raw), allow_pickle=False).copy()  # which may be written to
     except Exception as error:  # see read_rows
         raise _unreadable(folder / name, error) from error
     return array
