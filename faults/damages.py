@@ -30,6 +30,7 @@ READS = {
     "run": Read((toys.train,), toys.both_curvatures),
     "run, batches stored": Read((toys.record_with_batches,), toys.both_curvatures),
     "run, resumed": Read((toys.interrupted(toys.train, 11),), toys.train),
+    "run by epochs, resumed": Read((toys.interrupted(toys.train_by_epochs, 23),), toys.train_by_epochs),
     "attribution, resumed": Read(
         (toys.train, toys.interrupted(toys.attributing(curvature="hessian"), 20)),
         toys.attributing(curvature="hessian"),

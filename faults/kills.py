@@ -25,6 +25,7 @@ class Killed:
 
 TASKS = {
     "train": Killed(toys.train),
+    "train by epochs": Killed(toys.train_by_epochs),
     "record": Killed(toys.record),
     "record, batches stored": Killed(toys.record_with_batches),
     "track": Killed(toys.track),

@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
 from torch.utils.data import DataLoader, TensorDataset
 
 import hydragrad as hg
 from hydragrad.attribution import partial
+from hydragrad.training.train import epoch_logs
 
 SAMPLES, CLASSES, BATCH_SIZE, EPOCHS = 22, 3, 5, 4
 
@@ -64,18 +66,26 @@ def digest(*parts: Any) -> str:
 
 
 def of_run(run: hg.Recording) -> str:
-    return digest(*run.final.parameters.values(), [record.state for record in run.steps], run.completed)
+    parameters = [tensor for _, tensor in sorted(run.final.parameters.items())]
+    return digest(*parameters, [record.state for record in run.steps], run.completed)
 
 
 def opened(folder: Path) -> hg.Recording:
     return hg.Recording(folder, build(), loss, TRAIN_SET)
 
 
-def train(folder: Path) -> str:
+def train(folder: Path, checkpoint_every: int = 6) -> str:
     model = build()
-    options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "checkpoint_every": 6}
-    run = hg.train(model, loss, TRAIN_SET, sgd(model), out=folder / "run", resume=True, **options)
-    return of_run(run)
+    options: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "checkpoint_every": checkpoint_every}
+    optimizer = sgd(model)
+    scheduler = StepLR(optimizer, 1, gamma=0.9)
+    run = hg.train(model, loss, TRAIN_SET, optimizer, out=folder / "run", scheduler=scheduler, resume=True, **options)
+    return digest(of_run(run), epoch_logs(run.path))
+
+
+def train_by_epochs(folder: Path) -> str:
+    """Checkpoints where epochs end."""
+    return train(folder, -(-SAMPLES // BATCH_SIZE))
 
 
 def record(folder: Path, *, stored: bool = False) -> str:

@@ -93,3 +93,10 @@ def test_a_really_full_disk_under_a_log(tmp_path, small_files):
     log.close()
     assert (tmp_path / "log").stat().st_size == 4096
     assert numbers(tmp_path / "log") == list(range(number))
+
+
+def test_another_file_of_sealed_lines_is_named(tmp_path):
+    path = tmp_path / "steps.jsonl"
+    path.write_text(sealed({"epoch": 0, "train_loss": 1.0}) + "\n")
+    with pytest.raises(RunDamaged, match=r"must be one of the steps, with step, loss; it has epoch, train_loss"):
+        read_lines(path, "steps", ("step", "loss"))

@@ -357,3 +357,18 @@ def test_a_loop_that_clips_is_refused_at_once():
         MLP.loss(model, collate(train_set, [0, 1, 2])).mean().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
         optimizer.step()
+
+
+def test_a_tracker_killed_before_its_log_was_there_starts_over(tmp_path, monkeypatch):
+    import hydragrad.tracking.online as online
+
+    def killed(path, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(online, "AppendOnlyLines", killed)
+    with pytest.raises(KeyboardInterrupt):
+        track(MLP, store=tmp_path / "store")
+    monkeypatch.undo()
+    assert not (tmp_path / "store" / "steps.jsonl").exists()
+    resumed = track(MLP, store=tmp_path / "store", resume=True)
+    np.testing.assert_array_equal(resumed.store.rows, track(MLP).store.rows)

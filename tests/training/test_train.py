@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.errors import DataError, DiskFull, LossError, RecordingMismatch, RunExists
+from hydragrad.errors import DataError, DiskFull, LossError, RecordingMismatch, RunDamaged, RunExists
 from hydragrad.randomness import stream_seed
 from hydragrad.runs import lines
 from hydragrad.runs.manifest import read_manifest
@@ -350,3 +350,12 @@ def test_the_smaller_last_batch_is_left_out_on_demand(tmp_path):
 def test_an_epoch_without_a_whole_batch_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"at least one batch of 30 samples where drop_last=True, .* has 22\. Lower"):
         train_toy(tmp_path, drop_last=True, batch_size=30)
+
+
+def test_an_epoch_log_that_lacks_ended_epochs_is_named_when_the_run_is_resumed(tmp_path):
+    train_toy(tmp_path / "run", epochs=2)
+    log = tmp_path / "run" / "epochs.jsonl"
+    for kept in (log.read_bytes()[:20], b""):
+        log.write_bytes(kept)
+        with pytest.raises(RunDamaged, match=r"must hold the 2 epochs that ended before step 10, and holds 0"):
+            train_toy(tmp_path / "run", resume=True)

@@ -171,7 +171,8 @@ class CheckpointFolder:
 
     def entries(self) -> dict[int, str]:
         """Steps that have a checkpoint, and the digests of the files."""
-        return {line["step"]: line["sha256"] for line in read_lines(self.index, "checkpoint digests")}
+        lines = read_lines(self.index, "checkpoint digests", ("step", "sha256"))
+        return {line["step"]: line["sha256"] for line in lines}
 
     def read(self, step: int, digest: str) -> Checkpoint:
         """Read a checkpoint, checking its digest.

@@ -5,6 +5,7 @@ import json
 import os
 import time
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -124,11 +125,16 @@ def _unlock(file: IO[bytes]) -> None:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
+def read_lines(path: Path, what: str, entries: Sequence[str] = ()) -> list[dict[str, Any]]:
     """Read all sealed lines; a torn last line is what a kill leaves, and is passed over.
 
+    Args:
+        path: The file.
+        what: What it holds, in words.
+        entries: What every record has: another file in its place has not.
+
     Raises:
-        RunDamaged: A line before the last is torn or altered.
+        RunDamaged: A line before the last is torn or altered, or it is another file.
     """
     with reading(path):
         there = path.exists()
@@ -145,6 +151,12 @@ def read_lines(path: Path, what: str) -> list[dict[str, Any]]:
             raise RunDamaged(
                 f"Line {number} of {path} ({what}) does not have the checksum it was written with: the file was "
                 f"altered or damaged. Restore it from a copy, or train again."
+            )
+        if not all(entry in record for entry in entries):
+            raise RunDamaged(
+                f"Line {number} of {path} must be one of the {what}, with {', '.join(entries)}; it has "
+                f"{', '.join(list(record)[:4]) or 'nothing'}. Another file is in its place: restore it from a copy, or "
+                f"train again."
             )
         records.append(record)
     return records

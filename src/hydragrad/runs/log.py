@@ -14,6 +14,8 @@ from hydragrad.steps.rules import Options as Options
 from hydragrad.steps.transforms import Transform, from_plain, to_plain
 
 LOG = "steps.jsonl"
+ENTRIES = ("step", "loss")
+"""What every line of it has, whichever version wrote it."""
 
 
 @dataclass(frozen=True)

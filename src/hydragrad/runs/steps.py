@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hydragrad.runs.lines import read_lines
-from hydragrad.runs.log import LOG, StepRecord, from_lines
+from hydragrad.runs.log import ENTRIES, LOG, StepRecord, from_lines
 from hydragrad.runs.manifest import Manifest
 
 
@@ -13,4 +13,5 @@ def read_steps(run: Path, manifest: Manifest) -> list[StepRecord]:
     Raises:
         RunDamaged: The step log is missing or altered.
     """
-    return list(from_lines(read_lines(run / LOG, "steps"), seed=manifest.seed, reduction=manifest.reduction))
+    lines = read_lines(run / LOG, "steps", ENTRIES)
+    return list(from_lines(lines, seed=manifest.seed, reduction=manifest.reduction))

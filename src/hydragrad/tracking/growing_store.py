@@ -15,7 +15,7 @@ from hydragrad.derivatives import Layout, Projector
 from hydragrad.errors import HydragradError, RecordingMismatch, RunDamaged, StepError
 from hydragrad.runs import StepRecord
 from hydragrad.runs.lines import read_lines
-from hydragrad.runs.log import from_lines
+from hydragrad.runs.log import ENTRIES, from_lines
 from hydragrad.runs.manifest import require_same_model
 from hydragrad.steps import rule_named
 from hydragrad.tracking.facts import CHECKSUMS, CRC, DTYPES, GROWING, LOG, SCHEMA, StoreFacts, known_facts, opened_seal
@@ -79,7 +79,9 @@ def read_log(folder: Path, steps: int) -> list[StepRecord]:
     Raises:
         RunDamaged: Lines are missing or altered.
     """
-    known = list(from_lines(read_lines(folder / LOG, "steps")))
+    if not steps and not (folder / LOG).exists():  # killed between laying out the rows and the log
+        return []
+    known = list(from_lines(read_lines(folder / LOG, "steps", ENTRIES)))
     if len(known) < steps:
         raise RunDamaged(
             f"{folder / LOG} must hold the {steps:,} steps that the rows take into account, and holds {len(known):,}. "

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import PerSampleLoss, copy_of
-from hydragrad.errors import DataError, DiskFull, RecordingMismatch, RunExists
+from hydragrad.errors import DataError, DiskFull, RecordingMismatch, RunDamaged, RunExists
 from hydragrad.recording import Recorder, StepObserver
 from hydragrad.recording.batch_of_one import require_batch_of_one
 from hydragrad.replay import Recording, require_map_style
@@ -166,7 +166,7 @@ def checkpoint_distance(steps: int) -> int:
 
 def epoch_logs(path: Path) -> list[dict[str, Any]]:
     """Read the epoch log: `epoch`, `train_loss`, `lr` and the monitor's entries, one dict per epoch."""
-    return read_lines(path / EPOCHS, "epoch logs") if (path / EPOCHS).exists() else []
+    return read_lines(path / EPOCHS, "epoch logs", ("epoch", "train_loss")) if (path / EPOCHS).exists() else []
 
 
 def forecast_bytes(model: nn.Module, optimizer: Optimizer, length: int, plan: Plan, checkpoint_every: int) -> int:
@@ -209,6 +209,12 @@ def _progress(path: Path, next_step: int, per_epoch: int) -> tuple[EpochLog, int
     An epoch is unfinished if its steps are done and its end (monitor, scheduler) was interrupted.
     """
     finished = min(len(epoch_logs(path)), next_step // per_epoch)
+    if next_step > (finished + 1) * per_epoch:
+        raise RunDamaged(
+            f"{path / EPOCHS} must hold the {next_step // per_epoch:,} epochs that ended before step {next_step:,}, "
+            f"and holds {finished:,}: their schedule and measurements would be repeated. Restore it from a copy, or "
+            f"train again."
+        )
     tally = EpochLog()
     if next_step:
         for record in read_steps(path, read_manifest(path))[finished * per_epoch : next_step]:
