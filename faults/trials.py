@@ -10,6 +10,7 @@ from rich.table import Table
 
 GOOD = ("same", "named", "warned")
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "faults.jsonl"
+DOCUMENT = RESULTS.parents[1] / "faults.md"
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,26 @@ def rows(trials: list[Trial]) -> list[dict[str, object]]:
     ]
 
 
-def write_rows(trials: list[Trial], path: Path = RESULTS) -> None:
-    """Write the tally as lines of JSON, in place of the same campaigns' earlier one."""
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows(trials)))
+def write_rows(trials: list[Trial]) -> None:
+    """Write the tally as lines of JSON, and the table of the documentation."""
+    RESULTS.write_text("".join(json.dumps(row) + "\n" for row in rows(trials)))
+    before, _, rest = DOCUMENT.read_text().partition("<!-- tally -->")
+    after = rest.partition("<!-- end -->")[2]
+    DOCUMENT.write_text(f"{before}<!-- tally -->\n\n{markdown(rows(trials))}\n\n<!-- end -->{after}")
+
+
+def markdown(tally: list[dict[str, object]]) -> str:
+    """A table with a line for every campaign and task, all accidents together."""
+    headings = ("campaign", "task", "trials", "same answer", "named error", "warning", "faults")
+    sums: dict[tuple[str, str], Counter[str]] = {}
+    for row in tally:
+        for key in ((str(row["campaign"]), str(row["task"])), (str(row["campaign"]), "all")):
+            sums.setdefault(key, Counter()).update({name: int(str(row[name])) for name in ("trials", *GOOD)})
+    lines = [headings, ("---",) * len(headings)]
+    for key, count in sorted(sums.items(), key=lambda item: (item[0][0], item[0][1] == "all", item[0][1])):
+        faults = count["trials"] - sum(count[name] for name in GOOD)
+        lines.append((*key, *(f"{number:,}" for number in (count["trials"], *(count[n] for n in GOOD), faults))))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def show(trials: list[Trial]) -> None:

@@ -10,7 +10,7 @@ import hydragrad
 from documents import ROOT
 
 SOURCE = ROOT / "src" / "hydragrad"
-ROOMS = [*sorted(file.parent for file in SOURCE.glob("*/**/__init__.py")), ROOT / "benchmarks"]
+ROOMS = [*sorted(file.parent for file in SOURCE.glob("*/**/__init__.py")), ROOT / "benchmarks", ROOT / "faults"]
 ENTRY = re.compile(r"([a-z][a-z0-9_]*) +\S")
 
 

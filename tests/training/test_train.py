@@ -359,3 +359,21 @@ def test_an_epoch_log_that_lacks_ended_epochs_is_named_when_the_run_is_resumed(t
         log.write_bytes(kept)
         with pytest.raises(RunDamaged, match=r"must hold the 2 epochs that ended before step 10, and holds 0"):
             train_toy(tmp_path / "run", resume=True)
+
+
+def test_a_lost_line_of_the_last_epoch_is_named_where_the_schedule_counted_that_epoch(tmp_path):
+    def train_by_epochs(epochs, **options):
+        model = build()
+        optimizer = sgd(model)
+        scheduler = StepLR(optimizer, 1, gamma=0.9)
+        options |= {"optimizer": optimizer, "scheduler": scheduler, "checkpoint_every": PER_EPOCH}
+        return train_toy(tmp_path / "run", model, epochs=epochs, **options)
+
+    train_by_epochs(2)
+    log = tmp_path / "run" / "epochs.jsonl"
+    whole = log.read_bytes()
+    log.write_bytes(whole[:-5])
+    with pytest.raises(RunDamaged, match=r"must hold the 2 epochs that ended before step 10, and holds 1"):
+        train_by_epochs(3, resume=True)
+    log.write_bytes(whole)
+    assert len(epoch_logs(train_by_epochs(3, resume=True).path)) == 3

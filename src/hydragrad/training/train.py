@@ -17,6 +17,7 @@ from hydragrad.recording import Recorder, StepObserver
 from hydragrad.recording.batch_of_one import require_batch_of_one
 from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
+from hydragrad.runs.checkpoints import CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
 from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.runs.manifest import read_manifest
@@ -132,7 +133,9 @@ def train(
     if resume and (path / MANIFEST).exists():
         _require_same_batches(path, batch_size, drop_last=drop_last)
     with recorder:
-        unfinished_epoch, finished_epochs = _progress(path, recorder.next_step, plan.steps_per_epoch(length))
+        unfinished_epoch, finished_epochs = _progress(
+            path, recorder.next_step, plan.steps_per_epoch(length), scheduler_every
+        )
         log = AppendOnlyLines(path / EPOCHS, keep=finished_epochs)
 
         def on_epoch(epoch: int, entries: dict[str, float]) -> None:
@@ -203,13 +206,25 @@ def _require_same_batches(path: Path, batch_size: int, *, drop_last: bool) -> No
             )
 
 
-def _progress(path: Path, next_step: int, per_epoch: int) -> tuple[EpochLog, int]:
+def _scheduled_epochs(path: Path, next_step: int, scheduler_every: str) -> int:
+    """How many epochs the schedule had counted at a checkpoint; 0 where it counts none."""
+    folder = CheckpointFolder(path)
+    entries = folder.entries() if next_step and scheduler_every == "epoch" else {}
+    if next_step not in entries or 0 not in entries:
+        return 0
+    now, first = (folder.read(step, entries[step]).scheduler for step in (next_step, 0))
+    counts = [state.get("last_epoch") if isinstance(state, dict) else None for state in (now, first)]
+    at_end, at_start = counts
+    return at_end - at_start if isinstance(at_end, int) and isinstance(at_start, int) else 0
+
+
+def _progress(path: Path, next_step: int, per_epoch: int, scheduler_every: str) -> tuple[EpochLog, int]:
     """Return the losses of the unfinished epoch and the number of finished epochs, for a run resumed at `next_step`.
 
     An epoch is unfinished if its steps are done and its end (monitor, scheduler) was interrupted.
     """
     finished = min(len(epoch_logs(path)), next_step // per_epoch)
-    if next_step > (finished + 1) * per_epoch:
+    if next_step > (finished + 1) * per_epoch or _scheduled_epochs(path, next_step, scheduler_every) > finished:
         raise RunDamaged(
             f"{path / EPOCHS} must hold the {next_step // per_epoch:,} epochs that ended before step {next_step:,}, "
             f"and holds {finished:,}: their schedule and measurements would be repeated. Restore it from a copy, or "
