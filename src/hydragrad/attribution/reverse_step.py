@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hydragrad.attribution.moments import Evaluated, Moment
 from hydragrad.attribution.plan import Plan
-from hydragrad.attribution.routes import Comparisons, same_modes
+from hydragrad.attribution.routes import Comparisons
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import (
     CurvatureProducts,
@@ -86,7 +86,7 @@ class ReverseStep:
         """
         record = moment.record
         self._replay.trajectory.arrange(record)
-        same_modes(self._problem, self._replay)
+        self._problem.take_modes(self._replay.trajectory.model)
         g_bar, before = self._through_update(moment, cotangents)
         products = self._first_that_holds(moment, g_bar, cotangents.r_bar)
         w_bar, r_bar = before.w_bar, cotangents.r_bar

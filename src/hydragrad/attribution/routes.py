@@ -228,7 +228,7 @@ class _Between(_NotesGradient):
     def before_forward(self, number: int) -> None:
         if self._shared is not None:
             self._shared.begin()
-        same_modes(self._problem, self._replay)
+        self._problem.take_modes(self._replay.trajectory.model)
         self._buffers = {name: value.clone() for name, value in self._replay.trajectory.buffers.items()}
 
     def after_forward(self, number: int, losses: Tensor) -> None:
@@ -270,9 +270,3 @@ def scaled(directions: Tensor, factors: NDArray[np.float64], spans: Sequence[sli
     for factor, span in zip(factors, spans, strict=True):
         result[:, span] = directions[:, span] * factor
     return result
-
-
-def same_modes(problem: LossModule, replay: Replay) -> None:
-    """Put the copy's modules into the modes of the trajectory's model."""
-    for copy, original in zip(problem.model.modules(), replay.trajectory.model.modules(), strict=True):
-        copy.training = original.training

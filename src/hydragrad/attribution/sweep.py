@@ -17,7 +17,7 @@ from hydragrad.attribution.moments import backwards
 from hydragrad.attribution.partial import Partial, PartialFold
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.reverse_step import Cotangents, ReverseStep
-from hydragrad.attribution.routes import Comparisons, same_modes
+from hydragrad.attribution.routes import Comparisons
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import LossModule, require_symmetric, use_explicit_batch_norm
 from hydragrad.replay.histories import state_names
@@ -88,6 +88,6 @@ def require_curvature(plan: Plan) -> None:
             record = plan.run.steps[start]
             trajectory.restore(plan.run.checkpoint(start))
             trajectory.arrange(record)
-            same_modes(problem, replay)
+            problem.take_modes(trajectory.model)
             for batch in plan.run.batches(record)[:1]:
                 require_symmetric(problem, plan.weights, trajectory.parameters, trajectory.buffers, batch)

@@ -15,6 +15,7 @@ stopped      gradients that are stopped on their way
 graph        the graph of a loss
 kinks        operations whose derivative jumps
 coupling     whether the samples of a batch are coupled
+moving       a state moved along a random direction
 held         derivatives held to the gradient that trained
 trusted      a fast path held to the safe one
 directional  derivatives of all samples along directions

@@ -58,6 +58,11 @@ class LossModule(nn.Module):
             prepare(self.model)
         self.loss = Evaluator(loss)
 
+    def take_modes(self, model: nn.Module) -> None:
+        """Put the copy's modules into the modes of a model like it."""
+        for copy, original in zip(self.model.modules(), model.modules(), strict=True):
+            copy.training = original.training
+
     def forward(self, batch: Batch, model: Any = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Losses (batch size,), and the buffers after the forward pass."""
         reseed_everything(batch.seed)

@@ -16,6 +16,7 @@ from torch import Tensor
 from hydragrad.derivatives import Layout
 from hydragrad.derivatives.directional.forward_mode import differentiable_kernels, dual_parameters, unpack
 from hydragrad.derivatives.graph import Kind, KindWatch, kind_of_graph
+from hydragrad.derivatives.moving import SMALLEST, moved_by, random_direction
 from hydragrad.derivatives.stopped import gradients_through_stops, through_stops
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.derivatives.trusted import reason as reason_of
@@ -34,9 +35,6 @@ float32, where there is no forward mode."""
 
 ROUNDINGS = 100
 """Roundings of the value that a difference may be off by."""
-
-SMALLEST = 1e-2
-"""Least size of a tensor's entries, for the size of a direction."""
 
 CHECKED_SHARE = 1 / 16
 """Share of the scalars that are compared where one with the same operations was compared before."""
@@ -155,12 +153,10 @@ class QueryGradient:
         generator = torch.Generator().manual_seed(self.compared)
         like = next(iter(self._parameters.values()))
 
-        def random(layout: Layout, values: Named) -> Tensor:
-            noise = torch.randn(layout.size, generator=generator, dtype=torch.float64).to(like)
-            sizes = {name: values[name].square().mean().sqrt().clamp_min(SMALLEST) for name in layout.names}
-            return noise * layout.flatten({name: sizes[name].expand(layout.shapes[name]) for name in sizes}, like)
-
-        return Direction(random(self._weights, self._parameters), random(self._statistics, self._buffers))
+        return Direction(
+            random_direction(self._weights, self._parameters, like, generator),
+            random_direction(self._statistics, self._buffers, like, generator),
+        )
 
     def _uphill(self, found: "_Gradient") -> Direction:
         """Near the gradient, where a coarse precision shows a difference; one unit changes the value by itself."""
@@ -203,9 +199,8 @@ class QueryGradient:
         return None
 
     def _value(self, scalar: Scalar, factor: float, moved: Direction) -> float:
-        weights, statistics = self._weights.views(moved.weights), self._statistics.views(moved.statistics)
-        parameters = self._parameters | {name: self._parameters[name] + factor * dot for name, dot in weights.items()}
-        buffers = self._buffers | {name: self._buffers[name] + factor * dot for name, dot in statistics.items()}
+        parameters = moved_by(self._weights, self._parameters, factor * moved.weights)
+        buffers = moved_by(self._statistics, self._buffers, factor * moved.statistics)
         with torch.no_grad():
             return float(scalar(parameters, buffers))
 

@@ -216,8 +216,7 @@ class StepGradients:
         """A copy of the model and its loss, in the model's modes."""
         if self._problem is None:
             self._problem = LossModule(self._model, self._loss)
-        for copy, original in zip(self._problem.model.modules(), self._model.modules(), strict=True):
-            copy.training = original.training
+        self._problem.take_modes(self._model)
         return self._problem
 
     def _frozen_parameters(self) -> list[str]:

@@ -28,12 +28,11 @@ from hydragrad.derivatives.kinks import kinks
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.derivatives.loss_module import Batch, LossModule
+from hydragrad.derivatives.moving import moved_by, random_direction
 from hydragrad.derivatives.per_sample.weighted import weighted_gradient
 from hydragrad.derivatives.point import Point
 from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.errors import HydragradError
-
-Named = dict[str, Tensor]
 
 STEPS = (1e-8, 1e-7, 1e-9)
 """Of the difference quotient, relative to the weights: so short that hardly a ReLU changes sides on the way."""
@@ -84,8 +83,7 @@ class HeldProducts:
         Raises:
             NotHeld: They are not what they stand for.
         """
-        for copy, original in zip(self._problem.modules(), like.modules(), strict=True):
-            copy.training = original.training
+        self._problem.take_modes(like.model)
         point, g_bar, r_bar = _point_in_float64(point), g_bar.double(), r_bar.double()
         if not (g_bar.isfinite().all() and r_bar.isfinite().all() and g_bar.any()):
             return 0.0
@@ -102,8 +100,8 @@ class HeldProducts:
 
     def _gap(self, point: Point, g_bar: Tensor, r_bar: Tensor, seed: int) -> float:
         product = self._products(point, g_bar[None], r_bar[None])
-        w_dot = _random(self._weights, point.parameters, g_bar, seed) * self._moved
-        r_dot = _random(self._statistics, point.buffers, r_bar, seed + 1)
+        w_dot = random_direction(self._weights, point.parameters, g_bar, _seeded(seed)) * self._moved
+        r_dot = random_direction(self._statistics, point.buffers, r_bar, _seeded(seed + 1))
         terms = torch.cat([product.w_bar[0] * w_dot, product.r_bar[0] * r_dot])
         along, size = float(terms.sum()), float(terms.norm())
         gaps = []
@@ -120,8 +118,8 @@ class HeldProducts:
 
     def _pulled(self, point: Point, g_bar: Tensor, r_bar: Tensor, w_dot: Tensor, r_dot: Tensor) -> float:
         """s at a moved point."""
-        parameters = point.parameters | _moved(self._weights, point.parameters, w_dot)
-        buffers = point.buffers | _moved(self._statistics, point.buffers, r_dot)
+        parameters = moved_by(self._weights, point.parameters, w_dot)
+        buffers = moved_by(self._statistics, point.buffers, r_dot)
         like = next(iter(parameters.values()))
         weights = like.new_ones(point.batch.size) if point.loss_weights is None else point.loss_weights
         gradient, after = weighted_gradient(self._problem, self._weights, parameters, buffers, point.batch, weights)
@@ -129,7 +127,7 @@ class HeldProducts:
         return float(g_bar @ gradient / point.divisor + r_bar @ moved)
 
     def _asymmetry(self, point: Point, g_bar: Tensor, seed: int) -> float:
-        other = _random(self._weights, point.parameters, g_bar, seed) * self._moved
+        other = random_direction(self._weights, point.parameters, g_bar, _seeded(seed)) * self._moved
         zero = g_bar.new_zeros(2, self._statistics.size)
         product = self._products(point, torch.stack([g_bar, other]), zero).w_bar
         return _relative(product[0] * other, product[1] * g_bar)
@@ -158,8 +156,7 @@ def tangent_gap(
     """
     try:
         twin, point = _in_float64(problem), _point_in_float64(point)
-        for copy, original in zip(twin.modules(), problem.modules(), strict=True):
-            copy.training = original.training
+        twin.take_modes(problem.model)
         return _tangent_gap(twin, weights, statistics, partial(tangent, twin, point), point, seed)
     except HydragradError:
         raise
@@ -181,9 +178,11 @@ def _tangent_gap(
     alpha = like.new_ones(point.batch.size) if point.loss_weights is None else point.loss_weights
     gradient, _ = weighted_gradient(problem, weights, point.parameters, point.buffers, point.batch, alpha)
     # Along entries that move with the samples: those without a gradient at this batch may be padding.
-    w_dot, other = (_random(weights, point.parameters, like, seed + n) * (gradient != 0) for n in (0, 2))
-    r_dot = _random(statistics, point.buffers, like, seed + 1)
-    alpha_dot = torch.randn(alpha.shape, generator=torch.Generator().manual_seed(seed), dtype=like.dtype).to(like)
+    w_dot, other = (
+        random_direction(weights, point.parameters, like, _seeded(seed + n)) * (gradient != 0) for n in (0, 2)
+    )
+    r_dot = random_direction(statistics, point.buffers, like, _seeded(seed + 1))
+    alpha_dot = torch.randn(alpha.shape, generator=_seeded(seed), dtype=like.dtype).to(like)
     rows, gaps = tangent(w_dot, r_dot, alpha_dot), []
     exact = torch.cat([rows.g_dot[0], rows.r_dot[0]])
 
@@ -222,8 +221,8 @@ def _gradient_and_statistics(
     alpha: Tensor,
 ) -> Tensor:
     """Both after moving the state, as one vector."""
-    parameters = point.parameters | _moved(weights, point.parameters, w_dot)
-    buffers = point.buffers | _moved(statistics, point.buffers, r_dot)
+    parameters = moved_by(weights, point.parameters, w_dot)
+    buffers = moved_by(statistics, point.buffers, r_dot)
     gradient, after = weighted_gradient(problem, weights, parameters, buffers, point.batch, alpha)
     moved = statistics.flatten({name: after[name] for name in statistics.names}, gradient)
     return torch.cat([gradient / point.divisor, moved])
@@ -254,13 +253,5 @@ def _double(leaf: Any) -> Any:
     return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
-def _random(layout: Layout, values: Named, like: Tensor, seed: int) -> Tensor:
-    """A random direction, each tensor's part as large as the tensor's own entries."""
-    generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(layout.size, generator=generator, dtype=torch.float64).to(like)
-    sizes = {name: values[name].square().mean().sqrt().clamp_min(1e-2) for name in layout.names}
-    return noise * layout.flatten({name: sizes[name].expand(layout.shapes[name]) for name in sizes}, like)
-
-
-def _moved(layout: Layout, values: Named, flat: Tensor) -> Named:
-    return {name: values[name] + dot for name, dot in layout.views(flat).items()}
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

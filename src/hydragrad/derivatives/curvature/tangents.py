@@ -80,8 +80,7 @@ class ExactTangents:
         Raises:
             Unsupported: The gradient is stopped (detach(), torch.no_grad) on its way, where that changes it.
         """
-        for copy, original in zip(self._problem.model.modules(), self._model.modules(), strict=True):
-            copy.training = original.training
+        self._problem.take_modes(self._model)
         point = Point(parameters, buffers, batch, divisor, loss_weights)
         if loss_weights is not None:
             alpha_dot = alpha_dot * loss_weights

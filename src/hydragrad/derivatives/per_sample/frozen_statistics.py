@@ -61,8 +61,7 @@ class FrozenGradients:
         Returns:
             (positions, columns).
         """
-        for copy, original in zip(self._problem.model.modules(), model.modules(), strict=True):
-            copy.training = original.training
+        self._problem.take_modes(model)
         for copied, parameter in zip(self._problem.model.parameters(), model.parameters(), strict=True):
             copied.requires_grad_(parameter.requires_grad)
         parameters = {name: value.detach() for name, value in model.named_parameters()}
