@@ -106,7 +106,7 @@ def test_a_later_step_that_is_refused_keeps_the_run(tmp_path):
     optimizer = sgd(model)
     with pytest.raises(errors.StepError), recorder(tmp_path, model, optimizer) as r:
         take_step(r, model, optimizer, range(5), samples()[:5])
-        block(r, model, optimizer, "no step")
+        block(r, model, optimizer, "nothing")
     assert read_manifest(tmp_path).steps == 1
 
 

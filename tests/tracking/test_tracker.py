@@ -348,17 +348,6 @@ def test_bad_input_gets_a_named_error(tmp_path):
         pass
 
 
-def test_a_loop_that_clips_is_refused_at_once():
-    model = MLP.build()
-    optimizer = MLP.options.optimizer(model)
-    train_set = MLP.train_set
-    tracker = hg.Tracker(model, optimizer, MLP.loss, train_set)
-    with tracker, pytest.raises(ReplayMismatch, match="clipping"), tracker.step([0, 1, 2]):
-        MLP.loss(model, collate(train_set, [0, 1, 2])).mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1e-3)
-        optimizer.step()
-
-
 def test_a_tracker_killed_before_its_log_was_there_starts_over(tmp_path, monkeypatch):
     import hydragrad.tracking.online as online
 

@@ -1,9 +1,11 @@
 """Recording: watches a training loop and writes the run directory.
 
 recorder          Recorder: a user's loop, recorded
-step_block        one optimizer step of a loop, watched; shared with Tracker
+step_block        one micro-batch of a loop, watched, and the step that several make; shared with Tracker
 watch             what model and optimizer do inside a step block
-gradient_watch    the optimizer gets the gradients that the backward pass gave
+gradient_watch    the optimizer gets the gradients that backward passes and clipping gave
+torch_calls       backward passes and clipping, heard of under whatever name they are called
+reduction         how the loop makes one number of the per-sample losses
 update_check      the optimizer makes the step of its rule
 strided           some entries of tensors, evenly spaced
 settings_watch    settings of modules and switches of torch stay as they are
@@ -14,7 +16,7 @@ sampler_position  where a loader stands in its epoch
 indexed           sample indices of batches from any stock DataLoader
 between_steps     nothing may change weights or optimizer state between two steps
 batch_of_one      a batch of one sample under BatchNorm, named
-autocast          autocast that the model enters itself, refused
+autocast          what forward passes run under; autocast that the model enters itself
 verifying         replays some steps while recording
 interruption      Ctrl-C, noticed even where the loop catches it
 observer          the StepObserver protocol

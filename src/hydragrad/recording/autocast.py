@@ -1,4 +1,4 @@
-"""Autocast that is entered inside the model or the loss, where no hook on the model sees it."""
+"""Autocast: what a loop's forward passes run under, and what is entered inside the model, where no hook sees it."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,6 +9,19 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from hydragrad.errors import Unsupported
+from hydragrad.runs.log import Autocast
+
+
+def autocast_in_force(device: str) -> Autocast | None:
+    """The autocast that operations on a kind of device run under now; None where there is none."""
+    if not torch.is_autocast_enabled(device):
+        return None
+    return device, str(torch.get_autocast_dtype(device)).removeprefix("torch.")
+
+
+def described(autocast: Autocast | None) -> str:
+    """For messages."""
+    return "none" if autocast is None else f"autocast to {autocast[1]}"
 
 
 @contextmanager

@@ -35,6 +35,7 @@ class BetweenSteps:
 
     Attributes:
         settings: Settings of modules, and switches of torch.
+        micro_batch_moved: Whether micro-batches since the last step moved buffers.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, method: str) -> None:
@@ -47,6 +48,7 @@ class BetweenSteps:
         self._weights: list[Tensor] = []
         self._statistics: list[Tensor] = []
         self.settings = SettingsWatch(model, method)
+        self.micro_batch_moved = False
 
     def begin(self) -> None:
         """Take the present state as right."""
@@ -88,6 +90,12 @@ class BetweenSteps:
         """
         if self._last is None or steps == 0:
             return
+        if self.micro_batch_moved:
+            raise StepError(
+                f"The model must end as its last step left it. After step {steps - 1} further micro-batches came "
+                f"without optimizer.step(), and their forward passes moved running statistics. Let the optimizer step "
+                f"on the last, incomplete group, or leave it out; the record ends with step {steps - 1}."
+            )
         try:
             self.require_untouched(steps)
             if not _equal(self._sample(), self._weights):
@@ -164,8 +172,30 @@ class BetweenSteps:
                 )
         self.settings.require_untouched(step)
 
+    def keep_micro_batch(self, step: int) -> None:
+        """A block ended as a micro-batch of a step that follows: it may have moved buffers, and nothing else.
+
+        Raises:
+            StepError: Names what it moved.
+        """
+        if self._last is None:
+            return
+        now = self._versions()
+        name = self._first_changed(self._last.parameters, now.parameters)
+        if name is None and not _same(self._last.states, now.states):
+            name = "the optimizer's state"
+        if name is not None:
+            raise StepError(
+                f"A {self._method} block without optimizer.step() is a micro-batch of the step that follows, and moves "
+                f"no weights; before step {step} {name} moved in one. Let the optimizer step inside of the block."
+            )
+        self.settings.require_untouched(step)
+        self.micro_batch_moved = self.micro_batch_moved or now.buffers != self._last.buffers
+        self._last, self._statistics = self._last._replace(buffers=now.buffers), self._sample_of_buffers()
+
     def go_on(self) -> None:
         """A block ended as it must: what its optimizer made is right."""
+        self.micro_batch_moved = False
         if self._last is None:
             self.begin()
             return

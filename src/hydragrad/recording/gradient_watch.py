@@ -1,25 +1,35 @@
 """The gradients between the backward pass and the optimizer: what the optimizer gets must be what backward() gave.
 
-Hooks note the gradients when a backward pass ends. Whoever changes them afterwards (clipping, scaling, noise) is seen
-where the optimizer steps, at whatever step that first happens: torch counts changes in place, and norms and a strided
-sample show those that it does not count.
+They are noted when a backward pass ends, and again when torch's clipping, which is recorded, ends. Whoever else changes
+them (scaling, noise, clipping by hand) is seen where the optimizer steps, at whatever step that first happens: torch
+counts changes in place, and norms and a strided sample show those that it does not count. From one micro-batch to the
+next gradients are held likewise.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from hydragrad.errors import ReplayMismatch
+from hydragrad.errors import ReplayMismatch, StepError
 from hydragrad.recording.strided import strided
 from hydragrad.replay.causes import cause_of_edited_gradients
+from hydragrad.steps import Transform
+
+
+class Earlier(Enum):
+    """What a block's backward pass found of the gradients of earlier blocks since the last step."""
+
+    NONE = auto()
+    KEPT = auto()
+    CLEARED = auto()
 
 
 @dataclass(frozen=True)
 class _Noted:
-    """The gradients when the backward pass ended."""
+    """The gradients when a backward pass, or clipping, ended."""
 
     gradients: list[Tensor | None]
     versions: list[int]
@@ -28,7 +38,7 @@ class _Noted:
 
 
 class GradientWatch:
-    """Compares the gradients that the optimizer gets with those that the block's backward pass gave.
+    """Compares the gradients that the optimizer gets with those that backward passes and clipping gave.
 
     Gradients that no backward pass made (assigned by hand) can't be compared, and are left to the replays.
 
@@ -36,51 +46,131 @@ class GradientWatch:
         parameters: The model's, by name.
         trained: The parameters that the optimizer has now.
         method: The call that opens a step block, for messages.
+
+    Attributes:
+        transforms: How the gradients of this block were clipped, in order.
+        clipped: Whether that changed any.
+        backward_passes: Of this block.
+        earlier: What its backward pass found of earlier blocks' gradients.
     """
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], trained: Callable[[], Sequence[nn.Parameter]], method: str
     ) -> None:
-        self._parameters, self._trained_now, self._method = parameters, trained, method
-        self._handles: dict[str, RemovableHandle] = {}
+        self._trained_now, self._method = trained, method
+        self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._trained: Sequence[nn.Parameter] = ()
-        self._inside = self._ending = self._stale = False
+        self._step, self._checks = 0, True
         self._noted: _Noted | None = None
+        self._carried: _Noted | None = None  # what the last block left for the next micro-batch to add to
+        self._follows = False  # whether the block before this one was a micro-batch of the same step
         self._edits = False  # whether the loop edits gradients in place, as clipping does that does not act
+        self.transforms: list[Transform] = []
+        self.clipped = False
+        self.backward_passes = 0
+        self.earlier = Earlier.NONE
 
-    def begin(self) -> None:
-        """A step block was entered."""
-        self._inside, self._ending, self._stale, self._noted = True, False, False, None
+    def begin(self, step: int, *, checks: bool) -> None:
+        """A step block was entered; without `checks` only calls are counted."""
+        self._step, self._checks, self._noted = step, checks, None
         self._trained = self._trained_now()
-        for name, parameter in self._parameters.items():
-            if parameter.requires_grad and name not in self._handles:
-                self._handles[name] = parameter.register_post_accumulate_grad_hook(self._arrived)
+        self.transforms, self.clipped, self.backward_passes, self.earlier = [], False, 0, Earlier.NONE
 
-    def end(self) -> None:
-        """The step block was left; its gradients are forgotten."""
-        self._inside, self._noted = False, None
+    def carry(self) -> None:
+        """The block was a micro-batch: what it left is what the next one must find."""
+        self._carried, self._noted = self._noted, None
+        self._follows = True
 
-    def detach(self) -> None:
-        """Take the hooks off."""
-        for handle in self._handles.values():
-            handle.remove()
-        self._handles.clear()
+    def stepped(self) -> None:
+        """The optimizer used the gradients up."""
+        self._carried, self._follows, self._noted = None, False, None
 
-    def require_untouched(self, step: int) -> None:
-        """Refuse gradients that are not those of the block's last backward pass; called where the optimizer steps.
+    def before_backward(self) -> None:
+        """See what is there before a backward pass adds to it.
 
         Raises:
-            ReplayMismatch: Says what happened to them: clipping, scaling, accumulation, or something else.
+            ReplayMismatch: Gradients of something else than this step's micro-batches.
+            StepError: A second backward pass.
         """
-        if self._noted is None:
-            return
-        if self._stale:
-            raise ReplayMismatch(
-                f"A step's gradient must be that of its own batch. At step {step} the backward pass of "
-                f"{self._method} added to gradients that were there before: gradient accumulation, or a missing "
-                f"optimizer.zero_grad(). Clear the gradients before the backward pass, and call it once a step."
+        if self.backward_passes:
+            raise StepError(
+                f"A {self._method} block holds one backward pass; a second one began at step {self._step}. Give each "
+                f"micro-batch a block of its own, and add up what belongs to one batch before backward()."
             )
-        noted, now = self._noted, [parameter.grad for parameter in self._trained]
+        now = [parameter.grad for parameter in self._trained]
+        present = [gradient for gradient in now if gradient is not None and gradient.layout is torch.strided]
+        if not (self._follows or self._checks):
+            return
+        if not present or not bool(_stacked(_norms(present)).any()):
+            self.earlier = Earlier.CLEARED if self._follows else Earlier.NONE
+            return
+        if not self._follows:
+            raise ReplayMismatch(
+                f"A step's gradient must be that of its own micro-batches. At step {self._step} the backward pass of "
+                f"{self._method} would have added to gradients that were there before: of a batch outside of the "
+                f"blocks, or of the step before (a missing optimizer.zero_grad()). Put every micro-batch into a block, "
+                f"and clear the gradients before the first one."
+            )
+        if self._carried is not None:
+            self._require_same(self._carried, now, "between two micro-batches")
+        self.earlier = Earlier.KEPT
+
+    def after_backward(self) -> None:
+        """Note the gradients that a backward pass left."""
+        self.backward_passes += 1
+        self._note()
+
+    def before_clipping(self) -> None:
+        """Gradients are about to be clipped.
+
+        Raises:
+            ReplayMismatch: They are not those of the backward pass any more.
+        """
+        self.require_untouched()
+
+    def after_clipping(self, parameters: Sequence[Tensor], made: Callable[..., Transform], *, acted: bool) -> None:
+        """Note what clipping did.
+
+        Raises:
+            StepError: It took gradients of another model into account, or clipped outside of any backward pass.
+        """
+        with_gradient = [parameter for parameter in parameters if parameter.grad is not None]
+        foreign = [parameter for parameter in with_gradient if id(parameter) not in self._names]
+        if foreign:
+            raise StepError(
+                f"Clipping must be of parameters of the recorded model; at step {self._step} it took a parameter of "
+                f"shape {tuple(foreign[0].shape)} into account that is not. Make it part of the model, or clip apart."
+            )
+        if self.backward_passes != 1:
+            raise StepError(
+                f"Gradients are clipped after the block's backward pass; at step {self._step} they were clipped in a "
+                f"{self._method} block before it. Clip before optimizer.step()."
+            )
+        self.transforms.append(made(names=tuple(self._names[id(parameter)] for parameter in with_gradient)))
+        self.clipped |= acted
+        if self._noted is not None:
+            self._note()
+
+    def require_untouched(self) -> None:
+        """Refuse gradients that nobody but backward() and clipping may have changed.
+
+        Raises:
+            ReplayMismatch: Says what happened to them: scaling, masking, noise.
+        """
+        if self._noted is not None:
+            self._require_same(
+                self._noted,
+                [parameter.grad for parameter in self._trained],
+                f"between backward() and optimizer.step() in {self._method}",
+            )
+
+    def _require_same(self, noted: _Noted, now: Sequence[Tensor | None], when: str) -> None:
+        if len(noted.gradients) != len(now):
+            raise StepError(
+                f"The optimizer must keep its parameters during a step; at step {self._step} it had "
+                f"{len(noted.gradients)} of them at one micro-batch and {len(now)} at the next. Add parameter groups "
+                f"between two steps."
+            )
         pairs = [(old, new) for old, new in zip(noted.gradients, now, strict=True) if old is not None]
         if any(new is None for _, new in pairs):  # dropped by hand: the optimizer skips it, as the record says
             return
@@ -94,27 +184,13 @@ class GradientWatch:
             return
         cause = cause_of_edited_gradients(noted.sample, sample, [len(strided(gradient)) for gradient in present])
         raise ReplayMismatch(
-            f"The optimizer must get the gradients that backward() gave. At step {step} they changed between "
-            f"backward() and optimizer.step() in {self._method}: {cause} Take that out of the step."
+            f"The optimizer must get the gradients that backward() gave, clipped by torch.nn.utils or not. At step "
+            f"{self._step} they changed {when}: {cause} Take that out of the step, or use torch's function for it."
         )
 
-    def _arrived(self, parameter: Tensor) -> None:
-        if self._inside and not self._ending:
-            self._ending = True
-            self._stale = self._has_stale(parameter)
-            torch.autograd.Variable._execution_engine.queue_callback(self._backward_ended)
-
-    def _has_stale(self, first: Tensor) -> bool:
-        """Whether the other parameters, whose gradients are still to come, have gradients other than 0."""
-        before: list[Tensor] = []
-        for parameter in self._trained:
-            gradient = parameter.grad
-            if gradient is not None and parameter is not first and gradient.layout is torch.strided:
-                before.append(gradient)
-        return bool(before) and bool(_stacked(_norms(before)).any())
-
-    def _backward_ended(self) -> None:
-        self._ending = False
+    def _note(self) -> None:
+        if not self._checks:
+            return
         gradients = [parameter.grad for parameter in self._trained]
         present = [gradient for gradient in gradients if gradient is not None]
         if not present or any(gradient.layout is not torch.strided for gradient in present):

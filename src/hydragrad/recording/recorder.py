@@ -1,7 +1,8 @@
 """The Recorder: records a user's loop into a run directory."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -43,6 +44,13 @@ from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
 from hydragrad.steps import rule_of
 from hydragrad.surroundings import in_clean_surroundings
+
+
+@dataclass
+class _Shown:
+    """What the loop showed of a micro-batch."""
+
+    batch: Any
 
 
 class Recorder:
@@ -142,6 +150,8 @@ class Recorder:
         self.next_step = 0
         self.fingerprint: dict[str, Any] = {}
         self._between_steps = True
+        self._start: Checkpoint | None = None  # of the step that its micro-batches make, where it is verified
+        self._begun: AbstractContextManager[StepHandle] | None = None
         self._last_record: StepRecord | None = None
         self._last_indices: Sequence[int] | Tensor = ()
         self._resumed_loader: Checkpoint | None = None  # until the loader is set to it
@@ -220,26 +230,71 @@ class Recorder:
         """
         samples = self._block.samples(indices)
         self._rest.require_untouched(self.next_step)
-        start = self._segment_start(indices)
+        first = self._block.pending == 0
+        if first:
+            self._start = self._segment_start(indices)
         if self._last_record is None and getattr(indices, "leaves_one", False):
             require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
-        handle = StepHandle()
-        if self._stored_in is not None:
-            batch = map_leaves(batch, own_memory)  # the loop may take it apart
+        shown = _Shown(
+            batch if self._stored_in is None else map_leaves(batch, own_memory)
+        )  # the loop may take it apart
+        handle = StepHandle(lambda data: self._losses_in_block(data, shown))
         self._between_steps = False
         part = self._block.micro_batch(self.next_step, indices, samples, batch)
         with naming_batch_of_one(len(samples)), self._block.watched(part):
             yield handle
+        number = self._block.pending
         record = self._block.record(self.next_step, handle.loss)
-        self._check(record, batch, start)
-        self._unfinished_segment = None
+        if self._stored_in is not None:
+            self._writer.store_batch(self.next_step, number, shown.batch)
+        self._last_indices = indices
+        if record is None:
+            return
+        self._check(record, self._start)
+        self._unfinished_segment = self._start = None
         self._writer.write_step(record)
         self._last_record = record
         self.next_step += 1
         self._rest.go_on()
         # The loop did not end with an interruption before this step.
         self._between_steps, self._interruption.noticed = True, False
-        self._last_indices = indices
+
+    def _losses_in_block(self, data: Any, shown: "_Shown") -> Tensor:
+        if self._stored_in is not None and shown.batch is None:
+            shown.batch = map_leaves(data, own_memory)
+        return self._block.losses(self._loss, data)
+
+    def open(self) -> Self:
+        """Enter the recorder, where a framework's callbacks can hold no `with` statement open."""
+        return self.__enter__()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Leave it; with the error that ended the loop, where one did."""
+        self.__exit__(type(error) if error is not None else None, error, None)
+
+    def begin(self, indices: Sequence[int] | Tensor, batch: Any = None) -> StepHandle:
+        """Enter a `step` block; `end` leaves it.
+
+        Raises:
+            StepError: As `step`; also where the block before was not left.
+        """
+        if self._begun is not None:
+            raise StepError("recorder.begin() was called twice without recorder.end() between. Call end() first.")
+        block = self.step(indices, batch)
+        handle = block.__enter__()
+        self._begun = block
+        return handle
+
+    def end(self, error: BaseException | None = None) -> None:
+        """Leave the block that `begin` entered; with the error that ended it, where one did.
+
+        Raises:
+            StepError: No block is open; and as `step`.
+        """
+        if self._begun is None:
+            raise StepError("recorder.end() leaves the block that recorder.begin(indices) entered; there is none.")
+        block, self._begun = self._begun, None
+        block.__exit__(type(error) if error is not None else None, error, None)
 
     def take_sampler_position(self, loader: DataLoader[Any]) -> tuple[int, dict[str, Tensor] | None]:
         """After a resume inside an epoch, once: set the loader's generators to the epoch's start.
@@ -291,11 +346,9 @@ class Recorder:
         return checkpoint
 
     @in_clean_surroundings
-    def _check(self, record: StepRecord, batch: Any, start: Checkpoint | None) -> None:
-        """Refuse a step that is not finite or can't be replayed; store its batch where the run does."""
-        require_finite_step(record, lambda: self._fetch(record) if batch is None else [batch], self._parameters)
-        if self._stored_in is not None:
-            self._writer.store_batch(record.step, batch)
+    def _check(self, record: StepRecord, start: Checkpoint | None) -> None:
+        """Refuse a step that is not finite or can't be replayed."""
+        require_finite_step(record, lambda: self._fetch(record), self._parameters)
         if start is not None and self._verifier.due(record.step):
             with self._outside.named_where(lambda: self._batches(record)):
                 self._verifier.verify(start, record, lambda: self._fetch(record), self._parameters)

@@ -97,8 +97,8 @@ class RunWriter:
         self._folder.write(checkpoint, self._index)
         self.last_checkpoint = checkpoint.step
 
-    def store_batch(self, step: int, batch: Any) -> None:
-        """Store the batch of a step.
+    def store_batch(self, step: int, number: int, batch: Any) -> None:
+        """Store a micro-batch of a step.
 
         Raises:
             StepError: There is none.
@@ -108,7 +108,7 @@ class RunWriter:
             raise StepError(
                 "With store_batches=True the batch must be given, and none was: call recorder.step(indices, batch)."
             )
-        store_batch(self.path, step, batch)
+        store_batch(self.path, step, batch, number)
 
     def finish(self, status: Status, steps: int, outside_state: Sequence[str] = ()) -> None:
         """Note in the manifest how the run ended, after how many steps, and the model's state outside its buffers."""

@@ -2,20 +2,26 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from hydragrad.derivatives import naming_label_dtype
+from hydragrad.derivatives import PerSampleLoss, check_losses, naming_label_dtype
 from hydragrad.errors import QueryError, StepError
-from hydragrad.randomness import BATCH, StepSeeds, step_seed, stream_seed
+from hydragrad.randomness import BATCH, FORWARD, StepSeeds, step_seed, stream_seed
+from hydragrad.recording.gradient_watch import Earlier
 from hydragrad.recording.sampler_position import Indices
 from hydragrad.recording.watch import Watch
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.runs.log import MicroBatch, StepRecord
 from hydragrad.runs.manifest import Reduction
 from hydragrad.surroundings import in_clean_surroundings
+
+_inside: ContextVar[tuple[Watch, ...]] = ContextVar("inside", default=())
+"""The step blocks that are open: an observer of a loop may be beside another one."""
 
 
 class StepBlock:
@@ -55,18 +61,25 @@ class StepBlock:
         self._length, self._reduction, self._state, self._shares_seed = length, reduction, state, shares_seed
         self.watch = Watch(model, optimizer, self._method)
         self._open, self._seed, self._step = False, 0, 0
-        self._micro_batches: tuple[MicroBatch, ...] = ()
+        self._before: list[MicroBatch] = []
+        self._present = MicroBatch([], 0, 0, 1.0)
         self._while_inside, self._seeds = ExitStack(), StepSeeds()
 
-    def open(self, seed: int, before_update: Callable[[], None] | None = None) -> None:
+    def open(
+        self,
+        seed: int,
+        before_update: Callable[[], None] | None = None,
+        before_transform: Callable[[], None] | None = None,
+    ) -> None:
         """Accept blocks from now on.
 
         Args:
             seed: The seeds of all steps are derived from it.
             before_update: Called before the optimizer steps.
+            before_transform: Called before gradients are clipped.
         """
         self._open, self._seed = True, seed
-        self.watch.attach(before_update)
+        self.watch.attach(before_update, before_transform)
 
     def close(self) -> None:
         """Accept no further blocks."""
@@ -98,6 +111,16 @@ class StepBlock:
             )
         return samples
 
+    @property
+    def pending(self) -> int:
+        """Micro-batches of the next step that came already."""
+        return len(self._before)
+
+    @property
+    def latest(self) -> MicroBatch:
+        """The last micro-batch that came, as its block showed it."""
+        return self._before[-1]
+
     def micro_batch(
         self, step: int, indices: Sequence[int] | Tensor, samples: list[int], batch: Any = None
     ) -> MicroBatch:
@@ -113,13 +136,34 @@ class StepBlock:
         digest = indices.digest if isinstance(indices, Indices) else None
         shared = self._shared_seed()
         self._step = step
+        number = f":{self.pending}" if self.pending else ""
         return MicroBatch(
             indices=samples,
-            batch_seed=stream_seed(self._seed, step, BATCH) if batch_seed is None else batch_seed,
-            seed=stream_seed(self._seed, step) if shared is None else shared,
+            batch_seed=stream_seed(self._seed, step, BATCH + number) if batch_seed is None else batch_seed,
+            seed=stream_seed(self._seed, step, FORWARD + number) if shared is None else shared,
             coefficients=1 / len(samples) if self._reduction == "mean" else 1.0,
             digest=batch_digest(batch) if digest is None and batch is not None else digest,
         )
+
+    def losses(self, loss: PerSampleLoss, batch: Any) -> Tensor:
+        """The recorded loss of a batch inside the block, whose reduction is watched.
+
+        Raises:
+            StepError: Outside of a block, or for the second time in one.
+            LossError: Not one number a sample.
+        """
+        if not self.watch.inside:
+            raise StepError(f"losses() belongs inside the {self._method} block that gave it, which is over.")
+        part = self._present
+        if part.digest is None:
+            part = replace(part, digest=batch_digest(batch))
+        self._present = part
+        losses = loss(self.watch.model, batch)
+        check_losses(losses, len(part))
+        for watch in _inside.get():
+            if watch.model is self.watch.model:
+                watch.reduction.observe(losses)
+        return losses
 
     @contextmanager
     def watched(self, micro_batch: MicroBatch) -> Iterator[None]:
@@ -133,9 +177,10 @@ class StepBlock:
 
     def begin(self, micro_batch: MicroBatch) -> None:
         """Watch the loop from here on, with the global generators seeded."""
-        self._micro_batches = (micro_batch,)
+        self._present = micro_batch
         alone = self._shared_seed() is None
         self.watch.begin(self._step, checks=alone)
+        self._while_inside.callback(_inside.reset, _inside.set((*_inside.get(), self.watch)))
         if alone:
             self._while_inside.enter_context(self._seeds.seeded(micro_batch.seed))
 
@@ -145,20 +190,44 @@ class StepBlock:
         self.watch.end()
 
     @in_clean_surroundings
-    def record(self, step: int, loss: float | None = None) -> StepRecord:
-        """What the block did.
+    def record(self, step: int, loss: float | None = None) -> StepRecord | None:
+        """What the block did; None where it was a micro-batch of a step that follows.
 
         Args:
             step: Counted from 0.
             loss: The step's loss, where the loop reported it.
 
         Raises:
-            StepError: Not exactly one optimizer step, or something else that moved the model.
+            StepError: Several optimizer steps, no backward pass, or something else that moved the model.
         """
-        self.watch.require_one_step()
+        stepped = self.watch.stepped
+        part = replace(self._present, autocast=self.watch.autocast)
+        if self.watch.reduction.observed:
+            part = replace(part, coefficients=self.watch.reduction.coefficients())
+        if self.watch.earlier is Earlier.CLEARED:
+            self._before = [_without_gradient(before) for before in self._before]
+        if not stepped:
+            self.watch.keep_micro_batch()
+            self._before.append(part)
+            return None
         structure = self.watch.structure()
         self.watch.end_block()
-        return StepRecord(step, self._micro_batches, self.watch.options, structure, self._state(), loss)
+        parts, self._before = (*self._before, part), []
+        return StepRecord(
+            step,
+            parts,
+            self.watch.options,
+            structure,
+            self._state(),
+            loss,
+            self.watch.transforms,
+            clipped=self.watch.clipped,
+        )
 
     def _shared_seed(self) -> int | None:
         return step_seed() if self._shares_seed else None
+
+
+def _without_gradient(part: MicroBatch) -> MicroBatch:
+    """A micro-batch whose gradient the loop threw away; its forward pass may have moved running statistics."""
+    return replace(part, coefficients=(0.0,) * len(part))

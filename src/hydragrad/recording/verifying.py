@@ -6,6 +6,7 @@ since the log has one number over the state after every step.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from torch import nn
@@ -84,7 +85,8 @@ def check_one_step(
         Unsupported: The model or the loss enters autocast itself.
     """
     trajectory.restore(start)
-    with refusing_autocast(trajectory.model):
+    recorded = any(part.autocast for part in record.micro_batches)
+    with nullcontext() if recorded else refusing_autocast(trajectory.model):
         trajectory.advance(record, batches)
     values = {name: parameter.detach() for name, parameter in after.items()}
     difference = relative_difference(trajectory.parameters, values)

@@ -1,6 +1,6 @@
 """Watching a loop's model and optimizer: which options were in force, and which parameters were skipped."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -9,11 +9,14 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from hydragrad.errors import StepError, Unsupported
+from hydragrad.recording.autocast import autocast_in_force, described
 from hydragrad.recording.between_steps import BetweenSteps
-from hydragrad.recording.gradient_watch import GradientWatch
+from hydragrad.recording.gradient_watch import Earlier, GradientWatch
+from hydragrad.recording.reduction import Reduction
+from hydragrad.recording.torch_calls import listen
 from hydragrad.recording.update_check import UpdateCheck
-from hydragrad.runs.log import Options, Structure, require_frozen_skipped
-from hydragrad.steps import read_group, rule_of
+from hydragrad.runs.log import Autocast, Options, Structure, require_frozen_skipped
+from hydragrad.steps import Transform, read_group, rule_of
 
 
 class Watch:
@@ -25,18 +28,21 @@ class Watch:
         block: The call that opens a step block, for messages ("recorder.step()").
 
     Attributes:
+        model: The model being trained.
         rule: The optimizer's step rule.
         inside: Whether a step block is open.
         parameters: The model's parameters by name.
         options: What was in force when the optimizer stepped, by parameter group.
         rest: Whether something else than the optimizer moved model or optimizer.
+        reduction: How the loop makes one number of the losses of a micro-batch.
+        autocast: What the model ran under in this block; None where it ran as it is.
 
     Raises:
         Unsupported: The optimizer's step has no rule, or it has parameters that are not the model's.
     """
 
     def __init__(self, model: nn.Module, optimizer: Optimizer, block: str) -> None:
-        self._model, self._optimizer, self._block = model, optimizer, block
+        self.model, self._optimizer, self._block = model, optimizer, block
         self.rule = rule_of(optimizer)
         self.parameters = dict(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
@@ -47,11 +53,15 @@ class Watch:
         self._idle: tuple[str, ...] = ()
         self._handles: list[RemovableHandle] = []
         self._before_update: Callable[[], None] | None = None
+        self._before_transform: Callable[[], None] | None = None
+        self._stop_listening: Callable[[], None] | None = None
         self.inside, self._steps = False, 0
-        self._step, self._checks = 0, True
+        self._step, self._checks, self._calls = 0, True, 0
+        self.autocast: Autocast | None = None
         self.groups()
         self.rest = BetweenSteps(model, optimizer, block)
         self._gradients = GradientWatch(self.parameters, self.trained, block)
+        self.reduction = Reduction(block)
         self._update = UpdateCheck(self.rule, optimizer, block)
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
@@ -62,16 +72,29 @@ class Watch:
         """The parameters that the optimizer has now."""
         return [parameter for group in self._optimizer.param_groups for parameter in group["params"]]
 
-    def attach(self, before_update: Callable[[], None] | None = None) -> None:
-        """Hook model and optimizer; `before_update` is called before the optimizer steps."""
-        self._before_update = before_update
-        self._handles = _hooks(self._model, self._optimizer, self)
+    def attach(
+        self,
+        before_update: Callable[[], None] | None = None,
+        before_transform: Callable[[], None] | None = None,
+    ) -> None:
+        """Hook model and optimizer, and listen to torch.
+
+        Args:
+            before_update: Called before the optimizer steps.
+            before_transform: Called before gradients are clipped.
+        """
+        self._before_update, self._before_transform = before_update, before_transform
+        self._handles = _hooks(self.model, self._optimizer, self)
+        self._stop_listening = listen(self)
 
     def detach(self) -> None:
         """Take the hooks off."""
         for handle in self._handles:
             handle.remove()
-        self._gradients.detach()
+        self._handles = []
+        if self._stop_listening is not None:
+            self._stop_listening()
+            self._stop_listening = None
 
     def begin(self, step: int, *, checks: bool = True) -> None:
         """A step block was entered.
@@ -83,32 +106,105 @@ class Watch:
         """
         self.inside, self._steps = True, 0
         self._step, self._checks = step, checks
-        if checks:
-            self._gradients.begin()
+        self._gradients.begin(step, checks=checks)
+        self.reduction.begin(step)
+        self.autocast, self._calls = None, 0
 
     def end(self) -> None:
         """The step block was left, whether it ended or failed."""
         self.inside = False
-        self._gradients.end()
+        self.reduction.end()
 
-    def require_one_step(self) -> None:
-        """Refuse a block with no or several optimizer steps.
+    @property
+    def transforms(self) -> tuple[Transform, ...]:
+        """How gradients were clipped in this block, in order."""
+        return tuple(self._gradients.transforms)
+
+    @property
+    def clipped(self) -> bool:
+        """Whether that changed any."""
+        return self._gradients.clipped
+
+    @property
+    def earlier(self) -> Earlier:
+        """What the block's backward pass found of the gradients of earlier micro-batches."""
+        return self._gradients.earlier
+
+    @property
+    def stepped(self) -> bool:
+        """Whether the optimizer made its step in this block.
 
         Raises:
-            StepError: Says how many there were.
+            StepError: It made several, or there was neither a step nor a backward pass.
         """
-        if self._steps != 1:
+        if self._steps > 1:
             raise StepError(
-                f"A {self._block} block must hold exactly one optimizer.step(); this one held {self._steps}. Put every "
-                f"optimizer.step() into a block of its own; gradient accumulation can't be recorded."
+                f"A {self._block} block must hold at most one optimizer.step(); this one held {self._steps}. Put every "
+                f"optimizer.step() into a block of its own."
             )
+        if self._steps == 0 and self._gradients.backward_passes == 0:
+            raise StepError(
+                f"A {self._block} block must hold a backward pass: exactly one optimizer.step(), or a micro-batch of "
+                f"the step that follows. This one held neither backward() nor optimizer.step(). Take it out of "
+                f"{self._block}."
+            )
+        if self._steps == 0 and self._gradients.transforms:
+            raise StepError(
+                f"Gradients are clipped once all micro-batches of a step have added to them; at step {self._step} they "
+                f"were clipped in a block without optimizer.step(). Clip in the block that holds optimizer.step()."
+            )
+        return self._steps == 1
+
+    def before_backward(self, roots: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+        """A backward pass is about to start inside the block."""
+        self._gradients.before_backward()
+        self.reduction.before_backward(roots, gradients)
+
+    def after_backward(self) -> None:
+        """It ended."""
+        self._gradients.after_backward()
+
+    def before_clipping(self) -> None:
+        """Gradients are about to be clipped inside the block."""
+        if self._checks:
+            self._gradients.before_clipping()
+        if self._before_transform is not None:
+            self._before_transform()
+
+    def after_clipping(self, parameters: Sequence[Tensor], made: Callable[..., Transform], *, acted: bool) -> None:
+        """They were."""
+        self._gradients.after_clipping(parameters, made, acted=acted)
+
+    def note_autocast(self, device: str) -> None:
+        """Note what the model runs under; called before each of its forward passes.
+
+        Raises:
+            Unsupported: It ran otherwise before, in the same block.
+        """
+        if not self.inside:
+            return
+        now = autocast_in_force(device)
+        if self._calls and now != self.autocast:
+            raise Unsupported(
+                f"A block's forward passes must all run under the same autocast; at step {self._step} one ran under "
+                f"{described(self.autocast)} and the next under {described(now)}. Give each a {self._block} block of "
+                f"its own."
+            )
+        self.autocast, self._calls = now, self._calls + 1
+
+    def keep_micro_batch(self) -> None:
+        """The block was a micro-batch of a step that follows."""
+        self._gradients.carry()
+        if self._checks:
+            self.rest.keep_micro_batch(self._step)
 
     def end_block(self) -> None:
-        """Look at what the block left.
+        """Look at what the block of a step left.
 
         Raises:
             StepError: Something changed after the optimizer's step.
         """
+        self._gradients.stepped()
         if self._checks:
             self.rest.end_block(self._step)
 
@@ -156,7 +252,7 @@ class Watch:
 
     def _about_to_update(self) -> None:
         if self._checks and self._steps == 1:
-            self._gradients.require_untouched(self._step)
+            self._gradients.require_untouched()
             self.rest.before_update(self._step)
             self._update.before(self._step)
         if self._before_update is not None:
@@ -202,12 +298,8 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
     """Plain functions, since a copy of the model copies its hooks."""
     device = next(model.parameters()).device.type
 
-    def refuse_autocast(_module: nn.Module, _inputs: Any) -> None:
-        if torch.is_autocast_enabled(device):
-            raise Unsupported(
-                "The model must run in float32 or float64; it ran under autocast, and derivatives of a half-precision "
-                "run are noise. Remove torch.autocast around the step."
-            )
+    def before_forward(_module: nn.Module, _inputs: Any) -> None:
+        watch.note_autocast(device)
 
     def before(_optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         return watch.optimizer_steps_now(args, kwargs)
@@ -216,7 +308,7 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
         watch.optimizer_stepped()
 
     return [
-        model.register_forward_pre_hook(refuse_autocast),
+        model.register_forward_pre_hook(before_forward),
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
     ]

@@ -89,7 +89,8 @@ def fetch_micro_batch(
         stored_in: The run directory, where batches are stored in it; None where `train_set` gives them.
     """
     if stored_in is not None:
-        return to_device(load_batch(stored_in, record.step), device)
+        number = next(number for number, other in enumerate(record.micro_batches) if other is part)
+        return to_device(load_batch(stored_in, record.step, number), device)
     return fetch(train_set, part.indices, seed=part.batch_seed, collate=collate, device=device)
 
 

@@ -40,7 +40,7 @@ def trained_layout(run: Recording, known: Sequence[History] | None = None) -> La
 def has_closed_form(run: Recording, known: Sequence[History]) -> bool:
     """Whether the run without curvature is a sum over its steps: each a known coefficient times a gradient."""
     rules = all(history.rule.closed_form is not None for history in known)
-    return rules and not any(record.transforms for record in run.steps)
+    return rules and not any(record.transformed for record in run.steps)
 
 
 def state_names(known: Sequence[History]) -> tuple[str, ...]:

@@ -1,6 +1,8 @@
 """The run's own steps, once more: a private copy of the model under the run's own torch optimizer."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from hydragrad.derivatives import (
 from hydragrad.randomness import generator_states, reseed_everything, set_generator_states
 from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
-from hydragrad.runs.log import MicroBatch, StepRecord
+from hydragrad.runs.log import Autocast, MicroBatch, StepRecord
 from hydragrad.steps import StepPoint, StepRule, torch_group
 
 
@@ -161,7 +163,7 @@ class Trajectory:
             mine = None if weights is None else weights[start : start + len(part)]
             watched.before_forward(number)
             reseed_everything(batch.seed)
-            with naming_label_dtype():
+            with naming_label_dtype(), under(part.autocast):
                 losses = self._loss(self.model, batch.data)
             check_losses(losses, batch.size)
             if hooks is not None:
@@ -216,10 +218,20 @@ def step_point(
     )
 
 
+def under(autocast: Autocast | None) -> AbstractContextManager[Any]:
+    """The autocast that a micro-batch ran under."""
+    if autocast is None:
+        return nullcontext()
+    device, dtype = autocast
+    return torch.autocast(device, dtype=getattr(torch, dtype))
+
+
 def _coefficients(part: MicroBatch, losses: Tensor, weights: Tensor | None) -> Tensor:
     """Derivatives of the step's loss by the per-sample losses."""
     if isinstance(part.coefficients, tuple):
         result = losses.new_tensor(part.coefficients)
+    elif part.coefficients == 1 / len(part):
+        result = torch.ones_like(losses) / len(part)  # a quotient is rounded once, as in the mean
     else:
-        result = torch.ones_like(losses) / part.divisor
+        result = torch.full_like(losses, part.coefficients)
     return result if weights is None else result * weights

@@ -18,6 +18,10 @@ ENTRIES = ("step", "loss")
 """What every line of it has, whichever version wrote it."""
 
 
+Autocast = tuple[str, str]
+"""What a forward pass ran under: kind of device and floating-point type."""
+
+
 @dataclass(frozen=True)
 class Structure:
     """What rarely changes from step to step.
@@ -66,6 +70,7 @@ class MicroBatch:
         seed: What the forward pass was seeded with.
         coefficients: Derivatives of the step's loss by the per-sample losses: one for all, or one for each.
         digest: CRC-32 of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
+        autocast: What its forward pass ran under; None where the model ran as it is.
     """
 
     indices: list[int]
@@ -73,6 +78,7 @@ class MicroBatch:
     seed: int
     coefficients: float | tuple[float, ...]
     digest: int | None = None
+    autocast: Autocast | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -120,6 +126,7 @@ class StepRecord:
             step a replay departs.
         loss: Loss of the step, where the loop reported it.
         transforms: What happened to the gradients before the optimizer stepped, in order.
+        clipped: Whether it changed any: clipping may not have acted.
         whole_state: False where `state` is that of schema 1: the norm of the first trained parameter.
     """
 
@@ -131,6 +138,12 @@ class StepRecord:
     loss: float | None
     transforms: tuple[Transform, ...] = ()
     whole_state: bool = True
+    clipped: bool = True
+
+    @property
+    def transformed(self) -> bool:
+        """Whether the optimizer got other gradients than the backward passes gave."""
+        return bool(self.transforms) and self.clipped
 
     @property
     def indices(self) -> list[int]:
@@ -147,10 +160,12 @@ class StepRecord:
 
 def to_line(record: StepRecord, before: StepRecord | None) -> dict[str, Any]:
     """What is written of a record, given the one before it."""
-    line: dict[str, Any] = {"step": record.step, "micro_batches": [vars(part) for part in record.micro_batches]}
+    line: dict[str, Any] = {"step": record.step, "micro_batches": [_written(part) for part in record.micro_batches]}
     line |= {"state" if record.whole_state else "norm": record.state, "loss": record.loss}
-    if record.transforms:
-        line["transforms"] = [to_plain(transform) for transform in record.transforms]
+    if record.transforms and not record.clipped:
+        line["clipped"] = False
+    if record.transforms != (() if before is None else before.transforms):
+        line["transforms"] = [_named_by_place(to_plain(each), record.structure) for each in record.transforms]
     if before is None or before.options != record.options:
         line["options"] = list(record.options)
     if before is None or (before.structure is not record.structure and before.structure != record.structure):
@@ -172,6 +187,7 @@ def from_lines(lines: Sequence[dict[str, Any]], *, seed: int = 0, reduction: str
     """
     options: tuple[Options, ...] = ()
     structure = Structure((), (), (), ())
+    transforms: tuple[Transform, ...] = ()
     for step, line in enumerate(lines):
         if line["step"] != step:
             raise RunDamaged(f"The step log has step {line['step']} where step {step} belongs: lines are missing.")
@@ -184,11 +200,48 @@ def from_lines(lines: Sequence[dict[str, Any]], *, seed: int = 0, reduction: str
                 **{name: tuple(written[name]) for name in ("frozen", "idle", "evaluating")},
             )
         written_parts = line["micro_batches"] if "micro_batches" in line else [_of_schema_1(line, seed, reduction)]
-        parts = tuple(MicroBatch(**part | {"coefficients": _frozen(part["coefficients"])}) for part in written_parts)
-        transforms = tuple(from_plain(values) for values in line.get("transforms", ()))
+        parts = tuple(MicroBatch(**{name: _frozen_entry(name, part[name]) for name in part}) for part in written_parts)
+        if "transforms" in line:
+            transforms = tuple(from_plain(_named_again(values, structure)) for values in line["transforms"])
         whole = "state" in line
         state = line["state" if whole else "norm"]
-        yield StepRecord(step, parts, options, structure, state, line["loss"], transforms, whole)
+        yield StepRecord(
+            step, parts, options, structure, state, line["loss"], transforms, whole, line.get("clipped", True)
+        )
+
+
+def _written(part: MicroBatch) -> dict[str, Any]:
+    return {name: value for name, value in vars(part).items() if name != "autocast" or value is not None}
+
+
+def _frozen_entry(name: str, value: Any) -> Any:
+    return value if name == "indices" else _frozen(value)
+
+
+def _named_by_place(transform: dict[str, Any], structure: Structure) -> dict[str, Any]:
+    """The names of a transform as ranges of places in the parameter groups: a step's line stays short."""
+    place = {name: number for number, name in enumerate(_every_name(structure))}
+    runs: list[Any] = []
+    for name in transform["names"]:
+        at = place.get(name)
+        if at is None:
+            runs.append(name)
+        elif runs and isinstance(runs[-1], list) and runs[-1][1] == at:
+            runs[-1][1] = at + 1
+        else:
+            runs.append([at, at + 1])
+    return transform | {"names": runs}
+
+
+def _named_again(transform: dict[str, Any], structure: Structure) -> dict[str, Any]:
+    """Undo `_named_by_place`."""
+    every = _every_name(structure)
+    names = (run if isinstance(run, str) else every[slice(*run)] for run in transform["names"])
+    return transform | {"names": [name for run in names for name in ([run] if isinstance(run, str) else run)]}
+
+
+def _every_name(structure: Structure) -> list[str]:
+    return [name for group in structure.groups for name in group]
 
 
 def _of_schema_1(line: dict[str, Any], seed: int, reduction: str) -> dict[str, Any]:

@@ -17,42 +17,43 @@ STEP = "step"
 PLAIN = (str, int, float, bool, type(None))
 
 
-def batch_path(run: Path, step: int) -> Path:
-    """The file of one step's batch."""
-    return run / "batches" / f"step-{step:08d}.safetensors"
+def batch_path(run: Path, step: int, number: int = 0) -> Path:
+    """The file of one micro-batch of a step."""
+    return run / "batches" / f"step-{step:08d}{f'-{number}' if number else ''}.safetensors"
 
 
-def store_batch(run: Path, step: int, data: Any) -> None:
-    """Write a batch of nested lists, tuples and dicts of tensors, numbers and text.
+def store_batch(run: Path, step: int, data: Any, number: int = 0) -> None:
+    """Write a micro-batch of nested lists, tuples and dicts of tensors, numbers and text.
 
     Raises:
         Unsupported: It holds something else.
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_take_apart(data, tensors))
-    path = batch_path(run, step)
+    path, place = batch_path(run, step, number), _place(step, number)
     make_folder(path.parent)
     with writing(path):
         # The step is part of what is digested: another step's batch is no batch of this one.
-        save_file(
-            tensors, path, {"skeleton": skeleton, STEP: str(step), "sha256": _digest(f"{step} {skeleton}", tensors)}
-        )
+        save_file(tensors, path, {"skeleton": skeleton, STEP: place, "sha256": _digest(f"{place} {skeleton}", tensors)})
 
 
 def sync_batches(run: Path, start: int, stop: int) -> None:
     """Make sure that the batches of the steps [start, stop) survive a power loss."""
     for step in range(start, stop):
-        with open(batch_path(run, step), "rb+") as file:
-            os.fsync(file.fileno())
+        number = 0
+        while number == 0 or batch_path(run, step, number).exists():
+            with open(batch_path(run, step, number), "rb+") as file:
+                os.fsync(file.fileno())
+            number += 1
 
 
-def load_batch(run: Path, step: int) -> Any:
+def load_batch(run: Path, step: int, number: int = 0) -> Any:
     """Read a batch back.
 
     Raises:
         RunDamaged: It is missing, altered or can't be read.
     """
-    path = batch_path(run, step)
+    path = batch_path(run, step, number)
     try:
         with safe_open(path, framework="pt") as file:
             # Cloned into aligned memory: kernels round differently on what lies elsewhere in the mapped file.
@@ -60,12 +61,16 @@ def load_batch(run: Path, step: int) -> Any:
             metadata = file.metadata()
         skeleton = metadata["skeleton"]
         # Earlier versions did not write the step.
-        described = f"{step} {skeleton}" if STEP in metadata else skeleton
+        described = f"{_place(step, number)} {skeleton}" if STEP in metadata else skeleton
         if metadata["sha256"] != _digest(described, tensors):
             raise ValueError("its content is not what was written at this step")
         return _put_together(json.loads(skeleton), tensors)
     except Exception as error:
         raise RunDamaged(f"{path} can't be read ({error}). Restore it from a copy, or train again.") from error
+
+
+def _place(step: int, number: int) -> str:
+    return f"{step}-{number}" if number else str(step)
 
 
 def _digest(skeleton: str, tensors: dict[str, Tensor]) -> str:

@@ -11,12 +11,13 @@ from torch.optim import Optimizer
 
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
 from hydragrad.derivatives.curvature.tangents import ExactTangents, Tangents
+from hydragrad.errors import StepError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.replay.trajectory import step_point
 from hydragrad.runs import StepRecord
 from hydragrad.runs.lines import AppendOnlyLines
 from hydragrad.runs.log import MicroBatch, to_line
-from hydragrad.steps import rule_named, states_of
+from hydragrad.steps import StepPoint, rule_named, states_of, tangent_transforms
 from hydragrad.tracking.facts import DTYPES, LOG, StoreFacts
 from hydragrad.tracking.growing_store import model_state, read_log, unfolding
 from hydragrad.tracking.new_store import new_table
@@ -27,6 +28,9 @@ from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.schedule import PlannedSchedule, Schedule
 from hydragrad.tracking.step_batch import StepBatch
 from hydragrad.tracking.step_gradients import StepGradients
+
+LEAST_ROOM = 256
+"""Rows that one step may change, at least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +99,15 @@ class OnlineRows:
         self.growing: GrowingRows | None = None
         self._gradients: StepGradients | None = None
         self._exact: ExactTangents | None = None
-        self._tangents: Tangents | None = None
-        self._at: TakenAt | None = None
+        self._state: tuple[dict[str, Tensor], ...] = ()
+        self._tangents: Tangents | None = None  # of the micro-batches so far
+        self._terms: list[Tensor] = []  # likewise, gradients of their tracked samples
+        self._before_transforms: list[Tensor] = []
+        self._at: StepPoint | None = None
         self._log: AppendOnlyLines | None = None
 
     def begin(self, size: int) -> None:
-        """Lay out the rows at the first step, of `size` samples.
+        """Lay out the rows before the first step, where steps have `size` samples at most.
 
         Raises:
             DiskFull, NotEnoughMemory: They would not fit.
@@ -114,7 +121,7 @@ class OnlineRows:
             width=Columns(tracked.weights, tracked.projector).width + tracked.statistics.size,
             accumulators=recurrence.accumulators,
             every_row=recurrence.every_row,
-            room=len(tracked.sample_ids) if tracked.exact or recurrence.every_row else max(256, 2 * size),
+            room=len(tracked.sample_ids) if tracked.exact or recurrence.every_row else max(LEAST_ROOM, size),
             state=model_state(tracked.model),
         )
         self.growing = self._rows(table, recurrence)
@@ -132,11 +139,14 @@ class OnlineRows:
         return known
 
     def before(self, step_batch: StepBatch, part: MicroBatch) -> None:
-        """Everything that needs the weights before the step."""
+        """Everything that needs the state before a micro-batch."""
         tracked, growing = self._tracked, self._there()
         with preserved():
             if tracked.exact:
-                self._tangents = self._exact_tangents(growing, step_batch, part)
+                self._state = tuple(
+                    {name: value.detach().clone() for name, value in named}
+                    for named in (tracked.model.named_parameters(), tracked.model.named_buffers())
+                )
                 return
             if self._gradients is None:
                 self._gradients = StepGradients(
@@ -144,26 +154,77 @@ class OnlineRows:
                 )
             self._gradients.before(growing.positions(step_batch.indices), step_batch, part)
 
+    def at_transform(self) -> None:
+        """Gradients are about to be clipped: note them."""
+        like = next(self._tracked.model.parameters()).detach()
+        named = dict(self._tracked.model.named_parameters())
+        gradients = {name: named[name].grad for name in self._tracked.weights.names}
+        self._before_transforms.append(self._tracked.weights.flatten(gradients, like))
+
     def at_update(self) -> None:
         """The optimizer is about to step: note where, if rows need it."""
         tracked, growing = self._tracked, self.growing
         if growing is not None and growing.recurrence.every_row:
             named = dict(tracked.model.named_parameters())
-            self._at = TakenAt(step_point(named, tracked.optimizer, tracked.weights, states_of(tracked.optimizer)))
+            self._at = step_point(named, tracked.optimizer, tracked.weights, states_of(tracked.optimizer))
 
-    def after(self, record: StepRecord, last: StepRecord | None, step_batch: StepBatch) -> None:
+    def take(self, step_batch: StepBatch, part: MicroBatch) -> None:
+        """A micro-batch had its forward and backward pass, which showed its coefficients: take its terms."""
+        if self._tracked.exact:
+            step_batch.require_constant_buffers(self._tracked.model)
+            with preserved():
+                self._add_tangents(step_batch, part)
+        else:
+            assert self._gradients is not None
+            self._terms.append(self._gradients.after(part))
+
+    def drop(self) -> None:
+        """The loop cleared the gradients of the micro-batches so far."""
+        if self._tangents is not None:
+            self._tangents = self._tangents._replace(g_dot=torch.zeros_like(self._tangents.g_dot))
+        self._terms = [torch.zeros_like(term) for term in self._terms]
+
+    def after(self, record: StepRecord, last: StepRecord | None) -> None:
         """Complete the step; `last` is the one before it."""
         tracked, growing = self._tracked, self._there()
+        self._require_room(record)
         if self._log is not None:
             self._log.append(to_line(record, last))
         state = model_state(tracked.model) if tracked.folder is not None else {}
+        noted = self._before_transforms
+        at = None if self._at is None else TakenAt(self._at, noted)
         if tracked.exact:
             assert self._tangents is not None
-            step_batch.require_constant_buffers(tracked.model)
-            growing.add_to_all(record, self._tangents.g_dot, self._tangents.r_dot, state, self._at)
+            g_dot = self._transformed(record, self._tangents.g_dot, noted)
+            growing.add_to_all(record, g_dot, self._tangents.r_dot, state, at)
         else:
-            assert self._gradients is not None
-            growing.add(record, self._gradients.after(), state, self._at)
+            growing.add(record, self._transformed(record, torch.cat(self._terms), noted), state, at)
+        self.forget()
+
+    def _require_room(self, record: StepRecord) -> None:
+        growing = self._there()
+        needed = growing.distinct(record.indices)
+        if not growing.recurrence.every_row and needed > growing.table.room:
+            raise StepError(
+                f"Step {record.step} accumulated {needed:,} tracked samples, and rows have room for "
+                f"{growing.table.room:,} a step. Say how many a step has at most: samples_per_step={needed}."
+            )
+
+    def forget(self) -> None:
+        """Start the next step afresh."""
+        self._terms, self._tangents, self._before_transforms, self._at = [], None, [], None
+
+    def _transformed(self, record: StepRecord, g_dot: Tensor, noted: list[Tensor]) -> Tensor:
+        """Tangents of the gradients as the optimizer got them; rules that move every row do this themselves."""
+        if not record.transformed or self._there().recurrence.every_row:
+            return g_dot
+        if self._tracked.projector is not None:
+            raise Unsupported(
+                f"Clipping depends on whole gradients, and projected rows do not have them; it first acted at step "
+                f"{record.step}. Track without projection=, or record the run and use "
+                f"hg.hypergradients(run, projection=...) under a run that does not clip."
+            )
+        return tangent_transforms(record.transforms, self._tracked.weights.spans, g_dot, noted)
 
     def close(self) -> None:
         """Take the hooks off the model and close the log."""
@@ -180,16 +241,24 @@ class OnlineRows:
         tracked = self._tracked
         return GrowingRows(table, recurrence, tracked.sample_ids, tracked.length, statistics=tracked.statistics.size)
 
-    def _exact_tangents(self, growing: GrowingRows, step_batch: StepBatch, part: MicroBatch) -> Tangents:
-        tracked = self._tracked
+    def _add_tangents(self, step_batch: StepBatch, part: MicroBatch) -> None:
+        tracked, growing = self._tracked, self._there()
         if self._exact is None:
             self._exact = ExactTangents(tracked.model, tracked.loss, tracked.weights, tracked.statistics)
         like = next(tracked.model.parameters()).detach()
         rows = growing.table.read(np.arange(growing.table.shape[0]))[0].to(like)
         w_dot, r_dot = rows.split([tracked.weights.size, tracked.statistics.size], 1)
+        before = self._tangents
         alpha_dot = (torch.tensor(step_batch.indices) == tracked.sample_ids[:, None]).to(w_dot)
-        parameters = {name: value.detach() for name, value in tracked.model.named_parameters()}
-        buffers = {name: value.detach() for name, value in tracked.model.named_buffers()}
-        return self._exact(
-            parameters, buffers, step_batch(), part.divisor, w_dot, r_dot, alpha_dot, part.loss_weights(like)
+        parameters, buffers = self._state
+        added = self._exact(
+            parameters,
+            buffers,
+            step_batch(),
+            part.divisor,
+            w_dot,
+            r_dot if before is None else before.r_dot,
+            alpha_dot,
+            part.loss_weights(like),
         )
+        self._tangents = added if before is None else added._replace(g_dot=before.g_dot + added.g_dot)

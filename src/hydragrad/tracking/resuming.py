@@ -31,7 +31,7 @@ def place_among(known: Sequence[StepRecord], indices: list[int], norm: float, fo
 
     Args:
         known: The store's steps, with the `state_norm` after each; at least one.
-        indices: Samples of the loop's next batch.
+        indices: Samples of the loop's next batch, the first of a step.
         norm: Of the loop's state now.
         folder: Where the store lies.
 
@@ -39,7 +39,7 @@ def place_among(known: Sequence[StepRecord], indices: list[int], norm: float, fo
         ReplayMismatch: The loop is at none of them.
     """
     for step in range(len(known), -1, -1):
-        same_batch = step == len(known) or known[step].indices == indices
+        same_batch = step == len(known) or known[step].micro_batches[0].indices == indices
         before = known[step - 1] if step else None
         if same_batch and (before is None or before.state == norm):
             return step

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import (
+    Batch,
     BatchStatistics,
     Layout,
     OwnBatches,
@@ -24,6 +25,7 @@ from hydragrad.errors import NonFinite, QueryError, StepError
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
 from hydragrad.recording.batch_of_one import naming_batch_of_one
+from hydragrad.recording.gradient_watch import Earlier
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
@@ -88,6 +90,8 @@ class Tracker:
             half the memory and disk. They are right only once the whole schedule is done; every step is checked.
         projection_seed: Seed of the projection.
         smoothing: As `hg.attribute` takes it, for Adam and AdamW.
+        samples_per_step: Samples of a step at most, where several micro-batches make one; rows have room for twice the
+            first micro-batch, and for 256.
 
     Attributes:
         next_step: The step that comes next, counted from 0; steps before `steps` are passed over.
@@ -127,6 +131,7 @@ class Tracker:
         schedule: Schedule | None = None,
         projection_seed: int = 0,
         smoothing: float | None = None,
+        samples_per_step: int | None = None,
     ) -> None:
         rule = rule_of(optimizer)
         require_differentiable(model)
@@ -145,6 +150,7 @@ class Tracker:
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
         self._folder = None if store is None else Path(store).absolute()
         self._resume, self._collate, self._seed = resume, collate, seed
+        self._samples_per_step = samples_per_step
         self._length = len(train_set)  # type: ignore[arg-type]
         self._block = StepBlock(
             model,
@@ -207,6 +213,8 @@ class Tracker:
         self._batches = OwnBatches()
         self._outside = OutsideState(model, loss)
         self._last_batch: StepBatch | None = None
+        self._step_batches: list[StepBatch] = []  # of the present step
+        self._start: Checkpoint | None = None  # before it, where it is checked
 
     @in_clean_surroundings
     def __enter__(self) -> Self:
@@ -222,7 +230,7 @@ class Tracker:
         # New rows are laid out at the first step, when momentum and batch size are known.
         elif folder is not None:
             require_no_store(folder)
-        self._block.open(self._seed, before_update=self._rows.at_update)
+        self._block.open(self._seed, self._rows.at_update, self._rows.at_transform)
         self._open = True
         self._outside.begin()
         return self
@@ -321,13 +329,15 @@ class Tracker:
         own = self._batches.own(batch, original_is_evaluated=True)  # the loop may change it
         step_batch = self._step_batch(part, own.data)
         with naming_batch_of_one(len(samples)):
-            start = self._before(step_batch, part, alone=alone)
+            self._before(step_batch, part, alone=alone)
             with self._block.watched(part):
-                yield StepHandle()
+                yield StepHandle(lambda data: self._block.losses(self._loss, data))
         self._batches.evaluated(own)
         self._last_batch = step_batch
         record = self._block.record(self.next_step)
-        self._after(record, step_batch, start)
+        self._after_micro_batch(step_batch, record)
+        if record is None:
+            return
         self._last = record
         self.next_step += 1
         if alone:
@@ -354,38 +364,59 @@ class Tracker:
         )
 
     @in_clean_surroundings
-    def _before(self, step_batch: StepBatch, part: MicroBatch, *, alone: bool) -> Checkpoint | None:
-        """Everything that needs the weights before the step."""
+    def _before(self, step_batch: StepBatch, part: MicroBatch, *, alone: bool) -> None:
+        """Everything that needs the state before a micro-batch."""
+        if self._block.pending == 0:
+            self._rows.forget()
+            self._step_batches, self._start = [], None
+        self._step_batches.append(step_batch)
         if self.next_step < self.steps:
-            return None
+            return
         if self._store is not None:
             raise StepError(
                 f"The store in {self._folder} is finished; it can't take further steps. Choose another folder."
             )
         if self._rows.growing is None:
-            self._rows.begin(len(step_batch.indices))
+            self._rows.begin(self._samples_per_step or 2 * len(step_batch.indices))
         self._rows.before(step_batch, part)
         # With a Recorder the loop is checked already; alone at steps 0, 1, 2, 4, 8, ...
         due = self.next_step & (self.next_step - 1) == 0
-        return snapshot(self.next_step, self._model, self._optimizer) if alone and due else None
+        if alone and due and self._block.pending == 0:
+            self._start = snapshot(self.next_step, self._model, self._optimizer)
 
     @in_clean_surroundings
-    def _after(self, record: StepRecord, step_batch: StepBatch, start: Checkpoint | None) -> None:
-        if record.step < self.steps:
-            require_same_step(self._known[record.step], record)
+    def _after_micro_batch(self, step_batch: StepBatch, record: StepRecord | None) -> None:
+        """Take the terms of a micro-batch, whose coefficients are known now, and complete the step with the last."""
+        if self.next_step < self.steps:
+            if record is not None:
+                require_same_step(self._known[record.step], record)
             return
+        if record is not None:
+            self._require_sound(record)
+        if self._block.watch.earlier is Earlier.CLEARED:
+            self._rows.drop()
+        self._rows.take(step_batch, self._block.latest if record is None else record.micro_batches[-1])
+        if record is not None:
+            self._rows.after(record, self._last)
+
+    def _require_sound(self, record: StepRecord) -> None:
+        """Refuse a step that is not finite or, where the loop is not checked already, can't be replayed."""
         if not math.isfinite(record.state):
             raise NonFinite(
                 f"The weights became NaN or infinite at step {record.step}: the run diverged. Lower the rate "
                 f"({record.rate}); the rows are those of the step before."
             )
-        if start is not None:
-            with preserved(), self._outside.named_where(lambda: [step_batch()]):
-                watch = self._block.watch
-                self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
-                check_one_step(self._trajectory, start, record, [step_batch()], watch.parameters)
-            self._outside.require_none(lambda: [step_batch()])
-        self._rows.after(record, self._last, step_batch)
+        if self._start is None:
+            return
+
+        def batches() -> list[Batch]:
+            return [step_batch() for step_batch in self._step_batches]
+
+        with preserved(), self._outside.named_where(batches):
+            watch = self._block.watch
+            self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
+            check_one_step(self._trajectory, self._start, record, batches(), watch.parameters)
+        self._outside.require_none(batches)
 
     def _find_place(self, samples: list[int]) -> None:
         """After a resume, once: recognise at which of the known steps the loop continues."""

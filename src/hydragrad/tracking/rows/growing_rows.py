@@ -36,6 +36,11 @@ class GrowingRows:
         places: list[int] = np.nonzero(self._row[np.asarray(indices)] >= 0)[0].tolist()
         return places
 
+    def distinct(self, indices: Sequence[int]) -> int:
+        """How many tracked samples are among them, each counted once."""
+        rows = np.unique(self._row[np.asarray(indices)])
+        return int((rows >= 0).sum())
+
     def add(
         self, record: StepRecord, gradients: Tensor, state: Mapping[str, Tensor], at: TakenAt | None = None
     ) -> None:
