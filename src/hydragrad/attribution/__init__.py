@@ -3,6 +3,7 @@
 attribute            the public function
 ensemble             the public function over independent runs
 segments             without curvature: a sum over segments, in any order
+full_precision       runs under autocast: what their derivatives are held to
 routes               how directional derivatives of a replayed step are taken
 sweep                the reverse sweep, with curvature or without
 reverse_step         one step of it, in reverse

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hydragrad.attribution.advice import advice_notes
+from hydragrad.attribution.full_precision import autocast_of
 from hydragrad.attribution.gradients import QueryGradients, gradients_in_chunks, gradients_of_some
 from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.replays import over_replays
@@ -33,7 +34,7 @@ from hydragrad.scores import (
     numbered,
     queries_of,
 )
-from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted
+from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted, under_autocast
 from hydragrad.surroundings import in_clean_surroundings
 
 MEMORY = 1 << 30
@@ -230,6 +231,8 @@ def _compared(parts: Sequence[_Part], comparisons: Comparisons) -> Iterator[Comp
     for what, held in (
         ("gradients of queries with tangents", queries),
         ("derivatives of losses with the gradient that trained", comparisons.gradients),
+        ("derivatives of losses with the half-precision gradient that trained", comparisons.half),
+        ("losses without autocast with those that trained", comparisons.losses),
         ("derivatives of single losses with a backward pass of random weights", comparisons.coupling),
         ("curvature products with how the gradient changes", comparisons.curvature),
     ):
@@ -248,5 +251,8 @@ def _notes(run: Recording, method: Method) -> Iterator[Note]:
         if running_statistics(run.model):
             yield STATISTICS_CONSTANT
     yield from advice_notes(run, method)
+    half = next((kind for kind in map(autocast_of, run.steps) if kind is not None), None)
+    if half is not None:
+        yield under_autocast(half)
     if not run.completed:
         yield interrupted(len(run.steps))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from hydragrad.attribution.full_precision import FullPrecision
 from hydragrad.attribution.moments import Evaluated, Moment
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.routes import Comparisons
@@ -71,6 +72,7 @@ class ReverseStep:
     def __init__(self, plan: Plan, replay: Replay, comparisons: Comparisons) -> None:
         self._plan, self._replay, self._comparisons = plan, replay, comparisons
         self._problem = LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm)
+        self._full = FullPrecision(plan, self._problem, comparisons.losses)
         self._spans = plan.spans()
         self._check_one_call = plan.method.curvature == "ggn"
         self._ways = self._all_ways()
@@ -162,8 +164,16 @@ class ReverseStep:
             products.append((evaluated, product))
             r_bar = product.r_bar
         terms = [self._weighted(evaluated.part, product.along.losses_dot) for evaluated, product in products]
-        self._comparisons.gradients.hold(torch.cat(terms, -1), moment.gradient, g_bar, "Directional derivatives")
+        in_full = None
+        if self._full.wants(moment.record):
+            in_full = torch.stack([self._in_full(moment, evaluated) for evaluated in moment.evaluated]).sum(0)
+        self._comparisons.hold(moment.record, torch.cat(terms, -1), moment.gradient, in_full, g_bar)
+        for evaluated, product in products:
+            self._full.note(evaluated.part, product.along.losses, evaluated.losses)
         return products
+
+    def _in_full(self, moment: Moment, evaluated: Evaluated) -> Tensor:
+        return self._full.gradient(evaluated.part, evaluated.batch, moment.parameters, evaluated.buffers)
 
     def _weighted(self, part: MicroBatch, losses_dot: Tensor) -> Tensor:
         """Derivatives of losses with all that they are multiplied by in the step's loss."""

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hydragrad.attribution.full_precision import GAP, FullPrecision, autocast_of
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import (
@@ -34,6 +35,7 @@ from hydragrad.derivatives.held import Held, NotHeld
 from hydragrad.replay import Replay
 from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
+from hydragrad.runs.log import MicroBatch
 
 Route = Literal["hooks", "jvp", "samples"]
 ROUTES: tuple[Route, ...] = ("hooks", "jvp", "samples")
@@ -49,16 +51,43 @@ class Comparisons(NamedTuple):
         gradients: Derivatives of losses with the gradient that trained.
         coupling: Those of single losses with a backward pass of random weights.
         curvature: Curvature products with how the gradient changes.
+        half: Sums of derivatives with the gradient that trained under autocast.
+        losses: Losses without autocast with those that trained under it.
     """
 
     gradients: Held
     coupling: Held
     curvature: Held
+    half: Held
+    losses: Held
 
     @classmethod
     def fresh(cls) -> "Comparisons":
         """Nothing was compared yet."""
-        return cls(Held(), Held(), Held())
+        return cls(Held(), Held(), Held(), Held(), Held())
+
+    def hold(
+        self, record: StepRecord, terms: Tensor, trained: Tensor, in_full: Tensor | None, directions: Tensor
+    ) -> None:
+        """Hold directional derivatives to the gradient that trained.
+
+        Args:
+            record: The step.
+            terms: With their coefficients, (Q, samples).
+            trained: What its backward passes left, flat.
+            in_full: The same without autocast, where the step ran under it and this is known.
+            directions: (Q, parameters).
+
+        Raises:
+            NotHeld: They differ by more than rounding.
+        """
+        what = "Directional derivatives"
+        if autocast_of(record) is None:
+            self.gradients.hold(terms, trained, directions, what)
+            return
+        self.half.hold(terms, trained.to(terms), directions, what, GAP)
+        if in_full is not None:
+            self.gradients.hold(terms, in_full, directions, what)
 
 
 class Measuring(NamedTuple):
@@ -87,7 +116,8 @@ def measuring(route: Route, what: Measuring) -> Iterator[OneStep]:
             dots.remove()
         return
     problem = LossModule(what.plan.run.model, what.plan.run.loss)
-    shared = SharedForward(what.replay.trajectory.model, problem.model) if route == "jvp" else None
+    shares = route == "jvp" and not any(autocast_of(record) for record in what.plan.run.steps)
+    shared = SharedForward(what.replay.trajectory.model, problem.model) if shares else None
     evaluate = _forward_mode(what, problem) if route == "jvp" else _one_by_one(what, problem)
     try:
         yield _by_directions(what, problem, shared, evaluate)
@@ -219,8 +249,12 @@ class _Between(_NotesGradient):
         shared: SharedForward | None,
         batches: Sequence[Batch],
         evaluate: Callable[[Batch, dict[str, Tensor]], Directional],
+        parts: Sequence[MicroBatch],
+        full: FullPrecision | None,
     ) -> None:
         super().__init__(what.plan, what.replay)
+        self._parts, self._full = parts, full
+        self.in_full: Tensor | None = None
         self._problem, self._shared, self._batches, self._evaluate = problem, shared, batches, evaluate
         self._buffers: dict[str, Tensor] = {}
         self.along: list[Directional] = []
@@ -233,10 +267,15 @@ class _Between(_NotesGradient):
 
     def after_forward(self, number: int, losses: Tensor) -> None:
         self.along.append(self._evaluate(self._batches[number], self._buffers))
+        if self._full is not None:
+            where = self._replay.trajectory.parameters, self._buffers
+            gradient = self._full.gradient(self._parts[number], self._batches[number], *where)
+            self.in_full = gradient if self.in_full is None else self.in_full + gradient
 
 
 def _by_directions(what: Measuring, problem: LossModule, shared: SharedForward | None, evaluate: Evaluate) -> OneStep:
     spans = what.plan.spans()
+    full = FullPrecision(what.plan, problem, what.comparisons.losses)
 
     def one_step(record: StepRecord, batches: Sequence[Batch]) -> None:
         factors = what.kappa[:, record.step]
@@ -246,13 +285,22 @@ def _by_directions(what: Measuring, problem: LossModule, shared: SharedForward |
             what.replay.advance(record, batches)
             return
         directions = scaled(what.directions, factors, spans)
-        hooks = _Between(what, problem, shared, batches, lambda batch, buffers: evaluate(batch, buffers, directions))
+        hooks = _Between(
+            what,
+            problem,
+            shared,
+            batches,
+            lambda batch, buffers: evaluate(batch, buffers, directions),
+            record.micro_batches,
+            full if full.wants(record) else None,
+        )
         every = what.replay.advance(record, batches, hooks=hooks)
         assert hooks.gradient is not None
         parts = list(zip(record.micro_batches, batches, hooks.along, every, strict=True))
         terms = torch.cat([part.weighted(along.losses_dot) for part, _, along, _ in parts], -1)
-        what.comparisons.gradients.hold(terms, hooks.gradient, directions, "Directional derivatives")
+        what.comparisons.hold(record, terms, hooks.gradient, hooks.in_full, directions)
         for part, batch, along, losses in parts:
+            full.note(part, along.losses, losses)
             what.tally.add_micro_batch(record, part, batch, along, losses)
 
     return one_step

@@ -79,7 +79,7 @@ class Tally:
             LossError: The derivatives are not those of the losses; or labels are wanted, and the loss is not plain
                 cross-entropy with integer labels.
         """
-        require_same_losses(along.losses, losses, record.step)
+        require_same_losses(along.losses, losses, record.step, half=part.autocast is not None)
         self.add(record.step, part.indices, part.weighted(along.losses_dot))
         if not self._plan.classes:
             return
@@ -98,13 +98,20 @@ class Tally:
         return columns[scored], derivatives.double().cpu()[:, scored]
 
 
-def require_same_losses(evaluated: Tensor, replayed: Tensor, step: int) -> None:
+def require_same_losses(evaluated: Tensor, replayed: Tensor, step: int, *, half: bool = False) -> None:
     """Refuse derivative evaluations that do not compute the losses that were trained on.
+
+    Args:
+        evaluated: By the derivatives, (batch,).
+        replayed: As they trained, (batch,).
+        step: For the message.
+        half: The run was under autocast there, so that its losses have the rounding of half precision.
 
     Raises:
         LossError: The model draws other randomness, or other kernels compute something else.
     """
-    if not torch.allclose(evaluated, replayed, rtol=1e-3, atol=1e-4):
+    rtol, atol = (0.1, 0.1 * float(replayed.abs().mean())) if half else (1e-3, 1e-4)
+    if not torch.allclose(evaluated, replayed.to(evaluated), rtol=rtol, atol=atol):
         worst = float((evaluated - replayed).abs().max())
         raise LossError(
             f"At step {step} the derivatives were taken of other losses than the run had (off by up to {worst:.1e}): "

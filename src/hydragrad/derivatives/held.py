@@ -44,7 +44,9 @@ class Held:
         """Count a comparison."""
         self.times, self.gap = self.times + 1, max(self.gap, gap)
 
-    def hold(self, terms: Tensor, gradient: Tensor, directions: Tensor, what: str) -> None:
+    def hold(
+        self, terms: Tensor, gradient: Tensor, directions: Tensor, what: str, allowed: float | None = None
+    ) -> None:
         """Compare sums of terms with a gradient along directions.
 
         Args:
@@ -52,13 +54,14 @@ class Held:
             gradient: What they add up to, (parameters,).
             directions: (Q, parameters).
             what: Says in the error what the terms are.
+            allowed: The largest gap; that of rounding if None.
 
         Raises:
             NotHeld: They differ by more than rounding.
         """
         gap = largest_gap(terms, directions @ gradient, gradient.norm() * directions.norm(dim=-1))
         self.note(gap)
-        if not gap <= gap_allowed(terms.dtype, gradient.dtype):
+        if not gap <= (gap_allowed(terms.dtype, gradient.dtype) if allowed is None else allowed):
             raise NotHeld(f"{what} differ from the gradient that trained by {gap:.1e} of their size")
 
 

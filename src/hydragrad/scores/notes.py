@@ -12,6 +12,7 @@ NoteKind = Literal[
     "influence",
     "advice",
     "interrupted",
+    "autocast",
     "smoothness",
     "approximation error",
     "other",
@@ -57,3 +58,12 @@ UNSEALED = Note(
 def interrupted(steps: int) -> Note:
     """That a run has not ended, and after how many steps it was taken."""
     return Note("interrupted", f"The run was interrupted; this is its state after step {steps:,}.")
+
+
+def under_autocast(kind: str) -> Note:
+    """That a run trained in half precision, and its derivatives are not."""
+    return Note(
+        "autocast",
+        f"The run trained under autocast to {kind}; the derivatives are those of the same losses without autocast, at "
+        f"the recorded weights.",
+    )

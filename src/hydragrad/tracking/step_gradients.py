@@ -80,12 +80,12 @@ class StepGradients:
         self._step: _Step | None = None
 
     def before(self, positions: Sequence[int], batch: Callable[[], Batch], part: MicroBatch) -> None:
-        """Prepare for a step.
+        """Prepare for a micro-batch.
 
         Args:
             positions: Those whose gradients are wanted.
-            batch: Fetches the step's data; called where a pass of our own is needed.
-            part: Has the coefficients of its losses.
+            batch: Fetches the data; called where a pass of our own is needed.
+            part: What is known of it; the coefficients of its losses are needed by `after` only.
         """
         self._step = _Step(positions, batch, part)
         self._rows = self._probe = None
@@ -96,29 +96,52 @@ class StepGradients:
         if self._layers is not None:
             self._layers.begin(len(part))
 
-    def after(self) -> Tensor:
-        """The gradients, (positions, columns), once forward and backward have run.
+    def after(self, part: MicroBatch | None = None) -> Tensor:
+        """The gradients times their coefficients, (positions, columns), once forward and backward have run.
+
+        Args:
+            part: The micro-batch with the coefficients that its backward pass showed; as in `before` if None.
 
         Raises:
             Unsupported: No way to them agrees with the gradient that trains.
         """
         assert self._step is not None
         step, self._step = self._step, None
-        rows = self._rows if self._layers is None else self._of_layers(step)
+        step = step if part is None else step._replace(part=part)
+        if step.part.autocast is not None:
+            self._leave_half_precision(step)
+        if self._layers is None:
+            rows = None if self._rows is None else step.part.weighted(self._rows, step.positions, dim=0)
+        else:
+            rows = self._of_layers(step)
         if rows is None:
             width = self._layout.size if self._projector is None else self._projector.width
             return next(self._model.parameters()).new_zeros(0, width)
-        if self._probe is None or self._probe.holds(rows):
+        if self._probe is None or self._holds(self._probe, step, rows):
             return rows
         if self._layers is not None:
             self._take_one_by_one()
-            rows = self._one_by_one(step, self._probe.parameters, self._probe.buffers)
-            if self._probe.holds(rows):
+            rows = self._weighted_one_by_one(step, self._probe)
+            if self._holds(self._probe, step, rows):
                 return rows
         raise Unsupported(
             "The gradient of a sum of losses is not the sum of their gradients: a hook, or a backward pass of its own, "
             "changes gradients by their size, so no sample has a gradient of its own. Train without it."
         )
+
+    def _leave_half_precision(self, step: "_Step") -> None:
+        """The step's own passes ran under autocast: gradients are taken without it, by passes of their own."""
+        if self._layers is None:
+            return
+        if step.positions and self._probe is None:
+            raise Unsupported(
+                "The model ran without autocast at the first steps and under it later, and rows of these steps are "
+                "made of the model's own passes. Train under one autocast, or record the run and use "
+                "hg.hypergradients(run)."
+            )
+        self._take_one_by_one()
+        if self._probe is not None:
+            self._rows = self._plain_rows(step, self._probe)
 
     def close(self) -> None:
         """Take the hooks off the model."""
@@ -130,8 +153,7 @@ class StepGradients:
 
     def _begin(self, step: "_Step") -> None:
         if self._frozen is not None:
-            rows = self._frozen(self._model, step.batch(), step.positions)
-            self._rows = step.part.weighted(rows, step.positions, dim=0)
+            self._rows = self._frozen(self._model, step.batch(), step.positions)
             return
         if self._steps == 0 or self._coupling.draws(self._steps):
             self._probe = self._probed(step)
@@ -160,7 +182,7 @@ class StepGradients:
                     f"The model's layers were used otherwise than at the first step ({error}). Make the forward pass "
                     f"the same at every step, or build the store from a recorded run: hg.hypergradients(run)."
                 ) from error
-            return self._one_by_one(step, self._probe.parameters, self._probe.buffers)
+            return self._weighted_one_by_one(step, self._probe)
         return rows if step.positions else None
 
     def _watch(self) -> RemovableHandle | None:
@@ -190,18 +212,33 @@ class StepGradients:
         self.compared += 1
         parameters, buffers = ({name: value.clone() for name, value in named.items()} for named in _state(self._model))
         weights = random_weights(next(iter(parameters.values())).new_empty(len(step.positions)), self._steps)
-        batch = step.batch()
-        all_weights = weights.new_zeros(len(step.part))
-        all_weights[list(step.positions)] = step.part.weighted(weights, step.positions)
-        where = (self._copy(), self._layout, parameters, buffers, batch)
-        gradient, _ = weighted_gradient(*where, all_weights, frozen=self._frozen_parameters())
+        modes = [module.training for module in self._model.modules()]
+        return _Probe(parameters, buffers, weights, modes, self._frozen_parameters())
+
+    def _holds(self, probe: "_Probe", step: "_Step", rows: Tensor) -> bool:
+        """Whether the weighted sum of rows is the gradient of the weighted sum of losses, by one backward pass."""
+        all_weights = probe.weights.new_zeros(len(step.part))
+        all_weights[list(step.positions)] = step.part.weighted(probe.weights, step.positions)
+        where = (self._copy(probe.modes), self._layout, probe.parameters, probe.buffers, step.batch())
+        with preserved():
+            gradient, _ = weighted_gradient(*where, all_weights, frozen=probe.frozen)
         if self._projector is not None:
             gradient = self._projector.flat(gradient[None])[0]
-        return _Probe(parameters, buffers, weights, gradient)
+        tolerance = tolerance_of(rows.dtype, probe.weights.dtype)
+        return agrees(probe.weights.to(rows) @ rows, gradient.to(rows), tolerance=tolerance)
 
-    def _one_by_one(self, step: "_Step", parameters: Named, buffers: Named) -> Tensor:
+    def _weighted_one_by_one(self, step: "_Step", probe: "_Probe") -> Tensor:
+        return step.part.weighted(self._plain_rows(step, probe), step.positions, dim=0)
+
+    def _plain_rows(self, step: "_Step", probe: "_Probe") -> Tensor:
+        with preserved():
+            return self._one_by_one(step, probe.parameters, probe.buffers, probe.modes)
+
+    def _one_by_one(
+        self, step: "_Step", parameters: Named, buffers: Named, modes: Sequence[bool] | None = None
+    ) -> Tensor:
         _, rows = sample_gradients(
-            self._copy(),
+            self._copy(modes),
             self._layout,
             parameters,
             buffers,
@@ -210,13 +247,16 @@ class StepGradients:
             projector=self._projector,
             frozen=self._frozen_parameters(),
         )
-        return step.part.weighted(rows, step.positions, dim=0)
+        return rows
 
-    def _copy(self) -> LossModule:
-        """A copy of the model and its loss, in the model's modes."""
+    def _copy(self, modes: Sequence[bool] | None = None) -> LossModule:
+        """A copy of the model and its loss, in the model's modes, now or as they were."""
         if self._problem is None:
             self._problem = LossModule(self._model, self._loss)
         self._problem.take_modes(self._model)
+        if modes is not None:
+            for module, training in zip(self._problem.model.modules(), modes, strict=True):
+                module.training = training
         return self._problem
 
     def _frozen_parameters(self) -> list[str]:
@@ -232,24 +272,21 @@ class _Step(NamedTuple):
 
 
 class _Probe(NamedTuple):
-    """What a step's rows are held to.
+    """Where a micro-batch's rows are compared, and along which random weights of them.
 
     Attributes:
-        parameters: Before the step.
-        buffers: Before the step.
+        parameters: Before it.
+        buffers: Before it.
         weights: Random weights of the rows.
-        gradient: Of the weighted sum of losses, by one backward pass, in the columns of the rows.
+        modes: Of the modules.
+        frozen: Parameters that are not trained.
     """
 
     parameters: Named
     buffers: Named
     weights: Tensor
-    gradient: Tensor
-
-    def holds(self, rows: Tensor) -> bool:
-        """Whether the weighted sum of rows is the gradient."""
-        tolerance = tolerance_of(rows.dtype, self.weights.dtype)
-        return agrees(self.weights.to(rows) @ rows, self.gradient.to(rows), tolerance=tolerance)
+    modes: list[bool]
+    frozen: list[str]
 
 
 def _state(model: nn.Module) -> tuple[Named, Named]:
