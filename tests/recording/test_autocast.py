@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hydragrad as hg
 from hydragrad.errors import Unsupported
 from twins import loss, mlp, record, track
 
@@ -38,6 +39,21 @@ def test_autocast_in_forward_is_refused(tmp_path):
 def test_autocast_in_the_loss_is_refused(tmp_path):
     with pytest.raises(Unsupported, match=r"ran under an autocast .* Remove torch\.autocast from forward"):
         record(tmp_path, loss=after_the_model)
+
+
+def test_autocast_in_the_loss_is_refused_under_the_loops_own_too(tmp_path):
+    model = mlp()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(4, next(model.parameters()).shape[1]), torch.zeros(4, dtype=torch.int64)
+    data = torch.utils.data.TensorDataset(x, y)
+    with (
+        pytest.raises(Unsupported, match=r"ran under an autocast that the model or the loss enters itself"),
+        hg.Recorder(tmp_path / "run", model, optimizer, after_the_model, data) as recorder,
+        recorder.step(range(4)) as step,
+        torch.autocast("cpu", torch.bfloat16),
+    ):
+        step.losses([x, y]).mean().backward()
+        optimizer.step()
 
 
 def test_autocast_that_is_disabled_is_recorded(tmp_path):

@@ -179,8 +179,8 @@ def test_plateau_needs_an_existing_entry(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "epochs and batch_size must be at least 1, got 0 and 5"),
-        ({"batch_size": 0}, "epochs and batch_size must be at least 1, got 4 and 0"),
+        ({"epochs": 0}, "batch_size and accumulate must be at least 1, got 0, 5 and 1"),
+        ({"batch_size": 0}, "batch_size and accumulate must be at least 1, got 4, 0 and 1"),
         ({"scheduler_every": "week"}, "scheduler_every must be 'epoch' or 'step', got 'week'"),
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1 step, got 0"),
     ],

@@ -4,6 +4,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
@@ -17,7 +18,14 @@ from hydragrad.experiments.experiment import Experiment
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, fetch
 from hydragrad.scores import Method
-from hydragrad.training import Plan, batch_losses, forecast_bytes, mean_loss_and_accuracy, require_trainable
+from hydragrad.training import (
+    Plan,
+    batch_losses,
+    forecast_bytes,
+    mean_loss_and_accuracy,
+    require_trainable,
+    under_autocast,
+)
 
 WARM_UP, TIMED, EVALUATED = 2, 5, 250
 SHOWN_FROM_SECONDS = 60
@@ -54,13 +62,14 @@ def training_seconds(experiment: Experiment, plan: Plan) -> float:
         indices = [(number * plan.batch_size + i) % length for i in range(min(plan.batch_size, length))]
         batch = fetch(experiment.train_set, indices, seed=0, collate=None, device=device)
         start.optimizer.zero_grad()
-        losses = batch_losses(start.model, experiment.loss, batch, indices)
+        with under_autocast(plan, device):
+            losses = batch_losses(partial(experiment.loss, start.model), batch, indices)
         check_losses(losses, len(indices))
         losses.mean().backward()
         start.optimizer.step()
 
     with preserved():
-        return _seconds_a_step(step) * plan.steps(length) + _seconds_of_held_out(experiment, start.model, plan)
+        return _seconds_a_step(step) * plan.passes(length) + _seconds_of_held_out(experiment, start.model, plan)
 
 
 def training_disk(experiment: Experiment, plan: Plan, every: int) -> int:

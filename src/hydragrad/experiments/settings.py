@@ -22,6 +22,9 @@ class Settings:
         noise: Share of the training labels flipped.
         train_size, validation_size, test_size: Samples of each part, or None for all.
         epochs, batch_size, drop_last: As trained.
+        accumulate: Batches of a step.
+        clip_norm: L2 norm that a step's gradient is clipped to, or None.
+        bf16: Whether forward passes run under autocast to bfloat16.
         lr: Initial rate, or None for the recipe's.
         seed: Initialisation, order, randomness and noise.
         device: cpu or cuda.
@@ -38,6 +41,9 @@ class Settings:
     epochs: int = 10
     batch_size: int = 64
     drop_last: bool = False
+    accumulate: int = 1
+    clip_norm: float | None = None
+    bf16: bool = False
     lr: float | None = None
     seed: int = 0
     device: str = "cpu"

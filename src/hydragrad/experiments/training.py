@@ -24,7 +24,13 @@ def plan_of(experiment: Experiment) -> Plan:
     """Return how long and in which order the settings train."""
     settings = experiment.settings
     return Plan(
-        epochs=settings.epochs, batch_size=settings.batch_size, drop_last=settings.drop_last, seed=settings.seed
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        drop_last=settings.drop_last,
+        accumulate=settings.accumulate,
+        clip_norm=settings.clip_norm,
+        autocast=torch.bfloat16 if settings.bf16 else None,
+        seed=settings.seed,
     )
 
 
@@ -103,14 +109,18 @@ def train_into(
     """
     if len(train_set) == 0:  # type: ignore[arg-type]
         raise DataError("Nothing is left to train on.")
+    plan = plan_of(experiment)
     return train(
         start.model,
         experiment.loss,
         train_set,
         start.optimizer,
-        epochs=experiment.settings.epochs,
-        batch_size=experiment.settings.batch_size,
-        drop_last=experiment.settings.drop_last,
+        epochs=plan.epochs,
+        batch_size=plan.batch_size,
+        drop_last=plan.drop_last,
+        accumulate=plan.accumulate,
+        clip_norm=plan.clip_norm,
+        autocast=plan.autocast,
         out=out,
         scheduler=start.scheduler,
         scheduler_metric=start.scheduler_metric,

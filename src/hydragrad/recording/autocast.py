@@ -42,7 +42,7 @@ def refusing_autocast(model: nn.Module) -> Iterator[None]:
         raise Unsupported(
             f"The model must run in float32 or float64; {noticing.function} ran under an autocast that the model or "
             f"the loss enters itself, and derivatives of a half-precision run are noise. Remove torch.autocast from "
-            f"forward, or disable it (enabled=False)."
+            f"forward, or disable it (enabled=False); around the forward pass in the loop it is recorded."
         )
 
 

@@ -138,6 +138,12 @@ class Trajectory:
             ]
         self._arranged = record
 
+    def plain_losses(self, batch: Batch) -> Tensor:
+        """The losses of a batch at the present state, under no autocast, (batch,); moves buffers as training does."""
+        reseed_everything(batch.seed)
+        with torch.no_grad(), naming_label_dtype():
+            return self._loss(self.model, batch.data)
+
     def advance(
         self,
         record: StepRecord,

@@ -13,6 +13,7 @@ from hydragrad.training.augmentation import random_flip as random_flip
 from hydragrad.training.loop import Plan as Plan
 from hydragrad.training.loop import batch_losses as batch_losses
 from hydragrad.training.loop import fit as fit
+from hydragrad.training.loop import under_autocast as under_autocast
 from hydragrad.training.measuring import mean_loss_and_accuracy as mean_loss_and_accuracy
 from hydragrad.training.probe import require_trainable as require_trainable
 from hydragrad.training.train import checkpoint_distance as checkpoint_distance

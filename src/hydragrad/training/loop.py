@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset
@@ -15,7 +17,7 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import PerSampleLoss, check_losses
 from hydragrad.errors import DataError, NonFinite
 from hydragrad.progress import Bar, bar
-from hydragrad.randomness import BATCH, ORDER, preserved, seeded, stream_seed
+from hydragrad.randomness import BATCH, FORWARD, ORDER, preserved, seeded, stream_seed
 from hydragrad.recording import Indices, StepObserver
 from hydragrad.replay import fetch
 from hydragrad.replay.data import Collate, non_finite_rows
@@ -30,8 +32,12 @@ class Plan:
 
     Attributes:
         epochs: Passes over the data.
-        batch_size: Samples per step; the last batch of an epoch may be smaller.
+        batch_size: Samples of a batch; the last one of an epoch may be smaller.
         drop_last: Leave out that smaller batch.
+        accumulate: Batches of a step, whose gradient is that of the mean over all their samples; the last step of an
+            epoch may have fewer.
+        clip_norm: The gradient of a step is clipped to this L2 norm; None leaves it alone.
+        autocast: Forward passes run under autocast to this type; None leaves them alone.
         seed: Order of the samples, and the randomness of the steps.
         scheduler: A torch scheduler.
         scheduler_every: When the scheduler steps.
@@ -47,6 +53,9 @@ class Plan:
     epochs: int
     batch_size: int
     drop_last: bool = False
+    accumulate: int = 1
+    clip_norm: float | None = None
+    autocast: torch.dtype | None = None
     seed: int = 0
     scheduler: Any = None
     scheduler_every: Literal["epoch", "step"] = "epoch"
@@ -56,8 +65,18 @@ class Plan:
     progress: str = field(default="training")
 
     def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1:
-            raise ValueError(f"epochs and batch_size must be at least 1, got {self.epochs} and {self.batch_size}.")
+        if self.epochs < 1 or self.batch_size < 1 or self.accumulate < 1:
+            raise ValueError(
+                f"epochs, batch_size and accumulate must be at least 1, got {self.epochs}, {self.batch_size} and "
+                f"{self.accumulate}."
+            )
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ValueError(f"clip_norm must be above 0, or None for no clipping, got {self.clip_norm}.")
+        if self.autocast not in (None, torch.bfloat16):
+            raise ValueError(
+                f"autocast must be torch.bfloat16 or None, got {self.autocast}. float16 needs a gradient scaler: write "
+                f"the loop yourself, with a Recorder in it."
+            )
         if self.scheduler_every not in ("epoch", "step"):
             raise ValueError(f"scheduler_every must be 'epoch' or 'step', got {self.scheduler_every!r}.")
         plateau = isinstance(self.scheduler, ReduceLROnPlateau)
@@ -73,6 +92,13 @@ class Plan:
 
     def steps_per_epoch(self, length: int) -> int:
         """Number of steps of one epoch."""
+        return math.ceil(self._batches_per_epoch(length) / self.accumulate)
+
+    def passes(self, length: int) -> int:
+        """Number of forward and backward passes of all epochs."""
+        return self.epochs * self._batches_per_epoch(length)
+
+    def _batches_per_epoch(self, length: int) -> int:
         return length // self.batch_size if self.drop_last else math.ceil(length / self.batch_size)
 
     def last_batch(self, length: int) -> int:
@@ -83,8 +109,14 @@ class Plan:
         """Yield the sample indices of every batch of an epoch."""
         generator = torch.Generator().manual_seed(stream_seed(self.seed, epoch, ORDER))
         order = torch.randperm(length, generator=generator).tolist()
-        for start in range(0, self.steps_per_epoch(length) * self.batch_size, self.batch_size):
+        for start in range(0, self._batches_per_epoch(length) * self.batch_size, self.batch_size):
             yield order[start : start + self.batch_size]
+
+    def groups(self, length: int, epoch: int) -> Iterator[list[list[int]]]:
+        """Yield the batches of every step of an epoch."""
+        batches = list(self.batches(length, epoch))
+        for start in range(0, len(batches), self.accumulate):
+            yield batches[start : start + self.accumulate]
 
 
 @dataclass
@@ -141,20 +173,16 @@ def fit(
     """
     length = len(train_set)  # type: ignore[arg-type]
     per_epoch = plan.steps_per_epoch(length)
-    device = next(model.parameters()).device
     logs = []
     with bar(plan.progress, plan.steps(length), next_step) as progress:
         for epoch in range(first_epoch, plan.epochs):
             model.train()
             tally, unfinished_epoch = unfinished_epoch or EpochLog(), None
-            for position, batch_indices in enumerate(plan.batches(length, epoch)):
+            for position, group in enumerate(plan.groups(length, epoch)):
                 step = epoch * per_epoch + position
                 if step < next_step:
                     continue
-                indices = Indices(batch_indices)
-                indices.batch_seed = stream_seed(plan.seed, step, BATCH)
-                data = fetch(train_set, indices, seed=indices.batch_seed, collate=plan.collate, device=device)
-                tally.add(_one_step(model, loss, optimizer, plan, indices, data, step, observers), len(indices))
+                tally.add(_one_step(model, loss, train_set, optimizer, plan, group, step, observers), _size(group))
                 progress.advance()
             log = _end_epoch(model, optimizer, plan, tally)
             logs.append(log)
@@ -166,33 +194,56 @@ def fit(
 def _one_step(
     model: nn.Module,
     loss: PerSampleLoss,
+    train_set: Dataset[Any],
     optimizer: Optimizer,
     plan: Plan,
-    indices: Indices,
-    data: Any,
+    group: Sequence[list[int]],
     step: int,
     observers: Sequence[StepObserver],
 ) -> float:
-    with ExitStack() as stack:
-        if not observers:
-            stack.enter_context(seeded(stream_seed(plan.seed, step)))
-        handles = [stack.enter_context(observer.step(indices, data)) for observer in observers]
-        optimizer.zero_grad()
-        losses = batch_losses(model, loss, data, indices)
-        check_losses(losses, len(indices))
-        mean = losses.mean()
-        value = mean.item()
-        _require_finite(value, data, indices, step)
-        for handle in handles:
-            handle.loss = value
-        mean.backward()
-        optimizer.step()
+    """Make one step on a group of batches; returns the mean loss of its samples."""
+    device = next(model.parameters()).device
+    total, size = 0.0, _size(group)
+    for number, batch_indices in enumerate(group):
+        again = f":{number}" if number else ""
+        indices = Indices(batch_indices)
+        indices.batch_seed = stream_seed(plan.seed, step, BATCH + again)
+        data = fetch(train_set, indices, seed=indices.batch_seed, collate=plan.collate, device=device)
+        with ExitStack() as stack:
+            if not observers:
+                stack.enter_context(seeded(stream_seed(plan.seed, step, FORWARD + again)))
+            handles = [stack.enter_context(observer.step(indices, data)) for observer in observers]
+            if number == 0:
+                optimizer.zero_grad()
+            evaluate = handles[0].losses if handles and len(group) > 1 else partial(loss, model)
+            with under_autocast(plan, device):
+                losses = batch_losses(evaluate, data, indices)
+                check_losses(losses, len(indices))
+            mean = losses.mean() if len(group) == 1 else losses.sum() / size
+            total += mean.item()
+            _require_finite(total, data, indices, step)
+            for handle in handles:
+                handle.loss = total
+            mean.backward()
+            if number + 1 == len(group):
+                if plan.clip_norm is not None:
+                    clip_grad_norm_(model.parameters(), plan.clip_norm)
+                optimizer.step()
     if plan.scheduler is not None and plan.scheduler_every == "step":
         plan.scheduler.step()
-    return value
+    return total
 
 
-def batch_losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequence[int]) -> Tensor:
+def _size(group: Sequence[Sequence[int]]) -> int:
+    return sum(map(len, group))
+
+
+def under_autocast(plan: Plan, device: torch.device) -> AbstractContextManager[Any]:
+    """What forward passes of a plan run under."""
+    return nullcontext() if plan.autocast is None else torch.autocast(device.type, plan.autocast)
+
+
+def batch_losses(evaluate: Callable[[Any], Tensor], data: Any, indices: Sequence[int]) -> Tensor:
     """Evaluate the losses of a batch, shape (batch,).
 
     Raises:
@@ -200,7 +251,7 @@ def batch_losses(model: nn.Module, loss: PerSampleLoss, data: Any, indices: Sequ
     """
     try:
         with users_default_device():
-            return loss(model, data)
+            return evaluate(data)
     except IndexError as error:
         reason = str(error).rstrip(".")
         raise DataError(

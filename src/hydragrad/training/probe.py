@@ -1,5 +1,6 @@
 """Checks before the first step: an error that would come up hours into a run is raised now."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -52,7 +53,7 @@ def require_labels_in_range(
         for index in extremes:
             data = fetch(train_set, [index] * batch_size, seed=0, collate=collate, device=cpu)
             try:
-                batch_losses(probed, loss, data, [index])
+                batch_losses(partial(loss, probed), data, [index])
             except DataError:
                 raise
             except Exception:

@@ -45,6 +45,9 @@ def train(
     monitor: Monitor | None = None,
     scheduler_metric: str | Sequence[str] | None = None,
     observers: Sequence[StepObserver] = (),
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+    autocast: torch.dtype | None = None,
     drop_last: bool = False,
     seed: int = 0,
     checkpoint_every: int | None = None,
@@ -59,9 +62,9 @@ def train(
         model: Is trained in place.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,); a step descends their mean.
         train_set: Map-style data set. Random augmentation in its `__getitem__` draws from a recorded seed.
-        optimizer: torch.optim.SGD, with any of its options.
+        optimizer: One of torch.optim that has a rule here, with any of its options; see the documentation's table.
         epochs: Passes over the data, each in an order of its own.
-        batch_size: Samples per step; the last batch of an epoch may be smaller.
+        batch_size: Samples of a batch; the last one of an epoch may be smaller.
         out: Run directory; made if it does not exist.
         scheduler: Any torch scheduler.
         scheduler_every: When it steps.
@@ -69,6 +72,9 @@ def train(
         scheduler_metric: Entry of the epoch's log that ReduceLROnPlateau gets: one of the monitor's, `train_loss`,
             or several to be added ("train_loss + validation_loss").
         observers: Further step observers, already entered.
+        clip_norm: Clip the gradient of every step to this L2 norm.
+        accumulate: Batches of a step, whose gradient is that of the mean over all their samples.
+        autocast: `torch.bfloat16` runs forward passes under autocast; derivatives are taken in the weights' own type.
         drop_last: Leave out an epoch's last batch where it is smaller.
         seed: Order of the samples and the randomness of the steps; the same seed gives the same run.
         checkpoint_every: Steps between checkpoints; by default 1.5 times the square root of all steps.
@@ -83,7 +89,7 @@ def train(
     Raises:
         RunExists: `out` holds a run and `resume` is not set.
         RecordingMismatch: `resume` with another model, data set, seed or batch size.
-        Unsupported: Another optimizer than SGD, half precision.
+        Unsupported: An optimizer without a rule, half-precision weights.
         DataError: Empty or non-finite data, labels out of range.
         NonFinite: The loss became NaN.
         DiskFull: The checkpoints would not fit; raised before the first step.
@@ -93,6 +99,9 @@ def train(
         epochs=epochs,
         batch_size=batch_size,
         drop_last=drop_last,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        autocast=autocast,
         seed=seed,
         scheduler=scheduler,
         scheduler_every=scheduler_every,
@@ -118,7 +127,7 @@ def train(
         checkpoint_every=every,
         collate=collate,
         seed=seed,
-        about={"epochs": epochs, "batch_size": batch_size, "drop_last": drop_last} | (about or {}),
+        about={"epochs": epochs} | _plan_entries(plan) | (about or {}),
         resume=resume,
     )
     require_labels_in_range(model, loss, train_set, min(batch_size, length), collate)
@@ -131,7 +140,7 @@ def train(
             f"resume=True (--resume)."
         )
     if resume and (path / MANIFEST).exists():
-        _require_same_batches(path, batch_size, drop_last=drop_last)
+        _require_same_plan(path, plan)
     with recorder:
         unfinished_epoch, finished_epochs = _progress(
             path, recorder.next_step, plan.steps_per_epoch(length), scheduler_every
@@ -197,9 +206,21 @@ def _require_disk(path: Path, needed: int) -> None:
         )
 
 
-def _require_same_batches(path: Path, batch_size: int, *, drop_last: bool) -> None:
-    recorded = {"batch_size": None, "drop_last": False} | read_manifest(path).about
-    for option, value in (("batch_size", batch_size), ("drop_last", drop_last)):
+def _plan_entries(plan: Plan) -> dict[str, Any]:
+    """What a resumed run must have the same of."""
+    autocast = None if plan.autocast is None else str(plan.autocast).removeprefix("torch.")
+    changed = {"accumulate": plan.accumulate, "clip_norm": plan.clip_norm, "autocast": autocast}
+    entries = {"batch_size": plan.batch_size, "drop_last": plan.drop_last}
+    return entries | {name: value for name, value in changed.items() if value != PLAIN[name]}
+
+
+PLAIN = {"drop_last": False, "accumulate": 1, "clip_norm": None, "autocast": None}
+
+
+def _require_same_plan(path: Path, plan: Plan) -> None:
+    about, present = read_manifest(path).about, PLAIN | _plan_entries(plan)
+    recorded = {"batch_size": None} | PLAIN | {name: about[name] for name in present if name in about}
+    for option, value in present.items():
         if recorded[option] != value:
             raise RecordingMismatch(
                 f"{path} was recorded with {option}={recorded[option]}, got {value}. Resume with the recorded value."

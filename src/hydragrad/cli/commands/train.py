@@ -47,7 +47,12 @@ def train(
         int | None, typer.Option(min=1, help="Validation samples, measured once an epoch (default: all).")
     ] = None,
     test_size: Annotated[int | None, typer.Option(min=1, help="Test samples (default: all).")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a step.")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
+    accumulate: Annotated[
+        int, typer.Option(min=1, help="Batches a step: its gradient is that of the mean over all their samples.")
+    ] = 1,
+    clip_norm: Annotated[float | None, typer.Option(min=0, help="Clip every step's gradient to this norm.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes under autocast to bfloat16.")] = False,
     drop_last: Annotated[
         bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")
     ] = False,
@@ -74,6 +79,9 @@ def train(
         test_size=test_size,
         batch_size=batch_size,
         drop_last=drop_last,
+        accumulate=accumulate,
+        clip_norm=clip_norm,
+        bf16=bf16,
         lr=lr,
         seed=seed,
         device=device,
