@@ -177,17 +177,17 @@ def retrain(case: Case, loop: Loop, weights: Tensor) -> nn.Module:
     with preserved():
         loop(
             Training(
-                case, model, optimizer, _Weighted(case, model, optimizer, weights), CosineAnnealingLR(optimizer, 8)
+                case, model, optimizer, Weighted(case.loss, model, optimizer, weights), CosineAnnealingLR(optimizer, 8)
             )
         )
     return model
 
 
-class _Weighted:
+class Weighted:
     """Gives weighted losses, under the seeds that a recorder would give."""
 
-    def __init__(self, case: Case, model: nn.Module, optimizer: Optimizer, weights: Tensor) -> None:
-        self._case, self._model, self._weights = case, model, weights
+    def __init__(self, loss: Any, model: nn.Module, optimizer: Optimizer, weights: Tensor) -> None:
+        self._loss, self._model, self._weights = loss, model, weights
         self._step = self._number = 0
         optimizer.register_step_post_hook(self._stepped)
 
@@ -195,13 +195,13 @@ class _Weighted:
         self._step, self._number = self._step + 1, 0
 
     @contextmanager
-    def step(self, indices: Sequence[int]) -> Iterator["_Weighted"]:
-        self._indices, step = indices, self._step
+    def step(self, indices: Sequence[int]) -> Iterator["Weighted"]:
+        self._indices, step = [int(index) for index in indices], self._step
         reseed(stream_seed(SEED, step, FORWARD + (f":{self._number}" if self._number else "")))
         yield self
         if self._step == step:
             self._number += 1
 
     def losses(self, batch: Any) -> Tensor:
-        losses: Tensor = self._case.loss(self._model, batch) * self._weights[list(self._indices)]
+        losses: Tensor = self._loss(self._model, batch) * self._weights[self._indices]
         return losses
