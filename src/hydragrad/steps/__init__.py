@@ -4,6 +4,14 @@ rule               StepRule: what the library knows of one torch optimizer
 rules              RULES: torch's classes and their rules
 sgd                torch.optim.SGD
 adam               torch.optim.Adam and AdamW
+nadam              torch.optim.NAdam
+radam              torch.optim.RAdam
+adamax             torch.optim.Adamax
+rmsprop            torch.optim.RMSprop
+adagrad            torch.optim.Adagrad
+adadelta           torch.optim.Adadelta
+asgd               torch.optim.ASGD
+roots              roots that optimizers divide by
 by_autograd        tangent and transpose derived from a pure step
 histories          parameters that share one rule and one sequence of options
 closed_form        the closed form without curvature: kappa_t
@@ -33,6 +41,7 @@ from hydragrad.steps.rule import Tangent as Tangent
 from hydragrad.steps.rules import RULE_OF_SCHEMA_1 as RULE_OF_SCHEMA_1
 from hydragrad.steps.rules import RULES as RULES
 from hydragrad.steps.rules import STATES_OF_SCHEMA_1 as STATES_OF_SCHEMA_1
+from hydragrad.steps.rules import known_names as known_names
 from hydragrad.steps.rules import read_group as read_group
 from hydragrad.steps.rules import rule_named as rule_named
 from hydragrad.steps.rules import rule_of as rule_of

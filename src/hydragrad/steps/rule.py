@@ -186,3 +186,18 @@ def number(value: Any) -> float:
 def class_name(kind: type) -> str:
     """A class with its module."""
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def steps_so_far(state: Mapping[str, Any]) -> int:
+    """The age of a parameter whose steps the optimizer counts as `step`."""
+    return round(float(state.get("step", 0)))
+
+
+def one_step_more(steps: int, options: Any) -> tuple[int, int]:
+    """Grow such an age: the number of the step, from 1, is the age after it, too."""
+    return steps + 1, steps + 1
+
+
+def capturable(group: Mapping[str, Any]) -> bool:
+    """Whether numbers in the state lie with the parameter, where only that option decides it."""
+    return bool(group.get("capturable"))

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer, Rprop, SparseAdam
 
 from hydragrad.errors import RecordingMismatch, Unsupported
-from hydragrad.steps import adam, sgd
+from hydragrad.steps import adadelta, adagrad, adam, adamax, asgd, nadam, radam, rmsprop, sgd
 from hydragrad.steps.rule import TENSOR, StepRule, class_name
 
 RULES: dict[type[Optimizer], StepRule] = {
@@ -16,8 +16,22 @@ RULES: dict[type[Optimizer], StepRule] = {
         sgd.RULE,
         adam.ADAM,
         adam.ADAMW,
+        nadam.RULE,
+        radam.RULE,
+        adamax.RULE,
+        rmsprop.RULE,
+        adagrad.RULE,
+        adadelta.RULE,
+        asgd.RULE,
     )
 }
+
+WITHOUT_A_RULE: dict[type[Optimizer], str] = {
+    LBFGS: "one step evaluates the loss several times and searches along a line, whose branches have no derivative",
+    SparseAdam: "it takes sparse gradients, which are not recorded",
+    Rprop: "its step depends on the signs of gradients only, so every derivative of it is 0 and predicts nothing",
+}
+"""Why some of torch's optimizers have no rule."""
 
 RULE_OF_SCHEMA_1 = sgd.RULE
 """Runs and stores of schema 1 do not name their optimizer: there was only this one."""
@@ -45,9 +59,10 @@ def rule_of(optimizer: Optimizer) -> StepRule:
     """
     rule = RULES.get(type(optimizer))
     if rule is None:
+        reason = WITHOUT_A_RULE.get(type(optimizer))
         raise Unsupported(
-            f"The step of {class_name(type(optimizer))} has no rule here, so it can't be differentiated. Train with "
-            f"{' or '.join(sorted(known.__name__ for known in RULES))} of torch.optim."
+            f"The step of {class_name(type(optimizer))} has no rule here, so it can't be differentiated"
+            f"{f': {reason}' if reason else ''}. Train with {known_names()} of torch.optim."
         )
     known = {*rule.options, *rule.kernels}
     for group in optimizer.param_groups:
@@ -58,6 +73,12 @@ def rule_of(optimizer: Optimizer) -> StepRule:
                 f"the others."
             )
     return rule
+
+
+def known_names() -> str:
+    """The optimizers that have a rule, for messages."""
+    *names, last = sorted((known.__name__ for known in RULES if known.__module__.startswith("torch.")), key=str.lower)
+    return f"{', '.join(names)} or {last}"
 
 
 def rule_named(name: str) -> StepRule:

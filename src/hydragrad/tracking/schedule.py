@@ -41,7 +41,10 @@ def planned(optimizer: Optimizer, scheduler: Any = None, *, steps: int, every: i
     rule = rule_of(optimizer)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise QueryError("ReduceLROnPlateau follows a metric, which is not known in advance: track without schedule=.")
-    groups = [{**group, "params": [torch.zeros(0)]} for group in optimizer.param_groups]
+    groups = [
+        {**group, "params": [torch.zeros((0,) * p.dim()) for p in group["params"][:1]]}
+        for group in optimizer.param_groups
+    ]
     # The scheduler's copy drives an optimizer without weights.
     stand_in = rule.torch_class(groups, lr=0.0)  # type: ignore[call-arg]
     driver = copy.deepcopy(scheduler, {id(optimizer): stand_in})
