@@ -11,7 +11,21 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import ASGD, SGD, Adadelta, Adagrad, Adam, Adamax, AdamW, NAdam, Optimizer, RAdam, RMSprop
+from torch.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import Dataset, default_collate
 
@@ -91,6 +105,13 @@ def rmsprop_groups(model: nn.Module) -> Optimizer:
         {"params": [p for p in trained if p.dim() <= 1], "momentum": 0.5},
     ]
     return RMSprop(groups, lr=0.005, alpha=0.9, eps=1e-3)
+
+
+def matrices_only(model: nn.Module) -> Optimizer:
+    """Muon, which takes nothing else, with a group whose rate follows the shape in the other way."""
+    trained = [p for p in model.parameters() if p.requires_grad and p.dim() == 2]
+    groups = [{"params": trained[:1]}, {"params": trained[1:], "adjust_lr_fn": "match_rms_adamw", "nesterov": False}]
+    return Muon(groups, lr=0.03, weight_decay=0.1, momentum=0.8)
 
 
 def nothing(step: int, model: nn.Module, optimizer: Optimizer) -> None:
@@ -198,6 +219,8 @@ ADAPTIVE = {
         closed_form=False,
     ),
     "adadelta": OptionsCase(one_group(Adadelta, lr=0.5, eps=1e-4, weight_decay=0.1), closed_form=False),
+    "adafactor": OptionsCase(one_group(Adafactor, lr=0.1, weight_decay=0.1), closed_form=False),
+    "muon": OptionsCase(matrices_only, lambda o: StepLR(o, 2, gamma=0.5), closed_form=False),
 }
 OTHERS_OF_CLOSED_FORM = {
     "asgd": OptionsCase(

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.optim import ASGD, Adadelta, Adagrad, Adamax, NAdam, RAdam, RMSprop
+from torch.optim import ASGD, Adadelta, Adafactor, Adagrad, Adamax, Muon, NAdam, RAdam, RMSprop
 
-from hydragrad.steps import Cotangent, Move, StepPoint, Tangent, read_group, rule_of
+from hydragrad.steps import Cotangent, Move, StepPoint, Tangent, muon, read_group, rule_of
 
 STEPS, SHAPE = 12, (3, 4)
 CASES = {
@@ -38,8 +38,17 @@ CASES = {
     "adadelta up": (Adadelta, {"eps": 0.01, "maximize": True}),
     "asgd": (ASGD, {"lr": 0.1, "lambd": 0.1, "weight_decay": 0.1, "t0": 3}),
     "asgd up": (ASGD, {"lr": 0.1, "lambd": 0.05, "alpha": 0.5, "maximize": True}),
+    "adafactor": (Adafactor, {"lr": 0.1, "weight_decay": 0.1}),
+    "adafactor clipped": (Adafactor, {"lr": 0.5, "beta2_decay": -0.3, "eps": (1e-3, 2.0), "maximize": True}),
+    "adafactor vector": (Adafactor, {"lr": 0.1, "weight_decay": 0.1}),
+    "adafactor images": (Adafactor, {"lr": 0.1}),
+    "muon": (Muon, {"lr": 0.1, "weight_decay": 0.1}),
+    "muon tall": (Muon, {"lr": 0.1, "nesterov": False, "momentum": 0.5}),
+    "muon rms": (Muon, {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3}),
 }
-SMOOTHED = [name for name, (kind, _) in CASES.items() if kind is not ASGD]
+SHAPES = {"adafactor vector": (5,), "adafactor images": (2, 3, 4), "muon tall": (5, 3)}
+CASES = {name: (*settings, SHAPES.get(name, SHAPE)) for name, settings in CASES.items()}
+SMOOTHED = [name for name, (kind, *_) in CASES.items() if kind not in (ASGD, Muon)]
 
 
 @pytest.fixture(params=CASES)
@@ -47,15 +56,29 @@ def case(request):
     return CASES[request.param]
 
 
-def tensors(seed: int, count: int, *lead: int, shape=SHAPE) -> torch.Tensor:
-    return torch.randn(count, *lead, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+@pytest.fixture
+def unrounded(monkeypatch):
+    """Muon's own Newton-Schulz steps are in bfloat16, whose rounding has no derivative."""
+    monkeypatch.setattr(muon, "PRECISION", torch.float64)
+
+
+def tensors(seed: int, count: int, shape) -> torch.Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def like(seed: int, values, *rows: int) -> tuple[torch.Tensor, ...]:
+    """Random tensors like others."""
+    return tuple(
+        tensors(100 * seed + i, math.prod(rows), value.shape).view(*rows, *value.shape)
+        for i, value in enumerate(values)
+    )
 
 
 class Real:
     """torch's optimizer on one parameter, whose rate falls from step to step."""
 
-    def __init__(self, kind, options, shape=SHAPE, **kernel) -> None:
-        self.parameter = nn.Parameter(tensors(0, 1, shape=shape)[0])
+    def __init__(self, kind, options, shape, **kernel) -> None:
+        self.parameter = nn.Parameter(tensors(0, 1, shape)[0])
         self.optimizer = kind([self.parameter], **options, **kernel)
         self.rule = rule_of(self.optimizer)
         self.age = self.rule.age(self.optimizer.state.get(self.parameter, {}))
@@ -69,7 +92,10 @@ class Real:
     def point(self) -> StepPoint:
         kept = self.optimizer.state.get(self.parameter, {})
         names = self.rule.states(self.options)
-        states = tuple(kept.get(name, torch.zeros_like(self.parameter)).detach().clone() for name in names)
+        zeros = {
+            name: self.parameter.new_zeros(self.rule.state_shape(name, tuple(self.parameter.shape))) for name in names
+        }
+        states = tuple(kept.get(name, zeros[name]).detach().clone() for name in names)
         return StepPoint(self.parameter.detach().clone(), states, self.parameter.grad.clone())
 
     def take_step(self) -> tuple[Move, StepPoint]:
@@ -79,9 +105,9 @@ class Real:
         return Move(self.options, at), here
 
 
-def steps(kind, options, **kernel):
-    real, gradients = Real(kind, options, **kernel), tensors(1, STEPS)
-    gradients[:, 0, 0] = 0.0  # never had a gradient
+def steps(kind, options, shape, **kernel):
+    real, gradients = Real(kind, options, shape, **kernel), tensors(1, STEPS, shape)
+    gradients.view(STEPS, -1)[:, 0] = 0.0  # never had a gradient
     for number, g in enumerate(gradients):
         real.arrange(number, g)
         yield real, *real.take_step()
@@ -89,7 +115,8 @@ def steps(kind, options, **kernel):
 
 @pytest.mark.parametrize("foreach", [False, True])
 def test_the_step_is_that_of_torch(case, foreach):
-    for real, move, here in steps(*case, foreach=foreach):
+    kernel = {} if case[0] is Muon else {"foreach": foreach}
+    for real, move, here in steps(*case, **kernel):
         after, states = real.rule.step(*here, move)
         # Numbers that torch keeps in float32 are not rounded alike by all of its kernels.
         close = {"rtol": 1e-6 if foreach else 1e-12, "atol": 1e-8 if foreach else 1e-13}
@@ -115,13 +142,13 @@ def away_from_zero(here: StepPoint) -> StepPoint:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.05])
-def test_the_tangent_is_that_of_the_step(case, share):
+def test_the_tangent_is_that_of_the_step(case, share, unrounded):
     for number, (real, move, before) in enumerate(steps(*case)):
         if number not in (0, 2, 11):
             continue
         here, rule = away_from_zero(before), real.rule
         rho = 0.0 if rule.second_moment is None else share
-        w_dot, g_dot, *states_dot = tensors(number + 2, 2 + len(here.states))
+        w_dot, g_dot, *states_dot = like(number + 2, (here.weights, here.gradient, *here.states))
         after = rule.tangent(Tangent(w_dot, tuple(states_dot)), g_dot, move, here, rho=rho)
         h, ends = 1e-6, []
         for sign in (1, -1):
@@ -139,8 +166,9 @@ def test_the_tangent_is_that_of_the_step(case, share):
 @pytest.mark.parametrize("rho", [0.0, 0.05])
 def test_the_transpose_is_that_of_the_tangent(case, rho, rows):
     for number, (real, move, here) in enumerate(steps(*case)):
-        w_dot, g_dot, w_bar, *rest = tensors(number + 3, 3 + 2 * len(here.states), *rows)
-        states_dot, states_bar = tuple(rest[: len(here.states)]), tuple(rest[len(here.states) :])
+        w_dot, g_dot, *states_dot = like(number + 3, (here.weights, here.gradient, *here.states), *rows)
+        w_bar, *states_bar = like(number + 50, (here.weights, *here.states), *rows)
+        states_dot, states_bar = tuple(states_dot), tuple(states_bar)
         after = real.rule.tangent(Tangent(w_dot, states_dot), g_dot, move, here, rho=rho)
         g_bar, before = real.rule.transpose(Cotangent(w_bar, states_bar), move, here, rho=rho)
         left = (w_bar * after.w_dot).sum()
@@ -156,9 +184,9 @@ def test_smoothing_is_that_of_the_root_that_divides(name):
     """With the same amount under every root, tiny gradients have a bounded derivative."""
     *_, (real, move, here) = steps(*CASES[name])
     moment = real.rule.second_moment(here, move)
-    assert moment.shape == SHAPE and (moment >= 0).all()
+    assert moment.shape == here.weights.shape and (moment >= 0).all()
     tiny = StepPoint(here.weights * 0, tuple(state * 1e-12 for state in here.states), here.gradient * 1e-12)
-    after = Cotangent(torch.ones(SHAPE).double(), tuple(torch.zeros_like(state) for state in here.states))
+    after = Cotangent(torch.ones_like(here.weights), tuple(torch.zeros_like(state) for state in here.states))
     smooth = real.rule.transpose(after, move, tiny, rho=1.0)[0].abs().max()
     exact = real.rule.transpose(after, move, tiny)[0].abs().max()
     assert smooth < 2 and math.isfinite(exact) and exact > 2 * smooth

@@ -84,7 +84,8 @@ def test_adams_options_are_read_as_plain_values():
 
 @pytest.mark.parametrize("kind", RULES)
 def test_rules_are_named_by_their_class(kind):
-    assert rule_of(kind(weights(), lr=0.1)) is rule_named(RULES[kind].name) is RULES[kind]
+    parameters = [nn.Parameter(torch.zeros(2, 2))]
+    assert rule_of(kind(parameters, lr=0.1)) is rule_named(RULES[kind].name) is RULES[kind]
 
 
 def test_adams_own_option_of_decoupled_decay_is_read():

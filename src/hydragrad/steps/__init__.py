@@ -10,6 +10,8 @@ adamax             torch.optim.Adamax
 rmsprop            torch.optim.RMSprop
 adagrad            torch.optim.Adagrad
 adadelta           torch.optim.Adadelta
+adafactor          torch.optim.Adafactor
+muon               torch.optim.Muon
 asgd               torch.optim.ASGD
 roots              roots that optimizers divide by
 by_autograd        tangent and transpose derived from a pure step

@@ -7,7 +7,7 @@ import torch
 from torch.optim import LBFGS, Optimizer, Rprop, SparseAdam
 
 from hydragrad.errors import RecordingMismatch, Unsupported
-from hydragrad.steps import adadelta, adagrad, adam, adamax, asgd, nadam, radam, rmsprop, sgd
+from hydragrad.steps import adadelta, adafactor, adagrad, adam, adamax, asgd, muon, nadam, radam, rmsprop, sgd
 from hydragrad.steps.rule import TENSOR, StepRule, class_name
 
 RULES: dict[type[Optimizer], StepRule] = {
@@ -22,6 +22,8 @@ RULES: dict[type[Optimizer], StepRule] = {
         rmsprop.RULE,
         adagrad.RULE,
         adadelta.RULE,
+        adafactor.RULE,
+        muon.RULE,
         asgd.RULE,
     )
 }
