@@ -33,6 +33,7 @@ import hydragrad as hg
 from case_models import MODELS, Loss, ModelCase
 from hydragrad.randomness import reseed, seeded
 from hydragrad.training import Plan
+from own_optimizers import Belief, Scaled
 
 SAMPLES, HELD_OUT, BATCH_SIZE, EPOCHS, SEED = 18, 9, 5, 4, 7
 STEPS = EPOCHS * -(-SAMPLES // BATCH_SIZE)
@@ -220,6 +221,8 @@ ADAPTIVE = {
     ),
     "adadelta": OptionsCase(one_group(Adadelta, lr=0.5, eps=1e-4, weight_decay=0.1), closed_form=False),
     "adafactor": OptionsCase(one_group(Adafactor, lr=0.1, weight_decay=0.1), closed_form=False),
+    "own": OptionsCase(one_group(Belief, lr=0.03, weight_decay=0.1), before_step=unfreeze_late, closed_form=False),
+    "own_rows": OptionsCase(one_group(Scaled, lr=0.02, momentum=0.8), closed_form=False),
     "muon": OptionsCase(matrices_only, lambda o: StepLR(o, 2, gamma=0.5), closed_form=False),
 }
 OTHERS_OF_CLOSED_FORM = {

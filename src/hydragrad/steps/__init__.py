@@ -14,6 +14,8 @@ adafactor          torch.optim.Adafactor
 muon               torch.optim.Muon
 asgd               torch.optim.ASGD
 roots              roots that optimizers divide by
+own                register_optimizer: rules of the user's own optimizers
+own_check          a registered step held to the real optimizer
 by_autograd        tangent and transpose derived from a pure step
 histories          parameters that share one rule and one sequence of options
 closed_form        the closed form without curvature: kappa_t
@@ -35,6 +37,7 @@ from hydragrad.steps.histories import History as History
 from hydragrad.steps.histories import first_is_like_later as first_is_like_later
 from hydragrad.steps.histories import histories as histories
 from hydragrad.steps.interval_products import IntervalProducts as IntervalProducts
+from hydragrad.steps.own import register_optimizer as register_optimizer
 from hydragrad.steps.rule import Cotangent as Cotangent
 from hydragrad.steps.rule import Move as Move
 from hydragrad.steps.rule import StepPoint as StepPoint

@@ -104,7 +104,7 @@ def transpose_all(
     g_bar = torch.zeros_like(after.w_bar)
     w_bar, states = after.w_bar.clone(), tuple(state.clone() for state in after.states)
     for part in parts:
-        g, before = part.rule.transpose(Cotangent(*part.cut(w_bar, states)), part.move, part.at(point), rho=rho)
+        g, before = part.rule.transpose(Cotangent(*part.cut(*after)), part.move, part.at(point), rho=rho)
         g_bar[..., part.span], w_bar[..., part.span] = _flat(g, w_bar), _flat(before.w_bar, w_bar)
         part.put(states, before.states)
     return g_bar, Cotangent(w_bar, states)
@@ -117,7 +117,7 @@ def tangent_all(
     w_dot, states = before.w_dot.clone(), tuple(state.clone() for state in before.states)
     for part in parts:
         own, _ = part.cut(g_dot, ())
-        after = part.rule.tangent(Tangent(*part.cut(w_dot, states)), own, part.move, part.at(point), rho=rho)
+        after = part.rule.tangent(Tangent(*part.cut(*before)), own, part.move, part.at(point), rho=rho)
         w_dot[..., part.span] = _flat(after.w_dot, w_dot)
         part.put(states, after.states)
     return Tangent(w_dot, states)

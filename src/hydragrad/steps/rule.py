@@ -164,6 +164,7 @@ class StepRule:
             parameter or of several; else they take one whole parameter in its own shape.
         construct: Makes an optimizer of parameters and the options of a group, of which it takes what its class needs
             to exist; groups and state are put into it afterwards. None calls the class with a rate.
+        check: Holds the rule to an optimizer that is about to be used, for rules that are not hydragrad's own.
         state_shape: Shape of a state, by its name and the parameter's shape; of no more coordinates than the parameter.
     """
 
@@ -183,6 +184,7 @@ class StepRule:
     numbers_on_device: Callable[[Mapping[str, Any]], bool] = _on_cpu
     elementwise: bool = True
     construct: Callable[[list[Any], Mapping[str, Any]], Optimizer] | None = None
+    check: "Callable[[StepRule, Optimizer], None] | None" = None
     state_shape: Callable[[str, Shape], Shape] = _the_parameters
 
     @property
@@ -190,13 +192,14 @@ class StepRule:
         """The torch class with its module."""
         return class_name(self.torch_class)
 
-    def bare(self, options: Mapping[str, Any]) -> Optimizer:
-        """An optimizer without parameters, into which groups and state are to be put.
+    def bare(self, options: Mapping[str, Any], parameter: Parameter | None = None) -> Optimizer:
+        """An optimizer into which groups and state are to be put.
 
         Args:
             options: Of a parameter group that it is to have; they become its defaults, for parameters that join later.
+            parameter: What it is made of; an empty one if None.
         """
-        parameters = [Parameter(torch.zeros(0, 0))]
+        parameters = [Parameter(torch.zeros(0, 0)) if parameter is None else parameter]
         if self.construct is not None:
             return self.construct(parameters, options)
         optimizer = self.torch_class(parameters, lr=0.0)  # type: ignore[call-arg]
