@@ -139,8 +139,8 @@ def approximation_error(
 ) -> ApproximationError:
     """Compare hypergradients without curvature with exact ones along the run, and both with their bounds.
 
-    Both are derivatives of the step as it was made: under Adam and AdamW without the smoothing that contributions have
-    by default (`smoothing=0`).
+    Both are derivatives of the step as it was made: under Adam and its like without the smoothing that contributions
+    have by default (`smoothing=0`).
 
     Args:
         run: The recorded run.
