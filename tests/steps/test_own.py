@@ -290,3 +290,42 @@ def test_a_step_that_departs_later_is_found_while_it_is_recorded(tmp_path):
     ):
         for _ in range(12):
             take_step(recorder, model, optimizer, [1, 2, 3], data[[1, 2, 3]])
+
+
+class Halved(SGD):
+    """Extends an optimizer of torch by way of its step."""
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.grad = p.grad / 2
+        super().step()
+
+
+def test_an_optimizer_may_call_the_step_of_its_base_class(tmp_path):
+    def half(w, states, g, options):
+        return w - options["lr"] * g / 2, {}
+
+    names = (
+        "lr",
+        "momentum",
+        "dampening",
+        "weight_decay",
+        "nesterov",
+        "maximize",
+        "foreach",
+        "differentiable",
+        "fused",
+    )
+    hg.register_optimizer(Halved, step=half, options=names)
+    SGD(build().parameters(), lr=0.1)  # from now on torch calls the hooks of both steps
+    model, data = build(), samples()
+    optimizer = Halved(model.parameters(), lr=0.1)
+    with hg.Recorder(tmp_path / "run", model, optimizer, loss, data, seed=0) as recorder:
+        for _ in range(4):
+            take_step(recorder, model, optimizer, [1, 2, 3], data[[1, 2, 3]])
+    run = hg.Recording(tmp_path / "run", build(), loss, samples())
+    scores = hg.attribute(run, hg.mean_loss(samples(9)), curvature="hessian")
+    assert scores.evidence.replay_exact and (scores.values != 0).sum() == 3
