@@ -211,6 +211,16 @@ def test_replays_must_be_able_to_make_the_optimizer():
         rule_of(Wrapped(parameters(), None))
 
 
+def test_an_optimizer_must_step_by_gradients_alone():
+    class Closed(Signs):
+        def step(self, closure):
+            closure()
+
+    hg.register_optimizer(Closed, step=smooth_signs, options=("lr",), states=("m",), second_moment=squares)
+    with pytest.raises(Unsupported, match=r"Closed must step without arguments.*a small check failed: TypeError"):
+        rule_of(Closed(parameters()))
+
+
 def test_the_optimizer_and_the_random_numbers_are_left_alone():
     optimizer = Belief(parameters(), lr=torch.tensor(0.02), eps=0.2)
     before = torch.get_rng_state()
@@ -285,7 +295,10 @@ def test_a_step_that_departs_later_is_found_while_it_is_recorded(tmp_path):
     model, data = build(), samples()
     optimizer = Restless(model.parameters(), lr=0.05)
     with (
-        pytest.raises(hg.errors.ReplayMismatch, match=r"plain step of Restless.* At step 9 weights or states moved"),
+        pytest.raises(
+            hg.errors.ReplayMismatch,
+            match=r"plain step of Restless.* At step 9 weights or states moved.*step that was registered",
+        ),
         hg.Recorder(tmp_path / "run", model, optimizer, loss, data) as recorder,
     ):
         for _ in range(12):

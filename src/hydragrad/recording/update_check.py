@@ -74,11 +74,12 @@ class UpdateCheck:
             actual = (self._values(predicted.parameters), *self._states(predicted.parameters, predicted.states))
             worst = max(map(_departure, predicted.before, predicted.after, actual))
             if worst > 1:
+                registered = ", or correct the step that was registered" if self._rule.check is not None else ""
                 raise ReplayMismatch(
                     f"The optimizer must make the plain step of {self._rule.torch_class.__name__} with the options of "
-                    f"its parameter groups. At step {step} weights or states moved otherwise while it stepped in "
-                    f"{self._method}: a hook on the optimizer, a patched step(), a gradient scaler, or a second "
-                    f"optimizer called from it. Take that out of the step."
+                    f"its parameter groups. At step {step} weights or states moved otherwise, by {worst:.2g} times "
+                    f"what is allowed, while it stepped in {self._method}: a hook on the optimizer, a patched step(), "
+                    f"a gradient scaler, or a second optimizer called from it. Take that out of the step{registered}."
                 )
         self._predicted = []
 

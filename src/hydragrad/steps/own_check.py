@@ -70,7 +70,7 @@ def _compared(rule: StepRule, options: Mapping[str, Any], shape: Shape) -> Itera
         at, age = rule.grow(age, in_force)
         made = _Made(Move(in_force, at), _point(rule, in_force, parameter, real))
         expected = _predicted(rule, made)
-        real.step()
+        _take_step(rule, real)
         entries = real.state.get(parameter, {})
         _require_states(rule, in_force, entries, age)
         names = rule.states(in_force)
@@ -107,6 +107,16 @@ def _predicted(rule: StepRule, made: _Made) -> tuple[Tensor, ...]:
     if any(not torch.equal(a, b) for a, b in zip((w, g, *states), (given[0], given[2], *given[1]), strict=True)):
         raise Unsupported(f"{_step_of(rule)} changed its arguments in place. Return new tensors.")
     return after, *states_after
+
+
+def _take_step(rule: StepRule, real: Optimizer) -> None:
+    try:
+        real.step()
+    except Exception as error:
+        raise Unsupported(
+            f"{rule.torch_class.__name__} must step without arguments and on parameters of any size; a small check "
+            f"failed: {type(error).__name__}: {error}. An optimizer that needs more than gradients can't be registered."
+        ) from error
 
 
 def _require_states(rule: StepRule, in_force: Any, entries: Mapping[str, Any], age: Any) -> None:
