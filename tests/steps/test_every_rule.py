@@ -126,6 +126,12 @@ def test_the_step_is_that_of_torch(case, foreach):
                 torch.testing.assert_close(state, real.optimizer.state[real.parameter][name], **close)
 
 
+def test_the_step_is_that_of_torchs_fused_kernel():
+    for real, move, here in steps(*CASES["adagrad"], fused=True):
+        after, _ = real.rule.step(*here, move)
+        torch.testing.assert_close(after, real.parameter.detach(), rtol=1e-7, atol=1e-9)
+
+
 def test_the_age_is_that_of_torchs_own_state(case):
     for real, _, _ in steps(*case):
         assert real.rule.age(real.optimizer.state[real.parameter]) == real.age
