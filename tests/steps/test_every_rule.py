@@ -185,6 +185,17 @@ def test_the_transpose_is_that_of_the_tangent(case, rho, rows):
         assert left.isfinite()
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.05])
+def test_derivatives_are_finite_where_everything_is_zero(case, rho):
+    real, move, here = next(steps(*case))
+    zero = StepPoint(here.weights * 0, tuple(state * 0 for state in here.states), here.gradient * 0)
+    w_bar, *states_bar = like(7, (zero.weights, *zero.states), 2)
+    g_bar, before = real.rule.transpose(Cotangent(w_bar, tuple(states_bar)), move, zero, rho=rho)
+    after = real.rule.tangent(Tangent(w_bar, tuple(states_bar)), w_bar, move, zero, rho=rho)
+    for value in (g_bar, before.w_bar, *before.states, after.w_dot, *after.states):
+        assert value.isfinite().all()
+
+
 @pytest.mark.parametrize("name", SMOOTHED)
 def test_smoothing_is_that_of_the_root_that_divides(name):
     """With the same amount under every root, tiny gradients have a bounded derivative."""
