@@ -11,7 +11,21 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import (
+    ASGD,
+    SGD,
+    Adadelta,
+    Adafactor,
+    Adagrad,
+    Adam,
+    Adamax,
+    AdamW,
+    Muon,
+    NAdam,
+    Optimizer,
+    RAdam,
+    RMSprop,
+)
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 from torch.utils.data import Dataset, default_collate
 
@@ -19,6 +33,7 @@ import hydragrad as hg
 from case_models import MODELS, Loss, ModelCase
 from hydragrad.randomness import reseed, seeded
 from hydragrad.training import Plan
+from own_optimizers import Belief, Scaled
 
 SAMPLES, HELD_OUT, BATCH_SIZE, EPOCHS, SEED = 18, 9, 5, 4, 7
 STEPS = EPOCHS * -(-SAMPLES // BATCH_SIZE)
@@ -81,6 +96,23 @@ def warmed(optimizer: Optimizer, model: nn.Module) -> Optimizer:
         optimizer.step()
         optimizer.zero_grad()
     return optimizer
+
+
+def rmsprop_groups(model: nn.Module) -> Optimizer:
+    """RMSprop with every kind of state in one group, and one kind in the other."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() > 1], "centered": True, "weight_decay": 0.1},
+        {"params": [p for p in trained if p.dim() <= 1], "momentum": 0.5},
+    ]
+    return RMSprop(groups, lr=0.005, alpha=0.9, eps=1e-3)
+
+
+def matrices_only(model: nn.Module) -> Optimizer:
+    """Muon, which takes nothing else, with a group whose rate follows the shape in the other way."""
+    trained = [p for p in model.parameters() if p.requires_grad and p.dim() == 2]
+    groups = [{"params": trained[:1]}, {"params": trained[1:], "adjust_lr_fn": "match_rms_adamw", "nesterov": False}]
+    return Muon(groups, lr=0.03, weight_decay=0.1, momentum=0.8)
 
 
 def nothing(step: int, model: nn.Module, optimizer: Optimizer) -> None:
@@ -170,9 +202,38 @@ ADAPTIVE = {
     "adam_tensor_rate": OptionsCase(one_group(AdamW, lr=torch.tensor(0.02)), closed_form=False),
     "adam_foreach": OptionsCase(one_group(Adam, lr=0.02, foreach=True), closed_form=False),
     "adam_fused": OptionsCase(one_group(AdamW, lr=0.02, fused=True), reduction="sum", closed_form=False),
+    "nadam": OptionsCase(
+        one_group(NAdam, lr=0.02, weight_decay=0.1), lambda o: StepLR(o, 2, gamma=0.3), closed_form=False
+    ),
+    "nadam_decoupled": OptionsCase(
+        one_group(NAdam, lr=0.02, betas=(0.7, 0.9), weight_decay=0.1, decoupled_weight_decay=True, momentum_decay=0.1),
+        before_step=unfreeze_late,
+        closed_form=False,
+    ),
+    "radam": OptionsCase(one_group(RAdam, lr=0.02, weight_decay=0.1), closed_form=False),  # rectified from step 6 on
+    "adamax": OptionsCase(one_group(Adamax, lr=0.02, weight_decay=0.1), closed_form=False),
+    "rmsprop": OptionsCase(one_group(RMSprop, lr=0.005, alpha=0.9, weight_decay=0.1), closed_form=False),
+    "rmsprop_groups": OptionsCase(rmsprop_groups, closed_form=False),
+    "adagrad": OptionsCase(
+        one_group(Adagrad, lr=0.1, lr_decay=0.1, initial_accumulator_value=0.1, weight_decay=0.1),
+        before_step=new_group_late,
+        closed_form=False,
+    ),
+    "adadelta": OptionsCase(one_group(Adadelta, lr=0.5, eps=1e-4, weight_decay=0.1), closed_form=False),
+    "adafactor": OptionsCase(one_group(Adafactor, lr=0.1, weight_decay=0.1), closed_form=False),
+    "own": OptionsCase(one_group(Belief, lr=0.03, weight_decay=0.1), before_step=unfreeze_late, closed_form=False),
+    "own_rows": OptionsCase(one_group(Scaled, lr=0.02, momentum=0.8), closed_form=False),
+    "muon": OptionsCase(matrices_only, lambda o: StepLR(o, 2, gamma=0.5), closed_form=False),
+}
+OTHERS_OF_CLOSED_FORM = {
+    "asgd": OptionsCase(
+        one_group(ASGD, lr=0.1, lambd=0.1, weight_decay=0.1),
+        lambda o: StepLR(o, 2, gamma=0.3),
+        before_step=unfreeze_late,
+    ),
 }
 OPTIONS_OF_CLOSED_FORM = tuple(OPTIONS)
-OPTIONS |= ADAPTIVE
+OPTIONS |= ADAPTIVE | OTHERS_OF_CLOSED_FORM
 
 
 # --- cases
@@ -305,6 +366,7 @@ def _paired() -> list[Case]:
     cases = [Case("mlp", name) for name in OPTIONS_OF_CLOSED_FORM]
     for number, model in enumerate(name for name in MODELS if name != "mlp"):
         cases += [Case(model, names[(3 * number + shift) % len(names)]) for shift in (0, 7)]
+    cases += [Case("mlp", name) for name in OTHERS_OF_CLOSED_FORM]
     return [*cases, Case("dropout", "cosine", by_train=True), Case("two_inputs", "all", by_train=True)]
 
 

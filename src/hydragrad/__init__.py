@@ -1,6 +1,6 @@
 """hydragrad measures which training samples made a model what it is.
 
-Record      train, Recorder, indexed, augmented: write a run directory
+Record      train, Recorder, indexed, augmented, register_optimizer: write a run directory
 Replay      Recording: open it again
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
 Attribute   attribute, ensemble, influence, Scores: one number a training sample
@@ -18,6 +18,7 @@ from hydragrad import errors as errors
 # Record
 from hydragrad.recording import Recorder as Recorder
 from hydragrad.recording import indexed as indexed
+from hydragrad.steps import register_optimizer as register_optimizer
 from hydragrad.training import augmented as augmented
 from hydragrad.training import train as train
 

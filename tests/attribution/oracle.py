@@ -136,8 +136,10 @@ def tangents(case: Case, columns: Sequence[Column], *, curvature: str = "none", 
     ages = {name: rule.age(optimizer.state.get(p, {})) for name, p in named.items()}
     states = {}
     for name, p in named.items():
-        zero = p.new_zeros(len(columns), *p.shape).detach()
-        states[name] = Tangent(zero, (zero,) * 3)
+        every = rule.states(rule.read(read_group(rule, most_states(optimizer))))
+        shapes = [p.shape, *(rule.state_shape(state, tuple(p.shape)) for state in every)]
+        zero, *zeros = (p.new_zeros(len(columns), *shape) for shape in shapes)
+        states[name] = Tangent(zero, tuple(zeros))
     r_dot = {name: b.new_zeros(len(columns), *b.shape) for name, b in statistics(model).items()}
 
     def one_step(step: int, indices: list[int]) -> float:
@@ -174,12 +176,16 @@ def advanced(optimizer: Any, p: nn.Parameter, state: Tangent, g_dot: Tensor, mov
     rule = rule_of(optimizer)
     names = rule.states(move.options)
     kept = optimizer.state.get(p, {})
-    before = [kept.get(name) for name in names]
-    point = StepPoint(
-        p.detach(), tuple(torch.zeros_like(p) if value is None else value for value in before), p.grad.detach()
-    )
+    missing = {name: p.new_zeros(rule.state_shape(name, tuple(p.shape))) for name in names}
+    point = StepPoint(p.detach(), tuple(kept.get(name, missing[name]) for name in names), p.grad.detach())
     after = rule.tangent(Tangent(state.w_dot, state.states[: len(names)]), g_dot, move, point)
     return Tangent(after.w_dot, (*after.states, *state.states[len(names) :]))
+
+
+def most_states(optimizer: Any) -> dict[str, Any]:
+    """The parameter group with the most states."""
+    rule = rule_of(optimizer)
+    return max(optimizer.param_groups, key=lambda group: len(rule.states(rule.read(read_group(rule, group)))))
 
 
 def statistics(model: nn.Module) -> dict[str, Tensor]:

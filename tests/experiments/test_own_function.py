@@ -29,7 +29,7 @@ REFUSED = {
         "returned a str in a place where the model must be a torch.nn.Module",
     ),
     "no loss": ({"loss": 1.0}, "a float in a place where the loss must be a function of (model, batch)"),
-    "no optimizer": ({"optimizer": "sgd"}, "the optimizer must be Adam or AdamW or SGD of torch.optim"),
+    "no optimizer": ({"optimizer": "sgd"}, "the optimizer must be Adadelta, Adafactor"),
     "no dict": ({"held_out": [samples()]}, "a list in a place where the held-out data must be a dict of data sets"),
     "no data": ({"data": Stream()}, "must be a map-style data set"),
     "empty": ({"data": EMPTY}, "The data set 'train_set' that own:setup returned is empty"),

@@ -1,7 +1,7 @@
 """What the report says of the run itself."""
 
 import pytest
-from torch.optim import SGD, AdamW
+from torch.optim import SGD, Adafactor, AdamW, Muon
 
 from hydragrad.reports.facts import run_facts
 from recording.toys import build, train
@@ -12,6 +12,12 @@ from recording.toys import build, train
     [
         (lambda weights: SGD(weights, lr=0.1, momentum=0.9), "SGD options", "lr 0.1; momentum 0.9"),
         (lambda weights: AdamW(weights, lr=0.01), "AdamW options", "betas (0.9, 0.999)"),
+        (lambda weights: Adafactor(weights, lr=0.01), "Adafactor options", "eps (none, 0.001)"),
+        (
+            lambda weights: Muon([p for p in weights if p.dim() == 2], adjust_lr_fn="match_rms_adamw"),
+            "Muon options",
+            "adjust_lr_fn match_rms_adamw",
+        ),
     ],
 )
 def test_the_options_of_the_optimizer_are_named(tmp_path, optimizer, name, options):

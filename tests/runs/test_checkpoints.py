@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from torch import nn
+from torch.optim import ASGD, Adam, NAdam
 
 from hydragrad.errors import RecordingMismatch, RunDamaged
 from hydragrad.randomness import every_generator_state
@@ -95,6 +96,30 @@ def test_the_next_step_is_the_same_from_a_checkpoint():
         loss(one, samples()[:6]).mean().backward()
         its.step()
     assert same_weights(model, other)
+
+
+class Temperature(nn.Module):
+    """A parameter that is one number."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones((), device=device))
+
+
+@pytest.mark.parametrize(
+    ("kind", "with_the_parameter"),
+    [(Adam, {"exp_avg", "exp_avg_sq"}), (NAdam, {"exp_avg", "exp_avg_sq"}), (ASGD, {"ax", "eta", "mu", "step"})],
+)
+def test_states_of_a_number_lie_with_it_and_counts_where_torch_has_them(kind, with_the_parameter):
+    model = Temperature("cpu")
+    optimizer = kind(model.parameters(), lr=0.1)
+    model.scale.grad = torch.ones(())
+    optimizer.step()
+    elsewhere = Temperature("meta")
+    made = kind(elsewhere.parameters(), lr=0.1)
+    put_into(snapshot(1, model, optimizer), elsewhere, made)
+    devices = {name: value.device.type for name, value in made.state[elsewhere.scale].items()}
+    assert {name for name, device in devices.items() if device == "meta"} == with_the_parameter
 
 
 def test_momentum_that_was_not_there_is_taken_away():

@@ -35,7 +35,7 @@ def test_parts_move_by_their_own_rules_and_what_was_skipped_stays():
         Tangent(w_dot[:, amsgrad], (a[:, amsgrad], b[:, amsgrad], c[:, amsgrad])),
         g_dot[:, amsgrad],
         AMSGRAD,
-        here.part(amsgrad),
+        Part(amsgrad, ADAM, AMSGRAD).at(here),
     )
     assert torch.equal(after.w_dot[:, amsgrad], expected.w_dot)
     assert torch.equal(after.states[2][:, amsgrad], expected.states[2])
@@ -65,9 +65,7 @@ def test_one_part_that_is_everything_is_not_copied_about():
 
 def test_smoothing_is_a_share_of_the_mean_second_moment_of_all_coordinates_that_have_one():
     here = point()
-    plain = here.part(slice(0, 3))
-    first = ADAM.second_moment(plain._replace(states=plain.states[:2]), ADAM_MOVE)
-    moments = torch.cat([first, ADAM.second_moment(here.part(slice(3, 5)), AMSGRAD)])
+    moments = torch.cat([ADAM.second_moment(part.at(here), part.move) for part in PARTS[:2]])
     torch.testing.assert_close(smoothing_of(PARTS, here, 0.01), 0.01 * moments.mean().item(), rtol=1e-14, atol=0)
     assert smoothing_of(PARTS, here, 0.0) == 0.0 == smoothing_of(PARTS, None, 0.01)
     assert smoothing_of(PARTS[2:], here, 0.01) == 0.0

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Rprop
+from torch.optim import LBFGS, SGD, Adam, AdamW, Rprop, SparseAdam
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 from hydragrad.errors import RecordingMismatch, Unsupported
@@ -35,9 +35,17 @@ def test_a_rate_may_be_a_tensor():
     assert torch.equal(rate, torch.tensor(0.25)) and rate.dtype == torch.float32
 
 
-@pytest.mark.parametrize("other", [Rprop, type("MySGD", (SGD,), {})])
-def test_other_optimizers_are_refused_by_name(other):
-    with pytest.raises(Unsupported, match=rf"{other.__name__} has no rule.*Adam or AdamW or SGD"):
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (type("MySGD", (SGD,), {}), r"differentiated\."),
+        (Rprop, "the signs of gradients only"),
+        (LBFGS, "searches along a line"),
+        (SparseAdam, "sparse gradients"),
+    ],
+)
+def test_other_optimizers_are_refused_by_name(other, reason):
+    with pytest.raises(Unsupported, match=rf"{other.__name__} has no rule.*{reason}.*Adadelta, .*RMSprop or SGD"):
         rule_of(other(weights(), lr=0.1))
 
 
@@ -76,7 +84,8 @@ def test_adams_options_are_read_as_plain_values():
 
 @pytest.mark.parametrize("kind", RULES)
 def test_rules_are_named_by_their_class(kind):
-    assert rule_of(kind(weights(), lr=0.1)) is rule_named(RULES[kind].name) is RULES[kind]
+    parameters = [nn.Parameter(torch.zeros(2, 2))]
+    assert rule_of(kind(parameters, lr=0.1)) is rule_named(RULES[kind].name) is RULES[kind]
 
 
 def test_adams_own_option_of_decoupled_decay_is_read():

@@ -73,9 +73,9 @@ def attribute(
             "hessian" is the exact derivative of the run, for runs that are smooth. "ggn" takes the Gauss-Newton
             matrix for the Hessian: it does not blow up on runs with kinks (ReLU, max-pooling).
         damping: Added to the curvature, times the identity.
-        smoothing: For optimizers that divide by the root of a second moment (Adam, AdamW): what is added under the root
-            in the derivative, as a share of the mean second moment of the step. 0 is the exact derivative, which holds
-            for tiny changes only; 0.01, the default there, predicted removals best.
+        smoothing: For optimizers that divide by the root of a second moment (Adam and most others): what is added under
+            it in the derivative, as a share of the mean second moment of the step. 0 is the exact derivative, which
+            holds for tiny changes only; 0.01, the default there, predicted removals best.
         samples: Training samples to score; all if None.
         replays: Average over so many replays that each leave out their own random share of the samples, in place of
             the run itself: for runs with kinks. Takes that many trainings and sweeps. Or the numbers of the replays,

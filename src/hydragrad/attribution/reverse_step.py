@@ -73,7 +73,6 @@ class ReverseStep:
         self._plan, self._replay, self._comparisons = plan, replay, comparisons
         self._problem = LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm)
         self._full = FullPrecision(plan, self._problem, comparisons.losses)
-        self._spans = plan.spans()
         self._check_one_call = plan.method.curvature == "ggn"
         self._ways = self._all_ways()
         self._way = next(self._ways)
@@ -184,7 +183,7 @@ class ReverseStep:
     def _through_update(self, moment: Moment, cotangents: Cotangents) -> tuple[Tensor, Cotangent[Tensor]]:
         """Cotangent of the summed gradient, and those before the optimizer's step without the curvature term."""
         record = moment.record
-        parts = parts_of(self._plan.histories, self._spans, record.step)
+        parts = parts_of(self._plan.histories, self._plan.weights, record.step)
         rho = smoothing_of(parts, moment.point, self._plan.smoothing)
         after = Cotangent(cotangents.w_bar, cotangents.states)
         g_bar, before = transpose_all(parts, after, moment.point, rho)

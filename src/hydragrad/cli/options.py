@@ -34,8 +34,8 @@ SmoothingOption = Annotated[
     typer.Option(
         "--smoothing",
         min=0,
-        help="Of Adam and AdamW: share of the mean second moment added under its root in the derivative; default 0.01, "
-        "0 is the exact derivative.",
+        help="Of Adam and its like: share of the mean second moment added under its root in the derivative; default "
+        "0.01, 0 is the exact derivative.",
     ),
 ]
 

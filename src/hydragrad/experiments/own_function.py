@@ -14,7 +14,7 @@ from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
 from hydragrad.replay import require_map_style
-from hydragrad.steps import RULES
+from hydragrad.steps import known_names
 
 
 def experiment_of_function(settings: Settings) -> Experiment:
@@ -74,11 +74,10 @@ def _require_kinds(source: str, model: Any, loss: Any, train_set: Any, optimizer
     Raises:
         DataError: Names the part, and the type that was returned.
     """
-    optimizers = " or ".join(sorted(known.__name__ for known in RULES))
     required = (
         (model, isinstance(model, nn.Module), "model must be a torch.nn.Module"),
         (loss, callable(loss), "loss must be a function of (model, batch)"),
-        (optimizer, isinstance(optimizer, Optimizer), f"optimizer must be {optimizers} of torch.optim"),
+        (optimizer, isinstance(optimizer, Optimizer), f"optimizer must be {known_names()} of torch.optim"),
         (held_out, isinstance(held_out, Mapping), "held-out data must be a dict of data sets by name"),
     )
     for returned, holds, requirement in required:

@@ -70,7 +70,7 @@ class Recorder:
         path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
             first step fails leaves nothing behind; one that was killed in its first step is replaced.
         model: The model being trained.
-        optimizer: One of torch.optim over the model's parameters, new or warm: SGD, Adam or AdamW.
+        optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set that the indices refer to.
         scheduler: Its state is saved, so that a killed run resumes with it.

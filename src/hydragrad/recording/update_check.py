@@ -1,4 +1,4 @@
-"""The optimizer's own step, held to its rule at a strided sample of the coordinates.
+"""The optimizer's own step, held to its rule: at a sample of the coordinates, or at all where they step together.
 
 The rule predicts weights and states after the step from those before it and from the gradients as the optimizer sees
 them. Whatever else moves weights while the optimizer steps (hooks of its own, a patched step, a scaled gradient) is
@@ -36,7 +36,7 @@ class _Predicted(NamedTuple):
 
 
 class UpdateCheck:
-    """Predicts what an optimizer is about to do to a sample of the coordinates, and compares.
+    """Predicts what an optimizer is about to do, and compares.
 
     Args:
         rule: The optimizer's step rule.
@@ -60,7 +60,8 @@ class UpdateCheck:
         self._predicted = [
             self._predict(parameters, self._read(group))
             for group in self._optimizer.param_groups
-            for parameters in self._alike(group["params"])
+            for alike in self._alike(group["params"])
+            for parameters in ([alike] if self._rule.elementwise else ([parameter] for parameter in alike))
         ]
 
     def after(self, step: int) -> None:
@@ -70,14 +71,15 @@ class UpdateCheck:
             ReplayMismatch: The step was not the rule's.
         """
         for predicted in self._predicted:
-            actual = (self._sample(predicted.parameters), *self._states(predicted.parameters, predicted.states))
+            actual = (self._values(predicted.parameters), *self._states(predicted.parameters, predicted.states))
             worst = max(map(_departure, predicted.before, predicted.after, actual))
             if worst > 1:
+                registered = ", or correct the step that was registered" if self._rule.check is not None else ""
                 raise ReplayMismatch(
                     f"The optimizer must make the plain step of {self._rule.torch_class.__name__} with the options of "
-                    f"its parameter groups. At step {step} weights or states moved otherwise while it stepped in "
-                    f"{self._method}: a hook on the optimizer, a patched step(), a gradient scaler, or a second "
-                    f"optimizer called from it. Take that out of the step."
+                    f"its parameter groups. At step {step} weights or states moved otherwise, by {worst:.2g} times "
+                    f"what is allowed, while it stepped in {self._method}: a hook on the optimizer, a patched step(), "
+                    f"a gradient scaler, or a second optimizer called from it. Take that out of the step{registered}."
                 )
         self._predicted = []
 
@@ -85,8 +87,8 @@ class UpdateCheck:
         rule = self._rule
         at, _ = rule.grow(self._age(parameters[0]), options)
         names = rule.states(options)
-        weights, states = self._sample(parameters), self._states(parameters, names)
-        gradient = torch.cat([strided(parameter.grad) for parameter in parameters if parameter.grad is not None])
+        weights, states = self._values(parameters), self._states(parameters, names)
+        gradient = self._gathered([parameter.grad for parameter in parameters if parameter.grad is not None])
         after, states_after = rule.step(weights, states, gradient.to(weights), Move(options, at))
         return _Predicted(parameters, names, (weights, *states), (after, *states_after))
 
@@ -96,13 +98,23 @@ class UpdateCheck:
     def _state(self, parameters: Sequence[nn.Parameter], name: str) -> Tensor:
         entries = [self._optimizer.state.get(parameter, {}).get(name) for parameter in parameters]
         if all(entry is not None for entry in entries):
-            return self._sample([entry for entry in entries if entry is not None])
-        return torch.cat(
+            return self._values([entry for entry in entries if entry is not None])
+        return self._gathered(
             [
-                strided(torch.zeros_like(parameter) if entry is None else entry)
+                parameter.new_zeros(self._rule.state_shape(name, tuple(parameter.shape))) if entry is None else entry
                 for parameter, entry in zip(parameters, entries, strict=True)
             ]
-        ).detach()
+        )
+
+    def _values(self, tensors: Sequence[Tensor]) -> Tensor:
+        """What is compared of tensors that are written in place; a new tensor."""
+        return self._sample(tensors) if self._rule.elementwise else tensors[0].detach().clone()
+
+    def _gathered(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The same of other tensors."""
+        if self._rule.elementwise:
+            return torch.cat([strided(tensor) for tensor in tensors]).detach()
+        return tensors[0].detach().clone()
 
     def _alike(self, parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
         """The parameters of a group that will step, apart where age, type or device differ."""

@@ -55,7 +55,7 @@ class Watch:
         self._before_update: Callable[[], None] | None = None
         self._before_transform: Callable[[], None] | None = None
         self._stop_listening: Callable[[], None] | None = None
-        self.inside, self._steps = False, 0
+        self.inside, self._steps, self._nested = False, 0, 0
         self._step, self._checks, self._calls = 0, True, 0
         self.autocast: Autocast | None = None
         self.groups()
@@ -104,7 +104,7 @@ class Watch:
             checks: Hold gradients, weights and the optimizer's update to what they must be. False where another
                 observer of the same loop does.
         """
-        self.inside, self._steps = True, 0
+        self.inside, self._steps, self._nested = True, 0, 0
         self._step, self._checks = step, checks
         self._gradients.begin(step, checks=checks)
         self.reduction.begin(step)
@@ -137,7 +137,7 @@ class Watch:
         Raises:
             StepError: It made several, or there was neither a step nor a backward pass.
         """
-        if self._steps > 1:
+        if self._steps > 1 or self._nested:
             raise StepError(
                 f"A {self._block} block must hold at most one optimizer.step(); this one held {self._steps}. Put every "
                 f"optimizer.step() into a block of its own."
@@ -242,6 +242,9 @@ class Watch:
                 f"Every optimizer.step() belongs inside a {self._block} block; one was called outside {self._block}. "
                 f"Put it into a block, or leave the with statement first."
             )
+        self._nested += 1
+        if self._nested > 1:  # super().step() of an optimizer of the user's own
+            return None
         self._steps += 1
         self.options = tuple(read_group(self.rule, group) for group in self._optimizer.param_groups)
         optimizer, closure = args[0], args[1] if len(args) > 1 else kwargs.get("closure")
@@ -260,6 +263,9 @@ class Watch:
 
     def optimizer_stepped(self) -> None:
         """Note which parameters had no gradient; called after the optimizer stepped."""
+        self._nested -= 1
+        if self._nested > 0:
+            return
         idle = []
         for group in self._optimizer.param_groups:
             for parameter in group["params"]:

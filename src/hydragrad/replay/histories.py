@@ -48,13 +48,20 @@ def state_names(known: Sequence[History]) -> tuple[str, ...]:
     return max((history.states for history in known), key=len, default=())
 
 
-def parts_of(known: Sequence[History], spans: Sequence[slice], step: int) -> list[Part]:
-    """What a step moved, by histories that lie at `spans`."""
-    return [
-        Part(span, history.rule, move)
-        for history, span in zip(known, spans, strict=True)
-        if (move := history.moves[step]) is not None
-    ]
+def parts_of(known: Sequence[History], weights: Layout, step: int) -> list[Part]:
+    """What a step moved: histories, or the parameters of one where their rule takes whole parameters."""
+    parts = []
+    for history in known:
+        move = history.moves[step]
+        if move is None:
+            continue
+        if history.rule.elementwise:
+            parts.append(Part(weights.span(history.names), history.rule, move))
+        else:
+            parts += [
+                Part(weights.spans[name], history.rule, move, tuple(weights.shapes[name])) for name in history.names
+            ]
+    return parts
 
 
 class _InForce:

@@ -64,6 +64,7 @@ class Recording:
     ) -> None:
         self.path = Path(path).absolute()
         self.manifest: Manifest = read_manifest(self.path)
+        self.rule: StepRule = rule_named(self.manifest.optimizers[0])
         self._folder = CheckpointFolder(self.path)
         require_same_model(self.manifest.model, model, self.path, self._folder.last_buffers)
         refuse_outside_state(self.manifest.about.get(OUTSIDE_STATE, []))
@@ -139,11 +140,6 @@ class Recording:
             device=self.device,
             stored_in=self.path if self.manifest.store_batches else None,
         )
-
-    @cached_property
-    def rule(self) -> StepRule:
-        """What the run's optimizer did at a step."""
-        return rule_named(self.manifest.optimizers[0])
 
     @contextmanager
     def replay(self) -> Iterator[Replay]:

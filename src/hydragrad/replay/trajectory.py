@@ -89,7 +89,8 @@ class Trajectory:
         self._loss = Evaluator(loss)
         self._parameters = dict(self.model.named_parameters())
         self._modules = dict(self.model.named_modules())
-        self._optimizer = rule.torch_class(list(self._parameters.values()), lr=0.0)  # type: ignore[call-arg]
+        self._rule = rule
+        self._optimizer: Optimizer
         self._arranged: StepRecord | None = None
 
     @property
@@ -103,7 +104,9 @@ class Trajectory:
         return {name: buffer.detach() for name, buffer in self.model.named_buffers()}
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Go to a checkpoint."""
+        """Go to a checkpoint; the first thing that is done with a trajectory."""
+        if not hasattr(self, "_optimizer"):
+            self._optimizer = self._rule.bare(checkpoint.groups[0] if checkpoint.groups else {})
         put_into(checkpoint, self.model, self._optimizer)
 
     def checkpoint(self, step: int) -> Checkpoint:
@@ -219,7 +222,10 @@ def step_point(
 
     return StepPoint(
         flat({name: parameter.detach() for name, parameter in named.items()}),
-        tuple(flat({name: own.get(state) for name, own in entries.items()}) for state in states),
+        tuple(
+            flat({name: _as_long(own[state], named[name]) for name, own in entries.items() if state in own})
+            for state in states
+        ),
         flat({name: parameter.grad for name, parameter in named.items()}),
     )
 
@@ -230,6 +236,13 @@ def under(autocast: Autocast | None) -> AbstractContextManager[Any]:
         return nullcontext()
     device, dtype = autocast
     return torch.autocast(device, dtype=getattr(torch, dtype))
+
+
+def _as_long(state: Tensor | None, parameter: Tensor) -> Tensor | None:
+    """A state as long as its parameter: a smaller one is followed by zeros."""
+    if state is None or state.numel() == parameter.numel():
+        return state
+    return nn.functional.pad(state.reshape(-1), (0, parameter.numel() - state.numel()))
 
 
 def _coefficients(part: MicroBatch, losses: Tensor, weights: Tensor | None) -> Tensor:

@@ -51,7 +51,7 @@ def _options(first: Options, last: Options) -> str:
     return "; ".join(
         f"{name} {_value(begin)}" + (f" → {_value(end)}" if begin != end else "")
         for name, (begin, end) in changed.items()
-        if (begin or end) and not isinstance(begin, str)
+        if begin or end
     )
 
 
@@ -59,7 +59,9 @@ def _value(value: Any) -> str:
     if isinstance(value, tuple) and value[:1] == (TENSOR,):
         return number(value[2])
     if isinstance(value, tuple):
-        return f"({', '.join(map(number, value))})"
+        return f"({', '.join(map(_value, value))})"
+    if isinstance(value, str):
+        return value
     return str(value).lower() if isinstance(value, bool) or value is None else number(value)
 
 

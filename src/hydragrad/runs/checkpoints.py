@@ -17,7 +17,7 @@ from hydragrad.runs.buffers import put_buffers
 from hydragrad.runs.encoding import decode, encode
 from hydragrad.runs.lines import AppendOnlyLines, make_folder, read_lines, reading, replace_file, save_file
 from hydragrad.runs.sparse import SPARSE, put_together, take_apart
-from hydragrad.steps import RULES, STATES_OF_SCHEMA_1
+from hydragrad.steps import RULES, STATES_OF_SCHEMA_1, read_group, states_in_force
 
 OptimizerState = dict[str, dict[str, Any]]
 """Entries of the optimizer's state by name, of every parameter that has any."""
@@ -94,14 +94,24 @@ def snapshot(step: int, model: nn.Module, optimizer: Optimizer, **rest: Any) -> 
 def put_into(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
     """Put a checkpoint's state into a model and its optimizer, in place."""
     rule = RULES[type(optimizer)]
-    on_device = any(rule.numbers_on_device(group) for group in checkpoint.groups)
+    all_on_device = any(rule.numbers_on_device(group) for group in checkpoint.groups)
+    tensors = _states_of_numbers(checkpoint, model, optimizer)
     for name, parameter in model.named_parameters():
         parameter.data.copy_(checkpoint.parameters[name])
         parameter.grad = None
         optimizer.state.pop(parameter, None)
         for key, value in checkpoint.optimizer.get(name, {}).items():
+            on_device = all_on_device or key in tensors
             optimizer.state[parameter][key] = _placed(value, parameter, on_device=on_device)
     put_buffers(model, checkpoint.buffers)
+
+
+def _states_of_numbers(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> set[str]:
+    """States that lie with their parameter although they are single numbers, because the parameter is one."""
+    if all(parameter.dim() for parameter in model.parameters()):
+        return set()
+    rule = RULES[type(optimizer)]
+    return set(states_in_force(rule, [read_group(rule, group) for group in checkpoint.groups]))
 
 
 def _placed(value: Any, parameter: nn.Parameter, *, on_device: bool) -> Any:

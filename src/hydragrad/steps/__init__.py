@@ -4,6 +4,18 @@ rule               StepRule: what the library knows of one torch optimizer
 rules              RULES: torch's classes and their rules
 sgd                torch.optim.SGD
 adam               torch.optim.Adam and AdamW
+nadam              torch.optim.NAdam
+radam              torch.optim.RAdam
+adamax             torch.optim.Adamax
+rmsprop            torch.optim.RMSprop
+adagrad            torch.optim.Adagrad
+adadelta           torch.optim.Adadelta
+adafactor          torch.optim.Adafactor
+muon               torch.optim.Muon
+asgd               torch.optim.ASGD
+roots              roots that optimizers divide by
+own                register_optimizer: rules of the user's own optimizers
+own_check          a registered step held to the real optimizer
 by_autograd        tangent and transpose derived from a pure step
 histories          parameters that share one rule and one sequence of options
 closed_form        the closed form without curvature: kappa_t
@@ -25,6 +37,7 @@ from hydragrad.steps.histories import History as History
 from hydragrad.steps.histories import first_is_like_later as first_is_like_later
 from hydragrad.steps.histories import histories as histories
 from hydragrad.steps.interval_products import IntervalProducts as IntervalProducts
+from hydragrad.steps.own import register_optimizer as register_optimizer
 from hydragrad.steps.rule import Cotangent as Cotangent
 from hydragrad.steps.rule import Move as Move
 from hydragrad.steps.rule import StepPoint as StepPoint
@@ -33,6 +46,7 @@ from hydragrad.steps.rule import Tangent as Tangent
 from hydragrad.steps.rules import RULE_OF_SCHEMA_1 as RULE_OF_SCHEMA_1
 from hydragrad.steps.rules import RULES as RULES
 from hydragrad.steps.rules import STATES_OF_SCHEMA_1 as STATES_OF_SCHEMA_1
+from hydragrad.steps.rules import known_names as known_names
 from hydragrad.steps.rules import read_group as read_group
 from hydragrad.steps.rules import rule_named as rule_named
 from hydragrad.steps.rules import rule_of as rule_of

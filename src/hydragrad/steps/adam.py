@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW
 
-from hydragrad.steps.rule import Cotangent, Move, StepPoint, StepRule, Tangent, number
+from hydragrad.steps.roots import root
+from hydragrad.steps.rule import Cotangent, Move, StepPoint, StepRule, Tangent, number, one_step_more, steps_so_far
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 LARGEST = "max_exp_avg_sq"
@@ -69,7 +70,7 @@ def step(
     update = _update(StepPoint(w, states, g), move)
     if options.decoupled:
         w = w * (1 - options.lr * options.weight_decay)
-    w = w - options.lr * update.m_hat / (_root(update.v_hat, rho) + options.eps)
+    w = w - options.lr * update.m_hat / (root(update.v_hat + rho) + options.eps)
     moments = (update.m, update.v)
     return w, moments if update.largest is None else (*moments, update.largest)
 
@@ -156,13 +157,6 @@ def _slopes(update: _Update, options: AdamOptions, k: float, rho: float) -> tupl
     return by_m, torch.where(root > 0, by_v, 0.0)
 
 
-def _root(v_hat: Tensor, rho: float) -> Tensor:
-    """The root, with a derivative of 0 at 0 (torch's is infinite)."""
-    under = v_hat + rho
-    positive = under > 0
-    return torch.where(positive, torch.where(positive, under, 1.0).sqrt(), 0.0)
-
-
 def _read(values: Mapping[str, Any]) -> AdamOptions:
     b1, b2 = values["betas"]
     return AdamOptions(
@@ -176,18 +170,14 @@ def _read(values: Mapping[str, Any]) -> AdamOptions:
     )
 
 
-def _steps_so_far(state: Mapping[str, Any]) -> int:
-    return round(float(state.get("step", 0)))
-
-
 ADAM = StepRule(
     torch_class=Adam,
     options=("lr", "betas", "eps", "weight_decay", "amsgrad", "maximize", "decoupled_weight_decay"),
     kernels=("foreach", "capturable", "differentiable", "fused"),
     read=_read,
     states=lambda options: (*MOMENTS, LARGEST) if options.amsgrad else MOMENTS,
-    age=_steps_so_far,
-    grow=lambda steps, options: (steps + 1, steps + 1),
+    age=steps_so_far,
+    grow=one_step_more,
     step=step,
     tangent=tangent,
     transpose=transpose,

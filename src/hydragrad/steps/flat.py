@@ -3,13 +3,14 @@
 Every part of the vector has its rule and its move; parts that the step skipped are left as they are.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hydragrad.steps.rule import Cotangent, Move, StepPoint, StepRule, Tangent
+from hydragrad.steps.rule import Cotangent, Move, Shape, StepPoint, StepRule, Tangent
 
 SMOOTHING = 0.01
 """Share of the mean second moment that derivatives add under its root by default: on smooth networks trained with Adam
@@ -23,11 +24,46 @@ class Part(NamedTuple):
         span: Where they lie.
         rule: Of their optimizer.
         move: What the step did to them.
+        shape: Of the one parameter that they are, where the rule is not elementwise; else None.
     """
 
     span: slice
     rule: StepRule
     move: Move
+    shape: Shape | None = None
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """Names of the states that the step takes and gives; they are the first ones of the flat vectors."""
+        return self.rule.states(self.move.options)
+
+    def cut(self, weights: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Its own coordinates of flat vectors (..., coordinates), in the shapes that the rule takes; views."""
+        own = weights[..., self.span].reshape(*weights.shape[:-1], *self._shape)
+        return own, tuple(
+            state[..., span].reshape(*state.shape[:-1], *shape)
+            for state, (span, shape) in zip(states, self._places(), strict=False)
+        )
+
+    def put(self, states: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+        """Write its states back into flat vectors (..., coordinates)."""
+        for state, value, (span, _) in zip(states, values, self._places(), strict=False):
+            state[..., span] = value.reshape(*state.shape[:-1], span.stop - span.start)
+
+    def at(self, point: StepPoint | None) -> StepPoint | None:
+        """Its own coordinates of a flat point."""
+        if point is None:
+            return None
+        weights, states = self.cut(point.weights, point.states)
+        return StepPoint(weights, states, point.gradient[self.span].reshape(self._shape))
+
+    @property
+    def _shape(self) -> Shape:
+        return (self.span.stop - self.span.start,) if self.shape is None else self.shape
+
+    def _places(self) -> list[tuple[slice, Shape]]:
+        shapes = [self.rule.state_shape(name, self._shape) for name in self.states]
+        return [(slice(self.span.start, self.span.start + math.prod(shape)), shape) for shape in shapes]
 
 
 def smoothing_of(parts: Sequence[Part], point: StepPoint | None, share: float) -> float:
@@ -41,9 +77,10 @@ def smoothing_of(parts: Sequence[Part], point: StepPoint | None, share: float) -
     if point is None or share == 0:
         return 0.0
     total, count = 0.0, 0
-    for span, rule, move in parts:
-        if rule.second_moment is not None:
-            moment = rule.second_moment(_part(point, span, rule, move), move)
+    for part in parts:
+        here = part.at(point)
+        if part.rule.second_moment is not None and here is not None:
+            moment = part.rule.second_moment(here, part.move)
             total, count = total + float(moment.double().sum()), count + moment.numel()
     return share * total / max(1, count)
 
@@ -62,21 +99,14 @@ def transpose_all(
     Returns:
         `g_bar`, and the cotangents before the step without the curvature term; new tensors.
     """
-    size = after.w_bar.shape[-1]
-    if len(parts) == 1 and parts[0].span == slice(0, size) and _states(parts[0]) == len(after.states):
-        span, rule, move = parts[0]
-        return rule.transpose(after, move, None if point is None else _part(point, span, rule, move), rho=rho)
+    if len(parts) == 1 and _is_everything(parts[0], after):
+        return parts[0].rule.transpose(after, parts[0].move, parts[0].at(point), rho=rho)
     g_bar = torch.zeros_like(after.w_bar)
     w_bar, states = after.w_bar.clone(), tuple(state.clone() for state in after.states)
     for part in parts:
-        span, rule, move = part
-        used = states[: _states(part)]
-        here = None if point is None else _part(point, span, rule, move)
-        state = Cotangent(w_bar[..., span], tuple(each[..., span] for each in used))
-        g, before = rule.transpose(state, move, here, rho=rho)
-        g_bar[..., span], w_bar[..., span] = g, before.w_bar
-        for whole, value in zip(used, before.states, strict=True):
-            whole[..., span] = value
+        g, before = part.rule.transpose(Cotangent(*part.cut(*after)), part.move, part.at(point), rho=rho)
+        g_bar[..., part.span], w_bar[..., part.span] = _flat(g, w_bar), _flat(before.w_bar, w_bar)
+        part.put(states, before.states)
     return g_bar, Cotangent(w_bar, states)
 
 
@@ -86,21 +116,17 @@ def tangent_all(
     """Advance flat tangents (..., coordinates) by one step; arguments as in `transpose_all`."""
     w_dot, states = before.w_dot.clone(), tuple(state.clone() for state in before.states)
     for part in parts:
-        span, rule, move = part
-        used = states[: _states(part)]
-        here = None if point is None else _part(point, span, rule, move)
-        state = Tangent(w_dot[..., span], tuple(each[..., span] for each in used))
-        after = rule.tangent(state, g_dot[..., span], move, here, rho=rho)
-        w_dot[..., span] = after.w_dot
-        for whole, value in zip(used, after.states, strict=True):
-            whole[..., span] = value
+        own, _ = part.cut(g_dot, ())
+        after = part.rule.tangent(Tangent(*part.cut(*before)), own, part.move, part.at(point), rho=rho)
+        w_dot[..., part.span] = _flat(after.w_dot, w_dot)
+        part.put(states, after.states)
     return Tangent(w_dot, states)
 
 
-def _states(part: Part) -> int:
-    return len(part.rule.states(part.move.options))
+def _is_everything(part: Part, after: Cotangent[Tensor]) -> bool:
+    whole = part.shape is None and part.span == slice(0, after.w_bar.shape[-1])
+    return whole and len(part.states) == len(after.states)
 
 
-def _part(point: StepPoint, span: slice, rule: StepRule, move: Move) -> StepPoint:
-    here = point.part(span)
-    return here._replace(states=here.states[: len(rule.states(move.options))])
+def _flat(value: Tensor, like: Tensor) -> Tensor:
+    return value.reshape(*like.shape[:-1], -1)

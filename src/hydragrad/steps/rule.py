@@ -11,14 +11,18 @@ from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 Value = TypeVar("Value", float, Tensor)
 
 TENSOR = "tensor"
 """Marks an option that was a tensor: ("tensor", dtype, value)."""
+
+Shape = tuple[int, ...]
 
 Age = Any
 """How far a parameter's own history has come; each rule has its own kind (hashable)."""
@@ -38,21 +42,18 @@ class Move(NamedTuple):
 
 
 class StepPoint(NamedTuple):
-    """Where a step was taken: the values before it, each of the parameter's shape.
+    """Where a step was taken: the values before it.
 
     Attributes:
         weights: Before the step.
-        states: Before the step, in the order of the rule's `states`; zero where they did not exist yet.
+        states: Before the step, in the order of the rule's `states`; zero where they did not exist yet. Laid out flat,
+            a state that is smaller than its parameter is followed by zeros.
         gradient: As the optimizer got it.
     """
 
     weights: Tensor
     states: tuple[Tensor, ...]
     gradient: Tensor
-
-    def part(self, span: slice) -> "StepPoint":
-        """The same for some of the coordinates."""
-        return StepPoint(self.weights[span], tuple(state[span] for state in self.states), self.gradient[span])
 
 
 class Tangent(NamedTuple, Generic[Value]):
@@ -133,6 +134,10 @@ def _on_cpu(group: Mapping[str, Any]) -> bool:
     return False
 
 
+def _the_parameters(name: str, shape: Shape) -> Shape:
+    return shape
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepRule:
     """What the library knows of one torch optimizer.
@@ -155,6 +160,12 @@ class StepRule:
             step has no such root, and so nothing to smooth.
         numbers_on_device: Whether numbers in the state, such as a step, lie with the parameter under a group's kernels,
             rather than on the CPU.
+        elementwise: Whether every coordinate steps for itself. If so, step and derivatives take any coordinates, of one
+            parameter or of several; else they take one whole parameter in its own shape.
+        construct: Makes an optimizer of parameters and the options of a group, of which it takes what its class needs
+            to exist; groups and state are put into it afterwards. None calls the class with a rate.
+        check: Holds the rule to an optimizer that is about to be used, for rules that are not hydragrad's own.
+        state_shape: Shape of a state, by its name and the parameter's shape; of no more coordinates than the parameter.
     """
 
     torch_class: type[Optimizer]
@@ -171,11 +182,29 @@ class StepRule:
     same_step: Callable[[Move], Hashable] = _itself
     second_moment: Callable[[StepPoint, Move], Tensor] | None = None
     numbers_on_device: Callable[[Mapping[str, Any]], bool] = _on_cpu
+    elementwise: bool = True
+    construct: Callable[[list[Any], Mapping[str, Any]], Optimizer] | None = None
+    check: "Callable[[StepRule, Optimizer], None] | None" = None
+    state_shape: Callable[[str, Shape], Shape] = _the_parameters
 
     @property
     def name(self) -> str:
         """The torch class with its module."""
         return class_name(self.torch_class)
+
+    def bare(self, options: Mapping[str, Any], parameter: Parameter | None = None) -> Optimizer:
+        """An optimizer into which groups and state are to be put.
+
+        Args:
+            options: Of a parameter group that it is to have; they become its defaults, for parameters that join later.
+            parameter: What it is made of; an empty one if None.
+        """
+        parameters = [Parameter(torch.zeros(0, 0)) if parameter is None else parameter]
+        if self.construct is not None:
+            return self.construct(parameters, options)
+        optimizer = self.torch_class(parameters, lr=0.0)  # type: ignore[call-arg]
+        optimizer.defaults |= options
+        return optimizer
 
 
 def number(value: Any) -> float:
@@ -186,3 +215,18 @@ def number(value: Any) -> float:
 def class_name(kind: type) -> str:
     """A class with its module."""
     return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def steps_so_far(state: Mapping[str, Any]) -> int:
+    """The age of a parameter whose steps the optimizer counts as `step`."""
+    return round(float(state.get("step", 0)))
+
+
+def one_step_more(steps: int, options: Any) -> tuple[int, int]:
+    """Grow such an age: the number of the step, from 1, is the age after it, too."""
+    return steps + 1, steps + 1
+
+
+def capturable(group: Mapping[str, Any]) -> bool:
+    """Whether numbers in the state lie with the parameter, where only that option decides it."""
+    return bool(group.get("capturable"))

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer, Rprop, SparseAdam
 
 from hydragrad.errors import RecordingMismatch, Unsupported
-from hydragrad.steps import adam, sgd
+from hydragrad.steps import adadelta, adafactor, adagrad, adam, adamax, asgd, muon, nadam, radam, rmsprop, sgd
 from hydragrad.steps.rule import TENSOR, StepRule, class_name
 
 RULES: dict[type[Optimizer], StepRule] = {
@@ -16,8 +16,24 @@ RULES: dict[type[Optimizer], StepRule] = {
         sgd.RULE,
         adam.ADAM,
         adam.ADAMW,
+        nadam.RULE,
+        radam.RULE,
+        adamax.RULE,
+        rmsprop.RULE,
+        adagrad.RULE,
+        adadelta.RULE,
+        adafactor.RULE,
+        muon.RULE,
+        asgd.RULE,
     )
 }
+
+WITHOUT_A_RULE: dict[type[Optimizer], str] = {
+    LBFGS: "one step evaluates the loss several times and searches along a line, whose branches have no derivative",
+    SparseAdam: "it takes sparse gradients, which are not recorded",
+    Rprop: "its step depends on the signs of gradients only, so every derivative of it is 0 and predicts nothing",
+}
+"""Why some of torch's optimizers have no rule."""
 
 RULE_OF_SCHEMA_1 = sgd.RULE
 """Runs and stores of schema 1 do not name their optimizer: there was only this one."""
@@ -45,9 +61,11 @@ def rule_of(optimizer: Optimizer) -> StepRule:
     """
     rule = RULES.get(type(optimizer))
     if rule is None:
+        reason = WITHOUT_A_RULE.get(type(optimizer))
         raise Unsupported(
-            f"The step of {class_name(type(optimizer))} has no rule here, so it can't be differentiated. Train with "
-            f"{' or '.join(sorted(known.__name__ for known in RULES))} of torch.optim."
+            f"The step of {class_name(type(optimizer))} has no rule here, so it can't be differentiated"
+            f"{f': {reason}' if reason else ''}. Train with {known_names()} of torch.optim, or make an optimizer of "
+            f"your own known by hg.register_optimizer."
         )
     known = {*rule.options, *rule.kernels}
     for group in optimizer.param_groups:
@@ -57,22 +75,44 @@ def rule_of(optimizer: Optimizer) -> StepRule:
                 f"A parameter group of the optimizer has unknown options {unknown}. Known are {sorted(known)}; remove "
                 f"the others."
             )
+        missing = sorted(known - set(group))
+        if missing and rule.check is not None:
+            raise Unsupported(
+                f"{rule.torch_class.__name__} was registered with options {sorted(known)}; a parameter group has no "
+                f"{missing}. Register the options that its groups have."
+            )
+    if rule.check is not None:
+        rule.check(rule, optimizer)
     return rule
+
+
+def known_names() -> str:
+    """The optimizers that have a rule, for messages."""
+    *names, last = sorted((known.__name__ for known in RULES if known.__module__.startswith("torch.")), key=str.lower)
+    return f"{', '.join(names)} or {last}"
 
 
 def rule_named(name: str) -> StepRule:
     """The rule of a class as a manifest names it.
 
+    A class of the user's own that was recorded or registered in a script, `__main__`, is known by its bare name.
+
     Raises:
         RecordingMismatch: Another class than those that are known.
     """
-    for rule in RULES.values():
-        if rule.name == name:
-            return rule
-    raise RecordingMismatch(
-        f"The run was recorded with the optimizer {name}, which this version of hydragrad does not know. Use the "
-        f"version that recorded it."
-    )
+    rules = {rule.name: rule for rule in RULES.values()}
+    if name in rules:
+        return rules[name]
+    module, _, bare = name.rpartition(".")
+    same = [rule for rule in RULES.values() if rule.check is not None and rule.torch_class.__qualname__ == bare]
+    in_scripts = [rule for rule in same if "__main__" in (module, rule.torch_class.__module__)]
+    if len(in_scripts) == 1:
+        return in_scripts[0]
+    if module.startswith("torch."):
+        remedy = "which this version of hydragrad does not know. Use the version that recorded it"
+    else:
+        remedy = "which has no rule in this process. Call hg.register_optimizer with it before the run is opened"
+    raise RecordingMismatch(f"The run was recorded with the optimizer {name}, {remedy}.")
 
 
 def read_group(rule: StepRule, group: Mapping[str, Any]) -> Options:

@@ -152,4 +152,6 @@ def known_facts(folder: Path, body: dict[str, Any]) -> StoreFacts:
     if not set(body) <= names or statistics not in get_args(BatchStatistics):
         what = sorted(set(body) - names) or f"batch_statistics={statistics!r}"
         raise RecordingMismatch(f"{folder} holds a store with {what}, unknown to this version. Build it again.")
-    return StoreFacts(**body)
+    # JSON has lists for tuples.
+    ages = {name: tuple(age) if isinstance(age, list) else age for name, age in body.get("ages", {}).items()}
+    return StoreFacts(**{**body, "ages": ages})

@@ -60,7 +60,7 @@ def hypergradients(
             a sample and step; "frozen" takes them as constants, at about a training step for the whole batch. The
             store says so.
         projection_seed: Seed of the projection.
-        smoothing: As `hg.attribute` takes it, for runs of Adam and AdamW.
+        smoothing: As `hg.attribute` takes it.
 
     Raises:
         QueryError: Samples that do not exist; projection or frozen statistics with "hessian".

@@ -10,7 +10,6 @@ import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -41,9 +40,9 @@ def planned(optimizer: Optimizer, scheduler: Any = None, *, steps: int, every: i
     rule = rule_of(optimizer)
     if isinstance(scheduler, ReduceLROnPlateau):
         raise QueryError("ReduceLROnPlateau follows a metric, which is not known in advance: track without schedule=.")
-    groups = [{**group, "params": [torch.zeros(0)]} for group in optimizer.param_groups]
     # The scheduler's copy drives an optimizer without weights.
-    stand_in = rule.torch_class(groups, lr=0.0)  # type: ignore[call-arg]
+    stand_in = rule.bare({})
+    stand_in.param_groups = [{**group, "params": []} for group in optimizer.param_groups]
     driver = copy.deepcopy(scheduler, {id(optimizer): stand_in})
     schedule = []
     with warnings.catch_warnings():

@@ -70,7 +70,7 @@ class Tracker:
 
     Args:
         model: The model being trained.
-        optimizer: One of torch.optim over the model's parameters, new or warm: SGD, Adam or AdamW.
+        optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set that the indices speak of.
         samples: Training samples to track; all if None.
@@ -89,7 +89,7 @@ class Tracker:
         schedule: The options of every step, where they are known ahead (`hg.planned`): rows then need no velocity,
             half the memory and disk. They are right only once the whole schedule is done; every step is checked.
         projection_seed: Seed of the projection.
-        smoothing: As `hg.attribute` takes it, for Adam and AdamW.
+        smoothing: As `hg.attribute` takes it.
         samples_per_step: Samples of a step at most, where several micro-batches make one; rows have room for twice the
             first micro-batch, and for 256.
 
@@ -104,8 +104,8 @@ class Tracker:
         QueryError: Samples that do not exist.
 
     Cost: without curvature and under SGD, per-sample gradients of the batch's tracked samples; two numbers a sample and
-    column (one without momentum). Under Adam and AdamW every step moves every row, with three numbers a sample and
-    column: for a modest number of samples, and refused where they do not fit into memory.
+    column (one without momentum). Under all but SGD and ASGD every step moves every row, with three numbers a sample
+    and column for Adam: for a modest number of samples, and refused where they do not fit into memory.
 
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """

@@ -139,8 +139,8 @@ def approximation_error(
 ) -> ApproximationError:
     """Compare hypergradients without curvature with exact ones along the run, and both with their bounds.
 
-    Both are derivatives of the step as it was made: under Adam and AdamW without the smoothing that contributions have
-    by default (`smoothing=0`).
+    Both are derivatives of the step as it was made: under Adam and its like without the smoothing that contributions
+    have by default (`smoothing=0`).
 
     Args:
         run: The recorded run.
@@ -188,7 +188,6 @@ class _Pair:
         self._run, self._replay, self._samples = run, replay, samples
         self._histories = run_histories(run)
         self._weights = trained_layout(run, self._histories)
-        self._spans = [self._weights.span(history.names) for history in self._histories]
         self._statistics = Layout(moved_statistics(run))
         self._tangents = ExactTangents(replay.trajectory.model, run.loss, self._weights, self._statistics)
         like = next(iter(replay.trajectory.parameters.values()))
@@ -231,7 +230,7 @@ class _Pair:
             self._largest_eigenvalue = max(self._largest_eigenvalue, self._eigenvalue(state, batch, divisor))
         noted = PlaceOfStep(trajectory, self._weights, self._names)
         self._replay.advance(record, batches, hooks=noted)
-        parts = parts_of(self._histories, self._spans, record.step)
+        parts = parts_of(self._histories, self._weights, record.step)
         for number, g_dot in enumerate((whole, own)):
             g_dot = tangent_transforms(record.transforms, self._weights.spans, g_dot, noted.gradients)
             self._states[number] = tangent_all(parts, self._states[number], g_dot, noted.point, 0.0)

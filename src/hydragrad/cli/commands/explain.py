@@ -59,8 +59,8 @@ def explain(
 
     The first time, the rows of all training samples are computed by one replay and saved in RUN/store (if
     interrupted, the same command resumes); after that any sample is explained at once. Contributions are to the
-    sample's loss, without curvature: positive helps; read the ranking, not the scale. A run of Adam or AdamW has no
-    such store: it is attributed to each sample that is explained, once.
+    sample's loss, without curvature: positive helps; read the ranking, not the scale. Of optimizers, only runs of
+    SGD and ASGD have such a store; others are attributed to each sample that is explained, once.
 
     Example: hydragrad explain runs/m --test 42
     """
@@ -115,7 +115,7 @@ def explain_sample(
 ) -> Explained:
     """Explain one prediction by the run's store, which is built if it does not exist.
 
-    Runs without a closed form (Adam) are attributed to the sample itself, and the scores saved.
+    Runs without a closed form (of Adam, say) are attributed to the sample itself, and the scores saved.
 
     Args:
         experiment: Data, loss and fresh starts.

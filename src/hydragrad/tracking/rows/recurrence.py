@@ -111,14 +111,16 @@ class Eager(Recurrence):
             )
         self._at, self._transforms, self._parts = at, record.transforms, []
         for name, span in self._layout.spans.items():
-            move = moves[name]
+            move, rule = moves[name], self._ages.rule
             last = self._parts[-1] if self._parts else None
             if move is None:
                 continue
-            if last is not None and last.move == move and last.span.stop == span.start:
+            if not rule.elementwise:
+                self._parts.append(Part(span, rule, move, tuple(self._layout.shapes[name])))
+            elif last is not None and last.move == move and last.span.stop == span.start:
                 self._parts[-1] = last._replace(span=slice(last.span.start, span.stop))
             else:
-                self._parts.append(Part(span, self._ages.rule, move))
+                self._parts.append(Part(span, rule, move))
 
     def add(self, values: Tensor, touched: NDArray[np.int64], gradients: Tensor) -> Tensor:
         """Bring all rows up to the step just taken in."""
