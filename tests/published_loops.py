@@ -364,7 +364,7 @@ class Masks(Dataset[Any]):
 class SmallUNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.down, self.middle = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.down, self.middle = nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.Conv2d(4, 4, 3, padding=1)
         self.norm, self.up = nn.BatchNorm2d(4), nn.ConvTranspose2d(4, 4, 2, stride=2)
         self.head = nn.Conv2d(8, 1, 1)
 
@@ -398,7 +398,7 @@ def unet() -> Script:
             scheduler.step(1.0 - epoch)
 
     model = SmallUNet().double().to(memory_format=torch.channels_last)
-    optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-4, weight_decay=1e-8, momentum=0.9)
+    optimizer = torch.optim.RMSprop(model.parameters(), lr=1e-3, weight_decay=1e-8, momentum=0.9)
     return Script(model, optimizer, loss, Masks(12, 1), Masks(6, 2), loop)
 
 

@@ -15,6 +15,7 @@ from hydragrad.randomness import BATCH, FORWARD, StepSeeds, step_seed, stream_se
 from hydragrad.recording.gradient_watch import Earlier
 from hydragrad.recording.sampler_position import Indices
 from hydragrad.recording.watch import Watch
+from hydragrad.replay.data import channels_last
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.runs.log import MicroBatch, StepRecord
 from hydragrad.runs.manifest import Reduction
@@ -157,7 +158,7 @@ class StepBlock:
         part = self._present
         if part.digest is None:
             part = replace(part, digest=batch_digest(batch))
-        self._present = part
+        self._present = replace(part, channels_last=channels_last(batch))
         losses = loss(self.watch.model, batch)
         check_losses(losses, len(part))
         for watch in _inside.get():

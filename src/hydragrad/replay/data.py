@@ -1,6 +1,7 @@
 """A step's data: fetched again from the training set, the same to the bit, and told apart from other data."""
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,9 @@ from hydragrad.runs.stored_batches import load_batch
 from hydragrad.surroundings import users_default_device
 
 Collate = Callable[[list[Any]], Any]
+
+LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+"""Channels last, by the number of dimensions."""
 
 FINGERPRINT_ITEMS = 16
 FINGERPRINT_SEED = 20210519
@@ -90,8 +94,29 @@ def fetch_micro_batch(
     """
     if stored_in is not None:
         number = next(number for number, other in enumerate(record.micro_batches) if other is part)
-        return to_device(load_batch(stored_in, record.step, number), device)
-    return fetch(train_set, part.indices, seed=part.batch_seed, collate=collate, device=device)
+        data = to_device(load_batch(stored_in, record.step, number), device)
+    else:
+        data = fetch(train_set, part.indices, seed=part.batch_seed, collate=collate, device=device)
+    return laid_out(data, part.channels_last) if part.channels_last else data
+
+
+def channels_last(data: Any) -> tuple[int, ...]:
+    """Which tensors of a batch are laid out with the channels last, by their number."""
+    return tuple(
+        number
+        for number, leaf in enumerate(tensor_leaves(data))
+        if leaf.dim() in LAYOUTS and leaf.is_contiguous(memory_format=LAYOUTS[leaf.dim()]) and not leaf.is_contiguous()
+    )
+
+
+def laid_out(data: Any, numbers: Sequence[int]) -> Any:
+    """A batch with some tensors laid out with the channels last."""
+    count = itertools.count()
+
+    def change(leaf: Tensor) -> Tensor:
+        return leaf.contiguous(memory_format=LAYOUTS[leaf.dim()]) if next(count) in numbers else leaf
+
+    return map_tensors(data, change)
 
 
 def collate_items(train_set: Dataset[Any], indices: Sequence[int], collate: Collate | None) -> Any:

@@ -118,6 +118,9 @@ def _placed(value: Any, parameter: nn.Parameter, *, on_device: bool) -> Any:
     """An entry of the optimizer's state where torch has it: numbers such as a step stay on the CPU as a rule."""
     if not isinstance(value, Tensor):
         return value
+    if value.dim() > 0 and value.shape == parameter.shape and value.layout is torch.strided:
+        # Laid out like the parameter, as the optimizer makes it: norms are rounded in the order of the memory.
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     number = value.dim() == 0 and not on_device
     return value.to(torch.device("cpu") if number else parameter.device, copy=True)
 

@@ -18,6 +18,9 @@ ENTRIES = ("step", "loss")
 """What every line of it has, whichever version wrote it."""
 
 
+RARE = ("autocast", "channels_last")
+"""Entries of a micro-batch that are written where there is something to say."""
+
 Autocast = tuple[str, str]
 """What a forward pass ran under: kind of device and floating-point type."""
 
@@ -71,6 +74,7 @@ class MicroBatch:
         coefficients: Derivatives of the step's loss by the per-sample losses: one for all, or one for each.
         digest: CRC-32 of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
         autocast: What its forward pass ran under; None where the model ran as it is.
+        channels_last: Which of the batch's tensors the loop laid out so, by their number: kernels round by layout.
     """
 
     indices: list[int]
@@ -79,6 +83,7 @@ class MicroBatch:
     coefficients: float | tuple[float, ...]
     digest: int | None = None
     autocast: Autocast | None = None
+    channels_last: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -211,7 +216,7 @@ def from_lines(lines: Sequence[dict[str, Any]], *, seed: int = 0, reduction: str
 
 
 def _written(part: MicroBatch) -> dict[str, Any]:
-    return {name: value for name, value in vars(part).items() if name != "autocast" or value is not None}
+    return {name: value for name, value in vars(part).items() if name not in RARE or value}
 
 
 def _frozen_entry(name: str, value: Any) -> Any:
