@@ -184,6 +184,10 @@ def test_a_step_of_signs_needs_smoothing():
     assert rule_of(Signs(parameters())).second_moment is not None
 
 
+def test_a_rate_of_0_at_the_start_of_a_warm_up_is_no_missing_derivative():
+    rule_of(Belief(parameters(), lr=0.0))
+
+
 def test_age_must_be_counted_by_the_optimizer():
     def aged(w, states, g, options, age):
         return signs(w, states, g, options)

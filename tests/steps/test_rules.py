@@ -96,3 +96,5 @@ def test_adams_own_option_of_decoupled_decay_is_read():
 def test_an_unknown_class_of_a_manifest_is_refused_by_name():
     with pytest.raises(RecordingMismatch, match=r"recorded with the optimizer mine\.Own"):
         rule_named("mine.Own")
+    with pytest.raises(RecordingMismatch, match="which this version of hydragrad does not know"):
+        rule_named("torch.optim.later.Later")

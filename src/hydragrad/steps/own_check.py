@@ -163,7 +163,10 @@ def _require_derivative(rule: StepRule, steps: list[_Made]) -> None:
             f"{_step_of(rule)} has a derivative that is not finite where a coordinate never had a gradient. Write "
             f"roots and quotients so that theirs is 0 at 0: torch.where around the argument and the result."
         )
-    if sizes[-1] == 0:
+    moved = not torch.equal(
+        steps[0].point.weights, steps[-1].point.weights
+    )  # not where a warm-up begins at a rate of 0
+    if moved and sizes[-1] == 0:
         raise Unsupported(
             f"{_step_of(rule)} has a derivative of 0 by every gradient, as signs have: contributions would be 0 and "
             f"predict nothing. Write a sign as x / sqrt(x**2 + rho), with an argument rho and second_moment= of x**2."
