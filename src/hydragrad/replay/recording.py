@@ -16,10 +16,13 @@ from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDa
 from hydragrad.randomness import preserved
 from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
+from hydragrad.replay.elsewhere import Elsewhere
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
 from hydragrad.replay.outside_state import OUTSIDE_STATE, refuse_outside_state
 from hydragrad.replay.replay import Replay
+from hydragrad.replay.reported_losses import ReportedLosses
+from hydragrad.replay.rounding import ExpectedDrift, unit_of_rounding
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.log import LOG, MicroBatch, StepRecord
@@ -74,14 +77,14 @@ class Recording:
         self.loss_weights: Tensor | None = None
         self.repeated: set[int] = set()
         self._seen_digests: dict[tuple[int, int], int] = {}
+        self._reported_losses = ReportedLosses()
         self.device = next(model.parameters()).device
         self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
         self.steps = self._read_steps()
         self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
         self._require_whole()
-        self.same_machine = warn_other_machine(
-            [self.manifest.machine, *self.manifest.resumed_on], this_machine(self.device)
-        )
+        self._machines = [self.manifest.machine, *self.manifest.resumed_on, this_machine(self.device)]
+        self.same_machine = warn_other_machine(self._machines[:-1], self._machines[-1])
         self._require_same_loss()
 
     @property
@@ -151,7 +154,22 @@ class Recording:
         machine = self.manifest.machine
         with clean(self.default_dtype), preserved(), threads(machine["threads"]), backend(machine.get("backend", {})):
             trajectory = Trajectory(self.model, self.loss, self.rule)
-            yield Replay(trajectory, exact=self.same_machine, repeated=self.repeated)
+            elsewhere = None if self.same_machine else self._elsewhere(trajectory)
+            yield Replay(trajectory, elsewhere=elsewhere, repeated=self.repeated)
+
+    def _elsewhere(self, trajectory: Trajectory) -> Elsewhere:
+        unit = unit_of_rounding(trajectory.parameters.values(), self._machines)
+        expected = ExpectedDrift(self._recorded, lambda: Trajectory(self.model, self.loss, self.rule), unit)
+        return Elsewhere(expected, self._reported_losses, self._origin_of)
+
+    @property
+    def _recorded(self) -> "Recording":
+        """The run as it was recorded."""
+        return self
+
+    def _origin_of(self, restored: int) -> int:
+        """The step whose recorded state led to the state before a step that is restored."""
+        return max(step for step in self._digests if step <= restored)
 
     @cached_property
     @in_clean_surroundings

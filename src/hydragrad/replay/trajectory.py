@@ -80,6 +80,9 @@ class Trajectory:
 
     It runs the user's own kernels in the user's order, so on the same machine it repeats the run to the bit.
     It draws from torch's global generators; callers preserve them.
+
+    Attributes:
+        restored: The step of the checkpoint that it went to last.
     """
 
     def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
@@ -89,6 +92,7 @@ class Trajectory:
         self._modules = dict(self.model.named_modules())
         self._optimizer = rule.torch_class(list(self._parameters.values()), lr=0.0)  # type: ignore[call-arg]
         self._arranged: StepRecord | None = None
+        self.restored = 0
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -103,6 +107,7 @@ class Trajectory:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go to a checkpoint."""
         put_into(checkpoint, self.model, self._optimizer)
+        self.restored = checkpoint.step
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Copy the present state."""

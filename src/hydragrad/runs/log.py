@@ -140,6 +140,11 @@ class StepRecord:
         return [index for part in self.micro_batches for index in part.indices]
 
     @property
+    def shown(self) -> bool:
+        """Whether the loop showed the step's batches, so that their digests are known."""
+        return all(part.digest is not None for part in self.micro_batches)
+
+    @property
     def rate(self) -> float:
         """The learning rate of the first parameter group."""
         return number(self.options[0]["lr"])
