@@ -22,7 +22,7 @@ from hydragrad.replay.machine import default_dtype_of, this_machine, threads, wa
 from hydragrad.replay.outside_state import OUTSIDE_STATE, refuse_outside_state
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.reported_losses import ReportedLosses
-from hydragrad.replay.rounding import ExpectedDrift, unit_of_rounding
+from hydragrad.replay.rounding import Followers, unit_of_rounding
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.log import LOG, MicroBatch, StepRecord
@@ -159,8 +159,8 @@ class Recording:
 
     def _elsewhere(self, trajectory: Trajectory) -> Elsewhere:
         unit = unit_of_rounding(trajectory.parameters.values(), self._machines)
-        expected = ExpectedDrift(self._recorded, lambda: Trajectory(self.model, self.loss, self.rule), unit)
-        return Elsewhere(expected, self._reported_losses, self._origin_of)
+        followers = Followers(self._recorded, lambda: Trajectory(self.model, self.loss, self.rule), unit)
+        return Elsewhere(followers, self._reported_losses, self._origin_of)
 
     @property
     def _recorded(self) -> "Recording":

@@ -30,7 +30,9 @@ class Replay:
         drift: Largest relative L2 difference of the weights at the end of a segment so far.
     """
 
-    def __init__(self, trajectory: Trajectory, *, elsewhere: Elsewhere | None, repeated: set[int] | None = None) -> None:
+    def __init__(
+        self, trajectory: Trajectory, *, elsewhere: Elsewhere | None, repeated: set[int] | None = None
+    ) -> None:
         self.trajectory = trajectory
         self._elsewhere = elsewhere
         self.held_until: float = math.inf

@@ -29,7 +29,8 @@ class ReportedLosses:
         if not self._established:
             self._agreed.add(step)
             self._established = any(
-                self._agreed.issuperset(range(first, first + IN_A_ROW)) for first in range(step - IN_A_ROW + 1, step + 1)
+                self._agreed.issuperset(range(first, first + IN_A_ROW))
+                for first in range(step - IN_A_ROW + 1, step + 1)
             )
 
     def differed(self) -> None:

@@ -1,15 +1,21 @@
 """What rounding does to a run: how far a replay on another machine may be from the record.
 
 Kernels of another machine round otherwise, and a run carries on every rounding, amplified. How much is a property of the
-run: little where it is smooth, much where Adam divides small gradients by their own size. So it is measured: a twin of
-the replay starts from weights that are moved by a rounding, and makes the same steps. What tells the twin from the
-replay is rounding; a replay that is further than that from the record differs for another reason.
+run: little where it is smooth, much where Adam divides small gradients by their own size. Where a network has kinks, a
+rounding decides now and then on which side of one a unit is, and the gradient jumps.
 
-The twin is made only where the difference is more than a few roundings, and then up to the step in question.
+So it is measured. Two followers make the steps of the replay once more, from weights that are moved by a rounding. What
+tells them from each other is rounding. Where the record leaves both of them, the step is tried again from weights moved
+in other ways, to see whether one of them takes the record's side of a kink; a follower goes on from there. A record that
+is not reached in this way differs for another reason.
+
+Followers are made only where a replay differs by more than a few roundings, and go up to the step in question.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import torch
@@ -25,11 +31,23 @@ from hydragrad.runs.log import StepRecord
 PLAIN_ROUNDINGS = 8
 """Relative difference in units of rounding up to which nothing is measured."""
 
-TWIN_MOVES = 4
-"""How far the twin's weights are moved at the start, in units of rounding of each."""
+MOVES = 4, 16, 64
+"""How far weights are moved, in units of rounding of each: a follower's at the start by the first."""
 
 SAFETY = 16
-"""How much larger than the twin's difference from the replay that from the record may be."""
+"""How much further than from each other the followers may be from the record."""
+
+NEAR = 4
+"""How many times the usual difference two states may be apart that lie on the same side of all kinks."""
+
+KINKS = 4
+"""How many times the largest jump at a kink so far another one may be."""
+
+LEAST = 2.0**-46
+"""Smallest difference that is looked into: the number over a state is rounded itself."""
+
+FIRST_TRIALS, TRIALS = 6, 32
+"""How often a step is tried again, at least and at most."""
 
 TF32 = 2.0**-11
 """Unit of rounding of a GPU that multiplies float32 numbers with ten bits."""
@@ -39,7 +57,7 @@ Parts = dict[str, dict[str, Tensor]]
 
 
 class RecordedRun(Protocol):
-    """What a twin needs of a run."""
+    """What followers need of a run."""
 
     @property
     def steps(self) -> Sequence[StepRecord]:
@@ -62,7 +80,7 @@ class Seen(NamedTuple):
     loss: float
 
     def apart(self, other: "Seen") -> "Seen":
-        """Relative differences from another."""
+        """Relative differences from another; 0 where there is no loss to compare."""
         return Seen(relative(self.state, other.state), relative(self.loss, other.loss))
 
     def largest(self, other: "Seen") -> "Seen":
@@ -73,69 +91,169 @@ class Seen(NamedTuple):
 NOTHING = Seen(0.0, 0.0)
 
 
-class ExpectedDrift:
-    """Measures how far rounding takes a replay from the record.
+class Measured(NamedTuple):
+    """How far a record is from the nearest follower, and how far it may be. Relative differences."""
+
+    apart: Seen
+    explained: Seen
+
+
+@dataclass
+class _Follower:
+    """A trajectory, the state before its last step, and what that step gave."""
+
+    trajectory: Trajectory
+    before: Checkpoint | None = None
+    seen: Seen = NOTHING
+
+
+class Followers:
+    """Follow a record as closely as rounding lets them.
 
     Args:
         run: What is replayed.
-        build: Makes a trajectory for the twin.
+        build: Makes a trajectory.
         unit: Relative size of a rounding.
     """
 
     def __init__(self, run: RecordedRun, build: Callable[[], Trajectory], unit: float) -> None:
         self._run, self._build, self.unit = run, build, unit
-        self._replayed: dict[int, Seen] = {}
-        self._expected: dict[int, Seen] = {}
-        self._twin: Trajectory | None = None
+        self._both: tuple[_Follower, _Follower] | None = None
+        self._measured: dict[int, Measured] = {}
+        self._usual, self._kink, self._lost = NOTHING, 0.0, 0.0
         self._origin, self._next = -1, -1
 
-    def note(self, step: int, seen: Seen) -> None:
-        """Remember what the replay gave at a step."""
-        self._replayed[step] = seen
+    @property
+    def plain(self) -> float:
+        """Relative difference up to which nothing is measured."""
+        return max(PLAIN_ROUNDINGS * self.unit, LEAST)
 
-    def of_step(self, origin: int, step: int) -> Seen:
-        """Relative differences that rounding explains at a step.
+    def at_step(self, origin: int, step: int) -> Measured:
+        """Compare the record of a step with the followers.
 
         Args:
-            origin: The step whose recorded state the replay was started from.
-            step: What was noted last.
+            origin: The step whose recorded state they start from.
+            step: At or after the origin.
 
-        Cost: the steps from the origin once more, or from where this was last called.
+        Cost: twice the steps from the origin, or from where this was last called.
         """
         self._go_to(origin, step + 1)
-        return Seen(*(max(PLAIN_ROUNDINGS * self.unit, SAFETY * apart) for apart in self._expected[step]))
+        return self._measured[step]
 
-    def of_parts(self, origin: int, step: int, present: Parts) -> dict[str, float]:
-        """Relative L2 differences before a step that rounding explains, by part of the state."""
-        twin = self._go_to(origin, step)
-        apart = relative_differences(parts_of(twin.checkpoint(step)), present)
-        return {part: max(PLAIN_ROUNDINGS * self.unit, SAFETY * value) for part, value in apart.items()}
+    def at_checkpoint(self, origin: int, recorded: Checkpoint) -> tuple[dict[str, float], dict[str, float]]:
+        """Compare a checkpoint with the followers; relative L2 differences by part, and what rounding explains."""
+        first, second = (parts_of(one.trajectory.checkpoint(0)) for one in self._go_to(origin, recorded.step))
+        apart, spread = relative_differences(first, parts_of(recorded)), relative_differences(second, first)
+        lost = SAFETY**2 * self._lost
+        return apart, {part: max(self.plain, SAFETY * spread.get(part, 0.0), lost) for part in apart}
 
-    def _go_to(self, origin: int, stop: int) -> Trajectory:
-        """Take the twin to the state before a step; those that it has left are remembered."""
-        if self._twin is None or origin != self._origin or (stop < self._next and stop - 1 not in self._expected):
-            self._start(origin)
-        assert self._twin is not None
+    def _go_to(self, origin: int, stop: int) -> tuple[_Follower, _Follower]:
         with preserved():
+            if self._both is None or origin != self._origin or (stop < self._next and stop - 1 not in self._measured):
+                self._start(origin)
+            assert self._both is not None
             for record in self._run.steps[self._next : stop]:
-                losses = self._twin.advance(record, self._run.batches(record))
-                seen = Seen(state_after(self._twin, record), step_loss(record, losses))
-                # Steps that the replay did not make are passed over: nothing is asked of them.
-                apart = seen.apart(self._replayed[record.step]) if record.step in self._replayed else NOTHING
-                self._expected[record.step] = apart.largest(self._expected.get(record.step - 1, NOTHING))
+                self._measured[record.step] = self._follow(record, *self._both)
                 self._next = record.step + 1
-        return self._twin
+            return self._both
 
     def _start(self, origin: int) -> None:
-        with preserved():
-            self._twin = self._twin or self._build()
-            self._twin.restore(self._run.checkpoint(origin))
-        generator = torch.Generator().manual_seed(origin)
-        for value in self._twin.parameters.values():
+        self._both = self._both or (_Follower(self._build()), _Follower(self._build()))
+        start = self._run.checkpoint(origin)
+        for one in self._both:
+            one.trajectory.restore(start)
+        self._move(self._both[1].trajectory, MOVES[0], origin)
+        self._origin, self._next, self._measured = origin, origin, {}
+        self._usual, self._kink, self._lost = NOTHING, 0.0, 0.0
+
+    def _follow(self, record: StepRecord, first: _Follower, second: _Follower) -> Measured:
+        """Make a step with both; afterwards the first is the nearer to the record."""
+        recorded, batches = _recorded(record), self._run.batches(record)
+        for one in (first, second):
+            one.before = one.trajectory.checkpoint(record.step)
+            one.seen = self._advance(one.trajectory, record, batches)
+        spread = second.seen.apart(first.seen)
+        if second.seen.apart(recorded).state < first.seen.apart(recorded).state:
+            _exchange(first, second)
+        self._usual = self._usual._replace(loss=max(self._usual.loss, spread.loss))
+        if max(spread.state, first.seen.apart(recorded).state) > self._near:
+            self._try_again(record, batches, first)
+        nearest = first.seen.apart(recorded)
+        if spread.state > self._near:  # the second is on another side of a kink
+            self._kink = max(self._kink, spread.state)
+            second.trajectory.restore(first.trajectory.checkpoint(record.step))
+            self._move(second.trajectory, MOVES[0], record.step)
+        else:
+            self._learn(spread.state)
+        explained = self._explained()
+        if self._near < nearest.state <= explained.state:  # a kink that could not be made again: it grows from here
+            self._lost = max(self._lost, nearest.state)
+        return Measured(nearest, explained)
+
+    def _explained(self) -> Seen:
+        state, loss = self._usual
+        least = max(self.plain, SAFETY * self._lost)
+        return Seen(max(least, SAFETY * state, KINKS * self._kink), max(least, SAFETY * loss))
+
+    @property
+    def _near(self) -> float:
+        """Up to which difference two states lie on the same side of all kinks."""
+        return max(self.unit / 2, LEAST, NEAR * max(self._usual.state, self._lost))
+
+    def _learn(self, state: float) -> None:
+        self._usual = self._usual._replace(state=max(self._usual.state, state))
+
+    def _try_again(self, record: StepRecord, batches: list[Batch], one: _Follower) -> None:
+        """Make a step from weights moved in other ways, until the state is near the record; go on from the nearest.
+
+        How far the first of these states are from each other is how far apart states on one side of all kinks are: the
+        lower quartile, since some may be on another side.
+        """
+        recorded, start, near = _recorded(record), one.before, self._near / 2
+        assert start is not None
+        best, after = one.seen, one.trajectory.checkpoint(record.step)
+        states = [one.seen.state]
+        for trial in range(TRIALS):
+            if trial >= FIRST_TRIALS and best.apart(recorded).state <= near:
+                break
+            one.trajectory.restore(start)
+            move = MOVES[0 if trial < FIRST_TRIALS else trial % len(MOVES)]
+            self._move(one.trajectory, move, 1 + trial + TRIALS * record.step)
+            moved = one.trajectory.checkpoint(record.step)
+            seen = self._advance(one.trajectory, record, batches)
+            states.append(seen.state)
+            if seen.apart(recorded).state < best.apart(recorded).state:
+                best, after = seen, one.trajectory.checkpoint(record.step)
+                start = moved if trial >= FIRST_TRIALS else start  # several kinks, one after the other
+        apart = sorted(relative(x, y) for x, y in itertools.combinations(states[: 1 + FIRST_TRIALS], 2))
+        self._learn(apart[len(apart) // 4])
+        self._kink = max(self._kink, apart[-1] if apart[-1] > self._near else 0.0)
+        one.trajectory.restore(after)
+        one.seen = best
+
+    @staticmethod
+    def _advance(trajectory: Trajectory, record: StepRecord, batches: list[Batch]) -> Seen:
+        losses = trajectory.advance(record, batches)
+        return Seen(state_after(trajectory, record), float("nan") if record.loss is None else step_loss(record, losses))
+
+    def _move(self, trajectory: Trajectory, roundings: int, seed: int) -> None:
+        """Move every weight by some roundings, up or down."""
+        generator = torch.Generator().manual_seed(seed)
+        for value in trajectory.parameters.values():
             if value.is_floating_point():
                 signs = torch.randint(2, value.shape, generator=generator).to(value).mul_(2).sub_(1)
-                value.addcmul_(value, signs, value=TWIN_MOVES * max(self.unit, float(torch.finfo(value.dtype).eps)))
-        self._origin, self._next, self._expected = origin, origin, {}
+                unit = max(self.unit, float(torch.finfo(value.dtype).eps))
+                value.addcmul_(value, signs, value=roundings * unit)
+
+
+def _recorded(record: StepRecord) -> Seen:
+    return Seen(record.state, float("nan") if record.loss is None else record.loss)
+
+
+def _exchange(first: _Follower, second: _Follower) -> None:
+    before = dict(vars(first))
+    vars(first).update(vars(second))
+    vars(second).update(before)
 
 
 def unit_of_rounding(values: Iterable[Tensor], machines: Iterable[Mapping[str, object]]) -> float:
@@ -165,8 +283,8 @@ def step_loss(record: StepRecord, losses: Sequence[Tensor]) -> float:
 
 
 def relative(given: float, expected: float) -> float:
-    """Relative difference of two numbers; 0 only where they are equal."""
-    if given == expected:
+    """Relative difference of two numbers; 0 only where they are equal, or both are NaN."""
+    if given == expected or (math.isnan(given) and math.isnan(expected)):
         return 0.0
     return abs(given - expected) / max(abs(expected), 1e-300)
 
