@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
@@ -17,7 +17,7 @@ from hydragrad.randomness import preserved
 from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.elsewhere import Elsewhere
-from hydragrad.replay.fingerprints import batch_digest
+from hydragrad.replay.fingerprints import batch_digest, same_batch
 from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
 from hydragrad.replay.outside_state import OUTSIDE_STATE, refuse_outside_state
 from hydragrad.replay.replay import Replay
@@ -77,6 +77,7 @@ class Recording:
         self.loss_weights: Tensor | None = None
         self.repeated: set[int] = set()
         self._seen_digests: dict[tuple[int, int], int] = {}
+        self._warned_of_data = False
         self._reported_losses = ReportedLosses()
         self.device = next(model.parameters()).device
         self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
@@ -121,17 +122,35 @@ class Recording:
         batches = []
         for number, part in enumerate(record.micro_batches):
             data = self._data(record, part)
-            digest = batch_digest(data) if self.same_machine else None
-            # Where the loop did not show the batch, it must be what it was when it was first fetched.
-            recorded = self._seen_digests.setdefault((record.step, number), digest) if digest is not None else None
-            if digest != (recorded if part.digest is None else part.digest) and self.same_machine:
-                raise ReplayMismatch(
-                    f"The batch of step {record.step} (samples {part.indices[:3]}, ...) holds other data than it was "
-                    f"trained on. Open the run with the data set, labels, collate_fn and augmentation that it was "
-                    f"recorded with."
-                )
+            self._require_same_batch(record, number, batch_digest(data))
             batches.append(Batch(data, len(part), part.seed))
         return batches
+
+    def _require_same_batch(self, record: StepRecord, number: int, digest: int) -> None:
+        """Compare a micro-batch with what the loop showed, and with what was fetched first."""
+        part = record.micro_batches[number]
+        fetched = self._seen_digests.setdefault((record.step, number), digest)
+        recorded = fetched if part.digest is None else part.digest
+        if not same_batch(fetched, digest) or not same_batch(recorded, digest, rounded=self._rounds_data):
+            raise ReplayMismatch(
+                f"The batch of step {record.step} (samples {part.indices[:3]}, ...) holds other data than it was "
+                f"trained on. Open the run with the data set, labels, collate_fn and augmentation that it was "
+                f"recorded with."
+            )
+        if not same_batch(recorded, digest) and not self._warned_of_data:
+            self._warned_of_data = True
+            warnings.warn(
+                f"Floating-point data of step {record.step} differ to the bit from the recorded ones, and labels and "
+                f"other integers agree: augmentation rounds otherwise on this machine, or data were changed. Steps are "
+                f"held to their recorded states all the same.",
+                stacklevel=2,
+            )
+
+    @property
+    def _rounds_data(self) -> bool:
+        """Whether code of the data set's own makes the data, on another machine than the recording's."""
+        stored = self.manifest.store_batches or (type(self.train_set) is TensorDataset and self.collate_fn is None)
+        return not self.same_machine and not stored
 
     def _data(self, record: StepRecord, part: MicroBatch) -> Any:
         return fetch_micro_batch(

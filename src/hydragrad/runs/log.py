@@ -65,7 +65,7 @@ class MicroBatch:
         batch_seed: What random augmentation of the batch was seeded with.
         seed: What the forward pass was seeded with.
         coefficients: Derivatives of the step's loss by the per-sample losses: one for all, or one for each.
-        digest: CRC-32 of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
+        digest: Of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
     """
 
     indices: list[int]
