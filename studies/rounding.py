@@ -264,7 +264,7 @@ def measure(run: hg.Recording, fault: Fault | None, begins: int) -> dict[str, An
         for record in run.steps:
             trajectory.advance(record, faulty.batches(record))
             drift = relative(trajectory.state_number(), record.state)
-            apart, explained = followers.at_step(0, record.step)
+            apart, explained = followers.at_step(0, record.step, trajectory.state_number())
             share = Seen(apart.state / explained.state, apart.loss / explained.loss)
             if fault is None:
                 largest, shares = max(largest, drift), shares.largest(share)

@@ -23,9 +23,6 @@ from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 
-PLAIN_AT_CHECKPOINTS = 1024
-"""Relative difference of weights in units of rounding up to which nothing is measured: steps are held to less."""
-
 DRIFT_TOLERANCE = 0.05
 """Largest relative difference of the weights at the end of a segment, even where rounding explains it."""
 
@@ -59,13 +56,13 @@ class Elsewhere:
         """
         compared = record.loss if self._losses.wanted else None
         loss = 0.0 if compared is None else relative(step_loss(record, losses), compared)
-        plain = self._followers.plain
-        if relative(state_after(trajectory, record), record.state) <= plain and loss <= plain:
+        plain, state = self._followers.plain, state_after(trajectory, record)
+        if relative(state, record.state) <= plain and loss <= plain:
             if compared is not None:
                 self._losses.agreed(record.step)
             return
-        apart, explained = self._followers.at_step(self._origin_of(trajectory.restored), record.step)
-        same_loss = None if compared is None else apart.loss <= explained.loss
+        apart, explained = self._followers.at_step(self._origin_of(trajectory.restored), record.step, state)
+        same_loss = None if compared is None else min(loss, apart.loss) <= explained.loss
         if not apart.state <= explained.state:
             raise ReplayMismatch(
                 f"Replaying step {record.step} gives another state than was recorded: the relative difference is "
@@ -77,7 +74,7 @@ class Elsewhere:
         elif same_loss is False and self._losses.established:
             raise ReplayMismatch(
                 f"Replaying step {record.step} gives another loss than the loop reported ({record.loss:.6g}): the "
-                f"relative difference is {apart.loss:.1e}, and rounding on another machine explains up to "
+                f"relative difference is {min(loss, apart.loss):.1e}, and rounding on another machine explains up to "
                 f"{explained.loss:.1e} in this run. {cause_of_jump(record, same_loss=False)} {REMEDY}"
             )
         elif same_loss is False:
@@ -91,7 +88,7 @@ class Elsewhere:
         """
         apart = relative_differences(parts_of(trajectory.checkpoint(recorded.step)), parts_of(recorded))
         drift = apart["weights"]
-        if not all(value <= PLAIN_AT_CHECKPOINTS * self._followers.unit for value in apart.values()):
+        if not all(value <= self._followers.plain_at_checkpoint for value in apart.values()):
             apart, explained = self._followers.at_checkpoint(self._origin_of(trajectory.restored), recorded)
             for part, difference in apart.items():
                 if not difference <= explained[part]:

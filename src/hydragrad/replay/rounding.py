@@ -31,6 +31,9 @@ from hydragrad.runs.log import StepRecord
 PLAIN_ROUNDINGS = 8
 """Relative difference in units of rounding up to which nothing is measured."""
 
+PLAIN_AT_CHECKPOINT = 1024
+"""The same of a checkpoint's parts, whose L2 differences do not cancel as those of norms do."""
+
 MOVES = 4, 16, 64
 """How far weights are moved, in units of rounding of each: a follower's at the start by the first."""
 
@@ -42,6 +45,9 @@ NEAR = 4
 
 KINKS = 4
 """How many times the largest jump at a kink so far another one may be."""
+
+LOSSES = 64
+"""How much further losses may be, at first, from those of a record that the followers lost."""
 
 LEAST = 2.0**-46
 """Smallest difference that is looked into: the number over a state is rounded itself."""
@@ -120,7 +126,9 @@ class Followers:
         self._run, self._build, self.unit = run, build, unit
         self._both: tuple[_Follower, _Follower] | None = None
         self._measured: dict[int, Measured] = {}
-        self._usual, self._kink, self._lost = NOTHING, 0.0, 0.0
+        self._unmoved: dict[int, float] = {}
+        self._moved = False
+        self._usual, self._kink, self._lost, self._lost_loss = NOTHING, 0.0, 0.0, 0.0
         self._origin, self._next = -1, -1
 
     @property
@@ -128,24 +136,32 @@ class Followers:
         """Relative difference up to which nothing is measured."""
         return max(PLAIN_ROUNDINGS * self.unit, LEAST)
 
-    def at_step(self, origin: int, step: int) -> Measured:
+    @property
+    def plain_at_checkpoint(self) -> float:
+        """Relative L2 difference up to which nothing is measured."""
+        return PLAIN_AT_CHECKPOINT * self.unit
+
+    def at_step(self, origin: int, step: int, replayed: float) -> Measured:
         """Compare the record of a step with the followers.
 
         Args:
             origin: The step whose recorded state they start from.
             step: At or after the origin.
+            replayed: The replay's own number over the state, which must be that of a follower that was never moved.
 
         Cost: twice the steps from the origin, or from where this was last called.
         """
         self._go_to(origin, step + 1)
-        return self._measured[step]
+        apart, explained = self._measured[step]
+        own = relative(replayed, self._unmoved.get(step, replayed))
+        return Measured(apart if own <= self.plain else apart._replace(state=own), explained)
 
     def at_checkpoint(self, origin: int, recorded: Checkpoint) -> tuple[dict[str, float], dict[str, float]]:
         """Compare a checkpoint with the followers; relative L2 differences by part, and what rounding explains."""
         first, second = (parts_of(one.trajectory.checkpoint(0)) for one in self._go_to(origin, recorded.step))
         apart, spread = relative_differences(first, parts_of(recorded)), relative_differences(second, first)
         lost = SAFETY**2 * self._lost
-        return apart, {part: max(self.plain, SAFETY * spread.get(part, 0.0), lost) for part in apart}
+        return apart, {part: max(self.plain_at_checkpoint, SAFETY * spread.get(part, 0.0), lost) for part in apart}
 
     def _go_to(self, origin: int, stop: int) -> tuple[_Follower, _Follower]:
         with preserved():
@@ -164,7 +180,8 @@ class Followers:
             one.trajectory.restore(start)
         self._move(self._both[1].trajectory, MOVES[0], origin)
         self._origin, self._next, self._measured = origin, origin, {}
-        self._usual, self._kink, self._lost = NOTHING, 0.0, 0.0
+        self._unmoved, self._moved = {}, False
+        self._usual, self._kink, self._lost, self._lost_loss = NOTHING, 0.0, 0.0, 0.0
 
     def _follow(self, record: StepRecord, first: _Follower, second: _Follower) -> Measured:
         """Make a step with both; afterwards the first is the nearer to the record."""
@@ -172,9 +189,12 @@ class Followers:
         for one in (first, second):
             one.before = one.trajectory.checkpoint(record.step)
             one.seen = self._advance(one.trajectory, record, batches)
+        if not self._moved:
+            self._unmoved[record.step] = first.seen.state
         spread = second.seen.apart(first.seen)
-        if second.seen.apart(recorded).state < first.seen.apart(recorded).state:
+        if second.seen.apart(recorded).state < first.seen.apart(recorded).state > self._near:
             _exchange(first, second)
+            self._moved = True
         self._usual = self._usual._replace(loss=max(self._usual.loss, spread.loss))
         if max(spread.state, first.seen.apart(recorded).state) > self._near:
             self._try_again(record, batches, first)
@@ -188,12 +208,14 @@ class Followers:
         explained = self._explained()
         if self._near < nearest.state <= explained.state:  # a kink that could not be made again: it grows from here
             self._lost = max(self._lost, nearest.state)
+        if self._lost and nearest.loss <= explained.loss:
+            self._lost_loss = max(self._lost_loss, nearest.loss)
         return Measured(nearest, explained)
 
     def _explained(self) -> Seen:
-        state, loss = self._usual
-        least = max(self.plain, SAFETY * self._lost)
-        return Seen(max(least, SAFETY * state, KINKS * self._kink), max(least, SAFETY * loss))
+        state = max(self.plain, SAFETY * max(self._usual.state, self._lost), KINKS * self._kink)
+        loss = max(self.plain, SAFETY * max(self._usual.loss, self._lost_loss), LOSSES * self._lost)
+        return Seen(state, loss)
 
     @property
     def _near(self) -> float:
@@ -222,8 +244,8 @@ class Followers:
             moved = one.trajectory.checkpoint(record.step)
             seen = self._advance(one.trajectory, record, batches)
             states.append(seen.state)
-            if seen.apart(recorded).state < best.apart(recorded).state:
-                best, after = seen, one.trajectory.checkpoint(record.step)
+            if seen.apart(recorded).state < best.apart(recorded).state > near:
+                best, after, self._moved = seen, one.trajectory.checkpoint(record.step), True
                 start = moved if trial >= FIRST_TRIALS else start  # several kinks, one after the other
         apart = sorted(relative(x, y) for x, y in itertools.combinations(states[: 1 + FIRST_TRIALS], 2))
         self._learn(apart[len(apart) // 4])
