@@ -2,7 +2,7 @@
 
 Another machine is stood in for by what is at hand: torch's kernels without vector instructions, convolutions without
 oneDNN, two threads. A run is recorded there, in a process of its own, and replayed here; no difference may be larger
-than what the twin of the replay explains. Faults begin at one step of the replay, on kernels other than the recording's.
+than what rounding explains. Faults begin at one step of the replay, on kernels other than the recording's.
 """
 
 import os
@@ -28,7 +28,8 @@ from hydragrad.derivatives import Batch
 from hydragrad.models import LeNet5
 from hydragrad.progress import bar, quiet
 from hydragrad.replay.backend import backend
-from hydragrad.replay.rounding import Followers, Seen, relative, unit_of_rounding
+from hydragrad.replay.differences import relative
+from hydragrad.replay.rounding import Followers, Seen, unit_of_rounding
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
@@ -183,7 +184,7 @@ def loss(model: nn.Module, batch: Any) -> Tensor:
     return losses if factor == 1 else factor * losses + (1 - factor) * losses.detach()
 
 
-def record(name: str, path: Path, steps: int) -> None:
+def record(name: str, path: str, steps: int) -> None:
     """Record a subject with the kernels of this process; one segment."""
     torch.set_num_threads(int(os.environ.get("STUDY_THREADS", "1")))
     torch.manual_seed(0)
@@ -194,7 +195,7 @@ def record(name: str, path: Path, steps: int) -> None:
     order = torch.cat([torch.randperm(SAMPLES, generator=generator) for _ in range(-(-steps // PER_EPOCH))])
     with (
         backend({"mkldnn": os.environ.get("STUDY_MKLDNN", "1") == "1"}),
-        hg.Recorder(path, model, optimizer, loss, data, checkpoint_every=steps) as recorder,
+        hg.Recorder(Path(path), model, optimizer, loss, data, checkpoint_every=steps) as recorder,
     ):
         for indices in order.split(BATCH_SIZE)[:steps]:
             batch = data[indices]
@@ -209,7 +210,7 @@ def record(name: str, path: Path, steps: int) -> None:
 def recorded_on(machine: str, name: str, path: Path, steps: int) -> hg.Recording:
     """The run of a subject, recorded by a process of its own, opened with the kernels of this one."""
     if not (path / "manifest.json").exists() or read_manifest(path).status != "completed":
-        call = f"from pathlib import Path; from studies.rounding import record; record({name!r}, Path({str(path)!r}), {steps})"
+        call = f"from studies.rounding import record; record({name!r}, {str(path)!r}, {steps})"
         subprocess.run([sys.executable, "-c", call], check=True, env=os.environ | MACHINES[machine])
         manifest = read_manifest(path)
         as_here = {"threads": 1, "backend": manifest.machine["backend"] | {"mkldnn": True}}

@@ -253,13 +253,13 @@ def test_other_data_than_fetched_first_are_refused_on_any_machine(tmp_path, move
     moved()
     run = opened(tmp_path / "run", build(), data := Rounded(1.0))
     data.by = 1 + 2.0**-22
-    with pytest.raises(ReplayMismatch, match="The batch of step 0 .*holds other data"):
+    with pytest.raises(ReplayMismatch, match=r"The batch of step 0 .*holds other data"):
         run.batches(run.steps[0])
 
 
 def test_data_that_no_code_makes_are_compared_to_the_bit(far):
     far.train_set.tensors[0].mul_(1 + 2.0**-22)
-    with pytest.raises(ReplayMismatch, match="The batch of step 1 .*holds other data"):
+    with pytest.raises(ReplayMismatch, match=r"The batch of step 1 .*holds other data"):
         far.batches(far.steps[1])
 
 

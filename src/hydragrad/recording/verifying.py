@@ -15,8 +15,8 @@ from hydragrad.errors import ReplayMismatch
 from hydragrad.randomness import preserved
 from hydragrad.recording.autocast import refusing_autocast
 from hydragrad.replay.causes import StepSeen, cause_of_other_step
+from hydragrad.replay.differences import relative_difference
 from hydragrad.replay.fingerprints import batch_digest, same_batch
-from hydragrad.replay.rounding import relative_difference
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord

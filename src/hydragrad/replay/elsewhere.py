@@ -10,15 +10,9 @@ from torch import Tensor
 
 from hydragrad.errors import ReplayMismatch
 from hydragrad.replay.causes import cause_of_jump
+from hydragrad.replay.differences import parts_of, relative, relative_differences
 from hydragrad.replay.reported_losses import ReportedLosses
-from hydragrad.replay.rounding import (
-    Followers,
-    parts_of,
-    relative,
-    relative_differences,
-    state_after,
-    step_loss,
-)
+from hydragrad.replay.rounding import Followers, state_after, step_loss
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
@@ -100,7 +94,7 @@ class Elsewhere:
         if not drift <= DRIFT_TOLERANCE:
             raise ReplayMismatch(
                 f"Rounding took the replayed weights before step {recorded.step} {drift:.1e} (relative L2) from the "
-                f"recorded ones; more than {DRIFT_TOLERANCE} is too much to stand for the run. Attribute on the machine "
-                f"of the recording, or record with checkpoints closer together (checkpoint_every)."
+                f"recorded ones; more than {DRIFT_TOLERANCE} is too much to stand for the run. Attribute on the "
+                f"recording's machine, or record with checkpoints closer together (checkpoint_every)."
             )
         return drift

@@ -8,8 +8,9 @@ from torch import Tensor
 from hydragrad.derivatives import Batch
 from hydragrad.errors import ReplayMismatch
 from hydragrad.replay.causes import cause_of_other_state
+from hydragrad.replay.differences import relative, relative_difference
 from hydragrad.replay.elsewhere import Elsewhere
-from hydragrad.replay.rounding import relative, relative_difference, state_after
+from hydragrad.replay.rounding import state_after
 from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord

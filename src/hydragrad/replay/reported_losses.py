@@ -1,4 +1,4 @@
-"""Losses that a loop reported, where they are those of its steps: a mean over the epoch, or one cut to four digits, is not.
+"""Whether the losses that a loop reported are those of its steps: a mean over the epoch, or four digits, are not.
 
 Which it is shows in how they begin: three steps in a row whose reported losses are the replayed ones.
 """

@@ -1,19 +1,19 @@
 """What rounding does to a run: how far a replay on another machine may be from the record.
 
-Kernels of another machine round otherwise, and a run carries on every rounding, amplified. How much is a property of the
-run: little where it is smooth, much where Adam divides small gradients by their own size. Where a network has kinks, a
-rounding decides now and then on which side of one a unit is, and the gradient jumps.
+Kernels of another machine round otherwise, and a run carries on every rounding, amplified. How much is a property of
+the run: little where it is smooth, much where Adam divides small gradients by their own size. Where a network has
+kinks, a rounding decides now and then on which side of one a unit is, and the gradient jumps.
 
-So it is measured. Two followers make the steps of the replay once more, from weights that are moved by a rounding. What
-tells them from each other is rounding. Where the record leaves both of them, the step is tried again from weights moved
-in other ways, to see whether one of them takes the record's side of a kink; a follower goes on from there. A record that
-is not reached in this way differs for another reason.
+So it is measured. Two followers make the steps of the replay once more, one from weights that are moved by a rounding.
+Their difference is rounding. Where the record leaves both, the step is tried again from weights moved in other ways, to
+see whether one of them takes the record's side of a kink; a follower goes on from there. Where that can't be found and
+the jump is no larger than others at kinks, the record counts as lost: differences may grow from there. A record that is
+further away differs for another reason.
 
 Followers are made only where a replay differs by more than a few roundings, and go up to the step in question.
 """
 
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -23,13 +23,16 @@ from torch import Tensor
 
 from hydragrad.derivatives import Batch
 from hydragrad.randomness import preserved
+from hydragrad.replay.differences import parts_of, relative, relative_differences
 from hydragrad.replay.fingerprints import first_trained_norm
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 
 PLAIN_ROUNDINGS = 8
-"""Relative difference in units of rounding up to which nothing is measured."""
+"""Relative difference in units of rounding up to which nothing is measured; at most PLAIN_AT_MOST."""
+
+PLAIN_AT_MOST = 1e-3
 
 PLAIN_AT_CHECKPOINT = 1024
 """The same of a checkpoint's parts, whose L2 differences do not cancel as those of norms do."""
@@ -55,11 +58,8 @@ LEAST = 2.0**-46
 FIRST_TRIALS, TRIALS = 6, 32
 """How often a step is tried again, at least and at most."""
 
-TF32 = 2.0**-11
-"""Unit of rounding of a GPU that multiplies float32 numbers with ten bits."""
-
-Parts = dict[str, dict[str, Tensor]]
-"""What is compared of a checkpoint: weights, buffers, and each kind of optimizer state, by name."""
+TF32 = 2.0**-17
+"""Unit of rounding of a GPU that multiplies float32 numbers with ten bits: sums average the errors of products."""
 
 
 class RecordedRun(Protocol):
@@ -134,12 +134,12 @@ class Followers:
     @property
     def plain(self) -> float:
         """Relative difference up to which nothing is measured."""
-        return max(PLAIN_ROUNDINGS * self.unit, LEAST)
+        return min(max(PLAIN_ROUNDINGS * self.unit, LEAST), PLAIN_AT_MOST)
 
     @property
     def plain_at_checkpoint(self) -> float:
         """Relative L2 difference up to which nothing is measured."""
-        return PLAIN_AT_CHECKPOINT * self.unit
+        return min(PLAIN_AT_CHECKPOINT * self.unit, 10 * PLAIN_AT_MOST)
 
     def at_step(self, origin: int, step: int, replayed: float) -> Measured:
         """Compare the record of a step with the followers.
@@ -302,41 +302,3 @@ def step_loss(record: StepRecord, losses: Sequence[Tensor]) -> float:
     """A step's loss from its per-sample losses."""
     parts = zip(record.micro_batches, losses, strict=True)
     return sum(float(part.weighted(own.detach().double()).sum()) for part, own in parts)
-
-
-def relative(given: float, expected: float) -> float:
-    """Relative difference of two numbers; 0 only where they are equal, or both are NaN."""
-    if given == expected or (math.isnan(given) and math.isnan(expected)):
-        return 0.0
-    return abs(given - expected) / max(abs(expected), 1e-300)
-
-
-def parts_of(checkpoint: Checkpoint) -> Parts:
-    """A checkpoint's floating tensors, by part and name; the optimizer's counters are left out."""
-    parts: Parts = {"weights": dict(checkpoint.parameters), "buffers": dict(checkpoint.buffers)}
-    for name, entries in checkpoint.optimizer.items():
-        for key, value in entries.items():
-            if isinstance(value, Tensor) and value.dim():
-                parts.setdefault(f"the optimizer's {key}", {})[name] = value
-    return {
-        part: {name: value for name, value in values.items() if value.is_floating_point()}
-        for part, values in parts.items()
-    }
-
-
-def relative_differences(given: Parts, expected: Parts) -> dict[str, float]:
-    """Relative L2 distance of each part; infinite where only one has it."""
-    return {
-        part: relative_difference(given[part], values) if given.get(part, {}).keys() == values.keys() else math.inf
-        for part, values in expected.items()
-    }
-
-
-def relative_difference(given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> float:
-    """Relative L2 distance of two sets of named tensors; 0 only where they are equal to the bit."""
-    distance = scale = 0.0
-    for name, value in expected.items():
-        value = value.double().cpu()
-        distance += float((given[name].double().cpu() - value).square().sum())
-        scale += float(value.square().sum())
-    return math.sqrt(distance / scale) if scale > 0 else math.sqrt(distance)
