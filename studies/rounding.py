@@ -211,7 +211,8 @@ def recorded_on(machine: str, name: str, path: Path, steps: int) -> hg.Recording
     """The run of a subject, recorded by a process of its own, opened with the kernels of this one."""
     if not (path / "manifest.json").exists() or read_manifest(path).status != "completed":
         call = f"from studies.rounding import record; record({name!r}, {str(path)!r}, {steps})"
-        subprocess.run([sys.executable, "-c", call], check=True, env=os.environ | MACHINES[machine])
+        there = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))} | MACHINES[machine]
+        subprocess.run([sys.executable, "-c", call], check=True, env=there)
         manifest = read_manifest(path)
         as_here = {"threads": 1, "backend": manifest.machine["backend"] | {"mkldnn": True}}
         write_manifest(path, replace(manifest, machine=manifest.machine | as_here | {"processor": machine}))
@@ -339,7 +340,7 @@ def rounding(
         most = [
             max(getattr(row, name) for row in own) for name in ("state", "state_share", "loss_share", "parts_share")
         ]
-        lines.append([subject, f"{most[0]:.0e}", *(f"{value:.2f}" for value in most[1:])])
+        lines.append([subject, f"{most[0]:.1e}", *(f"{value:.2f}" for value in most[1:])])
     columns(
         f"Rounding of {len(MACHINES)} other machines, {steps} steps from a checkpoint",
         ["", "state apart", "share", "of losses", "of a checkpoint"],

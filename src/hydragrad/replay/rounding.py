@@ -50,7 +50,7 @@ KINKS = 4
 """How many times the largest jump at a kink so far another one may be."""
 
 LOSSES = 64
-"""How much further losses may be, at first, from those of a record that the followers lost."""
+"""How much further losses may be apart than states, of which norms cancel much."""
 
 LEAST = 2.0**-46
 """Smallest difference that is looked into: the number over a state is rounded itself."""
@@ -214,7 +214,9 @@ class Followers:
 
     def _explained(self) -> Seen:
         state = max(self.plain, SAFETY * max(self._usual.state, self._lost), KINKS * self._kink)
-        loss = max(self.plain, SAFETY * max(self._usual.loss, self._lost_loss), LOSSES * self._lost)
+        loss = max(
+            self.plain, SAFETY * max(self._usual.loss, self._lost_loss), LOSSES * max(self._lost, self._usual.state)
+        )
         return Seen(state, loss)
 
     @property
