@@ -146,7 +146,7 @@ class RoundingRow:
         state: Largest relative difference of the number over the state; with a fault, at the step where it begins.
         state_share: The largest share of what is expected; with a fault, at that step.
         loss_share: The same of losses.
-        parts_share: The same of weights, buffers and optimizer states at the end; NaN with a fault.
+        parts_share: The same of weights, buffers and optimizer states at the end; 0 with a fault.
         noticed: After how many steps a fault is beyond what is expected of states or losses; -1: not at all.
     """
 
@@ -257,7 +257,7 @@ class Faulty:
 def measure(run: hg.Recording, fault: Fault | None, begins: int) -> dict[str, Any]:
     """Follow a run to its end, or up to where a fault is noticed; the measurements of its row."""
     faulty = Faulty(run, fault or Fault(), begins)
-    largest, shares, parts = 0.0, Seen(0.0, 0.0), float("nan")
+    largest, shares, parts = 0.0, Seen(0.0, 0.0), 0.0
     with run.replay() as replay:
         trajectory = replay.trajectory
         unit = unit_of_rounding(trajectory.parameters.values(), [])

@@ -49,7 +49,7 @@ NEAR = 4
 KINKS = 4
 """How many times the largest jump at a kink so far another one may be."""
 
-LOSSES = 64
+LOSSES = 256
 """How much further losses may be apart than states, of which norms cancel much."""
 
 LEAST = 2.0**-46
