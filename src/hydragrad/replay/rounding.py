@@ -52,6 +52,9 @@ KINKS = 4
 LOSSES = 256
 """How much further losses may be apart than states, of which norms cancel much."""
 
+PARTS = 1024
+"""The same of the parts of a checkpoint."""
+
 LEAST = 2.0**-46
 """Smallest difference that is looked into: the number over a state is rounded itself."""
 
@@ -160,7 +163,7 @@ class Followers:
         """Compare a checkpoint with the followers; relative L2 differences by part, and what rounding explains."""
         first, second = (parts_of(one.trajectory.checkpoint(0)) for one in self._go_to(origin, recorded.step))
         apart, spread = relative_differences(first, parts_of(recorded)), relative_differences(second, first)
-        lost = SAFETY**2 * self._lost
+        lost = PARTS * self._lost
         return apart, {part: max(self.plain_at_checkpoint, SAFETY * spread.get(part, 0.0), lost) for part in apart}
 
     def _go_to(self, origin: int, stop: int) -> tuple[_Follower, _Follower]:
