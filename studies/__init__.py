@@ -17,6 +17,7 @@ convergence         convergence: after how many runs a ranking of samples conver
 hara                single removals, the protocol of SGD-influence
 dattri              random halves and removals on dattri's settings
 bae                 random halves on SOURCE's setting
+rounding            what rounding of other machines does to a replay, and how far faults are beyond it
 
 What they share:
 

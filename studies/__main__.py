@@ -16,6 +16,7 @@ from studies.extremes_tables import table1, table2
 from studies.figure1 import figure1
 from studies.hara import hara
 from studies.label_errors import label_errors
+from studies.rounding import rounding
 from studies.table4 import table4
 from studies.trust import trust
 from studies.weights import weights
@@ -29,7 +30,7 @@ app = typer.Typer(
 
 STUDIES: tuple[Callable[..., None], ...] = (
     *(figure1, table1, table2, table4, damping, weights, accuracy),
-    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae),
+    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding),
 )
 for study in STUDIES:
     app.command()(study)

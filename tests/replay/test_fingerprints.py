@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hydragrad.replay.fingerprints import WHOLE_BYTES, batch_digest, state_number, state_of
+from hydragrad.replay.fingerprints import WHOLE_BYTES, batch_digest, same_batch, state_number, state_of
 
 
 def trained(kind=torch.optim.Adam, **options):
@@ -91,3 +91,21 @@ def test_of_a_large_batch_a_sample_is_digested():
 def test_transposed_and_unaligned_tensors_are_digested_by_value():
     x = torch.randn(4, 3)
     assert batch_digest(x.T) == batch_digest(x.T.contiguous())
+
+
+def test_labels_and_shapes_are_compared_where_numbers_may_be_rounded():
+    x, y = torch.randn(4, 3), torch.arange(4)
+    batch = batch_digest([x, y])
+    assert same_batch(batch, batch_digest([x.clone(), y.clone()]))
+    rounded = batch_digest([x * (1 + 2**-20), y])
+    assert not same_batch(batch, rounded)
+    assert same_batch(batch, rounded, rounded=True)
+    for other in ([x, y + 1], [x[:, :2], y], [x.double(), y], [x, y, 1]):
+        assert not same_batch(batch, batch_digest(other), rounded=True)
+
+
+def test_digests_without_that_of_integers_are_compared_whole():
+    x = torch.randn(4, 3)
+    earlier = batch_digest([x]) & 0xFFFFFFFF
+    assert same_batch(earlier, batch_digest([x]))
+    assert not same_batch(earlier, batch_digest([2 * x]), rounded=True)

@@ -10,7 +10,6 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import RecordingMismatch, ReplayMismatch, RunDamaged
-from hydragrad.replay import replay as replaying
 from hydragrad.runs.manifest import read_manifest, write_manifest
 from hydragrad.runs.stored_batches import batch_path
 from recording.toys import STEPS, build, digest, loss, same_weights, samples, sgd, take_step, train
@@ -48,7 +47,7 @@ def elsewhere(path, **facts):
     write_manifest(path, dataclasses.replace(manifest, machine=manifest.machine | facts))
 
 
-@pytest.mark.parametrize("fact", ["torch", "processor", "device"])
+@pytest.mark.parametrize("fact", ["torch", "processor", "device", "vector instructions"])
 def test_each_fact_that_decides_the_bits_is_warned_of(run, fact):
     elsewhere(run, **{fact: "abacus"})
     with pytest.warns(UserWarning, match=f"not the machine of the recording .{fact}: 'abacus' then"):
@@ -118,20 +117,11 @@ def through(run):
 
 
 def test_drift_is_measured_segment_by_segment(run):
-    drift = through(drifted(run, 1e-3))
-    assert 1e-6 < drift < 1e-2
+    drift = through(drifted(run, 1e-6))
+    assert 1e-9 < drift < 1e-5
     assert hg.attribute(
-        drifted(run, 1e-3), hg.mean_loss(samples(4)), curvature="none"
+        drifted(run, 1e-6), hg.mean_loss(samples(4)), curvature="none"
     ).evidence.replay_drift == pytest.approx(drift, rel=1e-6)
-
-
-def test_too_much_drift_is_an_error(run):
-    far = drifted(run, 3.0)
-    assert replaying.DRIFT_TOLERANCE == 0.05
-    with pytest.raises(ReplayMismatch, match=r"before step 6 differ .*More than 0.05 on another machine is too much"):
-        through(far)
-    with pytest.raises(ReplayMismatch, match=r"More than 0.05 on another machine"):
-        hg.attribute(far, hg.mean_loss(samples(4)), curvature="none")
 
 
 def test_on_the_same_machine_any_difference_names_its_step(recorded):

@@ -16,8 +16,8 @@ from hydragrad.errors import ReplayMismatch
 from hydragrad.randomness import preserved
 from hydragrad.recording.autocast import refusing_autocast
 from hydragrad.replay.causes import StepSeen, cause_of_other_step
-from hydragrad.replay.fingerprints import batch_digest
-from hydragrad.replay.replay import relative_difference
+from hydragrad.replay.differences import relative_difference
+from hydragrad.replay.fingerprints import batch_digest, same_batch
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
@@ -113,7 +113,9 @@ def _seen(
 ) -> StepSeen:
     digests = [part.digest for part in record.micro_batches]
     replayed = {name: value.grad for name, value in trajectory.model.named_parameters() if value.grad is not None}
-    same = [digest == batch_digest(batch.data) for digest, batch in zip(digests, batches, strict=True) if digest]
+    same = [
+        same_batch(digest, batch_digest(batch.data)) for digest, batch in zip(digests, batches, strict=True) if digest
+    ]
     return StepSeen(
         start={name: value.to(after[name].device) for name, value in start.parameters.items()},
         after={name: parameter.detach() for name, parameter in after.items()},

@@ -4,6 +4,10 @@ recording          Recording: opens a run directory
 trajectory         model and optimizer moving along recorded steps
 repeatable         whether a run can be repeated at all
 replay             repeats steps and holds them to the record
+elsewhere          holds a replay on another machine to what rounding explains
+rounding           measures what rounding does to a run
+differences        how far two numbers, or two checkpoints, are apart
+reported_losses    whether the losses that a loop reported are those of its steps
 causes             why a step can't be repeated
 backend            switches of torch, recorded and set again
 machine            threads and processors: where a replay is equal to the bit

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hydragrad.runs.log import StepRecord
+
 PARALLEL = 1e-5
 """Sine of the angle up to which two gradients count as parallel (in float32, whose rounding reaches 1e-6)."""
 ROUNDING = 1e-6
@@ -139,6 +141,22 @@ def cause_of_other_state(difference: float, *, batch_known: bool) -> str:
         "The loss, the data or the code of the model differ from the recording, or they draw on something that is not "
         "seeded, or the loop did something at this step that is not recorded."
     )
+
+
+def cause_of_jump(record: StepRecord, *, same_loss: bool | None) -> str:
+    """What a replay on another machine looks like that departs from the record by more than rounding.
+
+    Args:
+        record: The step.
+        same_loss: Whether the step's loss is the reported one, as far as rounding lets one say; None where none was.
+    """
+    if same_loss:
+        return (
+            "The step's loss is the reported one, so data and loss are the recorded ones up to here, and the loop did "
+            "something after the forward pass that is not recorded: clipping, another regulariser, weights set by hand."
+        )
+    known = "Its batch is the recorded one, so the" if record.shown else "The data or labels, the"
+    return f"{known} loss or the code of the model differ from the recording, or the loop did something not recorded."
 
 
 def _cause_of_unseen_gradient(seen: StepSeen) -> str:

@@ -84,6 +84,13 @@ class ChangedRun(Recording):
             replay.held_until = self._first_touched
             yield replay
 
+    @property
+    def _recorded(self) -> Recording:
+        return self._run
+
+    def _origin_of(self, restored: int) -> int:
+        return 0  # every checkpoint of it was reached from the start
+
     @cached_property
     def _first_touched(self) -> int:
         """The first step that the change can change; the number of steps where there is none."""

@@ -26,6 +26,8 @@ NUMBERS = bool, int, float, complex
 WHOLE_BYTES = 1 << 20
 """Batches up to so many bytes are digested whole, of larger ones elements evenly spaced."""
 
+_MARK = 1 << 64
+
 
 def state_number(tensors: Iterable[Tensor]) -> float:
     """One number over tensors: their norms in float64, each times a factor of its own.
@@ -80,22 +82,46 @@ def state_of(model: nn.Module, optimizers: Iterable[Optimizer]) -> Iterator[Tens
 
 
 def batch_digest(data: Any) -> int:
-    """CRC-32 of a batch: tensors and arrays, their types and shapes, and numbers; of large tensors a sample."""
-    digest = 0
+    """Digest of a batch: tensors and arrays, their types and shapes, and numbers; of large tensors a sample.
+
+    The lower 32 bits are the CRC-32 of everything, the 32 above them that of types, shapes, integers and truth values,
+    which are the same on every machine. The bit above them says that they are there.
+    """
+    everything = unrounded = 0
     for leaf in leaves(data):
-        if isinstance(leaf, NUMBERS):
-            digest = zlib.crc32(repr(leaf).encode(), digest)
-            continue
-        tensor = leaf if isinstance(leaf, Tensor) else _of_array(leaf)
-        if tensor is None:
-            continue
-        digest = zlib.crc32(f"{tensor.dtype}{tuple(tensor.shape)}".encode(), digest)
-        for part in strided_parts(tensor):
-            flat = part.reshape(-1)
-            stride = max(1, -(-flat.numel() * flat.element_size() // WHOLE_BYTES))
-            sample = flat[::stride].cpu().contiguous().view(torch.uint8)
-            digest = zlib.crc32(sample.numpy().data, digest)
-    return digest
+        for part, rounded in _parts_of_leaf(leaf):
+            everything = zlib.crc32(part, everything)
+            unrounded = unrounded if rounded else zlib.crc32(part, unrounded)
+    return _MARK | unrounded << 32 | everything
+
+
+def same_batch(recorded: int, digest: int, *, rounded: bool = False) -> bool:
+    """Whether a batch is the recorded one.
+
+    Args:
+        recorded: Its digest then; earlier versions had the lower 32 bits only.
+        digest: Its digest now.
+        rounded: Whether floating-point numbers may be rounded otherwise.
+    """
+    if (recorded ^ digest) & 0xFFFFFFFF == 0:
+        return True
+    return rounded and recorded & _MARK > 0 and recorded >> 32 == digest >> 32
+
+
+def _parts_of_leaf(leaf: Any) -> Iterator[tuple[Any, bool]]:
+    """Bytes of a leaf, and whether they are of numbers that a machine may round otherwise."""
+    if isinstance(leaf, NUMBERS):
+        yield repr(leaf).encode(), isinstance(leaf, float | complex)
+        return
+    tensor = leaf if isinstance(leaf, Tensor) else _of_array(leaf)
+    if tensor is None:
+        return
+    yield f"{tensor.dtype}{tuple(tensor.shape)}".encode(), False
+    for part in strided_parts(tensor):
+        flat = part.reshape(-1)
+        stride = max(1, -(-flat.numel() * flat.element_size() // WHOLE_BYTES))
+        sample = flat[::stride].cpu().contiguous().view(torch.uint8)
+        yield sample.numpy().data, part.is_floating_point() or part.is_complex()
 
 
 def strided_parts(tensor: Tensor) -> list[Tensor]:

@@ -12,6 +12,9 @@ import torch
 
 from hydragrad.replay.backend import backend_flags
 
+ALWAYS_NOTED = ("torch", "processor", "device")
+"""What every version has recorded of a machine; the rest is compared where it was."""
+
 
 def this_machine(device: torch.device) -> dict[str, Any]:
     """What replay must find again to be bit-equal."""
@@ -20,6 +23,7 @@ def this_machine(device: torch.device) -> dict[str, Any]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "processor": _processor(),
+        "vector instructions": torch.backends.cpu.get_cpu_capability(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "threads": torch.get_num_threads(),
         "backend": backend_flags(device),
@@ -51,8 +55,8 @@ def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mappin
     differing = [
         f"{key}: {machine.get(key)!r} then, {present[key]!r} now"
         for machine in recorded
-        for key in ("torch", "processor", "device")
-        if machine.get(key) != present[key]
+        for key in ("torch", "processor", "device", "vector instructions")
+        if machine.get(key, None if key in ALWAYS_NOTED else present[key]) != present[key]
     ]
     if differing:
         warnings.warn(

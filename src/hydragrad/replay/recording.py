@@ -9,17 +9,20 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, TensorDataset
 
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.randomness import preserved
 from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
-from hydragrad.replay.fingerprints import batch_digest
+from hydragrad.replay.elsewhere import Elsewhere
+from hydragrad.replay.fingerprints import batch_digest, same_batch
 from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
 from hydragrad.replay.outside_state import OUTSIDE_STATE, refuse_outside_state
 from hydragrad.replay.replay import Replay
+from hydragrad.replay.reported_losses import ReportedLosses
+from hydragrad.replay.rounding import Followers, unit_of_rounding
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.log import LOG, MicroBatch, StepRecord
@@ -75,14 +78,15 @@ class Recording:
         self.loss_weights: Tensor | None = None
         self.repeated: set[int] = set()
         self._seen_digests: dict[tuple[int, int], int] = {}
+        self._warned_of_data = False
+        self._reported_losses = ReportedLosses()
         self.device = next(model.parameters()).device
         self._require_same_data(data_fingerprint(train_set) if fingerprint is None else fingerprint)
         self.steps = self._read_steps()
         self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
         self._require_whole()
-        self.same_machine = warn_other_machine(
-            [self.manifest.machine, *self.manifest.resumed_on], this_machine(self.device)
-        )
+        self._machines = [self.manifest.machine, *self.manifest.resumed_on, this_machine(self.device)]
+        self.same_machine = warn_other_machine(self._machines[:-1], self._machines[-1])
         self._require_same_loss()
 
     @property
@@ -119,17 +123,35 @@ class Recording:
         batches = []
         for number, part in enumerate(record.micro_batches):
             data = self._data(record, part)
-            digest = batch_digest(data) if self.same_machine else None
-            # Where the loop did not show the batch, it must be what it was when it was first fetched.
-            recorded = self._seen_digests.setdefault((record.step, number), digest) if digest is not None else None
-            if digest != (recorded if part.digest is None else part.digest) and self.same_machine:
-                raise ReplayMismatch(
-                    f"The batch of step {record.step} (samples {part.indices[:3]}, ...) holds other data than it was "
-                    f"trained on. Open the run with the data set, labels, collate_fn and augmentation that it was "
-                    f"recorded with."
-                )
+            self._require_same_batch(record, number, batch_digest(data))
             batches.append(Batch(data, len(part), part.seed))
         return batches
+
+    def _require_same_batch(self, record: StepRecord, number: int, digest: int) -> None:
+        """Compare a micro-batch with what the loop showed, and with what was fetched first."""
+        part = record.micro_batches[number]
+        fetched = self._seen_digests.setdefault((record.step, number), digest)
+        recorded = fetched if part.digest is None else part.digest
+        if not same_batch(fetched, digest) or not same_batch(recorded, digest, rounded=self._rounds_data):
+            raise ReplayMismatch(
+                f"The batch of step {record.step} (samples {part.indices[:3]}, ...) holds other data than it was "
+                f"trained on. Open the run with the data set, labels, collate_fn and augmentation that it was "
+                f"recorded with."
+            )
+        if not same_batch(recorded, digest) and not self._warned_of_data:
+            self._warned_of_data = True
+            warnings.warn(
+                f"Floating-point data of step {record.step} differ to the bit from the recorded ones, and labels and "
+                f"other integers agree: augmentation rounds otherwise on this machine, or data were changed. Steps are "
+                f"held to their recorded states all the same.",
+                stacklevel=2,
+            )
+
+    @property
+    def _rounds_data(self) -> bool:
+        """Whether code of the data set's own makes the data, on another machine than the recording's."""
+        stored = self.manifest.store_batches or (type(self.train_set) is TensorDataset and self.collate_fn is None)
+        return not self.same_machine and not stored
 
     def _data(self, record: StepRecord, part: MicroBatch) -> Any:
         return fetch_micro_batch(
@@ -147,7 +169,22 @@ class Recording:
         machine = self.manifest.machine
         with clean(self.default_dtype), preserved(), threads(machine["threads"]), backend(machine.get("backend", {})):
             trajectory = Trajectory(self.model, self.loss, self.rule)
-            yield Replay(trajectory, exact=self.same_machine, repeated=self.repeated)
+            elsewhere = None if self.same_machine else self._elsewhere(trajectory)
+            yield Replay(trajectory, elsewhere=elsewhere, repeated=self.repeated)
+
+    def _elsewhere(self, trajectory: Trajectory) -> Elsewhere:
+        unit = unit_of_rounding(trajectory.parameters.values(), self._machines)
+        followers = Followers(self._recorded, lambda: Trajectory(self.model, self.loss, self.rule), unit)
+        return Elsewhere(followers, self._reported_losses, self._origin_of)
+
+    @property
+    def _recorded(self) -> "Recording":
+        """The run as it was recorded."""
+        return self
+
+    def _origin_of(self, restored: int) -> int:
+        """The step whose recorded state led to the state before a step that is restored."""
+        return max(step for step in self._digests if step <= restored)
 
     @cached_property
     @in_clean_surroundings

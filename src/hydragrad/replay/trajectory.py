@@ -82,6 +82,9 @@ class Trajectory:
 
     It runs the user's own kernels in the user's order, so on the same machine it repeats the run to the bit.
     It draws from torch's global generators; callers preserve them.
+
+    Attributes:
+        restored: The step of the checkpoint that it went to last.
     """
 
     def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
@@ -92,6 +95,7 @@ class Trajectory:
         self._rule = rule
         self._optimizer: Optimizer
         self._arranged: StepRecord | None = None
+        self.restored = 0
 
     @property
     def parameters(self) -> dict[str, Tensor]:
@@ -108,6 +112,7 @@ class Trajectory:
         if not hasattr(self, "_optimizer"):
             self._optimizer = self._rule.bare(checkpoint.groups[0] if checkpoint.groups else {})
         put_into(checkpoint, self.model, self._optimizer)
+        self.restored = checkpoint.step
 
     def checkpoint(self, step: int) -> Checkpoint:
         """Copy the present state."""

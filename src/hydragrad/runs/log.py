@@ -72,7 +72,7 @@ class MicroBatch:
         batch_seed: What random augmentation of the batch was seeded with.
         seed: What the forward pass was seeded with.
         coefficients: Derivatives of the step's loss by the per-sample losses: one for all, or one for each.
-        digest: CRC-32 of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
+        digest: Of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
         autocast: What its forward pass ran under; None where the model ran as it is.
         channels_last: Which of the batch's tensors the loop laid out so, by their number: kernels round by layout.
     """
@@ -156,6 +156,11 @@ class StepRecord:
         if len(self.micro_batches) == 1:
             return self.micro_batches[0].indices
         return [index for part in self.micro_batches for index in part.indices]
+
+    @property
+    def shown(self) -> bool:
+        """Whether the loop showed the step's batches, so that their digests are known."""
+        return all(part.digest is not None for part in self.micro_batches)
 
     @property
     def rate(self) -> float:
