@@ -261,7 +261,7 @@ def measure(run: hg.Recording, fault: Fault | None, begins: int) -> dict[str, An
     with run.replay() as replay:
         trajectory = replay.trajectory
         unit = unit_of_rounding(trajectory.parameters.values(), [])
-        followers = Followers(faulty, lambda: Trajectory(run.model, run.loss, run.rule), unit)
+        followers = Followers(faulty, lambda: Trajectory(run.model, run.loss, run.rules), unit)
         trajectory.restore(run.initial)
         for record in run.steps:
             trajectory.advance(record, faulty.batches(record))

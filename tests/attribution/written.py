@@ -66,7 +66,7 @@ def written(case: Case, path: Path) -> hg.Recording:
     names = [name for group in structure.groups for name in group]
     before = None
     with preserved():
-        trajectory = Trajectory(case.build(), case.loss, rule)
+        trajectory = Trajectory(case.build(), case.loss, [rule])
         trajectory.restore(start)
         for step in range(STEPS):
             options = tuple(read_group(rule, group) for group in optimizer.param_groups)

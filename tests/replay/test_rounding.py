@@ -61,7 +61,7 @@ def run(tmp_path):
 
 
 def followers_of(run):
-    return Followers(run, lambda: Trajectory(run.model, run.loss, run.rule), EPS)
+    return Followers(run, lambda: Trajectory(run.model, run.loss, run.rules), EPS)
 
 
 def replayed(run):

@@ -154,7 +154,7 @@ def test_adam_rows_on_disk_are_resumed_to_the_same_rows(options, curvature, reco
     np.testing.assert_array_equal(hypergradients(run, curvature=curvature, store=folder).rows, expected)
     opened = Store.open(folder, case.build(), case.loss)
     np.testing.assert_array_equal(opened.rows, expected)
-    assert opened.facts.optimizer == run.rule.name and opened.facts.smoothing == 0.01
+    assert opened.facts.optimizer == run.rules[0].name and opened.facts.smoothing == 0.01
     assert not list(folder.glob("table-*"))
 
 

@@ -203,7 +203,7 @@ def _route_of(plan: Plan, route: RouteOption) -> Route | Literal["sweep"]:
             return "sweep"
         raise QueryError(
             f"route= chooses how a run with a closed form is summed without curvature, and a run of "
-            f"{plan.run.rule.torch_class.__name__} has none. Leave it out."
+            f"{' and '.join(rule.torch_class.__name__ for rule in plan.run.rules)} has none. Leave it out."
         )
     if route in ("jvp", "samples"):
         return route

@@ -14,7 +14,7 @@ from hydragrad.derivatives.graph import Kind, kind_of_graph
 from hydragrad.replay import Replay
 from hydragrad.replay.histories import state_names
 from hydragrad.replay.resumable import check_end
-from hydragrad.replay.trajectory import PlaceOfStep
+from hydragrad.replay.trajectory import PlaceOfStep, StateNames
 from hydragrad.runs import Checkpoint, StepRecord
 from hydragrad.runs.log import MicroBatch
 from hydragrad.steps import StepPoint
@@ -88,7 +88,7 @@ def _needs_point(plan: Plan) -> bool:
 class _Collecting(PlaceOfStep):
     """Notes what the sweep needs of a step while it is replayed: buffers before every micro-batch, too."""
 
-    def __init__(self, plan: Plan, replay: Replay, states: Sequence[str] | None) -> None:
+    def __init__(self, plan: Plan, replay: Replay, states: Sequence[StateNames] | None) -> None:
         super().__init__(replay.trajectory, plan.weights, states)
         self.buffers: list[dict[str, Tensor]] = []
         self.kinds: list[Kind] = []

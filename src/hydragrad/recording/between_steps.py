@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from hydragrad.errors import StepError
 from hydragrad.recording.settings_watch import SettingsWatch
 from hydragrad.recording.strided import StridedViews, strided
+from hydragrad.steps import Together
 
 
 class _Versions(NamedTuple):
@@ -38,7 +38,7 @@ class BetweenSteps:
         micro_batch_moved: Whether micro-batches since the last step moved buffers.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, method: str) -> None:
+    def __init__(self, model: nn.Module, optimizer: Together, method: str) -> None:
         self._optimizer, self._method = optimizer, method
         self._parameters = dict(model.named_parameters())
         self._alike = _by_type(self._parameters.values())

@@ -60,6 +60,7 @@ class GradientWatch:
         self._trained_now, self._method = trained, method
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._trained: Sequence[nn.Parameter] = ()
+        self._trained_ids: set[int] = set()
         self._step, self._checks = 0, True
         self._noted: _Noted | None = None
         self._carried: _Noted | None = None  # what the last block left for the next micro-batch to add to
@@ -73,7 +74,7 @@ class GradientWatch:
     def begin(self, step: int, *, checks: bool) -> None:
         """A step block was entered; without `checks` only calls are counted."""
         self._step, self._checks, self._noted = step, checks, None
-        self._trained = self._trained_now()
+        self._trained, self._trained_ids = self._trained_now(), set[int]()
         self.transforms, self.clipped, self.backward_passes, self.earlier = [], False, 0, Earlier.NONE
 
     def carry(self) -> None:
@@ -146,10 +147,22 @@ class GradientWatch:
                 f"Gradients are clipped after the block's backward pass; at step {self._step} they were clipped in a "
                 f"{self._method} block before it. Clip before optimizer.step()."
             )
+        untrained = [parameter for parameter in with_gradient if not self._is_trained(parameter)]
+        if acted and untrained:
+            raise StepError(
+                f"Clipping must be of parameters that a recorded optimizer trains; at step {self._step} it took the "
+                f"gradient of {self._names[id(untrained[0])]} into account, which none has. Give all optimizers in a "
+                f"list, freeze what is not trained (requires_grad_(False)), or clip what is."
+            )
         self.transforms.append(made(names=tuple(self._names[id(parameter)] for parameter in with_gradient)))
         self.clipped |= acted
         if self._noted is not None:
             self._note()
+
+    def _is_trained(self, parameter: Tensor) -> bool:
+        if len(self._trained_ids) != len(self._trained):
+            self._trained_ids = {id(trained) for trained in self._trained}
+        return id(parameter) in self._trained_ids
 
     def require_untouched(self) -> None:
         """Refuse gradients that nobody but backward() and clipping may have changed.

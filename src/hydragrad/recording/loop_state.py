@@ -3,10 +3,10 @@
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
 
 from hydragrad.randomness import every_generator_state, set_generator_states
 from hydragrad.runs.checkpoints import Checkpoint, resume_from, snapshot
+from hydragrad.steps import Together
 
 
 class LoopState:
@@ -14,10 +14,10 @@ class LoopState:
 
     Args:
         model, optimizer: The loop's own objects.
-        scheduler: Its scheduler, or None.
+        scheduler: Its scheduler, or several in a list, or None.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, scheduler: Any) -> None:
+    def __init__(self, model: nn.Module, optimizer: Together, scheduler: Any) -> None:
         self._model, self._optimizer, self._scheduler = model, optimizer, scheduler
 
     def checkpoint(self, step: int, sampler: dict[str, Any]) -> Checkpoint:
@@ -33,7 +33,7 @@ class LoopState:
             self._optimizer,
             generators=every_generator_state(),
             sampler=sampler,
-            scheduler=None if self._scheduler is None else self._scheduler.state_dict(),
+            scheduler=_state_of(self._scheduler),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -44,5 +44,16 @@ class LoopState:
         """
         resume_from(checkpoint, self._model, self._optimizer)
         if self._scheduler is not None and checkpoint.scheduler is not None:
-            self._scheduler.load_state_dict(checkpoint.scheduler)
+            several = isinstance(self._scheduler, list | tuple)
+            schedulers, states = (
+                (self._scheduler, checkpoint.scheduler) if several else ([self._scheduler], [checkpoint.scheduler])
+            )
+            for scheduler, state in zip(schedulers, states, strict=True):
+                scheduler.load_state_dict(state)
         set_generator_states(checkpoint.generators)
+
+
+def _state_of(scheduler: Any) -> Any:
+    if isinstance(scheduler, list | tuple):
+        return [one.state_dict() for one in scheduler]
+    return None if scheduler is None else scheduler.state_dict()

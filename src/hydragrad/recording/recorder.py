@@ -42,7 +42,7 @@ from hydragrad.replay.outside_state import OutsideState
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
-from hydragrad.steps import rule_of
+from hydragrad.steps import Together
 from hydragrad.surroundings import in_clean_surroundings
 
 
@@ -70,10 +70,11 @@ class Recorder:
         path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
             first step fails leaves nothing behind; one that was killed in its first step is replaced.
         model: The model being trained.
-        optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm.
+        optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm; or several in a
+            list, each over parameters of its own.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set that the indices refer to.
-        scheduler: Its state is saved, so that a killed run resumes with it.
+        scheduler: Its state is saved, so that a killed run resumes with it; or several in a list.
         reduction: How the loop makes one number of the per-sample losses.
         checkpoint_every: Steps between checkpoints; by default the distance grows with the square root of the
             steps so far.
@@ -101,7 +102,7 @@ class Recorder:
         self,
         path: str | Path,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Optimizer | Sequence[Optimizer],
         loss: PerSampleLoss,
         train_set: Dataset[Any],
         *,
@@ -114,7 +115,7 @@ class Recorder:
         about: dict[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
-        rule = rule_of(optimizer)
+        together = Together(optimizer)
         require_differentiable(model)
         require_map_style(train_set)
         if reduction not in ("mean", "sum"):
@@ -124,7 +125,7 @@ class Recorder:
         self.path = Path(path).absolute()
         self._model, self._loss, self._train_set, self._collate = model, loss, train_set, collate
         self._recorded: dict[str, Any] = {
-            "optimizers": [rule.name],
+            "optimizers": [rule.name for rule in together.rules],
             "reduction": reduction,
             "store_batches": store_batches,
         }
@@ -132,17 +133,17 @@ class Recorder:
         self._stored_in = self.path if store_batches else None
         self._parameters = dict(model.named_parameters())
         self._device = next(model.parameters()).device
-        self._state = LoopState(model, optimizer, scheduler)
+        self._state = LoopState(model, together, scheduler)
         self._block = StepBlock(
             model,
-            optimizer,
+            together,
             owner="Recorder",
             length=len(train_set),  # type: ignore[arg-type]
             reduction=reduction,
-            state=lambda: state_number(state_of(model, [optimizer])),
+            state=lambda: state_number(state_of(model, together.members)),
         )
         self._rest = self._block.watch.rest
-        self._verifier = Verifier(model, loss, rule)
+        self._verifier = Verifier(model, loss, together.rules)
         self._outside = OutsideState(model, loss)
         self._interruption = Interruption()
         self._writer = RunWriter(self.path, checkpoint_every)

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from hydragrad.derivatives import PerSampleLoss, check_losses, naming_label_dtype
 from hydragrad.errors import QueryError, StepError
@@ -19,6 +18,7 @@ from hydragrad.replay.data import channels_last
 from hydragrad.replay.fingerprints import batch_digest
 from hydragrad.runs.log import MicroBatch, StepRecord
 from hydragrad.runs.manifest import Reduction
+from hydragrad.steps import Together
 from hydragrad.surroundings import in_clean_surroundings
 
 _inside: ContextVar[tuple[Watch, ...]] = ContextVar("inside", default=())
@@ -33,7 +33,7 @@ class StepBlock:
 
     Args:
         model: The model being trained.
-        optimizer: Its optimizer.
+        optimizer: Its optimizer, or several together.
         owner: The class whose method `step` hands out the blocks, for messages.
         length: Samples of the training set.
         reduction: How the loop makes one number of the per-sample losses.
@@ -50,7 +50,7 @@ class StepBlock:
     def __init__(
         self,
         model: nn.Module,
-        optimizer: Optimizer,
+        optimizer: Together,
         *,
         owner: str,
         length: int,

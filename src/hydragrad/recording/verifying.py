@@ -30,11 +30,11 @@ class Verifier:
     Args:
         model: The model being trained; a copy is made at the first verification.
         loss: The loss that is recorded.
-        rule: The optimizer's step rule.
+        rules: The optimizers' step rules.
     """
 
-    def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
-        self._model, self._loss, self._rule = model, loss, rule
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, rules: Sequence[StepRule]) -> None:
+        self._model, self._loss, self._rules = model, loss, tuple(rules)
         self._trajectory: Trajectory | None = None
         self._next = 0
 
@@ -65,7 +65,7 @@ class Verifier:
         """
         with preserved():
             if self._trajectory is None:
-                self._trajectory = Trajectory(self._model, self._loss, self._rule)
+                self._trajectory = Trajectory(self._model, self._loss, self._rules)
             parts = zip(record.micro_batches, fetch(), strict=True)
             batches = [Batch(data, len(part), part.seed) for part, data in parts]
             check_one_step(self._trajectory, start, record, batches, after)

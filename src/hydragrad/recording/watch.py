@@ -1,6 +1,7 @@
 """Watching a loop's model and optimizer: which options were in force, and which parameters were skipped."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from hydragrad.recording.reduction import Reduction
 from hydragrad.recording.torch_calls import listen
 from hydragrad.recording.update_check import UpdateCheck
 from hydragrad.runs.log import Autocast, Options, Structure, require_frozen_skipped
-from hydragrad.steps import Transform, read_group, rule_of
+from hydragrad.steps import Together, Transform
 
 
 class Watch:
@@ -29,7 +30,7 @@ class Watch:
 
     Attributes:
         model: The model being trained.
-        rule: The optimizer's step rule.
+        rules: The step rules of the optimizers.
         inside: Whether a step block is open.
         parameters: The model's parameters by name.
         options: What was in force when the optimizer stepped, by parameter group.
@@ -41,9 +42,8 @@ class Watch:
         Unsupported: The optimizer's step has no rule, or it has parameters that are not the model's.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Optimizer, block: str) -> None:
+    def __init__(self, model: nn.Module, optimizer: Together, block: str) -> None:
         self.model, self._optimizer, self._block = model, optimizer, block
-        self.rule = rule_of(optimizer)
         self.parameters = dict(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
         self._modules = dict(model.named_modules())
@@ -55,14 +55,16 @@ class Watch:
         self._before_update: Callable[[], None] | None = None
         self._before_transform: Callable[[], None] | None = None
         self._stop_listening: Callable[[], None] | None = None
-        self.inside, self._steps, self._nested = False, 0, 0
+        self.inside = False
+        self._steps, self._nested = self._none_yet(), 0
         self._step, self._checks, self._calls = 0, True, 0
         self.autocast: Autocast | None = None
         self.groups()
         self.rest = BetweenSteps(model, optimizer, block)
         self._gradients = GradientWatch(self.parameters, self.trained, block)
         self.reduction = Reduction(block)
-        self._update = UpdateCheck(self.rule, optimizer, block)
+        members = zip(optimizer.rules, optimizer.members, strict=True)
+        self._updates = [UpdateCheck(rule, member, block) for rule, member in members]
 
     def groups(self) -> tuple[tuple[str, ...], ...]:
         """Parameter names, by parameter group."""
@@ -104,7 +106,8 @@ class Watch:
             checks: Hold gradients, weights and the optimizer's update to what they must be. False where another
                 observer of the same loop does.
         """
-        self.inside, self._steps, self._nested = True, 0, 0
+        self.inside = True
+        self._steps, self._nested = self._none_yet(), 0
         self._step, self._checks = step, checks
         self._gradients.begin(step, checks=checks)
         self.reduction.begin(step)
@@ -137,23 +140,24 @@ class Watch:
         Raises:
             StepError: It made several, or there was neither a step nor a backward pass.
         """
-        if self._steps > 1 or self._nested:
+        most = max(self._steps)
+        if most > 1 or self._nested:
             raise StepError(
-                f"A {self._block} block must hold at most one optimizer.step(); this one held {self._steps}. Put every "
+                f"A {self._block} block must hold at most one optimizer.step(); this one held {most}. Put every "
                 f"optimizer.step() into a block of its own."
             )
-        if self._steps == 0 and self._gradients.backward_passes == 0:
+        if most == 0 and self._gradients.backward_passes == 0:
             raise StepError(
                 f"A {self._block} block must hold a backward pass: exactly one optimizer.step(), or a micro-batch of "
                 f"the step that follows. This one held neither backward() nor optimizer.step(). Take it out of "
                 f"{self._block}."
             )
-        if self._steps == 0 and self._gradients.transforms:
+        if most == 0 and self._gradients.transforms:
             raise StepError(
                 f"Gradients are clipped once all micro-batches of a step have added to them; at step {self._step} they "
                 f"were clipped in a block without optimizer.step(). Clip in the block that holds optimizer.step()."
             )
-        return self._steps == 1
+        return most == 1
 
     def before_backward(self, roots: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         """A backward pass is about to start inside the block."""
@@ -208,6 +212,9 @@ class Watch:
         if self._checks:
             self.rest.end_block(self._step)
 
+    def _none_yet(self) -> list[int]:
+        return [0] * len(self._optimizer.members)
+
     def structure(self) -> Structure:
         """What rarely changes from step to step; the same object as before while nothing does.
 
@@ -227,12 +234,13 @@ class Watch:
                 frozen=tuple(name for name, parameter in self.parameters.items() if not parameter.requires_grad),
                 idle=self._idle,
                 evaluating=tuple(name for name, module in self._modules.items() if not module.training),
+                owners=self._optimizer.owners if len(self._optimizer.members) > 1 else (),
             )
             require_frozen_skipped(self._structure)
         return self._structure
 
-    def optimizer_steps_now(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
-        """Read the options in force; called before the optimizer steps, with the arguments of its `step`.
+    def optimizer_steps_now(self, number: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+        """Read the options in force; called before an optimizer steps, with the arguments of its `step`.
 
         A closure makes the gradients inside of `step`: what is called before the update then follows the closure, and
         the arguments are returned with such a closure in place of the loop's.
@@ -245,31 +253,32 @@ class Watch:
         self._nested += 1
         if self._nested > 1:  # super().step() of an optimizer of the user's own
             return None
-        self._steps += 1
-        self.options = tuple(read_group(self.rule, group) for group in self._optimizer.param_groups)
+        self._steps[number] += 1
+        self.options = self._optimizer.options()
         optimizer, closure = args[0], args[1] if len(args) > 1 else kwargs.get("closure")
+        about_to_update = partial(self._about_to_update, number)
         if closure is None:
-            self._about_to_update()
+            about_to_update()
             return None
-        return (optimizer, _followed_by(closure, self._about_to_update)), {}
+        return (optimizer, _followed_by(closure, about_to_update)), {}
 
-    def _about_to_update(self) -> None:
-        if self._checks and self._steps == 1:
+    def _about_to_update(self, number: int) -> None:
+        if self._checks and self._steps[number] == 1:
             self._gradients.require_untouched()
             self.rest.before_update(self._step)
-            self._update.before(self._step)
+            self._updates[number].before(self._step)
         if self._before_update is not None:
             self._before_update()
 
-    def optimizer_stepped(self) -> None:
-        """Note which parameters had no gradient; called after the optimizer stepped."""
+    def optimizer_stepped(self, number: int) -> None:
+        """Note which parameters had no gradient; called after an optimizer stepped."""
         self._nested -= 1
         if self._nested > 0:
             return
         idle = []
-        for group in self._optimizer.param_groups:
+        for owner, group in zip(self._optimizer.owners, self._optimizer.param_groups, strict=True):
             for parameter in group["params"]:
-                if parameter.grad is None:
+                if parameter.grad is None or not self._steps[owner]:
                     idle.append(self._name(parameter))
                 elif parameter.grad.layout is not torch.strided:
                     raise Unsupported(
@@ -277,8 +286,8 @@ class Watch:
                         f"steps of their own. Build the layer without sparse=True."
                     )
         self._idle = tuple(idle)
-        if self._checks and self._steps == 1:
-            self._update.after(self._step)
+        if self._checks and self._steps[number] == 1:
+            self._updates[number].after(self._step)
             self.rest.after_update(self._step)
 
     def _name(self, parameter: Tensor) -> str:
@@ -300,21 +309,21 @@ def _followed_by(closure: Callable[[], Any], then: Callable[[], None]) -> Callab
     return both
 
 
-def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[RemovableHandle]:
+def _hooks(model: nn.Module, optimizer: Together, watch: Watch) -> list[RemovableHandle]:
     """Plain functions, since a copy of the model copies its hooks."""
     device = next(model.parameters()).device.type
 
     def before_forward(_module: nn.Module, _inputs: Any) -> None:
         watch.note_autocast(device)
 
-    def before(_optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        return watch.optimizer_steps_now(args, kwargs)
+    def before(number: int, _optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        return watch.optimizer_steps_now(number, args, kwargs)
 
-    def after(_optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
-        watch.optimizer_stepped()
+    def after(number: int, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
+        watch.optimizer_stepped(number)
 
-    return [
-        model.register_forward_pre_hook(before_forward),
-        optimizer.register_step_pre_hook(before),
-        optimizer.register_step_post_hook(after),
-    ]
+    handles = [model.register_forward_pre_hook(before_forward)]
+    for number, member in enumerate(optimizer.members):
+        handles.append(member.register_step_pre_hook(partial(before, number)))
+        handles.append(member.register_step_post_hook(partial(after, number)))
+    return handles

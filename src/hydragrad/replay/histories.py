@@ -1,10 +1,12 @@
 """A recorded run's optimizer histories."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import Any
 
 from hydragrad.derivatives import Layout
+from hydragrad.errors import Unsupported
 from hydragrad.replay.recording import Recording
+from hydragrad.replay.trajectory import StateNames
 from hydragrad.runs.log import StepRecord, Structure, require_frozen_skipped
 from hydragrad.steps import History, Part, histories
 
@@ -27,8 +29,45 @@ def run_histories(run: Recording) -> list[History]:
         for every in set(groups.values())
     }
     moved = {name: options[every] for name, every in groups.items() if any(options[every])}
-    state = run.initial.optimizer
-    return histories(run.rule, moved, {name: run.rule.age(state.get(name, {})) for name in moved})
+    _require_clipped_trained(run, moved)
+    state, owners = run.initial.optimizer, _owners(structures)
+    known = []
+    for number, rule in enumerate(run.rules):
+        own = {name: every for name, every in moved.items() if owners[name] == number}
+        known += histories(rule, own, {name: rule.age(state.get(name, {})) for name in own})
+    return known
+
+
+def _require_clipped_trained(run: Recording, trained: Collection[str]) -> None:
+    """Refuse clipping by norms that took gradients of parameters into account that no step moved.
+
+    Raises:
+        Unsupported: Names one.
+    """
+    transforms = {transform for record in run.steps if record.transformed for transform in record.transforms}
+    outside = [name for transform in transforms for name in transform.names if name not in trained]
+    if outside:
+        raise Unsupported(
+            f"Gradients were clipped together with that of {outside[0]}, which no optimizer moved, so it has no "
+            f"derivative here. Freeze such parameters (requires_grad_(False)), or clip those of the optimizer only."
+        )
+
+
+def _owners(structures: Sequence[Structure]) -> dict[str, int]:
+    """The number of every trained parameter's optimizer.
+
+    Raises:
+        Unsupported: A parameter went from one optimizer to another.
+    """
+    owners: dict[str, int] = {}
+    for structure in structures:
+        for name, group in structure.group_of.items():
+            if owners.setdefault(name, structure.owner(group)) != structure.owner(group):
+                raise Unsupported(
+                    f"{name} went from one optimizer to another during the run, whose states don't follow each other. "
+                    f"Record the two parts as runs of their own."
+                )
+    return owners
 
 
 def trained_layout(run: Recording, known: Sequence[History] | None = None) -> Layout:
@@ -43,9 +82,13 @@ def has_closed_form(run: Recording, known: Sequence[History]) -> bool:
     return rules and not any(record.transformed for record in run.steps)
 
 
-def state_names(known: Sequence[History]) -> tuple[str, ...]:
-    """Names of the state tensors of all histories, those of each first in its own order."""
-    return max((history.states for history in known), key=len, default=())
+def state_names(known: Sequence[History]) -> tuple[StateNames, ...]:
+    """What torch calls the state tensors of every parameter, in the order of its rule: as many as any has."""
+    count = max((len(history.states) for history in known), default=0)
+    return tuple(
+        {name: history.states[number] for history in known if number < len(history.states) for name in history.names}
+        for number in range(count)
+    )
 
 
 def parts_of(known: Sequence[History], weights: Layout, step: int) -> list[Part]:
@@ -68,16 +111,16 @@ class _InForce:
     """The options of a parameter group at a step, in the rule's own terms; equal ones are one object."""
 
     def __init__(self, run: Recording) -> None:
-        self._rule = run.rule
+        self._rules = run.rules
         self._known: dict[tuple[Hashable, ...], Any] = {}
 
     def __call__(self, record: StepRecord, group: int | None) -> Any | None:
         if group is None:
             return None
-        values = record.options[group]
-        key = tuple(values.values())
+        values, owner = record.options[group], record.structure.owner(group)
+        key = (owner, *values.values())
         if key not in self._known:
-            self._known[key] = self._rule.read(values)
+            self._known[key] = self._rules[owner].read(values)
         return self._known[key]
 
 

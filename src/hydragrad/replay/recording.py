@@ -67,7 +67,7 @@ class Recording:
     ) -> None:
         self.path = Path(path).absolute()
         self.manifest: Manifest = read_manifest(self.path)
-        self.rule: StepRule = rule_named(self.manifest.optimizers[0])
+        self.rules: tuple[StepRule, ...] = tuple(map(rule_named, self.manifest.optimizers))
         self._folder = CheckpointFolder(self.path)
         require_same_model(self.manifest.model, model, self.path, self._folder.last_buffers)
         refuse_outside_state(self.manifest.about.get(OUTSIDE_STATE, []))
@@ -168,13 +168,13 @@ class Recording:
         """Replay steps on a private copy, with the recorded threads and switches; global generators are preserved."""
         machine = self.manifest.machine
         with clean(self.default_dtype), preserved(), threads(machine["threads"]), backend(machine.get("backend", {})):
-            trajectory = Trajectory(self.model, self.loss, self.rule)
+            trajectory = Trajectory(self.model, self.loss, self.rules)
             elsewhere = None if self.same_machine else self._elsewhere(trajectory)
             yield Replay(trajectory, elsewhere=elsewhere, repeated=self.repeated)
 
     def _elsewhere(self, trajectory: Trajectory) -> Elsewhere:
         unit = unit_of_rounding(trajectory.parameters.values(), self._machines)
-        followers = Followers(self._recorded, lambda: Trajectory(self.model, self.loss, self.rule), unit)
+        followers = Followers(self._recorded, lambda: Trajectory(self.model, self.loss, self.rules), unit)
         return Elsewhere(followers, self._reported_losses, self._origin_of)
 
     @property
@@ -210,7 +210,7 @@ class Recording:
     def trained_model(self) -> nn.Module:
         """A copy of the model with the run's final weights and buffers, in eval mode."""
         with preserved():
-            trajectory = Trajectory(self.model, self.loss, self.rule)
+            trajectory = Trajectory(self.model, self.loss, self.rules)
         trajectory.restore(self.final)
         return trajectory.model.eval().requires_grad_(False)
 

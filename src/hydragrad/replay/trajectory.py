@@ -1,6 +1,6 @@
 """The run's own steps, once more: a private copy of the model under the run's own torch optimizer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -21,7 +21,10 @@ from hydragrad.randomness import generator_states, reseed_everything, set_genera
 from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.runs.log import Autocast, MicroBatch, StepRecord
-from hydragrad.steps import StepPoint, StepRule, torch_group
+from hydragrad.steps import StepPoint, StepRule, Together, torch_group
+
+StateNames = Mapping[str, str]
+"""What torch calls one state of each parameter; optimizers have names of their own."""
 
 
 class StepHooks:
@@ -49,7 +52,7 @@ class PlaceOfStep(StepHooks):
     Args:
         trajectory: What is replayed.
         weights: Lays out the parameters that are noted.
-        states: Names of the optimizer states that are noted; None where the point is not needed.
+        states: The optimizer states that are noted; None where the point is not needed.
 
     Attributes:
         point: Weights, states and gradient before the update, flat; None where it is not needed.
@@ -59,7 +62,7 @@ class PlaceOfStep(StepHooks):
 
     last_gradient: Tensor
 
-    def __init__(self, trajectory: "Trajectory", weights: Layout, states: Sequence[str] | None) -> None:
+    def __init__(self, trajectory: "Trajectory", weights: Layout, states: Sequence[StateNames] | None) -> None:
         self._trajectory, self._weights, self._states = trajectory, weights, states
         self.gradients: list[Tensor] = []
         self.point: StepPoint | None = None
@@ -87,13 +90,13 @@ class Trajectory:
         restored: The step of the checkpoint that it went to last.
     """
 
-    def __init__(self, model: nn.Module, loss: PerSampleLoss, rule: StepRule) -> None:
+    def __init__(self, model: nn.Module, loss: PerSampleLoss, rules: Sequence[StepRule]) -> None:
         self.model = copy_of(model)
         self._loss = Evaluator(loss)
         self._parameters = dict(self.model.named_parameters())
         self._modules = dict(self.model.named_modules())
-        self._rule = rule
-        self._optimizer: Optimizer
+        self._rules = tuple(rules)
+        self._optimizer: Together
         self._arranged: StepRecord | None = None
         self.restored = 0
 
@@ -110,7 +113,10 @@ class Trajectory:
     def restore(self, checkpoint: Checkpoint) -> None:
         """Go to a checkpoint; the first thing that is done with a trajectory."""
         if not hasattr(self, "_optimizer"):
-            self._optimizer = self._rule.bare(checkpoint.groups[0] if checkpoint.groups else {})
+            owners = checkpoint.owners or [0] * len(checkpoint.groups)
+            first = {owner: group for owner, group in reversed([*zip(owners, checkpoint.groups, strict=True)])}
+            bare = [rule.bare(first.get(number, {})) for number, rule in enumerate(self._rules)]
+            self._optimizer = Together(bare, self._rules)
         put_into(checkpoint, self.model, self._optimizer)
         self.restored = checkpoint.step
 
@@ -120,14 +126,14 @@ class Trajectory:
 
     def state_number(self) -> float:
         """One number over the present parameters, floating buffers and optimizer states."""
-        return state_number(state_of(self.model, [self._optimizer]))
+        return state_number(state_of(self.model, self._optimizer.members))
 
     def gradient(self, layout: Layout) -> Tensor:
         """The present gradients, flat; 0 where there is none."""
         like = next(iter(self._parameters.values())).detach()
         return layout.flatten({name: self._parameters[name].grad for name in layout.names}, like)
 
-    def point(self, layout: Layout, states: Sequence[str]) -> StepPoint:
+    def point(self, layout: Layout, states: Sequence[StateNames]) -> StepPoint:
         """The present weights, optimizer states and gradients, flat; 0 where there is none."""
         return step_point(self._parameters, self._optimizer, layout, states)
 
@@ -140,10 +146,13 @@ class Trajectory:
             for name, module in self._modules.items():
                 module.training = name not in record.structure.evaluating
         if before is None or before.structure != record.structure or before.options != record.options:
-            self._optimizer.param_groups = [
+            groups = [
                 {"params": [self._parameters[name] for name in names], **torch_group(options)}
                 for names, options in zip(record.structure.groups, record.options, strict=True)
             ]
+            for number, member in enumerate(self._optimizer.members):
+                owned = [group for place, group in enumerate(groups) if record.structure.owner(place) == number]
+                member.param_groups = owned
         self._arranged = record
 
     def plain_losses(self, batch: Batch) -> Tensor:
@@ -187,17 +196,23 @@ class Trajectory:
             losses.backward(gradient=_coefficients(part, losses, mine))
             watched.after_backward(number)
             every.append(losses.detach())
-        self._settle_gradients(record)
+        clipped = {name for transform in record.transforms for name in transform.names}
+        self._settle_gradients(record, kept=clipped)
         for transform in record.transforms:
             watched.before_transform()
             transform.apply([self._parameters[name] for name in transform.names])
+        if clipped:
+            self._settle_gradients(record)
         watched.before_update()
         self._optimizer.step()
         return every
 
-    def _settle_gradients(self, record: StepRecord) -> None:
-        """Make the same parameters have a gradient as in the run: those without one are skipped."""
-        idle = set(record.structure.idle)
+    def _settle_gradients(self, record: StepRecord, kept: Collection[str] = ()) -> None:
+        """Make the same parameters have a gradient as in the run: those without one are skipped.
+
+        Gradients that are `kept` belong to an optimizer that did not step, and still count where gradients are clipped.
+        """
+        idle = set(record.structure.idle).difference(kept)
         for group in record.structure.groups:
             for name in group:
                 parameter = self._parameters[name]
@@ -208,7 +223,10 @@ class Trajectory:
 
 
 def step_point(
-    parameters: Mapping[str, nn.Parameter], optimizer: Optimizer, layout: Layout, states: Sequence[str]
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: Optimizer | Together,
+    layout: Layout,
+    states: Sequence[StateNames],
 ) -> StepPoint:
     """Copy the present weights, optimizer states and gradients, flat; 0 where there is none.
 
@@ -216,7 +234,7 @@ def step_point(
         parameters: By name.
         optimizer: Of the parameters.
         layout: Lays out some of them.
-        states: Names of the optimizer's states.
+        states: What torch calls each state of a parameter.
     """
     like = next(iter(parameters.values())).detach()
     named = {name: parameters[name] for name in layout.names}
@@ -228,8 +246,14 @@ def step_point(
     return StepPoint(
         flat({name: parameter.detach() for name, parameter in named.items()}),
         tuple(
-            flat({name: _as_long(own[state], named[name]) for name, own in entries.items() if state in own})
-            for state in states
+            flat(
+                {
+                    name: _as_long(own[called[name]], named[name])
+                    for name, own in entries.items()
+                    if called.get(name) in own
+                }
+            )
+            for called in states
         ),
         flat({name: parameter.grad for name, parameter in named.items()}),
     )

@@ -26,7 +26,8 @@ def run_facts(run: Recording) -> tuple[tuple[str, str], ...]:
         ("Steps", f"{len(run.steps):,}" + ("" if run.completed else " (interrupted)")),
     ]
     for group, (begin, end) in enumerate(zip(first, last, strict=False)):
-        name = f"{run.rule.torch_class.__name__} options" + (f", group {group}" if len(first) > 1 else "")
+        rule = run.rules[run.steps[0].structure.owner(group)]
+        name = f"{rule.torch_class.__name__} options" + (f", group {group}" if len(first) > 1 else "")
         facts.append((name, _options(begin, end)))
     facts += [
         ("Loss of a batch", f"{manifest.reduction} of the per-sample losses"),

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from hydragrad.runs.buffers import put_buffers
 from hydragrad.runs.encoding import decode, encode
 from hydragrad.runs.lines import AppendOnlyLines, make_folder, read_lines, reading, replace_file, save_file
 from hydragrad.runs.sparse import SPARSE, put_together, take_apart
-from hydragrad.steps import RULES, STATES_OF_SCHEMA_1, read_group, states_in_force
+from hydragrad.steps import RULES, STATES_OF_SCHEMA_1, Together, read_group, states_in_force
 
 OptimizerState = dict[str, dict[str, Any]]
 """Entries of the optimizer's state by name, of every parameter that has any."""
@@ -38,6 +38,8 @@ class Checkpoint:
         groups: The optimizer's options, by parameter group.
         frozen: Parameters that require no gradient.
         evaluating: Modules in eval mode.
+        owners: The number of the optimizer of each parameter group; empty where there is one.
+        owned: The same by parameter, where it is not 0.
     """
 
     step: int
@@ -50,6 +52,8 @@ class Checkpoint:
     groups: list[dict[str, Any]] = field(default_factory=list)
     frozen: list[str] = field(default_factory=list)
     evaluating: list[str] = field(default_factory=list)
+    owners: list[int] = field(default_factory=list)
+    owned: dict[str, int] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -59,13 +63,13 @@ class Checkpoint:
         return sum(value.numel() * value.element_size() for value in every if isinstance(value, Tensor))
 
 
-PLAIN = ("scheduler", "groups", "frozen", "evaluating")
+PLAIN = ("scheduler", "groups", "frozen", "evaluating", "owners", "owned")
 PARTS = ("parameters", "buffers", "optimizer", "generators", "sampler")
 UNCHANGED = "unchanged"
 """Frozen parameters that an earlier checkpoint holds: name, its step, and the tensor's digest."""
 
 
-def optimizer_state(model: nn.Module, optimizer: Optimizer) -> OptimizerState:
+def optimizer_state(model: nn.Module, optimizer: Optimizer | Together) -> OptimizerState:
     """Copy what the optimizer keeps of each parameter."""
     state: OptimizerState = {}
     for name, parameter in model.named_parameters():
@@ -77,8 +81,12 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer) -> OptimizerState:
     return state
 
 
-def snapshot(step: int, model: nn.Module, optimizer: Optimizer, **rest: Any) -> Checkpoint:
+def snapshot(step: int, model: nn.Module, optimizer: Optimizer | Together, **rest: Any) -> Checkpoint:
     """Copy the present state of model and optimizer."""
+    several = isinstance(optimizer, Together) and len(optimizer.members) > 1
+    owners = optimizer.owners if isinstance(optimizer, Together) and several else ()
+    owned = zip(owners, optimizer.param_groups, strict=True) if several else ()
+    numbers = {id(parameter): number for number, group in owned for parameter in group["params"]}
     return Checkpoint(
         step,
         {name: parameter.detach().clone() for name, parameter in model.named_parameters()},
@@ -87,31 +95,41 @@ def snapshot(step: int, model: nn.Module, optimizer: Optimizer, **rest: Any) -> 
         groups=[{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups],
         frozen=[name for name, parameter in model.named_parameters() if not parameter.requires_grad],
         evaluating=[name for name, module in model.named_modules() if not module.training],
+        owners=list(owners),
+        owned={name: numbers[id(p)] for name, p in model.named_parameters() if numbers.get(id(p))},
         **rest,
     )
 
 
-def put_into(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+def put_into(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Together) -> None:
     """Put a checkpoint's state into a model and its optimizer, in place."""
-    rule = RULES[type(optimizer)]
-    all_on_device = any(rule.numbers_on_device(group) for group in checkpoint.groups)
-    tensors = _states_of_numbers(checkpoint, model, optimizer)
+    members = optimizer.members if isinstance(optimizer, Together) else (optimizer,)
+    on_device = [_on_device(checkpoint, model, number, member) for number, member in enumerate(members)]
     for name, parameter in model.named_parameters():
         parameter.data.copy_(checkpoint.parameters[name])
         parameter.grad = None
-        optimizer.state.pop(parameter, None)
+        for member in members:
+            member.state.pop(parameter, None)
+        owner = checkpoint.owned.get(name, 0)
         for key, value in checkpoint.optimizer.get(name, {}).items():
-            on_device = all_on_device or key in tensors
-            optimizer.state[parameter][key] = _placed(value, parameter, on_device=on_device)
+            placed = _placed(value, parameter, on_device=on_device[owner](key))
+            members[owner].state[parameter][key] = placed
     put_buffers(model, checkpoint.buffers)
 
 
-def _states_of_numbers(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> set[str]:
-    """States that lie with their parameter although they are single numbers, because the parameter is one."""
+def _on_device(checkpoint: Checkpoint, model: nn.Module, number: int, member: Optimizer) -> Callable[[str], bool]:
+    """Whether an entry of an optimizer's state that is a single number lies with its parameter.
+
+    So it does under some kernels, and where a parameter is a single number itself.
+    """
+    rule = RULES[type(member)]
+    owners = checkpoint.owners or [0] * len(checkpoint.groups)
+    groups = [group for owner, group in zip(owners, checkpoint.groups, strict=True) if owner == number]
+    if any(rule.numbers_on_device(group) for group in groups):
+        return lambda _key: True
     if all(parameter.dim() for parameter in model.parameters()):
-        return set()
-    rule = RULES[type(optimizer)]
-    return set(states_in_force(rule, [read_group(rule, group) for group in checkpoint.groups]))
+        return lambda _key: False
+    return set(states_in_force(rule, [read_group(rule, group) for group in groups])).__contains__
 
 
 def _placed(value: Any, parameter: nn.Parameter, *, on_device: bool) -> Any:
@@ -125,7 +143,7 @@ def _placed(value: Any, parameter: nn.Parameter, *, on_device: bool) -> Any:
     return value.to(torch.device("cpu") if number else parameter.device, copy=True)
 
 
-def resume_from(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer) -> None:
+def resume_from(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer | Together) -> None:
     """Put a checkpoint into the user's own objects: state, options, frozen parameters and modes.
 
     Raises:
@@ -214,7 +232,7 @@ class CheckpointFolder:
                 _enter(parts, key, decode(value))
         for name, (at, tensor_digest) in plain.get(UNCHANGED, {}).items():
             parts["parameters"][name] = self._frozen_parameter(name, at, tensor_digest)
-        return Checkpoint(step, **parts, **{name: decode(plain[name]) for name in PLAIN})
+        return Checkpoint(step, **parts, **{name: decode(plain[name]) for name in PLAIN if name in plain})
 
     def last_buffers(self) -> dict[str, Tensor]:
         """The buffers of the last checkpoint, by name; none where there is no checkpoint."""

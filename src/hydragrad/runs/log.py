@@ -34,12 +34,18 @@ class Structure:
         frozen: Parameters that required no gradient.
         idle: Parameters of the optimizer that had no gradient when it stepped, and so were skipped.
         evaluating: Modules that were in eval mode.
+        owners: The number of the optimizer of every group; empty where there is one.
     """
 
     groups: tuple[tuple[str, ...], ...]
     frozen: tuple[str, ...]
     idle: tuple[str, ...]
     evaluating: tuple[str, ...]
+    owners: tuple[int, ...] = ()
+
+    def owner(self, group: int) -> int:
+        """The number of a group's optimizer."""
+        return self.owners[group] if self.owners else 0
 
     @cached_property
     def group_of(self) -> dict[str, int]:
@@ -179,7 +185,9 @@ def to_line(record: StepRecord, before: StepRecord | None) -> dict[str, Any]:
     if before is None or before.options != record.options:
         line["options"] = list(record.options)
     if before is None or (before.structure is not record.structure and before.structure != record.structure):
-        line["structure"] = asdict(record.structure)
+        line["structure"] = {name: value for name, value in asdict(record.structure).items() if name != "owners"}
+        if record.structure.owners:
+            line["structure"]["owners"] = record.structure.owners
     return line
 
 
@@ -207,7 +215,7 @@ def from_lines(lines: Sequence[dict[str, Any]], *, seed: int = 0, reduction: str
             written = line["structure"]
             structure = Structure(
                 groups=tuple(tuple(names) for names in written["groups"]),
-                **{name: tuple(written[name]) for name in ("frozen", "idle", "evaluating")},
+                **{name: tuple(written.get(name, ())) for name in ("frozen", "idle", "evaluating", "owners")},
             )
         written_parts = line["micro_batches"] if "micro_batches" in line else [_of_schema_1(line, seed, reduction)]
         parts = tuple(MicroBatch(**{name: _frozen_entry(name, part[name]) for name in part}) for part in written_parts)

@@ -10,13 +10,16 @@ from torch import Tensor
 
 from hydragrad.derivatives import BatchStatistics, Layout, Projector
 from hydragrad.derivatives.curvature.tangents import ExactTangents
+from hydragrad.errors import Unsupported
 from hydragrad.replay import Recording, Replay
 from hydragrad.replay.histories import has_closed_form, run_histories, state_names, trained_layout
 from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.statistics import moved_statistics
+from hydragrad.replay.trajectory import StateNames
 from hydragrad.runs import StepRecord
 from hydragrad.runs.buffers import require_dense
 from hydragrad.scores import checked_samples
+from hydragrad.steps import StepRule
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.facts import DTYPES, StoreFacts, is_growing
 from hydragrad.tracking.growing_store import unfolding
@@ -72,7 +75,8 @@ def hypergradients(
 
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
-    require_sound(curvature, projection, batch_statistics, run.rule)
+    rule = _one_rule(run)
+    require_sound(curvature, projection, batch_statistics, rule)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
     histories = run_histories(run)
     weights = trained_layout(run, histories)
@@ -94,9 +98,9 @@ def hypergradients(
         batch_statistics=batch_statistics,
         steps=len(run.steps),
         completed=run.completed,
-        optimizer=run.rule.name,
-        ages={name: run.rule.age(state[name]) for name in weights.names if name in state},
-        smoothing=smoothing_share(run.rule, smoothing),
+        optimizer=rule.name,
+        ages={name: rule.age(state[name]) for name in weights.names if name in state},
+        smoothing=smoothing_share(rule, smoothing),
         notes=notes(run.model, curvature, batch_statistics),
     )
     columns, states = Columns(weights, projector), state_names(histories)
@@ -119,6 +123,12 @@ def hypergradients(
         filling.sum_segments(projector)
     final = dict(run.final.parameters) | dict(run.final.buffers)
     return finish(growing, facts, sample_ids, run.model, run.loss, final, run.collate_fn, completed=run.completed)
+
+
+def _one_rule(run: Recording) -> StepRule:
+    if len(run.rules) > 1:
+        raise Unsupported(f"Rows are kept under one optimizer, and the run had {len(run.rules)}. Use hg.attribute.")
+    return run.rules[0]
 
 
 def _table(
@@ -151,7 +161,9 @@ class _Filling:
         states: Optimizer states that rows need at every step; None where they need none.
     """
 
-    def __init__(self, run: Recording, growing: GrowingRows, facts: StoreFacts, states: tuple[str, ...] | None) -> None:
+    def __init__(
+        self, run: Recording, growing: GrowingRows, facts: StoreFacts, states: Sequence[StateNames] | None
+    ) -> None:
         self._run, self._growing, self._facts, self._states = run, growing, facts, states
         self._weights, self._statistics = facts.layouts()
 

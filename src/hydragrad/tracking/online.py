@@ -166,7 +166,8 @@ class OnlineRows:
         tracked, growing = self._tracked, self.growing
         if growing is not None and growing.recurrence.every_row:
             named = dict(tracked.model.named_parameters())
-            self._at = step_point(named, tracked.optimizer, tracked.weights, states_of(tracked.optimizer))
+            states = [dict.fromkeys(tracked.weights.names, state) for state in states_of(tracked.optimizer)]
+            self._at = step_point(named, tracked.optimizer, tracked.weights, states)
 
     def take(self, step_batch: StepBatch, part: MicroBatch) -> None:
         """A micro-batch had its forward and backward pass, which showed its coefficients: take its terms."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from hydragrad.derivatives import Batch, Layout
 from hydragrad.derivatives.curvature.tangents import ExactTangents
-from hydragrad.replay.trajectory import PlaceOfStep, Trajectory
+from hydragrad.replay.trajectory import PlaceOfStep, StateNames, Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.rows.recurrence import TakenAt
@@ -33,7 +33,7 @@ class SampleGradients(_TrackedStep):
         self,
         trajectory: Trajectory,
         weights: Layout,
-        states: Sequence[str] | None,
+        states: Sequence[StateNames] | None,
         growing: GrowingRows,
         gradients: StepGradients,
         record: StepRecord,
@@ -65,7 +65,7 @@ class ExactStep(_TrackedStep):
         self,
         trajectory: Trajectory,
         weights: Layout,
-        states: Sequence[str] | None,
+        states: Sequence[StateNames] | None,
         tangents: ExactTangents,
         record: StepRecord,
         batches: Sequence[Batch],

@@ -21,7 +21,7 @@ from hydragrad.derivatives import (
     require_differentiable,
     running_statistics,
 )
-from hydragrad.errors import NonFinite, QueryError, StepError
+from hydragrad.errors import NonFinite, QueryError, StepError, Unsupported
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
 from hydragrad.recording.batch_of_one import naming_batch_of_one
@@ -38,7 +38,7 @@ from hydragrad.runs.checkpoints import Checkpoint, snapshot
 from hydragrad.runs.log import MicroBatch
 from hydragrad.runs.manifest import Reduction, model_facts
 from hydragrad.scores import Query, checked_samples
-from hydragrad.steps import StepRule, rule_of
+from hydragrad.steps import StepRule, Together
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.answers import Answer
 from hydragrad.tracking.facts import FILE, StoreFacts, is_growing
@@ -133,7 +133,12 @@ class Tracker:
         smoothing: float | None = None,
         samples_per_step: int | None = None,
     ) -> None:
-        rule = rule_of(optimizer)
+        together = Together(optimizer)
+        if len(together.members) > 1:
+            raise Unsupported(
+                f"Rows are kept under one optimizer, got {len(together.members)}. Record the run, and use hg.attribute."
+            )
+        (rule,), (optimizer,) = together.rules, together.members
         require_differentiable(model)
         require_map_style(train_set)
         require_sound(curvature, projection, batch_statistics, rule)
@@ -150,11 +155,11 @@ class Tracker:
         self._model, self._optimizer, self._loss, self._train_set = model, optimizer, loss, train_set
         self._folder = None if store is None else Path(store).absolute()
         self._resume, self._collate, self._seed = resume, collate, seed
-        self._samples_per_step = samples_per_step
+        self._samples_per_step, self._rules = samples_per_step, together.rules
         self._length = len(train_set)  # type: ignore[arg-type]
         self._block = StepBlock(
             model,
-            optimizer,
+            together,
             owner="Tracker",
             length=self._length,
             reduction=reduction,
@@ -414,7 +419,7 @@ class Tracker:
 
         with preserved(), self._outside.named_where(batches):
             watch = self._block.watch
-            self._trajectory = self._trajectory or Trajectory(self._model, self._loss, watch.rule)
+            self._trajectory = self._trajectory or Trajectory(self._model, self._loss, self._rules)
             check_one_step(self._trajectory, self._start, record, batches(), watch.parameters)
         self._outside.require_none(batches)
 
