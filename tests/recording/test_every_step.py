@@ -62,7 +62,7 @@ def clip(model: nn.Module, _: Optimizer) -> None:
 
 def clip_through_data(model: nn.Module, _: Optimizer) -> None:
     for parameter in model.parameters():
-        parameter.grad.data.mul_(0.5)
+        parameter.grad.data.mul_(0.7)
 
 
 def clip_values(model: nn.Module, _: Optimizer) -> None:
@@ -81,7 +81,7 @@ def one_parameter_scaled(model: nn.Module, _: Optimizer) -> None:
 
 GRADIENTS: dict[str, tuple[Edit, str]] = {
     "clip": (clip, r"step 6 .* scaled by 0\.\d+: clipping by norm"),
-    "data": (clip_through_data, r"step 6 .* scaled by 0.5.*clipping"),
+    "data": (clip_through_data, r"step 6 .* scaled by 0.7.*clipping"),
     "values": (clip_values, r"limited to values within 0.001: clipping by value"),
     "noise": (noise, r"noise was added, or they were edited"),
     "one": (one_parameter_scaled, r"single parameters were scaled or set to 0"),

@@ -6,6 +6,7 @@ counts changes in place, and norms and a strided sample show those that it does 
 next gradients are held likewise.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from hydragrad.errors import ReplayMismatch, StepError
 from hydragrad.recording.strided import strided
 from hydragrad.replay.causes import cause_of_edited_gradients
-from hydragrad.steps import Transform
+from hydragrad.steps import Scale, Transform
 
 
 class Earlier(Enum):
@@ -121,14 +122,6 @@ class GradientWatch:
         self.backward_passes += 1
         self._note()
 
-    def before_clipping(self) -> None:
-        """Gradients are about to be clipped.
-
-        Raises:
-            ReplayMismatch: They are not those of the backward pass any more.
-        """
-        self.require_untouched()
-
     def after_clipping(self, parameters: Sequence[Tensor], made: Callable[..., Transform], *, acted: bool) -> None:
         """Note what clipping did.
 
@@ -165,7 +158,9 @@ class GradientWatch:
         return id(parameter) in self._trained_ids
 
     def require_untouched(self) -> None:
-        """Refuse gradients that nobody but backward() and clipping may have changed.
+        """Refuse gradients that nobody but backward(), clipping and a gradient scaler may have changed.
+
+        A scaler divides all of them by a power of two, which is exact, and is recorded as that.
 
         Raises:
             ReplayMismatch: Says what happened to them: scaling, masking, noise.
@@ -175,9 +170,10 @@ class GradientWatch:
                 self._noted,
                 [parameter.grad for parameter in self._trained],
                 f"between backward() and optimizer.step() in {self._method}",
+                may_scale=self.backward_passes == 1,
             )
 
-    def _require_same(self, noted: _Noted, now: Sequence[Tensor | None], when: str) -> None:
+    def _require_same(self, noted: _Noted, now: Sequence[Tensor | None], when: str, *, may_scale: bool = False) -> None:
         if len(noted.gradients) != len(now):
             raise StepError(
                 f"The optimizer must keep its parameters during a step; at step {self._step} it had "
@@ -192,6 +188,13 @@ class GradientWatch:
         sample = _sample(present)
         self._edits |= not same
         if torch.equal(sample, noted.sample) and (same or _same_norms(noted.norms, present)):
+            return
+        factor = _power_of_two(sample, noted.sample) if may_scale else None
+        if factor is not None and _same_norms(noted.norms, present, factor):
+            names = tuple(self._names[id(p)] for p in self._trained if p.grad is not None)
+            self.transforms.append(Scale(names=names, factor=factor))
+            self.clipped = True
+            self._note()
             return
         if not bool(noted.sample.isfinite().all()):  # what diverged is named after the step
             return
@@ -218,9 +221,19 @@ def _versions(gradients: Sequence[Tensor | None]) -> list[int]:
     return [0 if gradient is None else gradient._version for gradient in gradients]
 
 
-def _same_norms(noted: list[Tensor] | None, present: Sequence[Tensor]) -> bool:
-    """Whether norms are as they were; where edits in place are new, none were taken, and the sample has to do."""
-    return noted is None or torch.equal(_stacked(_norms(present)), _stacked(noted))
+def _same_norms(noted: list[Tensor] | None, present: Sequence[Tensor], factor: float = 1.0) -> bool:
+    """Whether norms are `factor` times what they were; where edits in place are new, the sample has to do."""
+    return noted is None or torch.equal(_stacked(_norms(present)), factor * _stacked(noted))
+
+
+def _power_of_two(after: Tensor, before: Tensor) -> float | None:
+    """The power of two that all coordinates were multiplied by; None where it is none."""
+    if after.shape != before.shape or not bool(before.isfinite().all()) or not bool(before.any()):
+        return None
+    largest = before.abs().argmax()
+    factor = float(after[largest]) / float(before[largest])
+    exact = factor > 0 and math.frexp(factor)[0] == 0.5
+    return factor if exact and torch.equal(after, factor * before) else None
 
 
 def _norms(gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -170,10 +170,17 @@ class Watch:
 
     def before_clipping(self) -> None:
         """Gradients are about to be clipped inside the block."""
-        if self._checks:
-            self._gradients.before_clipping()
+        self._require_untouched_gradients()
         if self._before_transform is not None:
             self._before_transform()
+
+    def _require_untouched_gradients(self) -> None:
+        if not self._checks:
+            return
+        before = len(self._gradients.transforms)
+        self._gradients.require_untouched()
+        if len(self._gradients.transforms) > before and self._before_transform is not None:
+            self._before_transform()  # a scale, for which where it is taken makes no difference
 
     def after_clipping(self, parameters: Sequence[Tensor], made: Callable[..., Transform], *, acted: bool) -> None:
         """They were."""
@@ -264,7 +271,7 @@ class Watch:
 
     def _about_to_update(self, number: int) -> None:
         if self._checks and self._steps[number] == 1:
-            self._gradients.require_untouched()
+            self._require_untouched_gradients()
             self.rest.before_update(self._step)
             self._updates[number].before(self._step)
         if self._before_update is not None:

@@ -54,6 +54,7 @@ from hydragrad.steps.rules import states_in_force as states_in_force
 from hydragrad.steps.rules import states_of as states_of
 from hydragrad.steps.rules import torch_group as torch_group
 from hydragrad.steps.together import Together as Together
+from hydragrad.steps.transforms import Scale as Scale
 from hydragrad.steps.transforms import Transform as Transform
 from hydragrad.steps.transforms import tangent_transforms as tangent_transforms
 from hydragrad.steps.transforms import transpose_transforms as transpose_transforms
