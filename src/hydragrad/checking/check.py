@@ -5,11 +5,13 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from hydragrad.checking.checked import Checked, Mode, Part
@@ -28,15 +30,18 @@ from hydragrad.checking.parts import (
     randomness_part,
 )
 from hydragrad.checking.refused import Refusal, attempt
-from hydragrad.checking.setup import Setup, two_steps
+from hydragrad.checking.setup import Setup, listed, some_of, two_steps
 from hydragrad.checking.sizes import sizes_of
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.progress import Bar, bar
 from hydragrad.randomness import preserved
-from hydragrad.replay import Recording
+from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.scores import Note
 from hydragrad.surroundings import in_clean_surroundings
+
+STAND_IN_RATE = 1e-3
+"""Of the optimizer that stands in for one that is refused."""
 
 STAGES = 12
 """Of the progress bar: the parts, the recording, and the modes."""
@@ -104,20 +109,21 @@ def check(
             data_part(train_set, model, loss, batch_size, collate),
             loader_part(loader, train_set, batch_size),
         ]
-        if not _usable(checking.parts):
+        if not (_usable(model, optimizer, train_set) and checking.parts[-1].ok):
             return checking.result()
         length = len(train_set)  # type: ignore[arg-type]
         batches = len(loader) if loader is not None else _batches(length, batch_size, drop_last)
         checking.samples = length
         checking.steps = math.ceil(batches / accumulate) * epochs if steps is None else steps
         refused = precision_refusal(autocast)
-        data, groups = two_steps(train_set, loader, batch_size, accumulate)
+        samples, groups = two_steps(train_set, loader, batch_size, accumulate)
         setup = Setup(
             model=model,
             optimizer=optimizer,
             loss=loss,
             train_set=train_set,
-            data=data,
+            data=some_of(train_set, samples),
+            samples=samples,
             groups=groups,
             scheduler=scheduler,
             collate=collate,
@@ -157,20 +163,32 @@ class _Checking:
         if copies is None:
             self.parts.append(Part(name="copies", ok=False, refusal=refusal))
             return
-        self.parts += [batches_part(setup), loss_part(setup)]
+        self.parts += [batches_part(setup), self._loss(setup)]
+        if not callable(setup.loss):
+            return
         if self.parts[-1].ok:
             self.parts += [randomness_part(setup), label_part(setup)]
+        known = all(part.ok for part in self.parts if part.name.startswith("optimizer"))
+        if not known:  # the rest is looked at all the same
+            setup = replace(setup, optimizer=SGD(setup.model.parameters(), lr=STAND_IN_RATE), scheduler=None)
         batch_norm = has_batch_norm(setup.model)
         if batch_norm:
             self.parts.append(last_batch_part(setup, last))
         self._progress.advance()
         with tempfile.TemporaryDirectory(prefix="hydragrad-check-") as folder:
-            run = self._record(setup, Path(folder), half)
+            run = self._record(setup, Path(folder), half, "" if known else ", with SGD in the optimizer's place")
             self._progress.advance()
             if run is not None:
                 self._take_modes(setup, run, Path(folder), batch_norm=batch_norm, timed=timed)
 
-    def _record(self, setup: Setup, folder: Path, half: Refusal | None) -> Recording | None:
+    def _loss(self, setup: Setup) -> Part:
+        """The loss; its own errors mean little where the model is refused."""
+        part = loss_part(setup)
+        if part.refusal is not None and part.refusal.foreign and not self.parts[0].ok:
+            return Part(name="loss", ok=None, found="can't be evaluated on this model")
+        return part
+
+    def _record(self, setup: Setup, folder: Path, half: Refusal | None, how: str) -> Recording | None:
         """Record the two steps; what the record shows of clipping, accumulation and precision are parts, too."""
 
         def job() -> Recording:
@@ -179,12 +197,15 @@ class _Checking:
             return opened(setup, folder / "both")
 
         run, refusal = attempt(job)
+        if refusal is not None and list(setup.samples) != list(range(len(setup.samples))):
+            _, named = attempt(lambda: recorded(setup.on_everything(), folder / "everything"))
+            refusal = named or refusal
         self.parts += list(_seen(setup, run, half))
         self.parts.append(
             Part(
                 name="two steps",
                 ok=run is not None,
-                found="" if run is None else "recorded, and repeated from the record",
+                found="" if run is None else f"recorded{how}, and repeated from the record",
                 refusal=self._once(refusal),
             )
         )
@@ -192,8 +213,8 @@ class _Checking:
 
     def _once(self, refusal: Refusal | None) -> Refusal | None:
         """The same refusal as that of a part is named by the part alone."""
-        named = next((part.name for part in self.parts if part.refusal == refusal and refusal is not None), None)
-        return refusal if named is None else Refusal(refusal.error, f"refused as under {named!r}") if refusal else None
+        named = next((part.name for part in self.parts if refusal is not None and part.refusal == refusal), None)
+        return refusal if named is None or refusal is None else Refusal(refusal.error, f"see {named}", repeats=True)
 
     def _take_modes(self, setup: Setup, run: Recording, folder: Path, *, batch_norm: bool, timed: bool) -> None:
         self.plain = plain_seconds(setup) if timed else None
@@ -223,7 +244,9 @@ def _seen(setup: Setup, run: Recording | None, half: Refusal | None) -> Iterator
     found = "one batch a step" if count == 1 else f"{count} batches a step; their coefficients were seen"
     yield Part(name="accumulation", ok=ok, found=found)
     acted = sum(record.transformed for record in steps)
-    found = "none" if setup.clip_norm is None else f"to norm {setup.clip_norm:g}; acted in {acted} of {len(steps)} steps"
+    found = (
+        "none" if setup.clip_norm is None else f"to norm {setup.clip_norm:g}; acted in {acted} of {len(steps)} steps"
+    )
     yield Part(name="clipping", ok=ok, found=found)
     if half is not None:
         yield Part(name="precision", ok=False, refusal=half)
@@ -235,10 +258,12 @@ def _seen(setup: Setup, run: Recording | None, half: Refusal | None) -> Iterator
         yield Part(name="schedule", ok=ok, found=f"{type(setup.scheduler).__name__}: rates are read at every step")
 
 
-def _usable(parts: list[Part]) -> bool:
+def _usable(model: Any, optimizer: Any, train_set: Any) -> bool:
     """Whether there are a model, an optimizer and data to make steps with, be they supported or not."""
-    wrong_kinds = ("DataError",)
-    return not any(part.ok is False and part.refusal is not None and part.refusal.error in wrong_kinds for part in parts)
+    parameters = isinstance(model, nn.Module) and any(True for _ in model.parameters())
+    optimizers = listed(optimizer)
+    _, no_data = attempt(lambda: require_map_style(train_set))
+    return parameters and bool(optimizers) and all(isinstance(o, Optimizer) for o in optimizers) and no_data is None
 
 
 def _collate_of(loader: DataLoader[Any]) -> Collate | None:

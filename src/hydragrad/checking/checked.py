@@ -85,7 +85,9 @@ class Checked:
     @property
     def recordable(self) -> bool:
         """Whether two steps were recorded, and no part of the setup is refused."""
-        return bool(self.parts) and all(part.ok is not False for part in self.parts) and self.part("two steps").ok is True
+        return (
+            bool(self.parts) and all(part.ok is not False for part in self.parts) and self.part("two steps").ok is True
+        )
 
     def part(self, name: str) -> Part:
         """A part by name; one that was not tried, where there is none of that name."""
@@ -121,7 +123,9 @@ class Checked:
             refused = [part.name for part in self.parts if part.ok is False]
             return f"This setup can't be recorded as it is: see {', '.join(refused) or 'what was not tried'}."
         failing = [mode.name for mode in self.modes if mode.works is False]
-        return "This setup can be recorded" + (f"; refused: {', '.join(failing)}." if failing else ", and every mode works.")
+        return "This setup can be recorded" + (
+            f"; refused: {', '.join(failing)}." if failing else ", and every mode works."
+        )
 
     @property
     def costs_of(self) -> str:
@@ -129,8 +133,8 @@ class Checked:
         if self.step_seconds is None:
             return "costs: nothing was measured"
         return (
-            f"costs: of {self.steps:,} steps on {self.samples:,} samples, measured in one call on this machine; a plain "
-            f"step takes {1000 * self.step_seconds:.3g} ms; memory and disk come on top of the training's own"
+            f"costs: of {self.steps:,} steps on {self.samples:,} samples, measured in one call on this machine; a "
+            f"plain step takes {1000 * self.step_seconds:.3g} ms; memory and disk come on top of the training's own"
         )
 
     def part_rows(self) -> list[tuple[str, ...]]:
@@ -149,8 +153,9 @@ class Checked:
     def changes(self) -> list[tuple[str, str]]:
         """What to change: the name of a part or mode, and the library's words; the same words once."""
         told: dict[str, list[str]] = {}
-        for entry in (*self.parts, *self.modes):
-            if entry.refusal is not None:
+        entries: tuple[Part | Mode, ...] = (*self.parts, *self.modes)
+        for entry in entries:
+            if entry.refusal is not None and not entry.refusal.repeats:
                 told.setdefault(entry.refusal.message, []).append(entry.name)
         return [(", ".join(names), message) for message, names in told.items()]
 
@@ -193,10 +198,14 @@ def size(count: int) -> str:
 
 def clock(seconds: float) -> str:
     """Seconds as a person reads them."""
-    for unit, factor in (("h", 3600.0), ("min", 60.0), ("s", 1.0)):
-        if seconds >= 1.5 * factor:
-            return f"{seconds / factor:,.3g} {unit}"
-    return f"{1000 * seconds:.3g} ms"
+    if seconds < 1:
+        return f"{1000 * seconds:.2g} ms"
+    unit, factor = next((unit, factor) for unit, factor, most in UNITS if seconds < most)
+    return f"{seconds / factor:,.1f} {unit}" if seconds < 10 * factor else f"{seconds / factor:,.0f} {unit}"
+
+
+UNITS = (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, float("inf")))
+"""Units of time, in seconds, and up to how many seconds they are used."""
 
 
 def _costs(mode: Mode) -> tuple[str, ...]:

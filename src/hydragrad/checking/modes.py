@@ -302,9 +302,7 @@ def _why_rows(model: nn.Module, route: str) -> str:
     return "one backward pass a sample: layers are used in a way that the rules do not know, or under autocast"
 
 
-def _with_rows(
-    trial: Trial, mode: Mode, store: Store, tracked: int, accumulators: int, *, every_row: bool
-) -> Mode:
+def _with_rows(trial: Trial, mode: Mode, store: Store, tracked: int, accumulators: int, *, every_row: bool) -> Mode:
     """With what rows of all samples take, and the library's own words where they do not fit into memory."""
     sizes, all_samples = trial.sizes, trial.samples
     few = "" if tracked >= len(trial.setup.data) else f"; measured with {tracked} tracked samples"  # type: ignore[arg-type]

@@ -9,15 +9,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-import hydragrad.checking.setup as setups
 from hydragrad.checking.checked import Part
 from hydragrad.checking.refused import Refusal, attempt, refusal_of
-from hydragrad.checking.setup import Setup
+from hydragrad.checking.setup import Setup, listed
 from hydragrad.checking.steps import SEED, under
-from hydragrad.derivatives import check_losses, find_label, normalises_batches, require_differentiable
+from hydragrad.derivatives import (
+    check_losses,
+    copy_of,
+    find_label,
+    normalises_batches,
+    require_differentiable,
+    tensor_leaves,
+)
 from hydragrad.derivatives.evaluation import Evaluator
 from hydragrad.errors import DataError, LossError, NonFinite, ReplayMismatch, Unsupported
-from hydragrad.randomness import BATCH, FORWARD, every_generator_state, preserved, reseed_everything, seeded, stream_seed
+from hydragrad.randomness import (
+    BATCH,
+    FORWARD,
+    every_generator_state,
+    preserved,
+    reseed_everything,
+    seeded,
+    stream_seed,
+)
 from hydragrad.recording import indexed
 from hydragrad.recording.batch_of_one import require_batch_of_one
 from hydragrad.replay import fetch, require_finite, require_map_style
@@ -47,7 +61,7 @@ def model_part(model: Any) -> Part:
 
 def optimizer_parts(optimizer: Any) -> list[Part]:
     """Whether the optimizers' steps are known, and which options they have."""
-    optimizers = setups.listed(optimizer)
+    optimizers = listed(optimizer)
     single = len(optimizers) == 1
     return [
         _part("optimizer" if single else f"optimizer {number}", partial(_optimizer, one))
@@ -85,7 +99,7 @@ def data_part(train_set: Any, model: Any, loss: Any, size: int, collate: Collate
 def _losses_of(model: nn.Module, loss: Any, train_set: Any, collate: Collate | None, samples: list[int]) -> Tensor:
     """Losses of some samples, in eval mode."""
     with preserved(), torch.no_grad():
-        copied = setups.copy_of(model).eval()
+        copied = copy_of(model).eval()
         device = next(copied.parameters()).device
         return Evaluator(loss)(copied, fetch(train_set, samples, seed=0, collate=collate, device=device))
 
@@ -147,8 +161,8 @@ def loss_part(setup: Setup) -> Part:
             )
         if not losses.requires_grad:
             raise LossError(
-                "The losses must depend on the model's parameters; these have no gradient. Return the losses themselves, "
-                "not detached, and not computed under torch.no_grad()."
+                "The losses must depend on the model's parameters; these have no gradient. Return the losses "
+                "themselves, not detached, and not computed under torch.no_grad()."
             )
         return f"one number a sample: shape {tuple(losses.shape)}, mean {losses.mean().item():.4g}"
 
@@ -202,7 +216,7 @@ def last_batch_part(setup: Setup, last: int) -> Part:
 
 def has_batch_norm(model: nn.Module) -> bool:
     """Whether the model would normalise batches while it is trained."""
-    return normalises_batches(setups.copy_of(model).train())
+    return normalises_batches(copy_of(model).train())
 
 
 def precision_refusal(autocast: torch.dtype | None) -> Refusal | None:
@@ -244,7 +258,7 @@ def _evaluated(setup: Setup) -> Tensor:
     model = setup.copies().model
     data = _fetched(setup)
     with under(setup):
-        losses = batch_losses(partial(setup.loss, model), data, setup.batch)
+        losses = batch_losses(partial(setup.loss, model), data, [setup.samples[place] for place in setup.batch])
     check_losses(losses, len(setup.batch))
     return losses
 
@@ -254,8 +268,6 @@ def _states() -> list[bytes]:
 
 
 def _shapes(data: Any) -> list[str]:
-    from hydragrad.derivatives import tensor_leaves
-
     return [f"{str(leaf.dtype).removeprefix('torch.')} {tuple(leaf.shape)}" for leaf in tensor_leaves(data)]
 
 

@@ -16,10 +16,14 @@ class Refusal:
     Attributes:
         error: Name of the error's class.
         message: All that it says.
+        repeats: Whether another entry of the table says it.
+        foreign: Whether it is none of the library's errors.
     """
 
     error: str
     message: str
+    repeats: bool = False
+    foreign: bool = False
 
     @property
     def cause(self) -> str:
@@ -46,7 +50,9 @@ def refusal_of(error: Exception) -> Refusal:
     if isinstance(error, HydragradError):
         return Refusal(kind, told)
     first = (told.strip() or kind).splitlines()[0].rstrip(". ")
-    return Refusal(kind, f"{kind}: {first}. The error is not one of hydragrad's: look at model, loss and data first.")
+    return Refusal(
+        kind, f"{kind}: {first}. The error is not one of hydragrad's: look at model, loss and data first.", foreign=True
+    )
 
 
 def attempt(job: Callable[[], Result]) -> tuple[Result | None, Refusal | None]:

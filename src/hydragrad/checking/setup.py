@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -35,6 +35,7 @@ class Setup:
     Attributes:
         model, optimizer, loss, train_set, scheduler: As `check` takes them; `optimizer` is one or a list.
         data: The samples of the two steps alone.
+        samples: Which ones they are of `train_set`.
         groups: The batches of every step, as numbers of `data`.
         collate: Makes a batch of a list of items; torch's default if None.
         clip_norm: Gradients are clipped to this norm; None leaves them alone.
@@ -46,6 +47,7 @@ class Setup:
     loss: PerSampleLoss
     train_set: Dataset[Any]
     data: Dataset[Any]
+    samples: Sequence[int]
     groups: Sequence[Sequence[Sequence[int]]]
     scheduler: Any = None
     collate: Collate | None = None
@@ -61,6 +63,11 @@ class Setup:
     def batch(self) -> list[int]:
         """The first batch, as numbers of `data`."""
         return list(self.groups[0][0])
+
+    def on_everything(self) -> "Setup":
+        """The same steps on the whole training set, so that samples have the user's own numbers."""
+        groups = [[[self.samples[number] for number in batch] for batch in group] for group in self.groups]
+        return replace(self, data=self.train_set, samples=range(len(self.train_set)), groups=groups)  # type: ignore[arg-type]
 
     def copies(self) -> Copies:
         """Copies that may be trained, the model in train mode.
@@ -111,9 +118,7 @@ def first_batches(train_set: Dataset[Any], loader: DataLoader[Any] | None, size:
     """
     length = len(train_set)  # type: ignore[arg-type]
     if loader is None:
-        return [
-            [(number * size + place) % length for place in range(min(size, length))] for number in range(count)
-        ]
+        return [[(number * size + place) % length for place in range(min(size, length))] for number in range(count)]
     batches: list[list[int]] = []
     states = {name: generator.get_state() for name, generator in loader_generators(loader).items()}
     try:
@@ -128,11 +133,11 @@ def first_batches(train_set: Dataset[Any], loader: DataLoader[Any] | None, size:
 
 def two_steps(
     train_set: Dataset[Any], loader: DataLoader[Any] | None, size: int, accumulate: int
-) -> tuple[Dataset[Any], list[list[list[int]]]]:
-    """The data of two steps, and their batches as numbers of it."""
+) -> tuple[list[int], list[list[list[int]]]]:
+    """The samples of two steps, and their batches as places among them."""
     batches = first_batches(train_set, loader, size, STEPS * accumulate)
     samples = list(dict.fromkeys(index for batch in batches for index in batch))
     number = {index: place for place, index in enumerate(samples)}
     numbered = [[number[index] for index in batch] for batch in batches]
     groups = [numbered[start : start + accumulate] for start in range(0, len(numbered), accumulate)]
-    return some_of(train_set, samples), groups
+    return samples, groups

@@ -265,7 +265,7 @@ class Tracker:
 
     @property
     def route(self) -> str:
-        """How gradients of samples are made: layers, vjp or frozen; exact with curvature; none before the first step."""
+        """How gradients of samples are made: layers, vjp, frozen, or exact (with curvature); none before any step."""
         return self._rows.route
 
     @property
