@@ -134,7 +134,7 @@ class Checked:
             return "costs: nothing was measured"
         return (
             f"costs: of {self.steps:,} steps on {self.samples:,} samples, measured in one call on this machine; a "
-            f"plain step takes {1000 * self.step_seconds:.3g} ms; memory and disk come on top of the training's own"
+            f"plain step takes {clock(self.step_seconds)}; memory and disk come on top of the training's own"
         )
 
     def part_rows(self) -> list[tuple[str, ...]]:
@@ -199,7 +199,7 @@ def size(count: int) -> str:
 def clock(seconds: float) -> str:
     """Seconds as a person reads them."""
     if seconds < 1:
-        return f"{1000 * seconds:.2g} ms"
+        return f"{1000 * seconds:.3g} ms"
     unit, factor = next((unit, factor) for unit, factor, most in UNITS if seconds < most)
     return f"{seconds / factor:,.1f} {unit}" if seconds < 10 * factor else f"{seconds / factor:,.0f} {unit}"
 

@@ -244,7 +244,7 @@ def _counterfactual(trial: Trial) -> Mode:
 
 
 def _hypergradients(trial: Trial) -> Mode:
-    samples = tracked_samples(trial.setup, trial.sizes)
+    samples = tracked_samples(trial.setup, trial.sizes, every_row=trial.run.rule.closed_form is None)
 
     def job(run: Recording) -> Store:
         return hypergradients(run, samples=samples)
@@ -260,7 +260,7 @@ def _hypergradients(trial: Trial) -> Mode:
 
 def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
     name = "Tracker" if statistics == "exact" else "Tracker, frozen statistics"
-    samples = tracked_samples(trial.setup, trial.sizes)
+    samples = tracked_samples(trial.setup, trial.sizes, every_row=trial.run.rule.closed_form is None)
 
     def job() -> tuple[float, Tracker]:
         copies = trial.setup.copies()

@@ -9,7 +9,7 @@ from hydragrad.replay.histories import run_histories, state_names, trained_layou
 from hydragrad.runs.log import LOG
 from hydragrad.training import checkpoint_distance
 
-ROWS = 1 << 28
+ROWS = 1 << 26
 """Bytes that the rows may take which a check tracks."""
 
 
@@ -84,7 +84,7 @@ def sizes_of(run: Recording) -> Sizes:
     )
 
 
-def tracked_samples(setup: Setup, sizes: Sizes) -> list[int]:
+def tracked_samples(setup: Setup, sizes: Sizes, *, every_row: bool) -> list[int]:
     """Samples that a check tracks: all of the two steps, unless their rows take too much."""
-    row = sizes.rows(1, sizes.accumulators, every_row=True)
+    row = sizes.rows(1, sizes.accumulators, every_row=every_row)
     return list(range(max(1, min(len(setup.data), ROWS // row))))  # type: ignore[arg-type]
