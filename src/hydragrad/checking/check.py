@@ -217,12 +217,13 @@ class _Checking:
         return refusal if named is None or refusal is None else Refusal(refusal.error, f"see {named}", repeats=True)
 
     def _take_modes(self, setup: Setup, run: Recording, folder: Path, *, batch_norm: bool, timed: bool) -> None:
-        self.plain = plain_seconds(setup) if timed else None
+        work, self.plain = plain_seconds(setup) if timed else (None, None)
         trial = Trial(
             setup=setup,
             run=run,
             first=opened(setup, folder / "first"),
-            plain=self.plain,
+            plain=work,
+            waits=1.0 if work is None or self.plain is None else self.plain / work,
             sizes=sizes_of(run),
             steps=self.steps,
             samples=self.samples,

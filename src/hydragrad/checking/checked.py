@@ -46,6 +46,7 @@ class Mode:
         why: Why by this route.
         ratio: Time of a step, as a multiple of a plain step; None where the cost does not grow with the steps.
         seconds: Time for the whole training, on this machine; None where it was not measured.
+        at_most: Whether both are bounds, since what is done once takes longer than a step.
         memory: Bytes next to those of the training, estimated from sizes.
         disk: Bytes.
         refusal: Why it is refused, where it is; or, where it works, what does not fit.
@@ -57,6 +58,7 @@ class Mode:
     why: str = ""
     ratio: float | None = None
     seconds: float | None = None
+    at_most: bool = False
     memory: int = 0
     disk: int = 0
     refusal: Refusal | None = None
@@ -209,8 +211,9 @@ UNITS = (("s", 1.0, 90.0), ("min", 60.0, 5400.0), ("h", 3600.0, float("inf")))
 
 
 def _costs(mode: Mode) -> tuple[str, ...]:
-    ratio = "" if mode.ratio is None else f"{mode.ratio:.2g}" if mode.ratio < 99 else f"{mode.ratio:,.0f}"
-    return ratio, "" if mode.seconds is None else clock(mode.seconds), size(mode.memory), size(mode.disk)
+    bound = "< " if mode.at_most else ""
+    ratio = "" if mode.ratio is None else bound + (f"{mode.ratio:.2g}" if mode.ratio < 99 else f"{mode.ratio:,.0f}")
+    return ratio, "" if mode.seconds is None else bound + clock(mode.seconds), size(mode.memory), size(mode.disk)
 
 
 def _cause(refusal: Refusal | None) -> str:

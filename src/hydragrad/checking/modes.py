@@ -1,10 +1,12 @@
 """The modes, each really taken on a recording of the two steps: whether it works, by which route, and what it costs."""
 
-import tempfile
+import math
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -16,7 +18,7 @@ from hydragrad.checking.checked import Mode
 from hydragrad.checking.refused import Refusal, attempt, refusal_of
 from hydragrad.checking.setup import Copies, Setup, some_of
 from hydragrad.checking.sizes import Sizes, tracked_samples
-from hydragrad.checking.steps import SEED, make_steps, shortest, timed
+from hydragrad.checking.steps import SEED, fastest_step, make_steps, timed
 from hydragrad.derivatives import BatchStatistics, HooksInapplicable, LayerGradients, Layout
 from hydragrad.recording import Recorder
 from hydragrad.replay import Recording
@@ -30,6 +32,13 @@ INFLUENCE_CHECKPOINTS, INFLUENCE_SAMPLES = 10, 5000
 """What hg.influence averages over, and the samples of its matrix, at most."""
 
 
+MOST_REPEATS, ENOUGH_SECONDS = 5, 1.0
+"""A mode is timed at most so often, and at least twice, until it took so long."""
+
+HIDDEN = 0.3
+"""What of a plain step a mode's step costs at least, if its time is to be believed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """The two steps, recorded.
@@ -38,7 +47,8 @@ class Trial:
         setup: What was recorded.
         run: The recording of both steps.
         first: The recording of the first one alone: what both cost more is the cost of a step.
-        plain: Seconds of a plain step; None where nothing is timed.
+        plain: Seconds of work of a plain step; None where nothing is timed.
+        waits: Seconds by the clock for each of them.
         sizes: Of states and checkpoints.
         steps: Of the whole training.
         samples: Of the whole training set.
@@ -49,6 +59,7 @@ class Trial:
     run: Recording
     first: Recording
     plain: float | None
+    waits: float
     sizes: Sizes
     steps: int
     samples: int
@@ -60,21 +71,32 @@ class Trial:
         batch = self.setup.batch
         return mean_loss(some_of(self.setup.data, batch[: max(1, len(batch) // 2)]), collate=self.setup.collate)
 
-    def a_step(self, job: Callable[[Recording], object]) -> float | None:
-        """Seconds that one more step costs a job."""
+    def a_step(self, job: Callable[[Recording], object]) -> "Step":
+        """Seconds that one more step costs a job: two steps less one, each the shortest of some times in turn."""
         if self.plain is None:
-            return None
-        both, one = (
-            shortest(lambda run=run: timed(self.setup.device, lambda: job(run)))  # type: ignore[misc]
-            for run in (self.run, self.first)
-        )
-        return max(0.0, both - one)
+            return Step(None)
+        runs, times = (self.run, self.first), [math.inf, math.inf]
+        begin = time.perf_counter()
+        for number in range(MOST_REPEATS):
+            for which, run in enumerate(runs):
+                times[which] = min(times[which], timed(self.setup.device, partial(job, run)))
+            if number and time.perf_counter() - begin > ENOUGH_SECONDS:
+                break
+        both, one = times
+        # A step that is repeated can't cost much less than a plain one: then noise hides it behind what is done once.
+        return Step(both - one) if both - one > HIDDEN * self.plain else Step(both / len(self.run.steps), at_most=True)
 
 
-def recorded(setup: Setup, path: Path, count: int | None = None) -> float:
-    """Record the first steps, all if `count` is None, as one segment; returns the seconds of the last one."""
-    copies = setup.copies()
-    recorder = Recorder(
+class Step(NamedTuple):
+    """Seconds of a step, or a bound on them; None where nothing is timed."""
+
+    seconds: float | None
+    at_most: bool = False
+
+
+def recorder_of(setup: Setup, copies: Copies, path: Path) -> Recorder:
+    """A Recorder that writes all steps as one segment."""
+    return Recorder(
         path,
         copies.model,
         optimizers_of(setup, copies),
@@ -85,8 +107,13 @@ def recorded(setup: Setup, path: Path, count: int | None = None) -> float:
         collate=setup.collate,
         seed=SEED,
     )
-    with recorder:
-        return make_steps(setup, copies, recorder, count)
+
+
+def recorded(setup: Setup, path: Path, count: int | None = None) -> None:
+    """Record the first steps, all if `count` is None."""
+    copies = setup.copies()
+    with recorder_of(setup, copies, path) as recorder:
+        make_steps(setup, copies, recorder, count)
 
 
 def opened(setup: Setup, path: Path) -> Recording:
@@ -117,11 +144,12 @@ def every_mode(trial: Trial, *, batch_norm: bool) -> list[tuple[str, Callable[[]
     return jobs
 
 
-def _costed(trial: Trial, mode: Mode, seconds: float | None) -> Mode:
+def _costed(trial: Trial, mode: Mode, step: Step) -> Mode:
     """With the cost of a step as a multiple and for the whole training."""
-    if seconds is None or trial.plain is None:
+    if step.seconds is None or trial.plain is None:
         return mode
-    return replace(mode, ratio=seconds / trial.plain, seconds=seconds * trial.steps)
+    ratio = step.seconds / trial.plain
+    return replace(mode, ratio=ratio, seconds=step.seconds * trial.waits * trial.steps, at_most=step.at_most)
 
 
 def _refused(name: str, refusal: Refusal | None) -> Mode:
@@ -129,22 +157,20 @@ def _refused(name: str, refusal: Refusal | None) -> Mode:
 
 
 def _record(trial: Trial) -> Mode:
-    numbers = iter(range(1000))
-
-    def again() -> float:
-        with tempfile.TemporaryDirectory(dir=trial.folder) as folder:
-            return recorded(trial.setup, Path(folder) / str(next(numbers)))
-
-    seconds = None if trial.plain is None else shortest(again)
+    seconds = None
+    if trial.plain is not None:
+        copies = trial.setup.copies()
+        with recorder_of(trial.setup, copies, trial.folder / "timed") as recorder:
+            seconds = fastest_step(trial.setup, copies, recorder)
     mode = Mode(
         name="record",
         works=True,
         route="hg.Recorder",
-        why="every step, without checkpoints and the replay of some steps",
+        why="without checkpoints, and the replay of some steps",
         memory=2 * trial.sizes.state,
         disk=trial.sizes.run_directory(trial.steps),
     )
-    return _costed(trial, mode, seconds)
+    return _costed(trial, mode, Step(seconds))
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -219,11 +245,11 @@ def _influence(trial: Trial) -> Mode:
     )
     if trial.plain is None:
         return mode
-    measured = shortest(lambda: timed(trial.setup.device, job))
+    measured = min(timed(trial.setup.device, job) for _ in range(2))
     own = len(trial.setup.data)  # type: ignore[arg-type]
     most = min(trial.samples, INFLUENCE_SAMPLES) / own * measured
     scored = trial.samples / max(1, sum(map(len, trial.setup.groups[0]))) * trial.plain
-    return replace(mode, seconds=INFLUENCE_CHECKPOINTS * (most + scored))
+    return replace(mode, seconds=INFLUENCE_CHECKPOINTS * (most + scored) * trial.waits)
 
 
 def _counterfactual(trial: Trial) -> Mode:
@@ -262,8 +288,9 @@ def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
     name = "Tracker" if statistics == "exact" else "Tracker, frozen statistics"
     samples = tracked_samples(trial.setup, trial.sizes, every_row=trial.run.rule.closed_form is None)
 
-    def job() -> tuple[float, Tracker]:
-        copies = trial.setup.copies()
+    copies = trial.setup.copies()
+
+    def job() -> tuple[Tracker, float | None]:
         tracker = Tracker(
             copies.model,
             optimizers_of(trial.setup, copies),
@@ -276,17 +303,20 @@ def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
             samples_per_step=max(sum(map(len, group)) for group in trial.setup.groups),
         )
         with tracker:
-            return make_steps(trial.setup, copies, tracker), tracker
+            if trial.plain is not None:
+                return tracker, fastest_step(trial.setup, copies, tracker)
+            make_steps(trial.setup, copies, tracker)
+            return tracker, None
 
-    first, refusal = attempt(job)
-    if first is None:
+    done, refusal = attempt(job)
+    if done is None:
         return _refused(name, refusal)
-    tracker = first[1]
+    tracker, seconds = done
     route = tracker.route
     every_row = trial.run.rule.closed_form is None
     mode = Mode(name=name, works=True, route=route, why=_why_rows(trial.setup.copies().model, route))
     mode = _with_rows(trial, mode, tracker.store, len(samples), trial.sizes.accumulators, every_row=every_row)
-    return _costed(trial, mode, None if trial.plain is None else shortest(lambda: job()[0]))
+    return _costed(trial, mode, Step(seconds))
 
 
 def _why_rows(model: nn.Module, route: str) -> str:
@@ -325,7 +355,12 @@ def notes_of(trial: Trial) -> Iterator[Note]:
         yield from scores.evidence.notes
 
 
-def plain_seconds(setup: Setup) -> float:
-    """Seconds of a plain step."""
-    copies = setup.copies()
-    return shortest(lambda: make_steps(setup, copies))
+def plain_seconds(setup: Setup) -> tuple[float, float]:
+    """Seconds of a plain step: of work, and by the clock."""
+    copies, walls = setup.copies(), list[float]()
+    work = fastest_step(setup, copies)
+    for _ in range(len(setup.groups)):
+        begin = time.perf_counter()
+        make_steps(setup, copies, count=1)
+        walls.append(time.perf_counter() - begin)
+    return work, min(walls)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,18 +19,23 @@ from hydragrad.training import batch_losses
 
 SEED = 0
 
-REPEATED_SECONDS, REPEATS = 0.3, 4
-"""What is timed is repeated until it took so long, at most so often; the shortest time counts."""
+MOST_STEPS, ENOUGH_SECONDS = 12, 0.5
+"""Steps are timed at most so many, and at least one more than two, until they took so long."""
 
 
-def make_steps(setup: Setup, copies: Copies, observer: StepObserver | None = None, count: int | None = None) -> float:
-    """Make the first steps, all if `count` is None, in the way of hg.train; returns the seconds of the last one."""
-    seconds = 0.0
+def make_steps(setup: Setup, copies: Copies, observer: StepObserver | None = None, count: int | None = None) -> None:
+    """Make the first steps, all if `count` is None, in the way of hg.train."""
     for step, group in enumerate(setup.groups[:count]):
-        begin = now(setup.device)
         _one_step(setup, copies, group, step, observer)
-        seconds = now(setup.device) - begin
-    return seconds
+
+
+def fastest_step(setup: Setup, copies: Copies, observer: StepObserver | None = None) -> float:
+    """Seconds of work of the fastest of some steps after the first; the batches come again and again."""
+    times, begin = list[float](), time.perf_counter()
+    while len(times) <= len(setup.groups) or (len(times) < MOST_STEPS and time.perf_counter() - begin < ENOUGH_SECONDS):
+        group = setup.groups[len(times) % len(setup.groups)]
+        times.append(timed(setup.device, partial(_one_step, setup, copies, group, len(times), observer)))
+    return min(times[1:])
 
 
 def _one_step(setup: Setup, copies: Copies, group: Any, step: int, observer: StepObserver | None) -> None:
@@ -77,22 +83,16 @@ def under(setup: Setup) -> AbstractContextManager[Any]:
 
 
 def now(device: torch.device) -> float:
-    """Seconds, once the device has done what it was told."""
+    """Seconds of work: of this process, which other processes do not lengthen; on a GPU once it is done."""
+    if device.type == "cpu":
+        return time.process_time()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
-def shortest(job: Callable[[], float]) -> float:
-    """The shortest of several times that a job reports."""
-    times, begin = [job()], time.perf_counter()
-    while len(times) < REPEATS and time.perf_counter() - begin < REPEATED_SECONDS:
-        times.append(job())
-    return min(times)
-
-
 def timed(device: torch.device, job: Callable[[], object]) -> float:
-    """Seconds of a job."""
+    """Seconds of work of a job."""
     begin = now(device)
     job()
     return now(device) - begin

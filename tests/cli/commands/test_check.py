@@ -55,7 +55,19 @@ def test_what_is_empty_or_of_another_size_is_named(hydragrad, monkeypatch):
 
 
 def test_data_and_model_by_name(hydragrad):
-    words = ("--data", "digits", "--model", "lenet5", "--optimizer", "adamw", "--train-size", 120, "--drop-last")
+    words = (
+        "--data",
+        "digits",
+        "--model",
+        "lenet5",
+        "--optimizer",
+        "adamw",
+        "--train-size",
+        20,
+        "--batch-size",
+        4,
+        "--drop-last",
+    )
     code, out, err = hydragrad("check", *words, "--quiet")
     assert code == 0, err
     assert "LeNet5: 61,706 parameters" in out and "AdamW moves every coordinate in its own way" in out
