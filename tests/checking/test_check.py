@@ -477,3 +477,8 @@ def test_a_part_or_mode_that_was_not_looked_at_is_unknown():
     result = hg.check("model", None, loss, samples(), timed=False)
     assert result.mode("hessian").works is None and result.part("two steps").ok is None
     assert "costs: nothing was measured" in result.costs_of
+
+
+def test_a_list_of_one_optimizer_is_that_optimizer():
+    model = build()
+    assert hg.check(model, [sgd(model)], loss, samples(), timed=False).recordable

@@ -32,8 +32,8 @@ INFLUENCE_CHECKPOINTS, INFLUENCE_SAMPLES = 10, 5000
 """What hg.influence averages over, and the samples of its matrix, at most."""
 
 
-MOST_REPEATS, ENOUGH_SECONDS = 5, 1.0
-"""A mode is timed at most so often, and at least twice, until it took so long."""
+MOST_REPEATS, ENOUGH_SECONDS, LONG_SECONDS = 5, 1.0, 10.0
+"""A mode is timed at most so often, and until it took so long; once where that took long, else at least twice."""
 
 HIDDEN = 0.3
 """What of a plain step a mode's step costs at least, if its time is to be believed."""
@@ -66,6 +66,12 @@ class Trial:
     folder: Path
 
     @property
+    def uneven(self) -> str:
+        """Classes of optimizers that move every coordinate in its own way, so that rows move at every step."""
+        rules = [history.rule for history in run_histories(self.run) if history.rule.closed_form is None]
+        return ", ".join(dict.fromkeys(rule.torch_class.__name__ for rule in rules))
+
+    @property
     def query(self) -> Query:
         """A mean loss of some of the samples, in eval mode."""
         batch = self.setup.batch
@@ -80,7 +86,7 @@ class Trial:
         for number in range(MOST_REPEATS):
             for which, run in enumerate(runs):
                 times[which] = min(times[which], timed(self.setup.device, partial(job, run)))
-            if number and time.perf_counter() - begin > ENOUGH_SECONDS:
+            if time.perf_counter() - begin > (ENOUGH_SECONDS if number else LONG_SECONDS):
                 break
         both, one = times
         # A step that is repeated can't cost much less than a plain one: then noise hides it behind what is done once.
@@ -99,7 +105,7 @@ def recorder_of(setup: Setup, copies: Copies, path: Path) -> Recorder:
     return Recorder(
         path,
         copies.model,
-        optimizers_of(setup, copies),
+        one_or_all(copies),
         setup.loss,
         setup.data,
         scheduler=copies.scheduler,
@@ -121,9 +127,9 @@ def opened(setup: Setup, path: Path) -> Recording:
     return Recording(path, setup.copies().model, setup.loss, setup.data, collate=setup.collate)
 
 
-def optimizers_of(setup: Setup, copies: Copies) -> Any:
-    """In the form in which the user passed them."""
-    return copies.optimizers if isinstance(setup.optimizer, list | tuple) else copies.optimizers[0]
+def one_or_all(copies: Copies) -> Any:
+    """One, or the list of them."""
+    return copies.optimizers if len(copies.optimizers) > 1 else copies.optimizers[0]
 
 
 def every_mode(trial: Trial, *, batch_norm: bool) -> list[tuple[str, Callable[[], Mode]]]:
@@ -208,10 +214,9 @@ def _why(trial: Trial, plan: Plan, route: str, *, labels: bool) -> str:
     if plan.method.curvature != "none":
         return "curvature products, from the last step back to the first"
     if route == "sweep":
-        if any(record.transformed for record in trial.run.steps):
+        if not trial.uneven:
             return "clipping acts, so a step is no fixed multiple of its gradient: from the last step back to the first"
-        name = trial.run.rule.torch_class.__name__
-        return f"{name} moves every coordinate in its own way: from the last step back to the first"
+        return f"{trial.uneven} moves every coordinate in its own way: from the last step back to the first"
     if labels:
         return "every label's contribution needs the tangent of the logits"
     chosen, why = choose_route(plan)
@@ -270,7 +275,7 @@ def _counterfactual(trial: Trial) -> Mode:
 
 
 def _hypergradients(trial: Trial) -> Mode:
-    samples = tracked_samples(trial.setup, trial.sizes, every_row=trial.run.rule.closed_form is None)
+    samples = tracked_samples(trial.setup, trial.sizes, every_row=bool(trial.uneven))
 
     def job(run: Recording) -> Store:
         return hypergradients(run, samples=samples)
@@ -286,14 +291,14 @@ def _hypergradients(trial: Trial) -> Mode:
 
 def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
     name = "Tracker" if statistics == "exact" else "Tracker, frozen statistics"
-    samples = tracked_samples(trial.setup, trial.sizes, every_row=trial.run.rule.closed_form is None)
+    samples = tracked_samples(trial.setup, trial.sizes, every_row=bool(trial.uneven))
 
     copies = trial.setup.copies()
 
     def job() -> tuple[Tracker, float | None]:
         tracker = Tracker(
             copies.model,
-            optimizers_of(trial.setup, copies),
+            one_or_all(copies),
             trial.setup.loss,
             trial.setup.data,
             samples=samples,
@@ -313,7 +318,7 @@ def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
         return _refused(name, refusal)
     tracker, seconds = done
     route = tracker.route
-    every_row = trial.run.rule.closed_form is None
+    every_row = bool(trial.uneven)
     mode = Mode(name=name, works=True, route=route, why=_why_rows(trial.setup.copies().model, route))
     mode = _with_rows(trial, mode, tracker.store, len(samples), trial.sizes.accumulators, every_row=every_row)
     return _costed(trial, mode, Step(seconds))
