@@ -273,6 +273,11 @@ class Tracker:
         return len(self._known) if growing is None else growing.table.steps
 
     @property
+    def route(self) -> str:
+        """How gradients of samples are made: layers, vjp, frozen, or exact (with curvature); none before any step."""
+        return self._rows.route
+
+    @property
     def _own(self) -> tuple[StoreFacts, Tensor, nn.Module, PerSampleLoss]:
         return self._tracked.facts, self._tracked.sample_ids, self._model, self._loss
 

@@ -1,0 +1,371 @@
+"""The modes, each really taken on a recording of the two steps: whether it works, by which route, and what it costs."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from hydragrad.attribution import attribute, influence
+from hydragrad.attribution.attribute import MEMORY
+from hydragrad.attribution.plan import Plan, make_plan
+from hydragrad.attribution.segments import choose_route
+from hydragrad.checking.checked import Mode
+from hydragrad.checking.refused import Refusal, attempt, refusal_of
+from hydragrad.checking.setup import Copies, Setup, some_of
+from hydragrad.checking.sizes import Sizes, tracked_samples
+from hydragrad.checking.steps import SEED, fastest_step, make_steps, timed
+from hydragrad.derivatives import BatchStatistics, HooksInapplicable, LayerGradients, Layout
+from hydragrad.recording import Recorder
+from hydragrad.replay import Recording
+from hydragrad.replay.histories import has_closed_form, run_histories
+from hydragrad.scores import Method, Note, Query, Scores, mean_loss
+from hydragrad.tracking import Store, Tracker, hypergradients
+from hydragrad.tracking.new_store import require_memory
+from hydragrad.trust import counterfactual
+
+INFLUENCE_CHECKPOINTS, INFLUENCE_SAMPLES = 10, 5000
+"""What hg.influence averages over, and the samples of its matrix, at most."""
+
+
+MOST_REPEATS, ENOUGH_SECONDS, LONG_SECONDS = 5, 1.0, 10.0
+"""A mode is timed at most so often, and until it took so long; once where that took long, else at least twice."""
+
+HIDDEN = 0.3
+"""What of a plain step a mode's step costs at least, if its time is to be believed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """The two steps, recorded.
+
+    Attributes:
+        setup: What was recorded.
+        run: The recording of both steps.
+        first: The recording of the first one alone: what both cost more is the cost of a step.
+        plain: Seconds of work of a plain step; None where nothing is timed.
+        waits: Seconds by the clock for each of them.
+        sizes: Of states and checkpoints.
+        steps: Of the whole training.
+        samples: Of the whole training set.
+        folder: For what is written.
+    """
+
+    setup: Setup
+    run: Recording
+    first: Recording
+    plain: float | None
+    waits: float
+    sizes: Sizes
+    steps: int
+    samples: int
+    folder: Path
+
+    @property
+    def uneven(self) -> str:
+        """Classes of optimizers that move every coordinate in its own way, so that rows move at every step."""
+        rules = [history.rule for history in run_histories(self.run) if history.rule.closed_form is None]
+        return ", ".join(dict.fromkeys(rule.torch_class.__name__ for rule in rules))
+
+    @property
+    def query(self) -> Query:
+        """A mean loss of some of the samples, in eval mode."""
+        batch = self.setup.batch
+        return mean_loss(some_of(self.setup.data, batch[: max(1, len(batch) // 2)]), collate=self.setup.collate)
+
+    def a_step(self, job: Callable[[Recording], object]) -> "Step":
+        """Seconds that one more step costs a job: two steps less one, each the shortest of some times in turn."""
+        if self.plain is None:
+            return Step(None)
+        runs, times = (self.run, self.first), [math.inf, math.inf]
+        begin = time.perf_counter()
+        for number in range(MOST_REPEATS):
+            for which, run in enumerate(runs):
+                times[which] = min(times[which], timed(self.setup.device, partial(job, run)))
+            if time.perf_counter() - begin > (ENOUGH_SECONDS if number else LONG_SECONDS):
+                break
+        both, one = times
+        # A step that is repeated can't cost much less than a plain one: then noise hides it behind what is done once.
+        return Step(both - one) if both - one > HIDDEN * self.plain else Step(both / len(self.run.steps), at_most=True)
+
+
+class Step(NamedTuple):
+    """Seconds of a step, or a bound on them; None where nothing is timed."""
+
+    seconds: float | None
+    at_most: bool = False
+
+
+def recorder_of(setup: Setup, copies: Copies, path: Path) -> Recorder:
+    """A Recorder that writes all steps as one segment."""
+    return Recorder(
+        path,
+        copies.model,
+        one_or_all(copies),
+        setup.loss,
+        setup.data,
+        scheduler=copies.scheduler,
+        checkpoint_every=1000,
+        collate=setup.collate,
+        seed=SEED,
+    )
+
+
+def recorded(setup: Setup, path: Path, count: int | None = None) -> None:
+    """Record the first steps, all if `count` is None."""
+    copies = setup.copies()
+    with recorder_of(setup, copies, path) as recorder:
+        make_steps(setup, copies, recorder, count)
+
+
+def opened(setup: Setup, path: Path) -> Recording:
+    """Open what was recorded, with a model of its own."""
+    return Recording(path, setup.copies().model, setup.loss, setup.data, collate=setup.collate)
+
+
+def one_or_all(copies: Copies) -> Any:
+    """One, or the list of them."""
+    return copies.optimizers if len(copies.optimizers) > 1 else copies.optimizers[0]
+
+
+def every_mode(trial: Trial, *, batch_norm: bool) -> list[tuple[str, Callable[[], Mode]]]:
+    """Names and jobs, in the order of the table."""
+    jobs = [
+        ("record", lambda: _record(trial)),
+        ("none", lambda: _attribute(trial, "none")),
+        ("labels", lambda: _attribute(trial, "labels")),
+        ("hessian", lambda: _attribute(trial, "hessian")),
+        ("ggn", lambda: _attribute(trial, "ggn")),
+        ("influence", lambda: _influence(trial)),
+        ("counterfactual", lambda: _counterfactual(trial)),
+        ("hypergradients", lambda: _hypergradients(trial)),
+        ("Tracker", lambda: _tracker(trial, "exact")),
+    ]
+    if batch_norm:
+        jobs.append(("Tracker, frozen statistics", lambda: _tracker(trial, "frozen")))
+    return jobs
+
+
+def _costed(trial: Trial, mode: Mode, step: Step) -> Mode:
+    """With the cost of a step as a multiple and for the whole training."""
+    if step.seconds is None or trial.plain is None:
+        return mode
+    ratio = step.seconds / trial.plain
+    return replace(mode, ratio=ratio, seconds=step.seconds * trial.waits * trial.steps, at_most=step.at_most)
+
+
+def _refused(name: str, refusal: Refusal | None) -> Mode:
+    return Mode(name=name, works=False, refusal=refusal)
+
+
+def _record(trial: Trial) -> Mode:
+    seconds = None
+    if trial.plain is not None:
+        copies = trial.setup.copies()
+        with recorder_of(trial.setup, copies, trial.folder / "timed") as recorder:
+            seconds = fastest_step(trial.setup, copies, recorder)
+    mode = Mode(
+        name="record",
+        works=True,
+        route="hg.Recorder",
+        why="without checkpoints, and the replay of some steps",
+        memory=2 * trial.sizes.state,
+        disk=trial.sizes.run_directory(trial.steps),
+    )
+    return _costed(trial, mode, Step(seconds))
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "labels": {"labels": True},
+    "hessian": {"curvature": "hessian"},
+    "ggn": {"curvature": "ggn"},
+}
+"""Modes of hg.attribute, and its options."""
+
+
+def _attribute(trial: Trial, name: str) -> Mode:
+    options = OPTIONS[name]
+
+    def job(run: Recording) -> Scores:
+        return attribute(run, trial.query, **options)
+
+    scores, refusal = attempt(lambda: job(trial.run))
+    if scores is None:
+        return _refused(name, refusal)
+    plan = make_plan(trial.run, Method.of(options.get("curvature", "none")), sample_ids=scores.sample_ids)
+    route = scores.evidence.route
+    mode = Mode(
+        name=name,
+        works=True,
+        route=route,
+        why=_why(trial, plan, route, labels=name == "labels"),
+        memory=trial.sizes.attribution(swept=route == "sweep", steps=trial.steps, most=MEMORY),
+    )
+    return _costed(trial, mode, trial.a_step(job))
+
+
+def _why(trial: Trial, plan: Plan, route: str, *, labels: bool) -> str:
+    """Why by this route."""
+    if plan.method.curvature != "none":
+        return "curvature products, from the last step back to the first"
+    if route == "sweep":
+        if not trial.uneven:
+            return "clipping acts, so a step is no fixed multiple of its gradient: from the last step back to the first"
+        return f"{trial.uneven} moves every coordinate in its own way: from the last step back to the first"
+    if labels:
+        return "every label's contribution needs the tangent of the logits"
+    chosen, why = choose_route(plan)
+    return why if chosen == route else _why_not(trial, chosen)
+
+
+def _why_not(trial: Trial, route: Any) -> str:
+    """Why a route that looked valid was left for a safer one."""
+    try:
+        attribute(trial.run, trial.query, route=route)
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+        return f"forward mode is not valid here: {refusal_of(cause).message.splitlines()[0].rstrip('. ')}"
+    return "a faster route was left on the way"
+
+
+def _influence(trial: Trial) -> Mode:
+    def job() -> Scores:
+        return influence(trial.run, trial.query, checkpoints=1)
+
+    scores, refusal = attempt(job)
+    if scores is None:
+        return _refused("influence", refusal)
+    memory = 4 * trial.sizes.weights + trial.sizes.state
+    mode = Mode(
+        name="influence",
+        works=True,
+        route="influence",
+        why=f"weights alone, at {INFLUENCE_CHECKPOINTS} checkpoints; its cost grows with the samples, not the steps",
+        memory=memory,
+    )
+    if trial.plain is None:
+        return mode
+    measured = min(timed(trial.setup.device, job) for _ in range(2))
+    own = len(trial.setup.data)  # type: ignore[arg-type]
+    most = min(trial.samples, INFLUENCE_SAMPLES) / own * measured
+    scored = trial.samples / max(1, sum(map(len, trial.setup.groups[0]))) * trial.plain
+    return replace(mode, seconds=INFLUENCE_CHECKPOINTS * (most + scored) * trial.waits)
+
+
+def _counterfactual(trial: Trial) -> Mode:
+    def job(run: Recording) -> object:
+        return counterfactual(run, [trial.setup.batch[:1]], trial.query, keep=False)
+
+    result, refusal = attempt(lambda: job(trial.run))
+    if result is None:
+        return _refused("counterfactual", refusal)
+    mode = Mode(
+        name="counterfactual",
+        works=True,
+        route="replay",
+        why="one training a group that is left out",
+        memory=2 * trial.sizes.state,
+    )
+    return _costed(trial, mode, trial.a_step(job))
+
+
+def _hypergradients(trial: Trial) -> Mode:
+    samples = tracked_samples(trial.setup, trial.sizes, every_row=bool(trial.uneven))
+
+    def job(run: Recording) -> Store:
+        return hypergradients(run, samples=samples)
+
+    store, refusal = attempt(lambda: job(trial.run))
+    if store is None:
+        return _refused("hypergradients", refusal)
+    closed = has_closed_form(trial.run, run_histories(trial.run))
+    mode = Mode(name="hypergradients", works=True, route="replay", why="the rows of a Tracker, by replay")
+    mode = _with_rows(trial, mode, store, len(samples), 1 if closed else trial.sizes.accumulators, every_row=not closed)
+    return _costed(trial, mode, trial.a_step(job))
+
+
+def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
+    name = "Tracker" if statistics == "exact" else "Tracker, frozen statistics"
+    samples = tracked_samples(trial.setup, trial.sizes, every_row=bool(trial.uneven))
+
+    copies = trial.setup.copies()
+
+    def job() -> tuple[Tracker, float | None]:
+        tracker = Tracker(
+            copies.model,
+            one_or_all(copies),
+            trial.setup.loss,
+            trial.setup.data,
+            samples=samples,
+            collate=trial.setup.collate,
+            seed=SEED,
+            batch_statistics=statistics,
+            samples_per_step=max(sum(map(len, group)) for group in trial.setup.groups),
+        )
+        with tracker:
+            if trial.plain is not None:
+                return tracker, fastest_step(trial.setup, copies, tracker)
+            make_steps(trial.setup, copies, tracker)
+            return tracker, None
+
+    done, refusal = attempt(job)
+    if done is None:
+        return _refused(name, refusal)
+    tracker, seconds = done
+    route = tracker.route
+    every_row = bool(trial.uneven)
+    mode = Mode(name=name, works=True, route=route, why=_why_rows(trial.setup.copies().model, route))
+    mode = _with_rows(trial, mode, tracker.store, len(samples), trial.sizes.accumulators, every_row=every_row)
+    return _costed(trial, mode, Step(seconds))
+
+
+def _why_rows(model: nn.Module, route: str) -> str:
+    if route == "layers":
+        return "every layer has a rule"
+    if route == "frozen":
+        return "statistics of batches as constants: one more pass for all samples of a batch"
+    try:
+        gradients = LayerGradients(model, Layout({name: p.shape for name, p in model.named_parameters()}))
+    except HooksInapplicable as error:
+        return f"one backward pass a sample: {error}"
+    gradients.remove()
+    return "one backward pass a sample: layers are used in a way that the rules do not know, or under autocast"
+
+
+def _with_rows(trial: Trial, mode: Mode, store: Store, tracked: int, accumulators: int, *, every_row: bool) -> Mode:
+    """With what rows of all samples take, and the library's own words where they do not fit into memory."""
+    sizes, all_samples = trial.sizes, trial.samples
+    few = "" if tracked >= len(trial.setup.data) else f"; measured with {tracked} tracked samples"  # type: ignore[arg-type]
+    _, refusal = attempt(
+        lambda: require_memory(None, store.facts, all_samples, sizes.columns, accumulators, every_row=every_row)
+    )
+    return replace(
+        mode,
+        memory=sizes.rows(all_samples, accumulators, every_row=every_row),
+        disk=sizes.rows(all_samples, 1),
+        why=mode.why + few,
+        refusal=refusal,
+    )
+
+
+def notes_of(trial: Trial) -> Iterator[Note]:
+    """The notes that scores of this training would have."""
+    scores, _ = attempt(lambda: attribute(trial.run, trial.query))
+    if scores is not None:
+        yield from scores.evidence.notes
+
+
+def plain_seconds(setup: Setup) -> tuple[float, float]:
+    """Seconds of a plain step: of work, and by the clock."""
+    copies, walls = setup.copies(), list[float]()
+    work = fastest_step(setup, copies)
+    for _ in range(len(setup.groups)):
+        begin = time.perf_counter()
+        make_steps(setup, copies, count=1)
+        walls.append(time.perf_counter() - begin)
+    return work, min(walls)
