@@ -17,7 +17,7 @@ from hydragrad.steps import RULES
 
 RATE = 0.02
 SAMPLES, BATCH_SIZE, CLASSES = 18, 5, 3
-OPTIMIZERS = {kind.__name__: kind for kind in RULES}
+OPTIMIZERS = {kind.__name__: kind for kind in RULES if kind.__module__.startswith("torch.")}
 
 
 def mlp(*between: nn.Module) -> nn.Module:

@@ -10,7 +10,8 @@ from hydragrad.steps import RULES
 COMMAND = runpy.run_path(str(ROOT / "docs" / "matrix"), run_name="matrix")
 DOCUMENT = (ROOT / "docs" / "support.md").read_text()
 ROWS = {(row["optimizer"], row["feature"]): row for row in COMMAND["read_rows"]()}
-OPTIMIZERS, FEATURES = sorted(kind.__name__ for kind in RULES), COMMAND["FEATURES"]
+FEATURES = COMMAND["FEATURES"]
+OPTIMIZERS = sorted(kind.__name__ for kind in RULES if kind.__module__.startswith("torch."))
 AGAIN = "Run `make matrix`."
 
 
