@@ -1,11 +1,11 @@
 """What the checks cost: recording and every route with them, as a ratio to the same without.
 
-LeNet-5 with SGD, and a small transformer with AdamW, on random data, one thread. Every job runs four times a round: over a
-short run and a long one, with the checks and without, in turns. The ratio is that of the time which the further steps of
-the long run take; what is left is paid once a call (the first step of every kind, the query, the choice of a route), and
-is given in steps of the job without checks. Medians over the rounds, of processor time. Without: nothing is compared, and
-neither graphs nor random steps are looked at. The number over the state and the digests of batches, which every record
-has, stay in both.
+LeNet-5 with SGD, and a small transformer with AdamW, on random data, one thread. Every job runs four times a round:
+over a short run and a long one, with the checks and without, in turns. The ratio is that of the time which the
+further steps of the long run take; what is left is paid once a call (the first step of every kind, the query, the
+choice of a route), and is given in steps of the job without checks. Medians over the rounds, of processor time.
+Without: nothing is compared, and neither graphs nor random steps are looked at. The number over the state and the
+digests of batches, which every record has, stay in both.
 
     python -m benchmarks.checks [--rounds 9]
 """
