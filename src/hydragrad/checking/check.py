@@ -95,7 +95,7 @@ def check(
     Raises:
         ValueError: Numbers below 1.
 
-    Cost: every mode takes some of the two steps several times over: some dozens of training steps in all.
+    Cost: every mode takes the two steps several times over: about as much as some hundred training steps.
     """
     _require_positive(batch_size=batch_size, accumulate=accumulate, epochs=epochs, steps=1 if steps is None else steps)
     with _silent(), preserved(), torch.enable_grad(), bar("checking", STAGES, unit="stages") as progress:

@@ -15,10 +15,10 @@ from hydragrad.attribution.attribute import MEMORY
 from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.segments import choose_route
 from hydragrad.checking.checked import Mode
-from hydragrad.checking.refused import Refusal, attempt, refusal_of
+from hydragrad.checking.refused import Refusal, Result, attempt, refusal_of
 from hydragrad.checking.setup import Copies, Setup, some_of
 from hydragrad.checking.sizes import Sizes, tracked_samples
-from hydragrad.checking.steps import SEED, fastest_step, make_steps, timed
+from hydragrad.checking.steps import SEED, fastest_step, make_steps, now, timed
 from hydragrad.derivatives import BatchStatistics, HooksInapplicable, LayerGradients, Layout
 from hydragrad.recording import Recorder
 from hydragrad.replay import Recording
@@ -32,8 +32,8 @@ INFLUENCE_CHECKPOINTS, INFLUENCE_SAMPLES = 10, 5000
 """What hg.influence averages over, and the samples of its matrix, at most."""
 
 
-MOST_REPEATS, ENOUGH_SECONDS, LONG_SECONDS = 5, 1.0, 10.0
-"""A mode is timed at most so often, and until it took so long; once where that took long, else at least twice."""
+MOST_REPEATS, ENOUGH_SECONDS, LONG_SECONDS = 5, 1.0, 5.0
+"""A mode is timed at most so often, and at least twice, until it took so long in all; once where that takes long."""
 
 HIDDEN = 0.3
 """What of a plain step a mode's step costs at least, if its time is to be believed."""
@@ -65,6 +65,12 @@ class Trial:
     samples: int
     folder: Path
 
+    def attempted(self, job: Callable[[], Result]) -> tuple[tuple[Result | None, Refusal | None], float]:
+        """What a job gave, or why it gave nothing, and the seconds that it took."""
+        begin = now(self.setup.device)
+        outcome = attempt(job)
+        return outcome, now(self.setup.device) - begin
+
     @property
     def uneven(self) -> str:
         """Classes of optimizers that move every coordinate in its own way, so that rows move at every step."""
@@ -77,18 +83,23 @@ class Trial:
         batch = self.setup.batch
         return mean_loss(some_of(self.setup.data, batch[: max(1, len(batch) // 2)]), collate=self.setup.collate)
 
-    def a_step(self, job: Callable[[Recording], object]) -> "Step":
-        """Seconds that one more step costs a job: two steps less one, each the shortest of some times in turn."""
+    def a_step(self, job: Callable[[Recording], object], took: float) -> "Step":
+        """Seconds that one more step costs a job: two steps less one, each the shortest of some times in turn.
+
+        Args:
+            job: Does its work on a recording.
+            took: Seconds that it took on both steps; where that is long, it is not repeated.
+        """
         if self.plain is None:
             return Step(None)
-        runs, times = (self.run, self.first), [math.inf, math.inf]
-        begin = time.perf_counter()
+        runs, times, begin = (self.first, self.run), [math.inf, took], time.perf_counter()
         for number in range(MOST_REPEATS):
             for which, run in enumerate(runs):
-                times[which] = min(times[which], timed(self.setup.device, partial(job, run)))
-            if time.perf_counter() - begin > (ENOUGH_SECONDS if number else LONG_SECONDS):
+                if which == 0 or took < LONG_SECONDS:
+                    times[which] = min(times[which], timed(self.setup.device, partial(job, run)))
+            if took >= LONG_SECONDS or (number and time.perf_counter() - begin > ENOUGH_SECONDS):
                 break
-        both, one = times
+        one, both = times
         # A step that is repeated can't cost much less than a plain one: then noise hides it behind what is done once.
         return Step(both - one) if both - one > HIDDEN * self.plain else Step(both / len(self.run.steps), at_most=True)
 
@@ -194,7 +205,7 @@ def _attribute(trial: Trial, name: str) -> Mode:
     def job(run: Recording) -> Scores:
         return attribute(run, trial.query, **options)
 
-    scores, refusal = attempt(lambda: job(trial.run))
+    (scores, refusal), took = trial.attempted(lambda: job(trial.run))
     if scores is None:
         return _refused(name, refusal)
     plan = make_plan(trial.run, Method.of(options.get("curvature", "none")), sample_ids=scores.sample_ids)
@@ -206,7 +217,7 @@ def _attribute(trial: Trial, name: str) -> Mode:
         why=_why(trial, plan, route, labels=name == "labels"),
         memory=trial.sizes.attribution(swept=route == "sweep", steps=trial.steps, most=MEMORY),
     )
-    return _costed(trial, mode, trial.a_step(job))
+    return _costed(trial, mode, trial.a_step(job, took))
 
 
 def _why(trial: Trial, plan: Plan, route: str, *, labels: bool) -> str:
@@ -237,7 +248,7 @@ def _influence(trial: Trial) -> Mode:
     def job() -> Scores:
         return influence(trial.run, trial.query, checkpoints=1)
 
-    scores, refusal = attempt(job)
+    (scores, refusal), took = trial.attempted(job)
     if scores is None:
         return _refused("influence", refusal)
     memory = 4 * trial.sizes.weights + trial.sizes.state
@@ -250,7 +261,7 @@ def _influence(trial: Trial) -> Mode:
     )
     if trial.plain is None:
         return mode
-    measured = min(timed(trial.setup.device, job) for _ in range(2))
+    measured = took if took >= LONG_SECONDS else min(took, timed(trial.setup.device, job))
     own = len(trial.setup.data)  # type: ignore[arg-type]
     most = min(trial.samples, INFLUENCE_SAMPLES) / own * measured
     scored = trial.samples / max(1, sum(map(len, trial.setup.groups[0]))) * trial.plain
@@ -261,7 +272,7 @@ def _counterfactual(trial: Trial) -> Mode:
     def job(run: Recording) -> object:
         return counterfactual(run, [trial.setup.batch[:1]], trial.query, keep=False)
 
-    result, refusal = attempt(lambda: job(trial.run))
+    (result, refusal), took = trial.attempted(lambda: job(trial.run))
     if result is None:
         return _refused("counterfactual", refusal)
     mode = Mode(
@@ -271,7 +282,7 @@ def _counterfactual(trial: Trial) -> Mode:
         why="one training a group that is left out",
         memory=2 * trial.sizes.state,
     )
-    return _costed(trial, mode, trial.a_step(job))
+    return _costed(trial, mode, trial.a_step(job, took))
 
 
 def _hypergradients(trial: Trial) -> Mode:
@@ -280,13 +291,13 @@ def _hypergradients(trial: Trial) -> Mode:
     def job(run: Recording) -> Store:
         return hypergradients(run, samples=samples)
 
-    store, refusal = attempt(lambda: job(trial.run))
+    (store, refusal), took = trial.attempted(lambda: job(trial.run))
     if store is None:
         return _refused("hypergradients", refusal)
     closed = has_closed_form(trial.run, run_histories(trial.run))
     mode = Mode(name="hypergradients", works=True, route="replay", why="the rows of a Tracker, by replay")
     mode = _with_rows(trial, mode, store, len(samples), 1 if closed else trial.sizes.accumulators, every_row=not closed)
-    return _costed(trial, mode, trial.a_step(job))
+    return _costed(trial, mode, trial.a_step(job, took))
 
 
 def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
