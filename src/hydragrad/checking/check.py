@@ -15,7 +15,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from hydragrad.checking.checked import Checked, Mode, Part
-from hydragrad.checking.modes import Trial, every_mode, notes_of, opened, plain_seconds, recorded
+from hydragrad.checking.modes import Trial, again, every_mode, notes_of, opened, plain_seconds, recorded
 from hydragrad.checking.parts import (
     batches_part,
     data_part,
@@ -192,9 +192,8 @@ class _Checking:
         """Record the two steps; what the record shows of clipping, accumulation and precision are parts, too."""
 
         def job() -> Recording:
-            recorded(setup, folder / "both")
-            recorded(setup, folder / "first", 1)
-            return opened(setup, folder / "both")
+            recorded(setup, folder / "two")
+            return opened(setup, folder / "two")
 
         run, refusal = attempt(job)
         if refusal is not None and list(setup.samples) != list(range(len(setup.samples))):
@@ -217,11 +216,15 @@ class _Checking:
         return refusal if named is None or refusal is None else Refusal(refusal.error, f"see {named}", repeats=True)
 
     def _take_modes(self, setup: Setup, run: Recording, folder: Path, *, batch_norm: bool, timed: bool) -> None:
-        work, self.plain = plain_seconds(setup) if timed else (None, None)
+        work, self.plain, longer = None, None, None
+        if timed:
+            work, self.plain = plain_seconds(setup)
+            recorded(again(setup), folder / "longer")
+            longer = opened(again(setup), folder / "longer")
         trial = Trial(
             setup=setup,
             run=run,
-            first=opened(setup, folder / "first"),
+            longer=longer,
             plain=work,
             waits=1.0 if work is None or self.plain is None else self.plain / work,
             sizes=sizes_of(run),

@@ -46,7 +46,8 @@ class Trial:
     Attributes:
         setup: What was recorded.
         run: The recording of both steps.
-        first: The recording of the first one alone: what both cost more is the cost of a step.
+        longer: A recording that makes them twice: what it costs more is the cost of its further steps; None where
+            nothing is timed. (A run of one step would be no measure: more of it is done once.)
         plain: Seconds of work of a plain step; None where nothing is timed.
         waits: Seconds by the clock for each of them.
         sizes: Of states and checkpoints.
@@ -57,7 +58,7 @@ class Trial:
 
     setup: Setup
     run: Recording
-    first: Recording
+    longer: Recording | None
     plain: float | None
     waits: float
     sizes: Sizes
@@ -84,24 +85,25 @@ class Trial:
         return mean_loss(some_of(self.setup.data, batch[: max(1, len(batch) // 2)]), collate=self.setup.collate)
 
     def a_step(self, job: Callable[[Recording], object], took: float) -> "Step":
-        """Seconds that one more step costs a job: two steps less one, each the shortest of some times in turn.
+        """Seconds that one more step costs a job: the longer run less the two steps, each the shortest of some times.
 
         Args:
             job: Does its work on a recording.
             took: Seconds that it took on both steps; where that is long, it is not repeated.
         """
-        if self.plain is None:
+        if self.plain is None or self.longer is None:
             return Step(None)
-        runs, times, begin = (self.first, self.run), [math.inf, took], time.perf_counter()
+        runs, times, begin = (self.longer, self.run), [math.inf, took], time.perf_counter()
         for number in range(MOST_REPEATS):
             for which, run in enumerate(runs):
                 if which == 0 or took < LONG_SECONDS:
                     times[which] = min(times[which], timed(self.setup.device, partial(job, run)))
             if took >= LONG_SECONDS or (number and time.perf_counter() - begin > ENOUGH_SECONDS):
                 break
-        one, both = times
+        both, count = len(self.run.steps), len(self.longer.steps)
+        step = (times[0] - times[1]) / (count - both)
         # A step that is repeated can't cost much less than a plain one: then noise hides it behind what is done once.
-        return Step(both - one) if both - one > HIDDEN * self.plain else Step(both / len(self.run.steps), at_most=True)
+        return Step(step) if step > HIDDEN * self.plain else Step(times[0] / count, at_most=True)
 
 
 class Step(NamedTuple):
@@ -131,6 +133,11 @@ def recorded(setup: Setup, path: Path, count: int | None = None) -> None:
     copies = setup.copies()
     with recorder_of(setup, copies, path) as recorder:
         make_steps(setup, copies, recorder, count)
+
+
+def again(setup: Setup) -> Setup:
+    """The same steps twice."""
+    return replace(setup, groups=[*setup.groups, *setup.groups])
 
 
 def opened(setup: Setup, path: Path) -> Recording:
