@@ -15,7 +15,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from hydragrad.checking.checked import Checked, Mode, Part
-from hydragrad.checking.modes import Trial, again, every_mode, notes_of, opened, plain_seconds, recorded
+from hydragrad.checking.modes import every_mode, notes_of
 from hydragrad.checking.parts import (
     batches_part,
     data_part,
@@ -32,6 +32,7 @@ from hydragrad.checking.parts import (
 from hydragrad.checking.refused import Refusal, attempt
 from hydragrad.checking.setup import Setup, listed, some_of, two_steps
 from hydragrad.checking.sizes import sizes_of
+from hydragrad.checking.trial import Trial, again, opened, plain_seconds, recorded
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.progress import Bar, bar
 from hydragrad.randomness import preserved
