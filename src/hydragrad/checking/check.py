@@ -238,6 +238,8 @@ class _Checking:
             mode, refusal = attempt(job)
             self.modes.append(Mode(name=name, works=False, refusal=refusal) if mode is None else mode)
             self._progress.advance()
+        if not batch_norm:  # a stage fewer
+            self._progress.advance()
         self.notes = list(notes_of(trial))
 
 
