@@ -124,3 +124,19 @@ def test_a_last_batch_of_one_sample_is_refused_under_batch_norm():
 def test_numbers_below_one_are_an_error(name):
     with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
         checked(**{name: 0})
+
+
+def test_a_norm_of_zero_to_clip_to_is_an_error():
+    with pytest.raises(ValueError, match="clip_norm must be above 0, or None for no clipping, got 0"):
+        checked(clip_norm=0.0)
+
+
+def test_a_training_set_without_a_whole_batch_is_refused_where_smaller_ones_are_left_out():
+    result = checked(length=4, drop_last=True)
+    assert "An epoch needs at least one batch of 5 samples where drop_last=True" in result.part("loader").refusal.cause
+
+
+def test_a_stream_is_refused_as_such_and_nothing_else_is_said_of_it():
+    model = build()
+    result = hg.check(model, sgd(model), loss, REFUSED["no data"][0]["data"], drop_last=True, timed=False)
+    assert [name for name, _ in result.changes()] == ["data"]

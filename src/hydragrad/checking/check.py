@@ -94,11 +94,13 @@ def check(
         The table; `checked.recordable` says whether the setup can be recorded.
 
     Raises:
-        ValueError: Numbers below 1.
+        ValueError: Numbers below 1, or a norm to clip to that is not above 0.
 
     Cost: every mode takes the two steps several times over: about as much as some hundred training steps.
     """
     _require_positive(batch_size=batch_size, accumulate=accumulate, epochs=epochs, steps=1 if steps is None else steps)
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be above 0, or None for no clipping, got {clip_norm}.")
     with _silent(), preserved(), torch.enable_grad(), bar("checking", STAGES, unit="stages") as progress:
         checking = _Checking(progress)
         if loader is not None:
@@ -108,9 +110,11 @@ def check(
             model_part(model),
             *optimizer_parts(optimizer),
             data_part(train_set, model, loss, batch_size, collate),
-            loader_part(loader, train_set, batch_size),
         ]
-        if not (_usable(model, optimizer, train_set) and checking.parts[-1].ok):
+        if attempt(lambda: require_map_style(train_set))[1] is not None:
+            return checking.result()
+        checking.parts.append(loader_part(loader, train_set, batch_size, drop_last))
+        if not (_usable(model, optimizer) and checking.parts[-1].ok):
             return checking.result()
         length = len(train_set)  # type: ignore[arg-type]
         batches = len(loader) if loader is not None else _batches(length, batch_size, drop_last)
@@ -265,12 +269,11 @@ def _seen(setup: Setup, run: Recording | None, half: Refusal | None) -> Iterator
         yield Part(name="schedule", ok=ok, found=f"{type(setup.scheduler).__name__}: rates are read at every step")
 
 
-def _usable(model: Any, optimizer: Any, train_set: Any) -> bool:
-    """Whether there are a model, an optimizer and data to make steps with, be they supported or not."""
+def _usable(model: Any, optimizer: Any) -> bool:
+    """Whether there are a model and an optimizer to make steps with, be they supported or not."""
     parameters = isinstance(model, nn.Module) and any(True for _ in model.parameters())
     optimizers = listed(optimizer)
-    _, no_data = attempt(lambda: require_map_style(train_set))
-    return parameters and bool(optimizers) and all(isinstance(o, Optimizer) for o in optimizers) and no_data is None
+    return parameters and bool(optimizers) and all(isinstance(one, Optimizer) for one in optimizers)
 
 
 def _collate_of(loader: DataLoader[Any]) -> Collate | None:
