@@ -4,6 +4,7 @@ check    the public function
 setup    what would be trained, and private copies of it
 parts    the parts of a setup, looked at one by one
 steps    the two steps, and how long they take
+trial    their recording, and how the cost of one more step is measured
 modes    every way to ask about the training, taken on the two steps
 sizes    memory and disk
 refused  an error as an entry of a table

@@ -15,7 +15,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import DataLoader, Dataset
 
 from hydragrad.checking.checked import Checked, Mode, Part
-from hydragrad.checking.modes import Trial, every_mode, notes_of, opened, plain_seconds, recorded
+from hydragrad.checking.modes import every_mode, notes_of
 from hydragrad.checking.parts import (
     batches_part,
     data_part,
@@ -32,6 +32,7 @@ from hydragrad.checking.parts import (
 from hydragrad.checking.refused import Refusal, attempt
 from hydragrad.checking.setup import Setup, listed, some_of, two_steps
 from hydragrad.checking.sizes import sizes_of
+from hydragrad.checking.trial import Trial, again, opened, plain_seconds, recorded
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.progress import Bar, bar
 from hydragrad.randomness import preserved
@@ -93,11 +94,13 @@ def check(
         The table; `checked.recordable` says whether the setup can be recorded.
 
     Raises:
-        ValueError: Numbers below 1.
+        ValueError: Numbers below 1, or a norm to clip to that is not above 0.
 
-    Cost: every mode takes some of the two steps several times over: some dozens of training steps in all.
+    Cost: every mode takes the two steps several times over: about as much as some hundred training steps.
     """
     _require_positive(batch_size=batch_size, accumulate=accumulate, epochs=epochs, steps=1 if steps is None else steps)
+    if clip_norm is not None and not clip_norm > 0:
+        raise ValueError(f"clip_norm must be above 0, or None for no clipping, got {clip_norm}.")
     with _silent(), preserved(), torch.enable_grad(), bar("checking", STAGES, unit="stages") as progress:
         checking = _Checking(progress)
         if loader is not None:
@@ -107,9 +110,11 @@ def check(
             model_part(model),
             *optimizer_parts(optimizer),
             data_part(train_set, model, loss, batch_size, collate),
-            loader_part(loader, train_set, batch_size),
         ]
-        if not (_usable(model, optimizer, train_set) and checking.parts[-1].ok):
+        if attempt(lambda: require_map_style(train_set))[1] is not None:
+            return checking.result()
+        checking.parts.append(loader_part(loader, train_set, batch_size, drop_last))
+        if not (_usable(model, optimizer) and checking.parts[-1].ok):
             return checking.result()
         length = len(train_set)  # type: ignore[arg-type]
         batches = len(loader) if loader is not None else _batches(length, batch_size, drop_last)
@@ -192,9 +197,8 @@ class _Checking:
         """Record the two steps; what the record shows of clipping, accumulation and precision are parts, too."""
 
         def job() -> Recording:
-            recorded(setup, folder / "both")
-            recorded(setup, folder / "first", 1)
-            return opened(setup, folder / "both")
+            recorded(setup, folder / "two")
+            return opened(setup, folder / "two")
 
         run, refusal = attempt(job)
         if refusal is not None and list(setup.samples) != list(range(len(setup.samples))):
@@ -217,11 +221,15 @@ class _Checking:
         return refusal if named is None or refusal is None else Refusal(refusal.error, f"see {named}", repeats=True)
 
     def _take_modes(self, setup: Setup, run: Recording, folder: Path, *, batch_norm: bool, timed: bool) -> None:
-        work, self.plain = plain_seconds(setup) if timed else (None, None)
+        work, self.plain, longer = None, None, None
+        if timed:
+            work, self.plain = plain_seconds(setup)
+            recorded(again(setup), folder / "longer")
+            longer = opened(again(setup), folder / "longer")
         trial = Trial(
             setup=setup,
             run=run,
-            first=opened(setup, folder / "first"),
+            longer=longer,
             plain=work,
             waits=1.0 if work is None or self.plain is None else self.plain / work,
             sizes=sizes_of(run),
@@ -233,6 +241,8 @@ class _Checking:
             self._progress.note(name)
             mode, refusal = attempt(job)
             self.modes.append(Mode(name=name, works=False, refusal=refusal) if mode is None else mode)
+            self._progress.advance()
+        if not batch_norm:  # a stage fewer
             self._progress.advance()
         self.notes = list(notes_of(trial))
 
@@ -259,12 +269,11 @@ def _seen(setup: Setup, run: Recording | None, half: Refusal | None) -> Iterator
         yield Part(name="schedule", ok=ok, found=f"{type(setup.scheduler).__name__}: rates are read at every step")
 
 
-def _usable(model: Any, optimizer: Any, train_set: Any) -> bool:
-    """Whether there are a model, an optimizer and data to make steps with, be they supported or not."""
+def _usable(model: Any, optimizer: Any) -> bool:
+    """Whether there are a model and an optimizer to make steps with, be they supported or not."""
     parameters = isinstance(model, nn.Module) and any(True for _ in model.parameters())
     optimizers = listed(optimizer)
-    _, no_data = attempt(lambda: require_map_style(train_set))
-    return parameters and bool(optimizers) and all(isinstance(o, Optimizer) for o in optimizers) and no_data is None
+    return parameters and bool(optimizers) and all(isinstance(one, Optimizer) for one in optimizers)
 
 
 def _collate_of(loader: DataLoader[Any]) -> Collate | None:

@@ -1,12 +1,8 @@
 """The modes, each really taken on a recording of the two steps: whether it works, by which route, and what it costs."""
 
-import math
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -16,120 +12,19 @@ from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.segments import choose_route
 from hydragrad.checking.checked import Mode
 from hydragrad.checking.refused import Refusal, attempt, refusal_of
-from hydragrad.checking.setup import Copies, Setup, some_of
-from hydragrad.checking.sizes import Sizes, tracked_samples
+from hydragrad.checking.sizes import tracked_samples
 from hydragrad.checking.steps import SEED, fastest_step, make_steps, timed
+from hydragrad.checking.trial import LONG_SECONDS, Step, Trial, one_or_all, recorder_of
 from hydragrad.derivatives import BatchStatistics, HooksInapplicable, LayerGradients, Layout
-from hydragrad.recording import Recorder
 from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form, run_histories
-from hydragrad.scores import Method, Note, Query, Scores, mean_loss
+from hydragrad.scores import Method, Note, Scores
 from hydragrad.tracking import Store, Tracker, hypergradients
 from hydragrad.tracking.new_store import require_memory
 from hydragrad.trust import counterfactual
 
 INFLUENCE_CHECKPOINTS, INFLUENCE_SAMPLES = 10, 5000
 """What hg.influence averages over, and the samples of its matrix, at most."""
-
-
-MOST_REPEATS, ENOUGH_SECONDS, LONG_SECONDS = 5, 1.0, 10.0
-"""A mode is timed at most so often, and until it took so long; once where that took long, else at least twice."""
-
-HIDDEN = 0.3
-"""What of a plain step a mode's step costs at least, if its time is to be believed."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """The two steps, recorded.
-
-    Attributes:
-        setup: What was recorded.
-        run: The recording of both steps.
-        first: The recording of the first one alone: what both cost more is the cost of a step.
-        plain: Seconds of work of a plain step; None where nothing is timed.
-        waits: Seconds by the clock for each of them.
-        sizes: Of states and checkpoints.
-        steps: Of the whole training.
-        samples: Of the whole training set.
-        folder: For what is written.
-    """
-
-    setup: Setup
-    run: Recording
-    first: Recording
-    plain: float | None
-    waits: float
-    sizes: Sizes
-    steps: int
-    samples: int
-    folder: Path
-
-    @property
-    def uneven(self) -> str:
-        """Classes of optimizers that move every coordinate in its own way, so that rows move at every step."""
-        rules = [history.rule for history in run_histories(self.run) if history.rule.closed_form is None]
-        return ", ".join(dict.fromkeys(rule.torch_class.__name__ for rule in rules))
-
-    @property
-    def query(self) -> Query:
-        """A mean loss of some of the samples, in eval mode."""
-        batch = self.setup.batch
-        return mean_loss(some_of(self.setup.data, batch[: max(1, len(batch) // 2)]), collate=self.setup.collate)
-
-    def a_step(self, job: Callable[[Recording], object]) -> "Step":
-        """Seconds that one more step costs a job: two steps less one, each the shortest of some times in turn."""
-        if self.plain is None:
-            return Step(None)
-        runs, times = (self.run, self.first), [math.inf, math.inf]
-        begin = time.perf_counter()
-        for number in range(MOST_REPEATS):
-            for which, run in enumerate(runs):
-                times[which] = min(times[which], timed(self.setup.device, partial(job, run)))
-            if time.perf_counter() - begin > (ENOUGH_SECONDS if number else LONG_SECONDS):
-                break
-        both, one = times
-        # A step that is repeated can't cost much less than a plain one: then noise hides it behind what is done once.
-        return Step(both - one) if both - one > HIDDEN * self.plain else Step(both / len(self.run.steps), at_most=True)
-
-
-class Step(NamedTuple):
-    """Seconds of a step, or a bound on them; None where nothing is timed."""
-
-    seconds: float | None
-    at_most: bool = False
-
-
-def recorder_of(setup: Setup, copies: Copies, path: Path) -> Recorder:
-    """A Recorder that writes all steps as one segment."""
-    return Recorder(
-        path,
-        copies.model,
-        one_or_all(copies),
-        setup.loss,
-        setup.data,
-        scheduler=copies.scheduler,
-        checkpoint_every=1000,
-        collate=setup.collate,
-        seed=SEED,
-    )
-
-
-def recorded(setup: Setup, path: Path, count: int | None = None) -> None:
-    """Record the first steps, all if `count` is None."""
-    copies = setup.copies()
-    with recorder_of(setup, copies, path) as recorder:
-        make_steps(setup, copies, recorder, count)
-
-
-def opened(setup: Setup, path: Path) -> Recording:
-    """Open what was recorded, with a model of its own."""
-    return Recording(path, setup.copies().model, setup.loss, setup.data, collate=setup.collate)
-
-
-def one_or_all(copies: Copies) -> Any:
-    """One, or the list of them."""
-    return copies.optimizers if len(copies.optimizers) > 1 else copies.optimizers[0]
 
 
 def every_mode(trial: Trial, *, batch_norm: bool) -> list[tuple[str, Callable[[], Mode]]]:
@@ -194,7 +89,7 @@ def _attribute(trial: Trial, name: str) -> Mode:
     def job(run: Recording) -> Scores:
         return attribute(run, trial.query, **options)
 
-    scores, refusal = attempt(lambda: job(trial.run))
+    (scores, refusal), took = trial.attempted(lambda: job(trial.run))
     if scores is None:
         return _refused(name, refusal)
     plan = make_plan(trial.run, Method.of(options.get("curvature", "none")), sample_ids=scores.sample_ids)
@@ -206,7 +101,7 @@ def _attribute(trial: Trial, name: str) -> Mode:
         why=_why(trial, plan, route, labels=name == "labels"),
         memory=trial.sizes.attribution(swept=route == "sweep", steps=trial.steps, most=MEMORY),
     )
-    return _costed(trial, mode, trial.a_step(job))
+    return _costed(trial, mode, trial.a_step(job, took))
 
 
 def _why(trial: Trial, plan: Plan, route: str, *, labels: bool) -> str:
@@ -237,7 +132,7 @@ def _influence(trial: Trial) -> Mode:
     def job() -> Scores:
         return influence(trial.run, trial.query, checkpoints=1)
 
-    scores, refusal = attempt(job)
+    (scores, refusal), took = trial.attempted(job)
     if scores is None:
         return _refused("influence", refusal)
     memory = 4 * trial.sizes.weights + trial.sizes.state
@@ -250,7 +145,7 @@ def _influence(trial: Trial) -> Mode:
     )
     if trial.plain is None:
         return mode
-    measured = min(timed(trial.setup.device, job) for _ in range(2))
+    measured = took if took >= LONG_SECONDS else min(took, timed(trial.setup.device, job))
     own = len(trial.setup.data)  # type: ignore[arg-type]
     most = min(trial.samples, INFLUENCE_SAMPLES) / own * measured
     scored = trial.samples / max(1, sum(map(len, trial.setup.groups[0]))) * trial.plain
@@ -261,7 +156,7 @@ def _counterfactual(trial: Trial) -> Mode:
     def job(run: Recording) -> object:
         return counterfactual(run, [trial.setup.batch[:1]], trial.query, keep=False)
 
-    result, refusal = attempt(lambda: job(trial.run))
+    (result, refusal), took = trial.attempted(lambda: job(trial.run))
     if result is None:
         return _refused("counterfactual", refusal)
     mode = Mode(
@@ -271,7 +166,7 @@ def _counterfactual(trial: Trial) -> Mode:
         why="one training a group that is left out",
         memory=2 * trial.sizes.state,
     )
-    return _costed(trial, mode, trial.a_step(job))
+    return _costed(trial, mode, trial.a_step(job, took))
 
 
 def _hypergradients(trial: Trial) -> Mode:
@@ -280,13 +175,13 @@ def _hypergradients(trial: Trial) -> Mode:
     def job(run: Recording) -> Store:
         return hypergradients(run, samples=samples)
 
-    store, refusal = attempt(lambda: job(trial.run))
+    (store, refusal), took = trial.attempted(lambda: job(trial.run))
     if store is None:
         return _refused("hypergradients", refusal)
     closed = has_closed_form(trial.run, run_histories(trial.run))
     mode = Mode(name="hypergradients", works=True, route="replay", why="the rows of a Tracker, by replay")
     mode = _with_rows(trial, mode, store, len(samples), 1 if closed else trial.sizes.accumulators, every_row=not closed)
-    return _costed(trial, mode, trial.a_step(job))
+    return _costed(trial, mode, trial.a_step(job, took))
 
 
 def _tracker(trial: Trial, statistics: BatchStatistics) -> Mode:
@@ -358,14 +253,3 @@ def notes_of(trial: Trial) -> Iterator[Note]:
     scores, _ = attempt(lambda: attribute(trial.run, trial.query))
     if scores is not None:
         yield from scores.evidence.notes
-
-
-def plain_seconds(setup: Setup) -> tuple[float, float]:
-    """Seconds of a plain step: of work, and by the clock."""
-    copies, walls = setup.copies(), list[float]()
-    work = fastest_step(setup, copies)
-    for _ in range(len(setup.groups)):
-        begin = time.perf_counter()
-        make_steps(setup, copies, count=1)
-        walls.append(time.perf_counter() - begin)
-    return work, min(walls)

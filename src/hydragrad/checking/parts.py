@@ -104,11 +104,16 @@ def _losses_of(model: nn.Module, loss: Any, train_set: Any, collate: Collate | N
         return Evaluator(loss)(copied, fetch(train_set, samples, seed=0, collate=collate, device=device))
 
 
-def loader_part(loader: DataLoader[Any] | None, train_set: Dataset[Any], size: int) -> Part:
+def loader_part(loader: DataLoader[Any] | None, train_set: Dataset[Any], size: int, drop_last: bool) -> Part:
     """Whether the loader's batches are samples of the training set."""
 
     def look() -> str:
         if loader is None:
+            if drop_last and len(train_set) < size:  # type: ignore[arg-type]
+                raise DataError(
+                    f"An epoch needs at least one batch of {size} samples where drop_last=True, and the training set "
+                    f"has {len(train_set)}. Lower batch_size."  # type: ignore[arg-type]
+                )
             return f"{size} samples a batch, in the order of the data"
         if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
             next(iter(indexed(loader)))  # says why
