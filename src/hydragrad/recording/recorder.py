@@ -21,6 +21,7 @@ from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
 from hydragrad.recording.observer import StepHandle
+from hydragrad.recording.prepared import bare_optimizer
 from hydragrad.recording.resuming import read_progress, require_same_run
 from hydragrad.recording.run_writer import RunWriter
 from hydragrad.recording.sampler_position import SamplerPosition, position_after, position_before, resumed_position
@@ -70,7 +71,8 @@ class Recorder:
         path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
             first step fails leaves nothing behind; one that was killed in its first step is replaced.
         model: The model being trained.
-        optimizer: One of torch.optim over the model's parameters, new or warm: SGD, Adam or AdamW.
+        optimizer: One of torch.optim over the model's parameters, new or warm: SGD, Adam or AdamW; also as
+            accelerate wraps it.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set that the indices refer to.
         scheduler: Its state is saved, so that a killed run resumes with it.
@@ -114,6 +116,7 @@ class Recorder:
         about: dict[str, Any] | None = None,
         resume: bool = False,
     ) -> None:
+        optimizer = bare_optimizer(optimizer)
         rule = rule_of(optimizer)
         require_differentiable(model)
         require_map_style(train_set)

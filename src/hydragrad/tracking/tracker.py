@@ -26,6 +26,7 @@ from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
 from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.recording.gradient_watch import Earlier
+from hydragrad.recording.prepared import bare_optimizer
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
@@ -133,6 +134,7 @@ class Tracker:
         smoothing: float | None = None,
         samples_per_step: int | None = None,
     ) -> None:
+        optimizer = bare_optimizer(optimizer)
         rule = rule_of(optimizer)
         require_differentiable(model)
         require_map_style(train_set)
