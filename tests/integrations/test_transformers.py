@@ -12,7 +12,7 @@ from transformers import BertForQuestionAnswering, Trainer, TrainerCallback
 
 from hydragrad.errors import StepError, Unsupported
 from hydragrad.integrations.transformers import record, recording
-from integrations.trainers import SAMPLES, arguments, bert, build_trainer, data, gpt2, padded, retrain, written_out
+from integrations.trainers import SAMPLES, arguments, bart, bert, build_trainer, data, gpt2, padded, retrain, written_out
 
 NAMES = ["bert", "distilbert", "gpt2", "bart"]
 STEP = 2e-6
@@ -123,6 +123,15 @@ def test_the_best_model_is_loaded_after_the_record_ended(tmp_path):
     run = recorded.recording()
     assert run.completed and len(run.steps) == trainer.state.global_step
     assert trainer.evaluate()["eval_loss"] == pytest.approx(trainer.state.best_metric, rel=1e-5)
+
+
+def test_a_padded_embedding_that_is_tied_to_the_head_has_no_curvature(tmp_path):
+    trainer = build_trainer("bart", tmp_path, bart(tied=True))
+    with record(trainer, tmp_path / "run") as recorded:
+        trainer.train()
+    query = hg.mean_loss(data("bart", 5, seed=9))
+    with pytest.raises(Unsupported, match="has a padding index and shares its weight with another layer"):
+        hg.attribute(recorded.recording(), query, curvature="hessian")
 
 
 def test_models_that_compute_partly_in_float32_are_recorded_in_float32(tmp_path):

@@ -81,12 +81,12 @@ def gpt2(dropout: float = 0.0) -> GPT2LMHeadModel:
 ENDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
 
 
-def bart() -> BartForConditionalGeneration:
+def bart(*, tied: bool = False) -> BartForConditionalGeneration:
     torch.manual_seed(1)
     encoder = {"encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 12}
     decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 12}
     sizes = {"d_model": 8, "max_position_embeddings": 8, "dropout": 0.0, "forced_eos_token_id": None}
-    config = BartConfig(vocab_size=WORDS, **sizes, **encoder, **decoder, **ENDS)
+    config = BartConfig(vocab_size=WORDS, tie_word_embeddings=tied, **sizes, **encoder, **decoder, **ENDS)
     return BartForConditionalGeneration(config).double()
 
 
