@@ -10,7 +10,7 @@ pytest.importorskip("accelerate", reason="the transformers extra is not installe
 
 from transformers import BertForQuestionAnswering, Trainer, TrainerCallback
 
-from hydragrad.errors import StepError, Unsupported
+from hydragrad.errors import RecordingMismatch, StepError, Unsupported
 from hydragrad.integrations.transformers import record, recording
 from integrations.trainers import SAMPLES, arguments, bart, bert, build_trainer, data, gpt2, padded, retrain, written_out
 
@@ -226,3 +226,44 @@ def test_an_error_in_the_loop_is_the_one_that_is_raised(tmp_path):
         trainer.train()
     with pytest.warns(UserWarning, match="was not completed"):
         assert len(recording(trainer, tmp_path / "run").steps) == 3
+
+
+@pytest.mark.parametrize("killed_after", [4, 6])
+def test_a_trainer_that_is_resumed_from_its_checkpoint_trains_and_records_the_same(killed_after, tmp_path):
+    class Stops(TrainerCallback):
+        def on_substep_end(self, args, state, control, **kwargs):
+            if state.global_step == killed_after:
+                raise ZeroDivisionError("killed")
+
+    def build(folder):
+        options = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 3}
+        return build_trainer("gpt2", folder, gpt2(dropout=0.1), **options)
+
+    whole = build(tmp_path / "whole")
+    with record(whole, tmp_path / "whole" / "run", seed=5, checkpoint_every=100):
+        whole.train()
+    killed = build(tmp_path)
+    killed.add_callback(Stops())
+    with pytest.raises(ZeroDivisionError, match="killed"), record(killed, tmp_path / "run", seed=5):
+        killed.train()
+    resumed = build(tmp_path)
+    with record(resumed, tmp_path / "run") as recorded:
+        resumed.train(resume_from_checkpoint=True)
+    for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    run = recorded.recording()
+    assert [step.indices for step in run.steps] == [step.indices for step in recording(whole, tmp_path / "whole/run").steps]
+    assert hg.attribute(run, hg.mean_loss(data("gpt2", 5, seed=9))).evidence.replay_exact
+
+
+def test_a_trainer_is_not_resumed_where_the_record_has_no_checkpoint(tmp_path):
+    trainer = build_trainer("bert", tmp_path, save_strategy="steps", save_steps=2)
+    trainer.train()
+    with pytest.raises(RecordingMismatch, match="A record begins with a run's first step"):
+        with record(trainer, tmp_path / "run"):
+            trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
+    with record(build_trainer("bert", tmp_path), tmp_path / "run", checkpoint_every=50) as recorded:
+        recorded.trainer.train()
+    with pytest.raises(RecordingMismatch, match="must have a checkpoint before step 2"):
+        with record(trainer, tmp_path / "run"):
+            trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))

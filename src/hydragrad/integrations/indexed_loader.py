@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from hydragrad.errors import StepError
-from hydragrad.recording import Indices, indexed
+from hydragrad.recording import Indices, Recorder, indexed
 
 
 class IndexedLoader:
@@ -15,15 +15,19 @@ class IndexedLoader:
 
     Args:
         loader: A stock DataLoader over a map-style data set, or one that accelerate prepared.
+
+    Attributes:
+        recorder: Where it resumed inside an epoch, the recorded batches of that are skipped, once.
     """
 
     def __init__(self, loader: DataLoader[Any]) -> None:
         self.loader = loader
+        self.recorder: Recorder | None = None
         self._given: deque[tuple[Any, Indices]] = deque()
 
     def __iter__(self) -> Iterator[Any]:
         self._given.clear()
-        for indices, batch in indexed(self.loader):
+        for indices, batch in indexed(self.loader, recorder=self.recorder):
             self._given.append((batch, indices))
             yield batch
 

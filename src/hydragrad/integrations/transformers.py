@@ -28,10 +28,11 @@ from hydragrad.randomness import preserved
 from hydragrad.recording import Recorder, StepHandle
 from hydragrad.recording.prepared import bare_optimizer
 from hydragrad.replay import Recording
+from hydragrad.runs.manifest import FILE
 
 need("transformers", "transformers")
 
-from transformers import TrainerCallback  # noqa: E402
+from transformers import TrainerCallback, trainer as trainer_module  # noqa: E402
 
 REPLACED = ("get_train_dataloader", "training_step", "compute_loss", "_load_best_model")
 """Methods of a Trainer that are replaced while it is recorded, on this one object."""
@@ -70,7 +71,7 @@ def record(trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None,
         loss: `loss(model, batch)`: per-sample losses, shape (batch,), whose mean or sum the Trainer descends. If None,
             one loss a sequence from the model's logits and the batch's labels: cross-entropy for classification, the
             sum over its tokens for language models.
-        options: As `hydragrad.Recorder` takes them: `checkpoint_every`, `store_batches`, `seed`, `about`, `resume`.
+        options: As `hydragrad.Recorder` takes them: `checkpoint_every`, `store_batches`, `seed`, `about`.
 
     Yields:
         What opens the run once it is trained: `recorded.recording()`.
@@ -79,7 +80,7 @@ def record(trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None,
         Unsupported: A setting of the Trainer that changes the model or the gradients in ways that are not recorded, or
             a model whose per-sample loss is not known.
         StepError: The Trainer's own loss is no mean or sum of the recorded ones.
-        RecordingMismatch: `trainer.train(resume_from_checkpoint=...)` starts at another step than the record goes on.
+        RecordingMismatch: `trainer.train(resume_from_checkpoint=...)`, and the record has no checkpoint of that step.
     """
     require_recordable(trainer)
     recorded = Recorded(trainer, Path(path).absolute(), sequence_losses(trainer.model) if loss is None else loss)
@@ -152,6 +153,8 @@ class _Watched:
         self._own = {name: getattr(self._trainer, name) for name in REPLACED}
         for name in REPLACED:
             setattr(self._trainer, name, getattr(self, f"_{name.lstrip('_')}"))
+        self._skip = trainer_module.skip_first_batches
+        trainer_module.skip_first_batches = self._skip_first_batches
         self._trainer.add_callback(self._callback)
         callbacks = self._trainer.callback_handler.callbacks
         callbacks.insert(0, callbacks.pop())  # before those that look at the step that was made
@@ -165,6 +168,7 @@ class _Watched:
         for name in REPLACED:
             delattr(self._trainer, name)
         vars(self._trainer).update(self._before)
+        trainer_module.skip_first_batches = self._skip
         self._trainer.remove_callback(self._callback)
         self.close(error)
         if error is None and not self._trained:
@@ -177,22 +181,28 @@ class _Watched:
         """Training begins, at a step."""
         trainer, loader = self._trainer, self._loader
         assert loader is not None
+        resumed = {"resume": True, "resume_at": step} if step else {}
+        if resumed and not (self._recorded.path / FILE).exists():
+            raise RecordingMismatch(
+                f"A record begins with a run's first step; {self._recorded.path} holds none, and the Trainer resumes "
+                f"with step {step}. Record the run from its start."
+            )
         recorder = Recorder(
             self._recorded.path,
             trainer.model,
             bare_optimizer(trainer.optimizer),
             self._recorded.loss,
             loader.dataset,
-            **{"scheduler": trainer.lr_scheduler, "collate": loader.collate_fn} | self._options,
+            **{"scheduler": trainer.lr_scheduler, "collate": loader.collate_fn} | self._options | resumed,
         )
         with self._without_autocast():
             recorder.open()
         self._recorder, self._trained = recorder, True
-        if recorder.next_step != step:
-            raise RecordingMismatch(
-                f"The record in {self._recorded.path} goes on with step {recorder.next_step}, and the Trainer with "
-                f"step {step}. Resume both from the same checkpoint, or record a new run from its start."
-            )
+
+    def save(self) -> None:
+        """The Trainer wrote a checkpoint."""
+        if self._recorder is not None:
+            self._recorder.save()
 
     def end_block(self) -> None:
         """A micro-batch is over, with the optimizer's step where one followed."""
@@ -253,6 +263,12 @@ class _Watched:
             half=self._trainer.accelerator.mixed_precision == "bf16" or losses.dtype.itemsize < 4,
         )
 
+    def _skip_first_batches(self, loader: Any, num_batches: int = 0) -> Any:
+        if loader is not self._loader:
+            return self._skip(loader, num_batches)
+        loader.recorder = self._recorder  # which knows how many there are
+        return loader
+
     def _load_best_model(self) -> None:
         self.close()  # the record ends with the last step
         self._own["_load_best_model"]()
@@ -295,6 +311,10 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A micro-batch is over, and no step followed."""
         self._watched.end_block()
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The Trainer can be resumed from here; so can the record."""
+        self._watched.save()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the recorder."""

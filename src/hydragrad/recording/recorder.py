@@ -86,6 +86,8 @@ class Recorder:
         resume: Resume the run in `path` from its last checkpoint (or start one): model, optimizer, scheduler and
             generators are set to it, and `next_step` is the step to continue with. Inside the block torch runs
             with the recorded number of threads.
+        resume_at: With `resume`, the step to continue with, before which `save` wrote a checkpoint; steps after it
+            are dropped. The last checkpoint's if None.
 
     Attributes:
         next_step: The step that comes next, counted from 0.
@@ -115,6 +117,7 @@ class Recorder:
         seed: int | None = None,
         about: dict[str, Any] | None = None,
         resume: bool = False,
+        resume_at: int | None = None,
     ) -> None:
         optimizer = bare_optimizer(optimizer)
         rule = rule_of(optimizer)
@@ -131,7 +134,7 @@ class Recorder:
             "reduction": reduction,
             "store_batches": store_batches,
         }
-        self._seed, self._about, self._resume = seed, about or {}, resume
+        self._seed, self._about, self._resume, self._resume_at = seed, about or {}, resume, resume_at
         self._stored_in = self.path if store_batches else None
         self._parameters = dict(model.named_parameters())
         self._device = next(model.parameters()).device
@@ -267,6 +270,21 @@ class Recorder:
             shown.batch = map_leaves(data, own_memory)
         return self._block.losses(self._loss, data)
 
+    def save(self) -> None:
+        """Write a checkpoint now, between two steps, for a loop that writes one of its own to resume from.
+
+        Raises:
+            StepError: Inside of a step, or between the micro-batches of one.
+        """
+        if not self._between_steps or self._block.pending:
+            raise StepError(
+                "recorder.save() belongs between two steps: after the block that holds optimizer.step(), and before "
+                "the next one. Call it there."
+            )
+        if self.next_step > self._writer.last_checkpoint and self.next_step:
+            self._rest.require_untouched(self.next_step)
+            self._writer.write_checkpoint(self._state.checkpoint(self.next_step, position_after(self._last_indices)))
+
     def open(self) -> Self:
         """Enter the recorder, where a framework's callbacks can hold no `with` statement open."""
         return self.__enter__()
@@ -324,7 +342,7 @@ class Recorder:
         self.fingerprint = data_fingerprint(self._train_set)
         options = self._recorded | ({} if self._seed is None else {"seed": self._seed})
         manifest = require_same_run(self.path, read_manifest(self.path), self._model, self.fingerprint, options)
-        progress = read_progress(self.path, manifest)
+        progress = read_progress(self.path, manifest, self._resume_at)
         if progress.checkpoint is not None:
             self._state.restore(progress.checkpoint)
             self._resumed_loader = self._unfinished_segment = progress.checkpoint
