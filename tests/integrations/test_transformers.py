@@ -8,11 +8,21 @@ import hydragrad as hg
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
 pytest.importorskip("accelerate", reason="the transformers extra is not installed")
 
-from transformers import BertForQuestionAnswering, Trainer, TrainerCallback
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import (
+    BertForMaskedLM,
+    BertForQuestionAnswering,
+    DataCollatorForLanguageModeling,
+    DataCollatorWithPadding,
+    PreTrainedTokenizerFast,
+    Trainer,
+    TrainerCallback,
+)
 
 from hydragrad.errors import RecordingMismatch, StepError, Unsupported
 from hydragrad.integrations.transformers import record, recording
-from integrations.trainers import SAMPLES, arguments, bart, bert, build_trainer, data, gpt2, padded, retrain, written_out
+from integrations.trainers import SAMPLES, WORDS, arguments, bart, bert, build_trainer, data, gpt2, padded, retrain, written_out
 
 NAMES = ["bert", "distilbert", "gpt2", "bart"]
 STEP = 2e-6
@@ -267,3 +277,38 @@ def test_a_trainer_is_not_resumed_where_the_record_has_no_checkpoint(tmp_path):
     with pytest.raises(RecordingMismatch, match="must have a checkpoint before step 2"):
         with record(trainer, tmp_path / "run"):
             trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
+
+
+def tokenizer():
+    words = {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2, "[MASK]": 3, "[UNK]": 4} | {f"w{i}": i for i in range(5, WORDS)}
+    made = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", mask_token="[MASK]", unk_token="[UNK]")
+
+
+@pytest.mark.parametrize(
+    ("name", "collator"),
+    [
+        ("bert", lambda: DataCollatorWithPadding(tokenizer())),
+        ("gpt2", lambda: DataCollatorForLanguageModeling(tokenizer(), mlm=False)),
+        ("masked", lambda: DataCollatorForLanguageModeling(tokenizer(), mlm=True, mlm_probability=0.5)),
+    ],
+)
+def test_batches_of_transformers_own_collators_are_fetched_again(name, collator, tmp_path):
+    model = BertForMaskedLM(bert().config).double() if name == "masked" else None
+    trainer = build_trainer("bert" if name == "masked" else name, tmp_path, model)
+    trainer.data_collator = collator()
+    trainer.train_dataset = [
+        {"input_ids": item["input_ids"]} | ({"labels": item["labels"]} if name == "bert" else {})
+        for item in data("bert")
+    ]
+    with record(trainer, tmp_path / "run") as recorded:
+        trainer.train()
+    run = recorded.recording()
+    held_out = hg.mean_loss(trainer.train_dataset[:5], collate=padding_only if name == "masked" else None)
+    scores = hg.attribute(run, held_out, curvature="none" if name == "masked" else "hessian")
+    assert scores.evidence.replay_exact and scores.values.abs().min() > 0
+
+
+def padding_only(batch):
+    made = tokenizer().pad([{"input_ids": item["input_ids"]} for item in batch], return_tensors="pt")
+    return made | {"labels": made["input_ids"].clone()}

@@ -244,7 +244,7 @@ class Recorder:
         shown = _Shown(
             batch if self._stored_in is None else map_leaves(batch, own_memory)
         )  # the loop may take it apart
-        handle = StepHandle(lambda data: self._losses_in_block(data, shown))
+        handle = StepHandle(lambda data: self._losses_in_block(data, shown), self._block.reduced)
         self._between_steps = False
         part = self._block.micro_batch(self.next_step, indices, samples, batch)
         with naming_batch_of_one(len(samples)), self._block.watched(part):

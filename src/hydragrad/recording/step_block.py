@@ -165,6 +165,16 @@ class StepBlock:
                 watch.reduction.observe(losses)
         return losses
 
+    def reduced(self, loss: Tensor) -> None:
+        """The loop's own mean or sum of the losses, as the owner's `reduction` says, before it is scaled.
+
+        Raises:
+            StepError: Outside of a block, or no scalar with a gradient.
+        """
+        if not self.watch.inside:
+            raise StepError(f"reduced() belongs inside the {self._method} block that gave it, which is over.")
+        self.watch.reduction.observe_reduced(loss, len(self._present), mean=self._reduction == "mean")
+
     @contextmanager
     def watched(self, micro_batch: MicroBatch) -> Iterator[None]:
         """Watch the loop's code inside a `with` block."""

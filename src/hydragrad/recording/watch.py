@@ -192,6 +192,12 @@ class Watch:
             )
         self.autocast, self._calls = now, self._calls + 1
 
+    def note_autocast_of_part(self, device: str) -> None:
+        """The same before a forward pass of a part of the model, which a loop may call in place of the model."""
+        if not self._calls:
+            self.note_autocast(device)
+            self._calls = 0
+
     def keep_micro_batch(self) -> None:
         """The block was a micro-batch of a step that follows."""
         self._gradients.carry()
@@ -294,12 +300,23 @@ def _followed_by(closure: Callable[[], Any], then: Callable[[], None]) -> Callab
     return both
 
 
+def _parts(model: nn.Module) -> list[nn.Module]:
+    """The modules that a model calls itself: its children, and those in its lists and dictionaries of modules."""
+    parts: list[nn.Module] = []
+    for child in model.children():
+        parts.extend(_parts(child) if isinstance(child, nn.ModuleList | nn.ModuleDict) else [child])
+    return parts
+
+
 def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[RemovableHandle]:
     """Plain functions, since a copy of the model copies its hooks."""
     device = next(model.parameters()).device.type
 
     def before_forward(_module: nn.Module, _inputs: Any) -> None:
         watch.note_autocast(device)
+
+    def before_part(_module: nn.Module, _inputs: Any) -> None:
+        watch.note_autocast_of_part(device)
 
     def before(_optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         return watch.optimizer_steps_now(args, kwargs)
@@ -309,6 +326,7 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
 
     return [
         model.register_forward_pre_hook(before_forward),
+        *(part.register_forward_pre_hook(before_part) for part in _parts(model)),
         optimizer.register_step_pre_hook(before),
         optimizer.register_step_post_hook(after),
     ]
