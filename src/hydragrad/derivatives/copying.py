@@ -22,6 +22,15 @@ COMPRESSED = torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_
 """Layouts that copy.deepcopy can't copy."""
 
 
+FRAMEWORKS = "lightning", "pytorch_lightning", "lightning_fabric", "hydragrad"
+"""Their trainers, and what records these, hang on the modules that they train, and hold everything else."""
+
+
+def is_trainer(value: Any) -> bool:
+    """Whether an attribute of a module is an object that trains it, or records that; no copy has Lightning's."""
+    return type(value).__module__.partition(".")[0] in FRAMEWORKS and not isinstance(value, nn.Module)
+
+
 def copy_of(model: nn.Module) -> nn.Module:
     """Copy a model: parameters, buffers, hooks, and everything else that its modules hold.
 
@@ -33,7 +42,7 @@ def copy_of(model: nn.Module) -> nn.Module:
     """
     try:
         with copying_kept_tensors():
-            copies: dict[int, Any] = {}
+            copies = _instead_of_trainers(model)
             copied = copy.deepcopy(model, copies)
     except Exception as error:
         raise Unsupported(
@@ -43,6 +52,12 @@ def copy_of(model: nn.Module) -> nn.Module:
     for module in copied.modules():
         _rebind(module.__dict__, copies)
     return copied
+
+
+def _instead_of_trainers(model: nn.Module) -> dict[int, Any]:
+    """What copy.deepcopy takes as copied already."""
+    held = (value for module in model.modules() for name, value in vars(module).items() if name in ("_trainer", "_fabric"))
+    return {id(value): None for value in held if is_trainer(value)}
 
 
 def copying_kept_tensors() -> AbstractContextManager[Any]:
