@@ -49,6 +49,7 @@ def copy_of(model: nn.Module) -> nn.Module:
             f"The model is replayed on a copy, and {_culprit(model)} can't be copied ({_first_line(error)}). Delete "
             f"that attribute, keep it outside of the model, or give its class a __deepcopy__ method."
         ) from error
+    _leave_autocast_out(copied)
     for module in copied.modules():
         _rebind(module.__dict__, copies)
     return copied
@@ -82,6 +83,22 @@ class _KeptTensors(TorchFunctionMode):
                     memo[id(kept)] = _unwrapped(kept).detach().clone()
                 return memo[id(kept)]
         return function(*args, **(kwargs or {}))
+
+
+def enters_autocast(model: nn.Module) -> bool:
+    """Whether accelerate surrounded the model's forward with autocast, for mixed precision."""
+    return "_original_forward" in vars(model) and "forward" in vars(model)
+
+
+def _leave_autocast_out(model: nn.Module) -> None:
+    """Give a copy the forward that its model had before accelerate prepared that: what a run ran under is recorded."""
+    if not enters_autocast(model):
+        return
+    held = vars(model)
+    del held["forward"]
+    before = held.pop("_original_forward")
+    if getattr(before, "__func__", None) is not type(model).forward:
+        held["forward"] = before
 
 
 def _rebind(held: Any, copies: dict[int, Any]) -> None:

@@ -105,7 +105,7 @@ def recording(trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = No
     with preserved():
         loader = trainer.get_train_dataloader()
     loss = sequence_losses(trainer.model) if loss is None else loss
-    return Recording(path, _without_autocast(trainer.model), loss, loader.dataset, collate=loader.collate_fn)
+    return Recording(path, trainer.model, loss, loader.dataset, collate=loader.collate_fn)
 
 
 def require_recordable(trainer: Any) -> None:
@@ -143,7 +143,6 @@ class _Watched:
         self._loader: IndexedLoader | None = None
         self._recorder: Recorder | None = None
         self._handle: StepHandle | None = None
-        self._forward: Any = None
         self._same, self._trained = SameLoss("The Trainer"), False
 
     def enter(self) -> None:
@@ -195,9 +194,7 @@ class _Watched:
             loader.dataset,
             **{"scheduler": trainer.lr_scheduler, "collate": loader.collate_fn} | self._options | resumed,
         )
-        with self._without_autocast():
-            recorder.open()
-        self._recorder, self._trained = recorder, True
+        self._recorder, self._trained = recorder.open(), True
 
     def save(self) -> None:
         """The Trainer wrote a checkpoint."""
@@ -206,12 +203,9 @@ class _Watched:
 
     def end_block(self) -> None:
         """A micro-batch is over, with the optimizer's step where one followed."""
-        recorder, self._handle = self._recorder, None
-        try:
-            if recorder is not None:
-                recorder.end()
-        finally:
-            self._restore_forward()
+        self._handle = None
+        if self._recorder is not None:
+            self._recorder.end()
 
     def close(self, error: BaseException | None = None) -> None:
         """Training is over."""
@@ -220,10 +214,7 @@ class _Watched:
             return
         if self._handle is not None:
             self._handle = None
-            try:
-                recorder.end(error)
-            finally:
-                self._restore_forward()
+            recorder.end(error)
         recorder.close(error)
 
     def _get_train_dataloader(self) -> Any:
@@ -233,7 +224,6 @@ class _Watched:
     def _training_step(self, model: nn.Module, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         assert self._recorder is not None and self._loader is not None
         samples = self._loader.samples_of(inputs)
-        self._remove_forward()
         self._handle = self._recorder.begin(samples, inputs)
         return self._own["training_step"](model, inputs, *args, **kwargs)
 
@@ -241,19 +231,17 @@ class _Watched:
         handle, recorder, own = self._handle, self._recorder, self._own["compute_loss"]
         if handle is None or recorder is None:  # an evaluation
             return own(model, inputs, *args, **kwargs)
-        autocast = self._trainer.accelerator.autocast
         items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
 
         def own_loss() -> Tensor:
-            with preserved(), torch.no_grad(), autocast():
+            with preserved(), torch.no_grad(), self._trainer.accelerator.autocast():
                 loss: Tensor = own(copy_of(model), dict(inputs), num_items_in_batch=items)
                 return loss
 
         computed: list[Tensor] = []
         if self._same.due(recorder.next_step):  # first: the running statistics are then those before the step
             computed.append(own_loss())
-        with autocast():
-            losses = handle.losses(inputs)
+        losses = handle.losses(inputs)
         loss = self._recorded.loss
         tokens = loss.tokens(inputs) if isinstance(loss, SequenceLosses) else None
         return self._same.reduce(
@@ -272,26 +260,6 @@ class _Watched:
     def _load_best_model(self) -> None:
         self.close()  # the record ends with the last step
         self._own["_load_best_model"]()
-
-    # --- accelerate enters autocast inside of forward; outside of it, the recorder sees what the model runs under
-
-    @contextmanager
-    def _without_autocast(self) -> Iterator[None]:
-        self._remove_forward()
-        try:
-            yield
-        finally:
-            self._restore_forward()
-
-    def _remove_forward(self) -> None:
-        model = self._trainer.model
-        if hasattr(model, "_original_forward") and self._forward is None:
-            self._forward = model.__dict__.pop("forward")
-
-    def _restore_forward(self) -> None:
-        if self._forward is not None:
-            self._trainer.model.forward = self._forward
-            self._forward = None
 
 
 class _Steps(TrainerCallback):  # type: ignore[misc]
@@ -319,13 +287,3 @@ class _Steps(TrainerCallback):  # type: ignore[misc]
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Close the recorder."""
         self._watched.close()
-
-
-def _without_autocast(model: nn.Module) -> nn.Module:
-    """A copy of a model whose forward accelerate surrounded with autocast, as it was before; any other as it is."""
-    if not hasattr(model, "_original_forward"):
-        return model
-    bare = copy_of(model)
-    for name in ("forward", "_original_forward"):
-        bare.__dict__.pop(name, None)
-    return bare

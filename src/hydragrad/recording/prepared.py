@@ -1,16 +1,21 @@
-"""What `accelerate` made of a loop's optimizer and loader: the objects inside, and its loader's own bookkeeping.
+"""What `accelerate` made of a loop's model, optimizer and loader: what is inside, and its loader's own bookkeeping.
 
 Its wrappers are known by where their classes come from, so that nothing is imported. A wrapped loader places batches on
 the device, counts epochs and knows the last batch of one; it goes on doing so, around a loader whose batches are seeded.
 """
 
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
+from hydragrad.derivatives.copying import enters_autocast
 from hydragrad.errors import Unsupported
 from hydragrad.recording.sampler_position import Indices
 
@@ -32,6 +37,36 @@ def bare_optimizer(optimizer: Any) -> Optimizer:
             "gradients and skipped steps are not recorded. Use mixed_precision='bf16'."
         )
     return bare_optimizer(optimizer.optimizer)
+
+
+@contextmanager
+def autocast_outside(model: nn.Module) -> Iterator[None]:
+    """Enter the autocast that accelerate enters inside of the model's forward, so that it can be seen and repeated."""
+    if not enters_autocast(model):
+        yield
+        return
+    forward = model.__dict__.pop("forward")
+    precision = sys.modules["accelerate.state"].AcceleratorState().mixed_precision
+    device = next(model.parameters()).device.type
+    try:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        model.__dict__["forward"] = forward
+
+
+def refuse_autocast_inside(model: nn.Module) -> None:
+    """Refuse a forward pass in which accelerate's autocast is entered where nobody sees it.
+
+    Raises:
+        Unsupported: Says how to call the model.
+    """
+    if enters_autocast(model):
+        raise Unsupported(
+            "Autocast must be entered outside of the model; accelerate's mixed_precision enters it inside of the "
+            "model's forward. Take the losses from the recorder, which enters it outside: with recorder.step(indices) "
+            "as step: losses = step.losses(batch)."
+        )
 
 
 def is_prepared(loader: Any) -> bool:

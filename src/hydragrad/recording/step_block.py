@@ -13,6 +13,7 @@ from hydragrad.derivatives import PerSampleLoss, check_losses, naming_label_dtyp
 from hydragrad.errors import QueryError, StepError
 from hydragrad.randomness import BATCH, FORWARD, StepSeeds, step_seed, stream_seed
 from hydragrad.recording.gradient_watch import Earlier
+from hydragrad.recording.prepared import autocast_outside
 from hydragrad.recording.sampler_position import Indices
 from hydragrad.recording.watch import Watch
 from hydragrad.replay.fingerprints import batch_digest
@@ -158,7 +159,8 @@ class StepBlock:
         if part.digest is None:
             part = replace(part, digest=batch_digest(batch))
         self._present = part
-        losses = loss(self.watch.model, batch)
+        with autocast_outside(self.watch.model):
+            losses = loss(self.watch.model, batch)
         check_losses(losses, len(part))
         for watch in _inside.get():
             if watch.model is self.watch.model:

@@ -12,6 +12,7 @@ from hydragrad.errors import StepError, Unsupported
 from hydragrad.recording.autocast import autocast_in_force, described
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.gradient_watch import Earlier, GradientWatch
+from hydragrad.recording.prepared import refuse_autocast_inside
 from hydragrad.recording.reduction import Reduction
 from hydragrad.recording.torch_calls import listen
 from hydragrad.recording.update_check import UpdateCheck
@@ -313,6 +314,8 @@ def _hooks(model: nn.Module, optimizer: Optimizer, watch: Watch) -> list[Removab
     device = next(model.parameters()).device.type
 
     def before_forward(_module: nn.Module, _inputs: Any) -> None:
+        if watch.inside and _module is watch.model:
+            refuse_autocast_inside(_module)
         watch.note_autocast(device)
 
     def before_part(_module: nn.Module, _inputs: Any) -> None:
