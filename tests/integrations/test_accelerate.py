@@ -11,8 +11,7 @@ from hydragrad.errors import StepError, Unsupported
 pytest.importorskip("accelerate", reason="the accelerate extra is not installed")
 pytest.importorskip("transformers", reason="the transformers extra is not installed")
 
-from accelerate import Accelerator
-from accelerate import DataLoaderConfiguration
+from accelerate import Accelerator, DataLoaderConfiguration
 from accelerate.state import AcceleratorState, GradientState
 from transformers import get_scheduler
 
@@ -204,14 +203,14 @@ def test_what_is_not_recorded_is_refused_by_name(tmp_path):
 
 def test_clipping_of_every_micro_batch_is_named(tmp_path):
     accelerator, model, optimizer, loader, _ = prepared("bert")
-    loss, options = sequence_losses(model), {"collate": without_text}
-    with pytest.raises(StepError, match=r"clipped in a block without optimizer.step\(\)"):
-        with hg.Recorder(tmp_path / "run", model, optimizer, loss, data("bert"), **options) as recorder:
-            for indices, batch in hg.indexed(loader):
-                with recorder.step(indices) as step, accelerator.accumulate(model):
-                    accelerator.backward(step.losses(batch).mean())
-                    accelerator.clip_grad_norm_(model.parameters(), LIMIT)
-                    optimizer.step()
+    loss, message = sequence_losses(model), r"clipped in a block without optimizer.step\(\)"
+    recorder = hg.Recorder(tmp_path / "run", model, optimizer, loss, data("bert"), collate=without_text)
+    with pytest.raises(StepError, match=message), recorder:
+        for indices, batch in hg.indexed(loader):
+            with recorder.step(indices) as step, accelerator.accumulate(model):
+                accelerator.backward(step.losses(batch).mean())
+                accelerator.clip_grad_norm_(model.parameters(), LIMIT)
+                optimizer.step()
 
 
 def test_a_tracker_takes_the_wrapped_optimizer_too():

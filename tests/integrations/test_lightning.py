@@ -1,4 +1,4 @@
-"""A Lightning Trainer with one more callback: it trains what it always trains, and contributions are its derivatives."""
+"""A Lightning Trainer with one more callback: it trains what it always trains; contributions are derivatives."""
 
 import warnings
 from types import SimpleNamespace
@@ -20,7 +20,9 @@ with warnings.catch_warnings():
 
     from hydragrad.integrations.lightning import RecordingCallback
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore::FutureWarning", "ignore::DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning:lightning", "ignore::FutureWarning", "ignore::DeprecationWarning"
+)
 SAMPLES, STEP = 14, 2e-6
 
 
@@ -67,7 +69,12 @@ def loader(train_set):
 
 
 def trainer(folder, *callbacks, **options):
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
     sizes = {"max_epochs": 3, "accumulate_grad_batches": 2, "gradient_clip_val": 0.3, "accelerator": "cpu"}
     return pl.Trainer(default_root_dir=folder, callbacks=list(callbacks), **quiet | sizes | options)
 
@@ -97,7 +104,7 @@ def test_a_recorded_trainer_trains_what_it_trains_unrecorded(precision, parts, t
 
 
 def test_contributions_are_derivatives_of_real_retrainings(tmp_path):
-    module, run = fit(tmp_path, precision="64-true")
+    _, run = fit(tmp_path, precision="64-true")
     held_out = samples(5, seed=9, dtype=torch.float64)
     batches = [part.indices for step in run.steps for part in step.micro_batches]
     per_epoch = len(batches) // 3
@@ -191,7 +198,9 @@ def test_a_trainer_that_is_resumed_is_recorded_from_its_checkpoint_on(tmp_path):
     last = max((tmp_path / "checkpoints").glob("*.ckpt"))
     module = Classifier(dropout=0.2)
     callback = RecordingCallback(tmp_path / "run", loss, train_set)
-    trainer(tmp_path, callback, checkpoints(), **options).fit(module, loader(train_set), ckpt_path=last, weights_only=False)
+    trainer(tmp_path, callback, checkpoints(), **options).fit(
+        module, loader(train_set), ckpt_path=last, weights_only=False
+    )
     run = callback.recording(module)
     assert run.completed and len(run.steps) == 9
     assert hg.attribute(run, hg.mean_loss(samples(5, seed=9))).evidence.replay_exact

@@ -24,7 +24,9 @@ class Module(nn.Module):
         super().__init__()
         torch.manual_seed(1)
         ends = [nn.Softmax(-1)] if probabilities else []
-        self.layers = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Dropout(dropout), nn.Linear(6, outputs), *ends).double()
+        self.layers = nn.Sequential(
+            nn.Linear(4, 6), nn.Tanh(), nn.Dropout(dropout), nn.Linear(6, outputs), *ends
+        ).double()
 
     def forward(self, x):
         return self.layers(x)

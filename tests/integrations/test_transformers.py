@@ -22,7 +22,19 @@ from transformers import (
 
 from hydragrad.errors import RecordingMismatch, StepError, Unsupported
 from hydragrad.integrations.transformers import record, recording
-from integrations.trainers import SAMPLES, WORDS, arguments, bart, bert, build_trainer, data, gpt2, padded, retrain, written_out
+from integrations.trainers import (
+    SAMPLES,
+    WORDS,
+    arguments,
+    bart,
+    bert,
+    build_trainer,
+    data,
+    gpt2,
+    padded,
+    retrain,
+    written_out,
+)
 
 NAMES = ["bert", "distilbert", "gpt2", "bart"]
 STEP = 2e-6
@@ -169,9 +181,9 @@ def test_a_loss_of_the_users_is_recorded_where_the_trainer_descends_its_mean(tmp
     run = recorded.recording()
     assert run.steps[0].micro_batches[0].coefficients == pytest.approx(1 / 3)
     other = build_trainer("bert", tmp_path)
-    with pytest.raises(StepError, match=r"its own loss was .* and of the recorded ones: .*loss="):
-        with record(other, tmp_path / "other", loss=margins):
-            other.train()
+    message = r"its own loss was .* and of the recorded ones: .*loss="
+    with pytest.raises(StepError, match=message), record(other, tmp_path / "other", loss=margins):
+        other.train()
 
 
 def margins(model, batch):
@@ -196,9 +208,9 @@ def test_settings_that_are_not_recorded_are_refused_before_training(options, mes
 
 def test_label_smoothing_is_refused_with_both_losses(tmp_path):
     trainer = build_trainer("bert", tmp_path, label_smoothing_factor=0.2)
-    with pytest.raises(StepError, match=r"at step 0 its own loss was .*label smoothing"):
-        with record(trainer, tmp_path / "run"):
-            trainer.train()
+    message = r"at step 0 its own loss was .*label smoothing"
+    with pytest.raises(StepError, match=message), record(trainer, tmp_path / "run"):
+        trainer.train()
     assert not (tmp_path / "run").exists()
 
 
@@ -210,9 +222,9 @@ def test_a_model_whose_loss_is_not_known_needs_one(tmp_path):
 
 
 def test_a_block_without_training_is_named(tmp_path):
-    with pytest.raises(StepError, match=r"trainer.train\(\) belongs inside"):
-        with record(build_trainer("bert", tmp_path), tmp_path / "run"):
-            pass
+    message = r"trainer.train\(\) belongs inside"
+    with pytest.raises(StepError, match=message), record(build_trainer("bert", tmp_path), tmp_path / "run"):
+        pass
 
 
 def test_the_trainer_is_left_as_it_was(tmp_path):
@@ -262,21 +274,23 @@ def test_a_trainer_that_is_resumed_from_its_checkpoint_trains_and_records_the_sa
     for one, other in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(one, other)
     run = recorded.recording()
-    assert [step.indices for step in run.steps] == [step.indices for step in recording(whole, tmp_path / "whole/run").steps]
+    assert [step.indices for step in run.steps] == [
+        step.indices for step in recording(whole, tmp_path / "whole/run").steps
+    ]
     assert hg.attribute(run, hg.mean_loss(data("gpt2", 5, seed=9))).evidence.replay_exact
 
 
 def test_a_trainer_is_not_resumed_where_the_record_has_no_checkpoint(tmp_path):
     trainer = build_trainer("bert", tmp_path, save_strategy="steps", save_steps=2)
     trainer.train()
-    with pytest.raises(RecordingMismatch, match="A record begins with a run's first step"):
-        with record(trainer, tmp_path / "run"):
-            trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
+    message = "A record begins with a run's first step"
+    with pytest.raises(RecordingMismatch, match=message), record(trainer, tmp_path / "run"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
     with record(build_trainer("bert", tmp_path), tmp_path / "run", checkpoint_every=50) as recorded:
         recorded.trainer.train()
-    with pytest.raises(RecordingMismatch, match="must have a checkpoint before step 2"):
-        with record(trainer, tmp_path / "run"):
-            trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
+    message = "must have a checkpoint before step 2"
+    with pytest.raises(RecordingMismatch, match=message), record(trainer, tmp_path / "run"):
+        trainer.train(resume_from_checkpoint=str(tmp_path / "trainer" / "checkpoint-2"))
 
 
 def tokenizer():

@@ -123,10 +123,14 @@ class Weighted(Trainer):
 
     weights: Tensor
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         index = inputs.pop("index")
         losses, tokens = written_out(model, inputs)
-        whole = {"bert": len(index), "gpt2": num_items_in_batch, "bart": tokens}[model.config.model_type.removeprefix("distil")]
+        whole = {"bert": len(index), "gpt2": num_items_in_batch, "bart": tokens}[
+            model.config.model_type.removeprefix("distil")
+        ]
         return (self.weights[index] * losses).sum() / whole
 
 

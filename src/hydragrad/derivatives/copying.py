@@ -57,7 +57,9 @@ def copy_of(model: nn.Module) -> nn.Module:
 
 def _instead_of_trainers(model: nn.Module) -> dict[int, Any]:
     """What copy.deepcopy takes as copied already."""
-    held = (value for module in model.modules() for name, value in vars(module).items() if name in ("_trainer", "_fabric"))
+    held = (
+        value for module in model.modules() for name, value in vars(module).items() if name in ("_trainer", "_fabric")
+    )
     return {id(value): None for value in held if is_trainer(value)}
 
 

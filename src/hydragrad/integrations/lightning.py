@@ -112,8 +112,8 @@ class RecordingCallback(Callback):  # type: ignore[misc]
                 f"{step}. Record the run from its start."
             )
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        resumed = {"resume": True, "resume_at": step} if step else {}
-        options = {"scheduler": schedulers[0] if schedulers else None, "collate": self._collate}
+        resumed: dict[str, Any] = {"resume": True, "resume_at": step} if step else {}
+        options: dict[str, Any] = {"scheduler": schedulers[0] if schedulers else None, "collate": self._collate}
         self._recorder = Recorder(
             self.path, pl_module, trainer.optimizers[0], self.loss, self.train_set, **options | self._options | resumed
         ).open()
@@ -134,8 +134,8 @@ class RecordingCallback(Callback):  # type: ignore[misc]
             self._recorder.end()
         except ReplayMismatch as error:
             raise ReplayMismatch(
-                f"{error} (training_step must return the mean of the recorded losses, to the last bit. If it is another "
-                f"one or rounds otherwise: losses = callback.losses(batch); return losses.mean().)"
+                f"{error} (training_step must return the mean of the recorded losses, to the last bit. Where it returns "
+                f"another one, or rounds otherwise: losses = callback.losses(batch); return losses.mean().)"
             ) from error
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:

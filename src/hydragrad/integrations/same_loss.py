@@ -31,9 +31,7 @@ class SameLoss:
         """Whether the losses are to be compared at a step."""
         return self._name is None or step >= self._next
 
-    def reduce(
-        self, step: int, candidates: Mapping[str, Tensor], own: Tensor | None, *, half: bool = False
-    ) -> Tensor:
+    def reduce(self, step: int, candidates: Mapping[str, Tensor], own: Tensor | None, *, half: bool = False) -> Tensor:
         """The reduction that equals the framework's loss.
 
         Args:

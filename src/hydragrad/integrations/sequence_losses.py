@@ -72,7 +72,8 @@ def sequence_losses(model: nn.Module) -> SequenceLosses:
     Raises:
         Unsupported: Its own loss is none of those known here.
     """
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # inside of peft's
+    bare: Any = model
+    inner = bare.get_base_model() if hasattr(bare, "get_base_model") else bare  # inside of peft's
     config: Any = getattr(inner, "config", None)
     decodes = bool(getattr(config, "is_encoder_decoder", False))
     name = type(inner).__name__

@@ -32,7 +32,8 @@ from hydragrad.runs.manifest import FILE
 
 need("transformers", "transformers")
 
-from transformers import TrainerCallback, trainer as trainer_module  # noqa: E402
+from transformers import TrainerCallback  # noqa: E402
+from transformers import trainer as trainer_module  # noqa: E402
 
 REPLACED = ("get_train_dataloader", "training_step", "compute_loss", "_load_best_model")
 """Methods of a Trainer that are replaced while it is recorded, on this one object."""
@@ -252,10 +253,10 @@ class _Watched:
         )
 
     def _skip_first_batches(self, loader: Any, num_batches: int = 0) -> Any:
-        if loader is not self._loader:
+        if self._loader is None or loader is not self._loader:
             return self._skip(loader, num_batches)
-        loader.recorder = self._recorder  # which knows how many there are
-        return loader
+        self._loader.recorder = self._recorder  # which knows how many there are
+        return self._loader
 
     def _load_best_model(self) -> None:
         self.close()  # the record ends with the last step

@@ -1,7 +1,7 @@
 """What `accelerate` made of a loop's model, optimizer and loader: what is inside, and its loader's own bookkeeping.
 
 Its wrappers are known by where their classes come from, so that nothing is imported. A wrapped loader places batches on
-the device, counts epochs and knows the last batch of one; it goes on doing so, around a loader whose batches are seeded.
+the device, counts epochs and knows the last batch; it goes on doing so, around a loader whose batches are seeded.
 """
 
 import sys
@@ -85,16 +85,16 @@ def prepared_batches(loader: Any, batches: Batches) -> Iterator[tuple[Indices, A
         Unsupported: Several processes share the loader, or its class is not known here.
     """
     base = getattr(loader, "base_dataloader", None)
-    sampler = getattr(base, "batch_sampler", None)
     if base is None or type(loader).__name__ not in ("DataLoaderShard", "SkipDataLoader"):
         raise Unsupported(
             f"hg.indexed takes a DataLoader, or what one process's accelerator.prepare made of it (accelerate 1.0 or "
             f"newer); it got accelerate's {type(loader).__name__}. Set dispatch_batches=False, or pass the DataLoader "
             f"itself."
         )
-    if getattr(sampler, "num_processes", 1) > 1:
+    processes = getattr(base.batch_sampler, "num_processes", 1)
+    if processes > 1:
         raise Unsupported(
-            f"A run is recorded by one process; this loader is divided among {sampler.num_processes}. Launch the "
+            f"A run is recorded by one process; this loader is divided among {processes}. Launch the "
             f"script with one process."
         )
     waiting: deque[Indices] = deque()

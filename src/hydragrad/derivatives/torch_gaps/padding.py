@@ -15,7 +15,7 @@ from torch import Tensor, nn
 def use_constant_padding(model: nn.Module) -> None:
     """Give every Embedding layer of `model` that has a padding index a forward without tangent there, in place.
 
-    A class of the user's own that calls `super().forward` (to scale what is looked up, say) gets it in place of torch's.
+    A class of the user's own that calls `super().forward` (to scale what it looks up) gets it in place of torch's.
     """
     for module in model.modules():
         if not isinstance(module, nn.Embedding) or module.padding_idx is None:
