@@ -134,7 +134,7 @@ class RecordingCallback(Callback):  # type: ignore[misc]
             self._recorder.end()
         except ReplayMismatch as error:
             raise ReplayMismatch(
-                f"{error} (training_step must return the mean of the recorded losses, to the last bit. Where it returns "
+                f"{error} (training_step must return the mean of the recorded losses, to the last bit. If it returns "
                 f"another one, or rounds otherwise: losses = callback.losses(batch); return losses.mean().)"
             ) from error
 
