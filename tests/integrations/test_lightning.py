@@ -20,9 +20,6 @@ with warnings.catch_warnings():
 
     from hydragrad.integrations.lightning import RecordingCallback
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore::UserWarning:lightning", "ignore::FutureWarning", "ignore::DeprecationWarning"
-)
 SAMPLES, STEP = 14, 2e-6
 
 

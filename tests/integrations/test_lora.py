@@ -64,7 +64,9 @@ def recorded(tmp_path_factory):
     def watch(optimizer):
         if not recorders:
             options = {"collate": columns, "checkpoint_every": 1}
-            recorders.append(hg.Recorder(path, model, optimizer, sequence_losses(model), data("gpt2"), **options).open())
+            recorders.append(
+                hg.Recorder(path, model, optimizer, sequence_losses(model), data("gpt2"), **options).open()
+            )
         return recorders[0]
 
     loop(model, batches, watch)
@@ -114,7 +116,7 @@ def test_a_base_that_was_altered_is_noticed(recorded):
     whole = files[0].read_bytes()
     try:
         files[0].write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-        with pytest.raises(RunDamaged, match="step-00000000.safetensors"):
+        with pytest.raises(RunDamaged, match=r"step-00000000\.safetensors"):
             hg.Recording(run.path, run.model, run.loss, run.train_set, collate=run.collate_fn).checkpoint(3)
     finally:
         files[0].write_bytes(whole)

@@ -10,7 +10,9 @@ from hydragrad.integrations.needed import need
 
 
 def test_a_missing_framework_is_named_with_what_to_install():
-    with pytest.raises(FrameworkMissing, match=r"needs the package no_such_framework.*pip install 'hydragrad\[skorch\]'"):
+    with pytest.raises(
+        FrameworkMissing, match=r"needs the package no_such_framework.*pip install 'hydragrad\[skorch\]'"
+    ):
         need("no_such_framework", "skorch")
     need("json", "skorch")
 

@@ -15,7 +15,6 @@ from skorch.callbacks import GradientNormClipping, LRScheduler
 
 from hydragrad.integrations.skorch import RecordingCallback, net_losses
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
 SAMPLES, STEP = 20, 2e-6
 
 

@@ -1,4 +1,4 @@
-"""What frameworks' callbacks need: a mean that is scaled later, checkpoints at the loop's own, norms without a limit."""
+"""What callbacks of frameworks need: a mean that is scaled later, checkpoints next to its own, norms without a limit."""
 
 import pytest
 import torch
@@ -106,14 +106,11 @@ def test_a_run_is_resumed_at_a_checkpoint_that_was_saved(tmp_path):
 
 
 def test_a_checkpoint_is_saved_between_steps_only(tmp_path):
-    def inside(model, optimizer, step, batch):
-        held[0].save()
-
     model = build()
-    held = [hg.Recorder(tmp_path / "run", model, sgd(model), loss, samples())]
-    with pytest.raises(StepError, match=r"recorder.save\(\) belongs between two steps"), held[0] as recorder:
-        with recorder.step([0, 1]) as step:
-            inside(model, None, step, None)
+    recorder = hg.Recorder(tmp_path / "run", model, sgd(model), loss, samples())
+    message = r"recorder.save\(\) belongs between two steps"
+    with pytest.raises(StepError, match=message), recorder, recorder.step([0, 1]):
+        recorder.save()
 
 
 def test_autocast_is_seen_where_a_loop_calls_parts_of_the_model(tmp_path):
