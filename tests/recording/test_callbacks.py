@@ -1,4 +1,4 @@
-"""What callbacks of frameworks need: a mean that is scaled later, checkpoints next to its own, norms without a limit."""
+"""What callbacks of frameworks need: means that are scaled later, checkpoints when they say, norms without a limit."""
 
 import pytest
 import torch
