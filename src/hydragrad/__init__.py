@@ -11,7 +11,7 @@ Clean       suspects: samples ranked by the evidence against their labels
 Show        report: one HTML page
 Errors      errors.HydragradError and its children
 
-What is not listed here is internal.
+Training loops of other frameworks are recorded by `hydragrad.integrations`. What is not listed here is internal.
 """
 
 from hydragrad import errors as errors

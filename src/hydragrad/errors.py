@@ -17,6 +17,7 @@
     ├── PresentationError    (ValueError)        values that a figure or a report cannot show
     ├── MarksInvalid         (ValueError)        marks of labels that do not fit the run
     ├── UnknownName          (ValueError)        a name that is not among the known ones
+    ├── FrameworkMissing     (ImportError)       a framework that an integration needs is not installed
     └── DataError            (ValueError)        a data set that cannot be trained on
         ├── DataNotFound     (FileNotFoundError) a data file is missing
         └── ChecksumMismatch                     a data file is not the published one
@@ -91,6 +92,10 @@ class MarksInvalid(HydragradError, ValueError):
 
 class UnknownName(HydragradError, ValueError):
     """A name that is not among the known ones."""
+
+
+class FrameworkMissing(HydragradError, ImportError):
+    """A framework that an integration needs, and that is not installed."""
 
 
 class DataError(HydragradError, ValueError):

@@ -27,6 +27,7 @@ from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
 from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.recording.gradient_watch import Earlier
+from hydragrad.recording.prepared import bare_optimizers
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
@@ -134,7 +135,7 @@ class Tracker:
         smoothing: float | None = None,
         samples_per_step: int | None = None,
     ) -> None:
-        together = Together(optimizer)
+        together = Together(bare_optimizers(optimizer))
         if len(together.members) > 1:
             raise Unsupported(
                 f"Rows are kept under one optimizer, got {len(together.members)}. Record the run, and use hg.attribute."

@@ -76,10 +76,11 @@ def _is_stopped(
 
 def _learning_padding(problem: LossModule, parameters: Named, buffers: Named, batch: Batch) -> list[str]:
     """Names of embeddings whose padding row has a gradient."""
+    names = {id(parameter): name for name, parameter in problem.model.named_parameters()}
     paddings = {
-        f"{name}.weight".lstrip("."): module.padding_idx
-        for name, module in problem.model.named_modules()
-        if type(module) is nn.Embedding and module.padding_idx is not None
+        names.get(id(module.weight), ""): module.padding_idx
+        for module in problem.model.modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None
     }
     leaves = {name: parameters[name].detach().requires_grad_() for name in paddings if name in parameters}
     if not leaves:
