@@ -15,10 +15,13 @@ from transformers import (
     BertForQuestionAnswering,
     DataCollatorForLanguageModeling,
     DataCollatorWithPadding,
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedTokenizerFast,
     Trainer,
     TrainerCallback,
 )
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from hydragrad.errors import RecordingMismatch, StepError, Unsupported
 from hydragrad.integrations.transformers import record, recording
@@ -326,3 +329,43 @@ def test_batches_of_transformers_own_collators_are_fetched_again(name, collator,
 def padding_only(batch):
     made = tokenizer().pad([{"input_ids": item["input_ids"]} for item in batch], return_tensors="pt")
     return made | {"labels": made["input_ids"].clone()}
+
+
+def llama():
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=WORDS, num_key_value_heads=1, max_position_embeddings=8, **sizes))
+
+
+def test_norms_that_go_through_float32_have_the_curvature_of_those_that_do_not(tmp_path, monkeypatch):
+    values = []
+    for name in ("stock", "plain"):
+        trainer = build_trainer("gpt2", tmp_path / name, llama() if name == "stock" else llama().double())
+        with record(trainer, tmp_path / name / "run") as recorded:
+            trainer.train()
+        values.append(hg.attribute(recorded.recording(), hg.mean_loss(data("gpt2", 5)), curvature="hessian").values)
+        monkeypatch.setattr(LlamaRMSNorm, "forward", plain_norm)
+    torch.testing.assert_close(*values, rtol=1e-3, atol=1e-5)
+
+
+def plain_norm(norm, x):
+    return norm.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.variance_epsilon)
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2"])
+def test_gauss_newton_and_influence_take_what_the_models_return(name, runs):
+    _, run = runs(name)
+    query = hg.mean_loss(data(name, 5, seed=9))
+    with_curvature, exact = (hg.attribute(run, query, curvature=c, smoothing=0).values for c in ("ggn", "hessian"))
+    assert 0 < (with_curvature - exact).norm() < 0.5 * exact.norm()
+    assert hg.influence(run, query, checkpoints=2).values.abs().min() > 0
+
+
+def test_rows_are_made_where_the_first_batch_holds_no_tracked_sample(tmp_path):
+    trainer = build_trainer("bert", tmp_path, optim="sgd")
+    with record(trainer, tmp_path / "run") as recorded:
+        trainer.train()
+    run, query = recorded.recording(), hg.mean_loss(data("bert", 5, seed=9))
+    late = [sample for sample in range(SAMPLES) if sample not in run.steps[0].indices][:2]
+    rows = hg.hypergradients(run, samples=late).contributions(query).values
+    torch.testing.assert_close(rows, hg.attribute(run, query).values[:, late], rtol=1e-6, atol=1e-12)

@@ -4,6 +4,7 @@ Sequence classification: its cross-entropy, squared error or binary cross-entrop
 sequence's tokens, where label -100 is ignored; what a model's own loss averages over is left to the reduction.
 """
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,11 +36,13 @@ class SequenceLosses:
         kind: What the labels are: of the next token, of every token, or of the whole sequence.
         problem: Of a sequence: "regression", "single_label_classification" or "multi_label_classification".
         with_labels: Whether the model needs the labels for its logits, as encoder-decoders do.
+        caches: Whether the model returns a cache for generation unless it is told not to.
     """
 
     kind: Kind
     problem: str | None = None
     with_labels: bool = False
+    caches: bool = False
 
     def __call__(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
         """One loss a sequence, shape (batch,)."""
@@ -50,7 +53,8 @@ class SequenceLosses:
             )
         labels = batch["labels"]
         inputs = {name: value for name, value in batch.items() if self.with_labels or name != "labels"}
-        logits = _full_precision(model(**inputs)["logits"])
+        options = {"use_cache": False} if self.caches else {}
+        logits = _full_precision(model(**inputs, **options)["logits"])
         if self.kind == "sequence":
             return _of_sequence(logits, labels, self.problem)
         if self.kind == "next token":
@@ -87,7 +91,12 @@ def sequence_losses(model: nn.Module) -> SequenceLosses:
     problem = getattr(config, "problem_type", None)
     if problem is None and getattr(config, "num_labels", 2) == 1:
         problem = "regression"
-    return SequenceLosses(kind, problem if kind == "sequence" else None, with_labels=decodes and kind == "tokens")
+    return SequenceLosses(
+        kind,
+        problem if kind == "sequence" else None,
+        with_labels=decodes and kind == "tokens",
+        caches="use_cache" in inspect.signature(inner.forward).parameters,
+    )
 
 
 def _kind(model: Any, *, decodes: bool) -> Kind | None:
