@@ -219,30 +219,30 @@ class Recorder:
 
     @contextmanager
     def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> Iterator[StepHandle]:
-        """Record one optimizer step on `train_set[i] for i in indices`.
+        """Record a batch, `train_set[i] for i in indices`: its forward and backward pass, and the optimizer's step.
+
+        A block without an optimizer step is a micro-batch of the step that follows.
 
         Args:
             indices: The samples of the batch, in their order.
-            batch: The batch itself; needed with `store_batches`.
+            batch: The batch itself; needed with `store_batches`, unless the handle's `losses` get it.
 
         Yields:
-            A handle; a loop may set its `loss`, which is then logged.
+            A handle: its `losses(batch)` are the recorded ones; a loop may set its `loss`, which is then logged.
 
         Raises:
-            StepError: Not exactly one optimizer step inside, or weights changed since the last one.
+            StepError: Several optimizer steps inside, no backward pass, or weights changed since the last step.
             ReplayMismatch: The loop does something that is not recorded.
             NonFinite: The weights became NaN or infinite.
         """
         samples = self._block.samples(indices)
         self._rest.require_untouched(self.next_step)
-        first = self._block.pending == 0
-        if first:
+        if self._block.pending == 0:
             self._start = self._segment_start(indices)
         if self._last_record is None and getattr(indices, "leaves_one", False):
             require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
-        shown = _Shown(
-            batch if self._stored_in is None else map_leaves(batch, own_memory)
-        )  # the loop may take it apart
+        # The loop may take its batch apart.
+        shown = _Shown(batch if self._stored_in is None else map_leaves(batch, own_memory))
         handle = StepHandle(lambda data: self._losses_in_block(data, shown), self._block.reduced)
         self._between_steps = False
         part = self._block.micro_batch(self.next_step, indices, samples, batch)
@@ -254,6 +254,7 @@ class Recorder:
             self._writer.store_batch(self.next_step, number, shown.batch)
         self._last_indices = indices
         if record is None:
+            self._between_steps = True
             return
         self._check(record, self._start)
         self._unfinished_segment = self._start = None
