@@ -14,6 +14,7 @@ What is not listed here is internal.
 """
 
 from hydragrad import errors as errors
+from hydragrad import torch_release as torch_release  # refuses an older torch, before anything needs a newer one
 
 # Record
 from hydragrad.recording import Recorder as Recorder
