@@ -47,3 +47,11 @@ def test_weight_decay_is_that_of_the_class_where_groups_do_not_say(kind, decoupl
     group.pop("decoupled_weight_decay", None)
     rule = rule_of(optimizer)
     assert rule is RULES[kind] and rule.read(read_group(rule, group)).decoupled is decoupled
+
+
+def test_the_tests_of_the_oldest_releases_have_every_dependency_at_its_floor():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    floors = dict(re.match(r"([\w-]+)[^>]*>=([\d.]+)", line).groups() for line in project["dependencies"])
+    pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-oldest.txt").read_text(), flags=re.MULTILINE))
+    assert len(floors) > 10
+    assert {name: re.sub(r"(\.0)+$", "", pins[name]) for name in floors} == floors
