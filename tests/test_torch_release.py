@@ -3,16 +3,19 @@
 import importlib
 import re
 import tomllib
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.optim import Adam, AdamW
 
+import hydragrad as hg
 from documents import ROOT
 from hydragrad import torch_release
-from hydragrad.errors import TorchTooOld
+from hydragrad.errors import TorchTooOld, Unsupported
 from hydragrad.steps import RULES, read_group, rule_of
+from recording.toys import build, samples, train
 
 OLDEST = ".".join(map(str, torch_release.OLDEST))
 
@@ -55,3 +58,22 @@ def test_the_tests_of_the_oldest_releases_have_every_dependency_at_its_floor():
     pins = dict(re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-oldest.txt").read_text(), flags=re.MULTILINE))
     assert len(floors) > 10
     assert {name: re.sub(r"(\.0)+$", "", pins[name]) for name in floors} == floors
+
+
+def test_a_run_with_an_option_that_this_torch_would_ignore_is_refused(tmp_path, monkeypatch):
+    model = build()
+    run = train(tmp_path / "run", model, optimizer=Adam(model.parameters(), lr=0.01, weight_decay=0.1))
+    (options,) = run.steps[0].options
+    run.steps[0] = replace(run.steps[0], options=({**options, "decoupled_weight_decay": True},))
+    monkeypatch.setattr(torch_release, "ADAM_DECOUPLES", False)
+    with pytest.raises(
+        Unsupported, match=r"recorded with Adam\(decoupled_weight_decay=True\), which torch .* does not"
+    ):
+        hg.attribute(run, hg.mean_loss(samples()), curvature="none")
+
+
+def test_decoupled_decay_of_other_classes_is_not_refused(monkeypatch):
+    monkeypatch.setattr(torch_release, "ADAM_DECOUPLES", False)
+    parameters = [nn.Parameter(torch.zeros(2))]
+    torch_release.require_options(AdamW(parameters), {"decoupled_weight_decay": True})
+    torch_release.require_options(Adam(parameters), {"decoupled_weight_decay": False})

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch.optim import Adam, AdamW, Optimizer
 
-from hydragrad.errors import TorchTooOld
+from hydragrad.errors import TorchTooOld, Unsupported
 
 OLDEST = (2, 6)
 """The oldest release of torch that the tests pass with."""
@@ -20,6 +21,9 @@ OPTIONS_ADDED_LATER: Mapping[type[Optimizer], Mapping[str, Any]] = {
     AdamW: {"decoupled_weight_decay": True},
 }
 """Options that a parameter group has from torch 2.7 on, with what holds before."""
+
+ADAM_DECOUPLES: bool = "decoupled_weight_decay" in signature(Adam).parameters
+"""Whether torch's Adam has that option."""
 
 
 def require_supported(installed: str) -> None:
@@ -34,6 +38,19 @@ def require_supported(installed: str) -> None:
         raise TorchTooOld(
             f"hydragrad needs torch {oldest} or newer; torch {installed} is installed. Install a newer one: "
             f"pip install 'torch>={oldest}'."
+        )
+
+
+def require_options(optimizer: Optimizer, options: Mapping[str, Any]) -> None:
+    """Refuse options of a recorded parameter group that the installed torch would ignore.
+
+    Raises:
+        Unsupported: It would.
+    """
+    if type(optimizer) is Adam and options.get("decoupled_weight_decay") and not ADAM_DECOUPLES:
+        raise Unsupported(
+            f"The run was recorded with Adam(decoupled_weight_decay=True), which torch {torch.__version__} does not "
+            f"have. Open it with torch 2.7 or newer."
         )
 
 

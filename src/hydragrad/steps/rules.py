@@ -111,7 +111,10 @@ def rule_named(name: str) -> StepRule:
     if len(in_scripts) == 1:
         return in_scripts[0]
     if module.startswith("torch."):
-        remedy = "which this version of hydragrad does not know. Use the version that recorded it"
+        remedy = (
+            f"which this version of hydragrad does not know, or torch {torch.__version__} does not have. Use the "
+            f"versions that recorded it"
+        )
     else:
         remedy = "which has no rule in this process. Call hg.register_optimizer with it before the run is opened"
     raise RecordingMismatch(f"The run was recorded with the optimizer {name}, {remedy}.")
