@@ -86,7 +86,7 @@ $(PEERS): pyproject.toml constraints.txt
 	@touch $@
 
 $(OLDEST): pyproject.toml constraints-oldest.txt
-	@echo "Installing the oldest releases into $(VENV)-oldest; on Linux, torch comes with CUDA: 3 GB to download, 7 on the disk."
+	@echo "Installing the oldest releases into $(VENV)-oldest; on Linux, torch comes with CUDA: 3 GB to download, 6 on the disk."
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check --constraint constraints-oldest.txt --editable ".[tests]"
 	@touch $@
