@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 from torch.optim import Adam, AdamW, Optimizer
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from hydragrad.errors import TorchTooOld, Unsupported
 
@@ -52,6 +54,15 @@ def require_options(optimizer: Optimizer, options: Mapping[str, Any]) -> None:
             f"The run was recorded with Adam(decoupled_weight_decay=True), which torch {torch.__version__} does not "
             f"have. Open it with torch 2.7 or newer."
         )
+
+
+def default_device() -> torch.device:
+    """The device of new tensors, as torch.get_default_device() has it: that of older releases misses `with device:`."""
+    modes = [mode for mode in _get_current_function_mode_stack() if isinstance(mode, DeviceContext)]
+    if not modes:
+        return torch.device("cpu")
+    device: torch.device = modes[-1].device
+    return device if device.index is not None else torch.empty(0).device
 
 
 require_supported(torch.__version__)
