@@ -18,7 +18,7 @@ OLDEST := $(VENV)-oldest/.ready
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest check docs pictures bench faults bench-peers clean
+.PHONY: help demo test test-oldest check docs pictures matrix bench faults bench-peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -44,6 +44,9 @@ docs: $(DOCS) ## the documentation; writes docs/_build/index.html
 
 pictures: $(DEV) ## make the pictures of the documentation again
 	$(ONE_THREAD) $(BIN)/python docs/pictures $(ARGS)
+
+matrix: $(DEV) ## write the support matrix of the documentation again
+	$(ONE_THREAD) $(BIN)/python docs/matrix
 
 bench: $(DEV) ## side-by-side timings
 	$(BIN)/python -m benchmarks $(ARGS)

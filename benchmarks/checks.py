@@ -1,9 +1,11 @@
 """What the checks cost: recording and every route with them, as a ratio to the same without.
 
-LeNet-5 with SGD, and a small transformer with AdamW, on random data, one thread. Every job runs twice a round, with the
-checks and without, in turns; ratios are medians over the rounds, of processor time. Without: nothing is compared, and
-neither graphs nor random steps are looked at. The number over the state and the digests of batches, which every record
-has, stay in both.
+LeNet-5 with SGD, and a small transformer with AdamW, on random data, one thread. Every job runs four times a round:
+over a short run and a long one, with the checks and without, in turns. The ratio is that of the time which the
+further steps of the long run take; what is left is paid once a call (the first step of every kind, the query, the
+choice of a route), and is given in steps of the job without checks. Medians over the rounds, of processor time.
+Without: nothing is compared, and neither graphs nor random steps are looked at. The number over the state and the
+digests of batches, which every record has, stay in both.
 
     python -m benchmarks.checks [--rounds 9]
 """
@@ -13,8 +15,8 @@ import statistics
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,7 @@ from torch.utils.data import TensorDataset
 import hydragrad as hg
 from hydragrad.models import LeNet5
 
-BATCH, STEPS = 64, 150
+BATCH, SHORT, LONG = 64, 60, 240
 
 Task = Callable[[hg.Recording, Path], object]
 
@@ -94,7 +96,9 @@ def without_checks() -> Iterator[None]:
         "hydragrad.derivatives.coupling.CouplingWatch.wants": never,
         "hydragrad.derivatives.coupling.CouplingWatch.draws": never,
         "hydragrad.attribution.moments.kind_of_graph": lambda _losses: (),
-        "hydragrad.recording.gradient_watch.GradientWatch.begin": nothing,
+        "hydragrad.recording.gradient_watch.GradientWatch.before_backward": nothing,
+        "hydragrad.recording.gradient_watch.GradientWatch._note": nothing,
+        "hydragrad.recording.reduction.Reduction.before_backward": nothing,
         "hydragrad.recording.gradient_watch.GradientWatch.require_untouched": nothing,
         "hydragrad.recording.update_check.UpdateCheck.before": nothing,
         "hydragrad.recording.update_check.UpdateCheck.after": nothing,
@@ -109,10 +113,10 @@ def without_checks() -> Iterator[None]:
         yield
 
 
-def record(subject: Subject, path: Path) -> hg.Recording:
-    """A short run."""
+def record(subject: Subject, path: Path, steps: int) -> hg.Recording:
+    """A run of so many steps."""
     torch.manual_seed(0)
-    model, train_set = subject.build(), subject.data(BATCH * STEPS // 2, 1)
+    model, train_set = subject.build(), subject.data(BATCH * steps // 2, 1)
     optimizer = subject.optimizer(model)
     return hg.train(model, loss, train_set, optimizer, epochs=2, batch_size=BATCH, out=path, seed=0)
 
@@ -122,7 +126,7 @@ def tasks(subject: Subject) -> dict[str, Task]:
     held_out = subject.data(250, 2)
     query = hg.mean_loss(held_out)
     return {
-        "record": lambda _run, folder: record(subject, folder / "again"),
+        "record": lambda run, folder: record(subject, folder / "again", len(run.steps)),
         "attribute, none": lambda run, _folder: hg.attribute(run, query),
         "attribute, hessian": lambda run, _folder: hg.attribute(run, query, curvature="hessian"),
         "attribute, ggn": lambda run, _folder: hg.attribute(run, query, curvature="ggn"),
@@ -140,34 +144,35 @@ def seconds(task: Task, run: hg.Recording) -> float:
         return time.process_time() - begin
 
 
-def ratio(task: Task, run: hg.Recording, rounds: int) -> tuple[float, float, float]:
-    """Median of the ratios with checks to without, and their quartiles."""
-    ratios = []
+def measured(task: Task, runs: Sequence[hg.Recording], rounds: int) -> tuple[float, float, float, float]:
+    """Median of the ratio a step with its quartiles, and of what is paid once, in steps."""
+    ratios, once = [], []
     for number in range(rounds + 1):
-        both: dict[bool, float] = {}
+        both: dict[bool, list[float]] = {}
         for checks in (True, False) if number % 2 else (False, True):
-            if checks:
-                both[checks] = seconds(task, run)
-            else:
-                with without_checks():
-                    both[checks] = seconds(task, run)
+            with nullcontext() if checks else without_checks():
+                both[checks] = [seconds(task, run) for run in runs]
+        a_step = {checks: (long - short) / (LONG - SHORT) for checks, (short, long) in both.items()}
         if number:  # the first round warms up
-            ratios.append(both[True] / both[False])
+            ratios.append(a_step[True] / a_step[False])
+            fixed = both[True][0] - both[False][0] - SHORT * (a_step[True] - a_step[False])
+            once.append(fixed / a_step[False])
     low, middle, high = statistics.quantiles(ratios, n=4)
-    return middle, low, high
+    return middle, low, high, statistics.median(once)
 
 
 def run(rounds: int) -> None:
     """Print the table."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    print(f"{'with checks / without':42} {'median':>7} {'quartiles':>15}")
+    print(f"{'with checks / without':42} {'a step':>7} {'quartiles':>15} {'once, in steps':>15}")
     for subject in SUBJECTS:
         with tempfile.TemporaryDirectory() as folder:
-            recorded = record(subject, Path(folder) / "run")
+            recorded = [record(subject, Path(folder) / str(steps), steps) for steps in (SHORT, LONG)]
             for name, task in tasks(subject).items():
-                middle, low, high = ratio(task, recorded, rounds)
-                print(f"{subject.name + ', ' + name:42} {middle:7.3f} {low:7.3f} – {high:5.3f}", flush=True)
+                middle, low, high, once = measured(task, recorded, rounds)
+                name = f"{subject.name}, {name}"
+                print(f"{name:42} {middle:7.3f} {low:7.3f} – {high:5.3f} {once:15.1f}", flush=True)
 
 
 def main() -> None:

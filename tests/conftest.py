@@ -1,12 +1,18 @@
 """What every test gets: one thread, no display, the same examples every time."""
 
+import importlib.util
 import os
+import sys
 import warnings
 
 # Before torch and matplotlib are imported: both read these only once.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["MKL_NUM_THREADS"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
+
+# The folder tests/datasets is on the path, and is not the library of that name, which transformers looks for.
+if (spec := importlib.util.find_spec("datasets")) is not None and not spec.has_location:
+    sys.modules["datasets"] = None  # type: ignore[assignment]
 
 from pathlib import Path
 

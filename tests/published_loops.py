@@ -139,7 +139,7 @@ def imagenet() -> Script:
             s.model.eval()
             scheduler.step()
 
-    model = residual()
+    model = nn.DataParallel(residual())
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
     return Script(model, optimizer, cross_entropy, Augmented(20, 1), images(8, 2), loop)
 
@@ -341,7 +341,8 @@ def timm() -> Script:
                     scheduler.step()
 
     model = residual()
-    optimizer = SGD(decay_groups(model), lr=0.1, momentum=0.9, nesterov=True)
+    noted = [group | {"lr_scale": 1.0} for group in decay_groups(model)]
+    optimizer = SGD(noted, lr=0.1, momentum=0.9, nesterov=True)
     return Script(model, optimizer, loss, Augmented(20, 1), images(8, 2), loop)
 
 

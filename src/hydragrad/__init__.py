@@ -1,5 +1,6 @@
 """hydragrad measures which training samples made a model what it is.
 
+Ask         check: what of a setup can be recorded, and what each mode costs, before it is trained
 Record      train, Recorder, indexed, augmented, register_optimizer: write a run directory
 Replay      Recording: open it again
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
@@ -10,11 +11,14 @@ Clean       suspects: samples ranked by the evidence against their labels
 Show        report: one HTML page
 Errors      errors.HydragradError and its children
 
-What is not listed here is internal.
+Training loops of other frameworks are recorded by `hydragrad.integrations`. What is not listed here is internal.
 """
 
 from hydragrad import errors as errors
 from hydragrad import torch_release as torch_release  # refuses an older torch, before anything needs a newer one
+
+# Ask
+from hydragrad.checking import check as check
 
 # Record
 from hydragrad.recording import Recorder as Recorder

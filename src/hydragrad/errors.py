@@ -18,6 +18,7 @@
     ├── MarksInvalid         (ValueError)        marks of labels that do not fit the run
     ├── UnknownName          (ValueError)        a name that is not among the known ones
     ├── TorchTooOld          (ImportError)       a release of torch that lacks what is needed
+    ├── FrameworkMissing     (ImportError)       a framework that an integration needs is not installed
     └── DataError            (ValueError)        a data set that cannot be trained on
         ├── DataNotFound     (FileNotFoundError) a data file is missing
         └── ChecksumMismatch                     a data file is not the published one
@@ -96,6 +97,10 @@ class UnknownName(HydragradError, ValueError):
 
 class TorchTooOld(HydragradError, ImportError):
     """A release of torch that is older than the oldest that works."""
+
+
+class FrameworkMissing(HydragradError, ImportError):
+    """A framework that an integration needs, and that is not installed."""
 
 
 class DataError(HydragradError, ValueError):

@@ -66,7 +66,7 @@ def test_a_run_gives_the_same_scores(tmp_path):
     shutil.copytree(tmp_path / "new", tmp_path / "old")
     as_schema_1(tmp_path / "old")
     old, query = opened(tmp_path / "old"), hg.mean_loss(samples(7))
-    assert old.rule.torch_class is torch.optim.SGD
+    assert old.rules[0].torch_class is torch.optim.SGD
     without_digests = [tuple(replace(part, digest=None) for part in record.micro_batches) for record in run.steps]
     assert [record.micro_batches for record in old.steps] == without_digests
     assert not any(record.whole_state for record in old.steps)

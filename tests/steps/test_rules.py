@@ -51,8 +51,14 @@ def test_other_optimizers_are_refused_by_name(other, reason):
 
 
 def test_unknown_options_are_refused_by_name():
+    optimizer = SGD(weights(), lr=0.1)
+    optimizer.defaults["trust"] = optimizer.param_groups[0]["trust"] = 0.1  # as a later torch may have it
     with pytest.raises(Unsupported, match=r"unknown options \['trust'\]"):
-        rule_of(SGD([{"params": weights(), "trust": 0.1}], lr=0.1))
+        rule_of(optimizer)
+
+
+def test_what_a_user_notes_in_a_group_is_no_option():
+    assert rule_of(SGD([{"params": weights(), "layer": 3, "lr_scale": 0.1}], lr=0.1)).torch_class is SGD
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ from hydragrad.replay.histories import parts_of
 from hydragrad.runs.log import MicroBatch
 from hydragrad.steps import Cotangent, smoothing_of, transpose_all, transpose_transforms
 
-HELD_SHARE = 1 / 256
+HELD_SHARE = 1 / 512
 """Share of the steps whose curvature product is held to how the gradient changes."""
 
 

@@ -7,6 +7,7 @@ import typer
 
 from hydragrad.cli.commands.attribute import attribute
 from hydragrad.cli.commands.bound import bound
+from hydragrad.cli.commands.check import check
 from hydragrad.cli.commands.clean import clean
 from hydragrad.cli.commands.demo import demo
 from hydragrad.cli.commands.explain import explain
@@ -30,6 +31,7 @@ app = typer.Typer(
 
 COMMANDS: tuple[Callable[..., None], ...] = (
     demo,
+    check,
     train,
     attribute,
     smoothness,

@@ -22,6 +22,15 @@ COMPRESSED = torch.sparse_csr, torch.sparse_csc, torch.sparse_bsr, torch.sparse_
 """Layouts that copy.deepcopy can't copy."""
 
 
+FRAMEWORKS = "lightning", "pytorch_lightning", "lightning_fabric", "hydragrad"
+"""Their trainers, and what records these, hang on the modules that they train, and hold everything else."""
+
+
+def is_trainer(value: Any) -> bool:
+    """Whether an attribute of a module is an object that trains it, or records that; no copy has Lightning's."""
+    return type(value).__module__.partition(".")[0] in FRAMEWORKS and not isinstance(value, nn.Module)
+
+
 def copy_of(model: nn.Module) -> nn.Module:
     """Copy a model: parameters, buffers, hooks, and everything else that its modules hold.
 
@@ -33,16 +42,25 @@ def copy_of(model: nn.Module) -> nn.Module:
     """
     try:
         with copying_kept_tensors():
-            copies: dict[int, Any] = {}
+            copies = _instead_of_trainers(model)
             copied = copy.deepcopy(model, copies)
     except Exception as error:
         raise Unsupported(
             f"The model is replayed on a copy, and {_culprit(model)} can't be copied ({_first_line(error)}). Delete "
             f"that attribute, keep it outside of the model, or give its class a __deepcopy__ method."
         ) from error
+    _leave_autocast_out(copied)
     for module in copied.modules():
         _rebind(module.__dict__, copies)
     return copied
+
+
+def _instead_of_trainers(model: nn.Module) -> dict[int, Any]:
+    """What copy.deepcopy takes as copied already."""
+    held = (
+        value for module in model.modules() for name, value in vars(module).items() if name in ("_trainer", "_fabric")
+    )
+    return {id(value): None for value in held if is_trainer(value)}
 
 
 def copying_kept_tensors() -> AbstractContextManager[Any]:
@@ -67,6 +85,22 @@ class _KeptTensors(TorchFunctionMode):
                     memo[id(kept)] = _unwrapped(kept).detach().clone()
                 return memo[id(kept)]
         return function(*args, **(kwargs or {}))
+
+
+def enters_autocast(model: nn.Module) -> bool:
+    """Whether accelerate surrounded the model's forward with autocast, for mixed precision."""
+    return "_original_forward" in vars(model) and "forward" in vars(model)
+
+
+def _leave_autocast_out(model: nn.Module) -> None:
+    """Give a copy the forward that its model had before accelerate prepared that: what a run ran under is recorded."""
+    if not enters_autocast(model):
+        return
+    held = vars(model)
+    del held["forward"]
+    before = held.pop("_original_forward")
+    if getattr(before, "__func__", None) is not type(model).forward:
+        held["forward"] = before
 
 
 def _rebind(held: Any, copies: dict[int, Any]) -> None:

@@ -1,4 +1,7 @@
-"""The model's one call inside the loss: capture what it returns, or put something else in its place."""
+"""The model's one call inside the loss: capture what it returns, or put something else in its place.
+
+What it returns is a tensor, or something that holds one: a mapping, a named tuple, an output of transformers.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,42 +10,53 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydragrad.derivatives.leaves import map_tensors, tensor_leaves
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.point import Point
 from hydragrad.errors import LossError
 
+HELD = "held_output"
+"""Entry of a problem's `__dict__`: what held the tensor that its model returned last, with an empty one in it."""
+
 
 class Captured:
-    """The outputs of the model's calls while the loss ran."""
+    """The outputs of the model's calls while the loss ran.
 
-    def __init__(self) -> None:
+    Args:
+        problem: Notes what holds the output.
+    """
+
+    def __init__(self, problem: LossModule) -> None:
         self.outputs: list[Any] = []
+        self._problem = problem
 
     @property
     def tensor(self) -> Tensor:
         """The output of the one call.
 
         Raises:
-            LossError: The model was called more or less than once, or returned something else than a tensor.
+            LossError: The model was called more or less than once, or what it returned does not hold one tensor.
         """
-        if len(self.outputs) != 1 or not isinstance(self.outputs[0], Tensor):
+        held = tensor_leaves(self.outputs[0]) if len(self.outputs) == 1 else []
+        if len(held) != 1:
             actual = (
                 f"was called {len(self.outputs)} times"
                 if len(self.outputs) != 1
-                else f"returned a {type(self.outputs[0]).__name__}"
+                else f"returned a {type(self.outputs[0]).__name__} with {len(held)} tensors"
             )
             raise LossError(
                 f"curvature='ggn' and labels=True need a loss that calls the model once and gets one tensor; "
                 f"here the model {actual}. Use curvature='none' or 'hessian', or write the loss with one call."
             )
-        output: Tensor = self.outputs[0]
-        return output
+        bare = isinstance(self.outputs[0], Tensor)
+        self._problem.__dict__[HELD] = None if bare else map_tensors(self.outputs[0], lambda _: torch.empty(0))
+        return held[0]
 
 
 @contextmanager
 def capture_output(problem: LossModule, *, required: bool) -> Iterator[Captured]:
     """Catch what the model returns while the loss runs (nothing is caught unless `required`)."""
-    captured = Captured()
+    captured = Captured(problem)
     if not required:
         yield captured
         return
@@ -56,11 +70,11 @@ def capture_output(problem: LossModule, *, required: bool) -> Iterator[Captured]
 class StandIn:
     """Answers the model's one call with an output that is known; everything else is the model's own."""
 
-    def __init__(self, model: Any, output: Tensor) -> None:
+    def __init__(self, model: Any, output: Any) -> None:
         self._model = model
         self._output = output
 
-    def __call__(self, *_args: Any, **_kwargs: Any) -> Tensor:
+    def __call__(self, *_args: Any, **_kwargs: Any) -> Any:
         """Answer the call."""
         return self._output
 
@@ -69,9 +83,11 @@ class StandIn:
 
 
 def losses_of_output(problem: LossModule, batch: Batch, output: Tensor) -> Tensor:
-    """Evaluate the loss on an output of the model, shape (batch,)."""
+    """Evaluate the loss on an output of the model, shape (batch,); one that was captured says what holds it."""
     losses: Tensor
-    losses, _ = problem(batch, model=StandIn(problem.model, output))
+    holder = problem.__dict__.get(HELD)
+    answer = output if holder is None else map_tensors(holder, lambda _: output)
+    losses, _ = problem(batch, model=StandIn(problem.model, answer))
     return losses
 
 

@@ -36,6 +36,16 @@ def experiment_of_function(settings: Settings) -> Experiment:
     return Experiment(settings=settings, start=start, loss=loss, train_set=train_set, held_out=held_out)
 
 
+def returned_by(source: str) -> tuple[Any, Any, Any, Any, Any]:
+    """What the user's function returns: model, loss, training set, optimizer, held-out data, of whatever kinds.
+
+    Raises:
+        UnknownName: There is no such module or function.
+        DataError: It returned another number of things.
+    """
+    return _sized(source, _function(source))
+
+
 def _function(source: str) -> Callable[[], Any]:
     module, colon, name = source.partition(":")
     if not colon:
@@ -54,6 +64,12 @@ def _function(source: str) -> Callable[[], Any]:
 
 
 def _results(source: str, function: Callable[[], Any]) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:
+    model, loss, train_set, optimizer, held_out = _sized(source, function)
+    _require_kinds(source, model, loss, train_set, optimizer, held_out)
+    return model, loss, train_set, optimizer, held_out
+
+
+def _sized(source: str, function: Callable[[], Any]) -> tuple[Any, Any, Any, Any, Any]:
     result = function()
     size = len(result) if isinstance(result, tuple) else 0
     if size not in (4, 5):
@@ -62,10 +78,7 @@ def _results(source: str, function: Callable[[], Any]) -> tuple[Any, Any, Any, A
             f"sets such as {{'validation': ..., 'test': ...}}; it returned "
             f"{f'{size} things' if size else type(result).__name__}."
         )
-    held_out = result[4] if size == 5 else {}
-    model, loss, train_set, optimizer = result[:4]
-    _require_kinds(source, model, loss, train_set, optimizer, held_out)
-    return model, loss, train_set, optimizer, held_out
+    return result if size == 5 else (*result, {})
 
 
 def _require_kinds(source: str, model: Any, loss: Any, train_set: Any, optimizer: Any, held_out: Any) -> None:

@@ -14,6 +14,7 @@ loop_state        model, optimizer, scheduler and generators, as checkpoints hol
 resuming          how far a killed run got, and whether it may be resumed
 sampler_position  where a loader stands in its epoch
 indexed           sample indices of batches from any stock DataLoader
+prepared          optimizers and loaders that accelerate wrapped
 between_steps     nothing may change weights or optimizer state between two steps
 batch_of_one      a batch of one sample under BatchNorm, named
 autocast          what forward passes run under; autocast that the model enters itself

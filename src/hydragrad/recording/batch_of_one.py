@@ -40,6 +40,7 @@ def naming_batch_of_one(size: int) -> Iterator[None]:
 def leaves_one(loader: DataLoader[Any]) -> bool:
     """Whether the last batch of an epoch has one sample, and the others have more."""
     batches = loader.batch_sampler
+    batches = getattr(batches, "batch_sampler", batches)  # accelerate's, of one process, hands on another one's
     if not isinstance(batches, BatchSampler) or batches.drop_last or batches.batch_size == 1:
         return False
     try:

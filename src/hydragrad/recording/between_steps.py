@@ -200,7 +200,6 @@ class BetweenSteps:
             self.begin()
             return
         self._statistics = self._sample_of_buffers()
-        self.settings.begin()
 
     def _first_changed(self, before: list[int], now: list[int]) -> str | None:
         """A parameter that was changed in place from one moment to another."""

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from hydragrad.errors import DataError
 from hydragrad.randomness import BATCH, preserved, reseed_everything, set_generator_states, stream_seed
 from hydragrad.recording.batch_of_one import leaves_one
+from hydragrad.recording.prepared import is_prepared, prepared_batches
 from hydragrad.recording.sampler_position import (
     Epoch,
     HasSamplerPosition,
@@ -29,13 +30,18 @@ def indexed(loader: DataLoader[Any], *, recorder: HasSamplerPosition | None = No
     can be fetched again.
 
     Args:
-        loader: Any stock DataLoader over a map-style data set.
+        loader: Any stock DataLoader over a map-style data set, or one that accelerate prepared: its batches are then
+            on the device, and `accelerator.accumulate` knows the last one.
         recorder: The `Recorder` of the loop. Where it resumed inside an epoch, the recorded batches are skipped
             without being loaded, and the loader's order continues as if the run had never stopped.
 
     Raises:
         DataError: An iterable-style data set, or a loader without batches.
+        Unsupported: A prepared loader that several processes share.
     """
+    if is_prepared(loader):
+        yield from prepared_batches(loader, lambda base: indexed(base, recorder=recorder))
+        return
     if isinstance(loader.dataset, IterableDataset) or loader.batch_sampler is None:
         raise DataError(
             "hg.indexed needs a DataLoader with batches over a map-style data set: samples of a stream have no "

@@ -14,13 +14,16 @@ class StepHandle:
 
     Args:
         evaluate: Gives the recorded losses of a batch; None where an observer has none to give.
+        observe: Is told the loop's own reduction of them; None where an observer watches none.
 
     Attributes:
         loss: The step's loss, where the loop sets it.
     """
 
-    def __init__(self, evaluate: Callable[[Any], Tensor] | None = None) -> None:
-        self._evaluate = evaluate
+    def __init__(
+        self, evaluate: Callable[[Any], Tensor] | None = None, observe: Callable[[Tensor], None] | None = None
+    ) -> None:
+        self._evaluate, self._observe = evaluate, observe
         self.loss: float | None = None
 
     def losses(self, batch: Any) -> Tensor:
@@ -39,6 +42,20 @@ class StepHandle:
         if self._evaluate is None:
             raise StepError("This observer has no loss to give. Call losses() of the Recorder's handle.")
         return self._evaluate(batch)
+
+    def reduced(self, loss: Tensor) -> None:
+        """Tell the loop's own mean (or sum, as `reduction` says) of the losses, where it does not call `losses`.
+
+        What it is multiplied by before backward(), as for accumulation, is then read off the backward pass.
+
+        Args:
+            loss: One number, before it is scaled.
+
+        Raises:
+            StepError: The block is over, or there is no gradient.
+        """
+        if self._observe is not None:
+            self._observe(loss)
 
 
 class StepObserver(Protocol):

@@ -21,6 +21,7 @@ from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
 from hydragrad.recording.observer import StepHandle
+from hydragrad.recording.prepared import bare_optimizers
 from hydragrad.recording.resuming import read_progress, require_same_run
 from hydragrad.recording.run_writer import RunWriter
 from hydragrad.recording.sampler_position import SamplerPosition, position_after, position_before, resumed_position
@@ -70,8 +71,8 @@ class Recorder:
         path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
             first step fails leaves nothing behind; one that was killed in its first step is replaced.
         model: The model being trained.
-        optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm; or several in a
-            list, each over parameters of its own.
+        optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm, also as accelerate
+            wraps it; or several in a list, each over parameters of its own.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set that the indices refer to.
         scheduler: Its state is saved, so that a killed run resumes with it; or several in a list.
@@ -85,6 +86,8 @@ class Recorder:
         resume: Resume the run in `path` from its last checkpoint (or start one): model, optimizer, scheduler and
             generators are set to it, and `next_step` is the step to continue with. Inside the block torch runs
             with the recorded number of threads.
+        resume_at: With `resume`, the step to continue with, before which `save` wrote a checkpoint; steps after it
+            are dropped. The last checkpoint's if None.
 
     Attributes:
         next_step: The step that comes next, counted from 0.
@@ -114,8 +117,9 @@ class Recorder:
         seed: int | None = None,
         about: dict[str, Any] | None = None,
         resume: bool = False,
+        resume_at: int | None = None,
     ) -> None:
-        together = Together(optimizer)
+        together = Together(bare_optimizers(optimizer))
         require_differentiable(model)
         require_map_style(train_set)
         if reduction not in ("mean", "sum"):
@@ -129,7 +133,7 @@ class Recorder:
             "reduction": reduction,
             "store_batches": store_batches,
         }
-        self._seed, self._about, self._resume = seed, about or {}, resume
+        self._seed, self._about, self._resume, self._resume_at = seed, about or {}, resume, resume_at
         self._stored_in = self.path if store_batches else None
         self._parameters = dict(model.named_parameters())
         self._device = next(model.parameters()).device
@@ -215,31 +219,31 @@ class Recorder:
 
     @contextmanager
     def step(self, indices: Sequence[int] | Tensor, batch: Any = None) -> Iterator[StepHandle]:
-        """Record one optimizer step on `train_set[i] for i in indices`.
+        """Record a batch, `train_set[i] for i in indices`: its forward and backward pass, and the optimizer's step.
+
+        A block without an optimizer step is a micro-batch of the step that follows.
 
         Args:
             indices: The samples of the batch, in their order.
-            batch: The batch itself; needed with `store_batches`.
+            batch: The batch itself; needed with `store_batches`, unless the handle's `losses` get it.
 
         Yields:
-            A handle; a loop may set its `loss`, which is then logged.
+            A handle: its `losses(batch)` are the recorded ones; a loop may set its `loss`, which is then logged.
 
         Raises:
-            StepError: Not exactly one optimizer step inside, or weights changed since the last one.
+            StepError: Several optimizer steps inside, no backward pass, or weights changed since the last step.
             ReplayMismatch: The loop does something that is not recorded.
             NonFinite: The weights became NaN or infinite.
         """
         samples = self._block.samples(indices)
         self._rest.require_untouched(self.next_step)
-        first = self._block.pending == 0
-        if first:
+        if self._block.pending == 0:
             self._start = self._segment_start(indices)
         if self._last_record is None and getattr(indices, "leaves_one", False):
             require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
-        shown = _Shown(
-            batch if self._stored_in is None else map_leaves(batch, own_memory)
-        )  # the loop may take it apart
-        handle = StepHandle(lambda data: self._losses_in_block(data, shown))
+        # The loop may take its batch apart.
+        shown = _Shown(batch if self._stored_in is None else map_leaves(batch, own_memory))
+        handle = StepHandle(lambda data: self._losses_in_block(data, shown), self._block.reduced)
         self._between_steps = False
         part = self._block.micro_batch(self.next_step, indices, samples, batch)
         with naming_batch_of_one(len(samples)), self._block.watched(part):
@@ -250,6 +254,7 @@ class Recorder:
             self._writer.store_batch(self.next_step, number, shown.batch)
         self._last_indices = indices
         if record is None:
+            self._between_steps = True
             return
         self._check(record, self._start)
         self._unfinished_segment = self._start = None
@@ -264,6 +269,21 @@ class Recorder:
         if self._stored_in is not None and shown.batch is None:
             shown.batch = map_leaves(data, own_memory)
         return self._block.losses(self._loss, data)
+
+    def save(self) -> None:
+        """Write a checkpoint now, between two steps, for a loop that writes one of its own to resume from.
+
+        Raises:
+            StepError: Inside of a step, or between the micro-batches of one.
+        """
+        if not self._between_steps or self._block.pending:
+            raise StepError(
+                "recorder.save() belongs between two steps: after the block that holds optimizer.step(), and before "
+                "the next one. Call it there."
+            )
+        if self.next_step > self._writer.last_checkpoint and self.next_step:
+            self._rest.require_untouched(self.next_step)
+            self._writer.write_checkpoint(self._state.checkpoint(self.next_step, position_after(self._last_indices)))
 
     def open(self) -> Self:
         """Enter the recorder, where a framework's callbacks can hold no `with` statement open."""
@@ -322,7 +342,7 @@ class Recorder:
         self.fingerprint = data_fingerprint(self._train_set)
         options = self._recorded | ({} if self._seed is None else {"seed": self._seed})
         manifest = require_same_run(self.path, read_manifest(self.path), self._model, self.fingerprint, options)
-        progress = read_progress(self.path, manifest)
+        progress = read_progress(self.path, manifest, self._resume_at)
         if progress.checkpoint is not None:
             self._state.restore(progress.checkpoint)
             self._resumed_loader = self._unfinished_segment = progress.checkpoint

@@ -65,6 +65,27 @@ class Reduction:
         self._losses, self.observed = losses, True
         losses.register_hook(self._arrive)
 
+    def observe_reduced(self, loss: Tensor, size: int, *, mean: bool) -> None:
+        """The loop reduced the losses of its micro-batch itself; what it makes of the result is read off.
+
+        Args:
+            loss: Their mean or sum, with its graph.
+            size: Samples of the micro-batch.
+            mean: Whether it is their mean.
+
+        Raises:
+            StepError: It is no scalar with a gradient.
+        """
+        if self.observed:  # it was made of losses that are watched already
+            return
+        if not isinstance(loss, Tensor) or loss.numel() != 1 or not loss.requires_grad:
+            raise StepError(
+                f"The loss of a step must be one number that backward() can start from; at step {self._step} it was "
+                f"{loss.detach() if isinstance(loss, Tensor) else loss!r}. Give the loss that is differentiated."
+            )
+        self._losses, self.observed = loss, True
+        loss.register_hook(lambda gradient: self._arrive((gradient / (size if mean else 1)).reshape(1).expand(size)))
+
     def before_backward(self, roots: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
         """See whether what is differentiated is linear in the losses.
 

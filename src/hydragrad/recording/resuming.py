@@ -33,11 +33,17 @@ class Progress(NamedTuple):
         return 0 if self.checkpoint is None else self.checkpoint.step
 
 
-def read_progress(path: Path, manifest: Manifest) -> Progress:
+def read_progress(path: Path, manifest: Manifest, at: int | None = None) -> Progress:
     """Read how far the run in `path` got.
+
+    Args:
+        path: Run directory.
+        manifest: As it was recorded.
+        at: The step to resume with; that of the last checkpoint if None.
 
     Raises:
         RunDamaged: The step log ends before every checkpoint, or files are altered.
+        RecordingMismatch: No checkpoint before the step `at`.
     """
     folder = CheckpointFolder(path)
     records = read_steps(path, manifest) if (path / LOG).exists() else []
@@ -48,6 +54,13 @@ def read_progress(path: Path, manifest: Manifest) -> Progress:
             f"{path / LOG} must reach the first checkpoint, before step {min(entries)}; it is shorter than the "
             f"checkpoints say, with {len(records)} steps. Restore it from a copy, or train again."
         )
+    if at is not None:
+        if at not in steps:
+            raise RecordingMismatch(
+                f"{path} must have a checkpoint before step {at} to be resumed there; it has them before {steps}. "
+                f"Resume from one of these, or record a new run from its start."
+            )
+        steps = [step for step in steps if step <= at]
     if not steps:
         return Progress(None, None, 0)
     last = max(steps)

@@ -12,6 +12,7 @@ from hydragrad.derivatives import PerSampleLoss, check_losses, naming_label_dtyp
 from hydragrad.errors import QueryError, StepError
 from hydragrad.randomness import BATCH, FORWARD, StepSeeds, step_seed, stream_seed
 from hydragrad.recording.gradient_watch import Earlier
+from hydragrad.recording.prepared import autocast_outside
 from hydragrad.recording.sampler_position import Indices
 from hydragrad.recording.watch import Watch
 from hydragrad.replay.data import channels_last
@@ -159,12 +160,23 @@ class StepBlock:
         if part.digest is None:
             part = replace(part, digest=batch_digest(batch))
         self._present = replace(part, channels_last=channels_last(batch))
-        losses = loss(self.watch.model, batch)
+        with autocast_outside(self.watch.model):
+            losses = loss(self.watch.model, batch)
         check_losses(losses, len(part))
         for watch in _inside.get():
             if watch.model is self.watch.model:
                 watch.reduction.observe(losses)
         return losses
+
+    def reduced(self, loss: Tensor) -> None:
+        """The loop's own mean or sum of the losses, as the owner's `reduction` says, before it is scaled.
+
+        Raises:
+            StepError: Outside of a block, or no scalar with a gradient.
+        """
+        if not self.watch.inside:
+            raise StepError(f"reduced() belongs inside the {self._method} block that gave it, which is over.")
+        self.watch.reduction.observe_reduced(loss, len(self._present), mean=self._reduction == "mean")
 
     @contextmanager
     def watched(self, micro_batch: MicroBatch) -> Iterator[None]:

@@ -111,7 +111,8 @@ def _clip_norm(
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
 ) -> Any:
-    listed, listeners = _listed(parameters), _present()
+    listed = _listed(parameters)
+    listeners = _present() if float(max_norm) < math.inf else []  # without a limit, frameworks measure a norm
     for listener in listeners:
         listener.before_clipping()
     result = original(listed, max_norm, norm_type, error_if_nonfinite, foreach)

@@ -13,6 +13,7 @@ from hydragrad.errors import StepError, Unsupported
 from hydragrad.recording.autocast import autocast_in_force, described
 from hydragrad.recording.between_steps import BetweenSteps
 from hydragrad.recording.gradient_watch import Earlier, GradientWatch
+from hydragrad.recording.prepared import refuse_autocast_inside
 from hydragrad.recording.reduction import Reduction
 from hydragrad.recording.torch_calls import listen
 from hydragrad.recording.update_check import UpdateCheck
@@ -203,6 +204,12 @@ class Watch:
             )
         self.autocast, self._calls = now, self._calls + 1
 
+    def note_autocast_of_part(self, device: str) -> None:
+        """The same before a forward pass of a part of the model, which a loop may call in place of the model."""
+        if not self._calls:
+            self.note_autocast(device)
+            self._calls = 0
+
     def keep_micro_batch(self) -> None:
         """The block was a micro-batch of a step that follows."""
         self._gradients.carry()
@@ -316,12 +323,25 @@ def _followed_by(closure: Callable[[], Any], then: Callable[[], None]) -> Callab
     return both
 
 
+def _parts(model: nn.Module) -> list[nn.Module]:
+    """The modules that a model calls itself: its children, and those in its lists and dictionaries of modules."""
+    parts: list[nn.Module] = []
+    for child in model.children():
+        parts.extend(_parts(child) if isinstance(child, nn.ModuleList | nn.ModuleDict) else [child])
+    return parts
+
+
 def _hooks(model: nn.Module, optimizer: Together, watch: Watch) -> list[RemovableHandle]:
     """Plain functions, since a copy of the model copies its hooks."""
     device = next(model.parameters()).device.type
 
     def before_forward(_module: nn.Module, _inputs: Any) -> None:
+        if watch.inside and _module is watch.model:
+            refuse_autocast_inside(_module)
         watch.note_autocast(device)
+
+    def before_part(_module: nn.Module, _inputs: Any) -> None:
+        watch.note_autocast_of_part(device)
 
     def before(number: int, _optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         return watch.optimizer_steps_now(number, args, kwargs)
@@ -329,7 +349,10 @@ def _hooks(model: nn.Module, optimizer: Together, watch: Watch) -> list[Removabl
     def after(number: int, _optimizer: Optimizer, _args: Any, _kwargs: Any) -> None:
         watch.optimizer_stepped(number)
 
-    handles = [model.register_forward_pre_hook(before_forward)]
+    handles = [
+        model.register_forward_pre_hook(before_forward),
+        *(part.register_forward_pre_hook(before_part) for part in _parts(model)),
+    ]
     for number, member in enumerate(optimizer.members):
         handles.append(member.register_step_pre_hook(partial(before, number)))
         handles.append(member.register_step_post_hook(partial(after, number)))

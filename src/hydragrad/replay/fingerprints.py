@@ -37,7 +37,8 @@ def state_number(tensors: Iterable[Tensor]) -> float:
     floating = [_values(tensor) for tensor in tensors if tensor.is_floating_point() and tensor.numel()]
     if not floating:
         return 0.0
-    listed = torch._foreach_norm(floating, 2, dtype=torch.float64)
+    with torch.no_grad():
+        listed = torch._foreach_norm(floating, 2, dtype=torch.float64)
     norms = torch.stack(list(listed) if floating[0].is_cpu else [norm.cpu() for norm in listed])
     dtypes = [tensor.dtype for tensor in floating]
     if float(norms.max()) > min(map(_largest, set(dtypes))):
@@ -57,8 +58,7 @@ def _factors(count: int) -> Tensor:
 
 
 def _values(tensor: Tensor) -> Tensor:
-    tensor = tensor.detach()
-    return tensor if tensor.layout is torch.strided else strided_parts(tensor)[-1]
+    return tensor if tensor.layout is torch.strided else strided_parts(tensor.detach())[-1]
 
 
 def first_trained_norm(parameters: Mapping[str, Tensor], structure: Structure) -> float:

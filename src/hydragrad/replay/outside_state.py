@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hydragrad.derivatives import Batch, Evaluator, PerSampleLoss, copy_of
-from hydragrad.derivatives.copying import copying_kept_tensors
+from hydragrad.derivatives.copying import copying_kept_tensors, is_trainer
 from hydragrad.derivatives.leaves import leaves
 from hydragrad.errors import ReplayMismatch, Unsupported
 from hydragrad.randomness import preserved, reseed_everything
@@ -134,7 +134,7 @@ def _held(model: nn.Module) -> dict[Key, Any]:
         for name, value in vars(module).items():
             if torchs_own and isinstance(value, bool | int | float | str):
                 continue  # settings, which the loop may change and no forward pass does
-            if name not in OF_TORCH and _may_be_state(value, recorded):
+            if name not in OF_TORCH and not is_trainer(value) and _may_be_state(value, recorded):
                 try:
                     with copying_kept_tensors():
                         held[path, name] = copy.deepcopy(value)

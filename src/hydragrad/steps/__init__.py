@@ -14,6 +14,7 @@ adafactor          torch.optim.Adafactor
 muon               torch.optim.Muon
 asgd               torch.optim.ASGD
 roots              roots that optimizers divide by
+together           several optimizers of one model, as one
 own                register_optimizer: rules of the user's own optimizers
 own_check          a registered step held to the real optimizer
 by_autograd        tangent and transpose derived from a pure step
@@ -21,7 +22,7 @@ histories          parameters that share one rule and one sequence of options
 closed_form        the closed form without curvature: kappa_t
 interval_products  the same, lazily: the steps that a sample sat out as one product
 flat               one step of all parameters, laid out in one vector
-transforms         what happens between backward() and step(): clipping
+transforms         what happens between backward() and step(): clipping and scaling
 """
 
 from hydragrad.steps.by_autograd import tangent_of as tangent_of

@@ -71,7 +71,9 @@ def rule_of(optimizer: Optimizer) -> StepRule:
         )
     known = {*rule.options, *rule.kernels}
     for group in optimizer.param_groups:
-        unknown = sorted(set(group) - known - NOTES)
+        # What a user notes in a group of torch's own optimizers does nothing there; what torch adds later does.
+        acting = set(group) if rule.check is not None else set(group) & set(optimizer.defaults)
+        unknown = sorted(acting - known - NOTES)
         if unknown:
             raise Unsupported(
                 f"A parameter group of the optimizer has unknown options {unknown}. Known are {sorted(known)}; remove "

@@ -83,7 +83,7 @@ def new_table(
     """
     if folder is not None:
         require_no_store(folder)
-    _require_memory(folder, facts, len(sample_ids), width, accumulators, every_row=every_row)
+    require_memory(folder, facts, len(sample_ids), width, accumulators, every_row=every_row)
     table = Table.create(
         folder,
         rows=len(sample_ids),
@@ -99,9 +99,14 @@ def new_table(
     return table
 
 
-def _require_memory(
+def require_memory(
     folder: Path | None, facts: StoreFacts, rows: int, width: int, accumulators: int, *, every_row: bool
 ) -> None:
+    """Refuse rows that would not fit; arguments as in `new_table`.
+
+    Raises:
+        NotEnoughMemory: Rows in memory, or the copies of all rows that a step needs; says how many samples fit.
+    """
     itemsize = np.dtype(NUMPY_TYPES[DTYPES[facts.dtype]]).itemsize
     exact = facts.curvature == "hessian"
     # Where a step moves every row, it computes with all of them, wherever they lie.

@@ -106,6 +106,13 @@ class OnlineRows:
         self._at: StepPoint | None = None
         self._log: AppendOnlyLines | None = None
 
+    @property
+    def route(self) -> str:
+        """How gradients of samples are made."""
+        if self._tracked.exact:
+            return "exact"
+        return "none" if self._gradients is None or self._gradients.route is None else self._gradients.route
+
     def begin(self, size: int) -> None:
         """Lay out the rows before the first step, where steps have `size` samples at most.
 

@@ -177,6 +177,9 @@ class StepGradients:
         try:
             rows = self._layers.rows(step.positions)
         except HooksInapplicable as error:
+            if not step.positions and self._steps == 0:  # nothing was made of them yet
+                self._take_one_by_one()
+                return None
             if self._probe is None:
                 raise Unsupported(
                     f"The model's layers were used otherwise than at the first step ({error}). Make the forward pass "

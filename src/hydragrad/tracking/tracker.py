@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -26,6 +27,7 @@ from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
 from hydragrad.recording.batch_of_one import naming_batch_of_one
 from hydragrad.recording.gradient_watch import Earlier
+from hydragrad.recording.prepared import bare_optimizers
 from hydragrad.recording.step_block import StepBlock
 from hydragrad.recording.verifying import check_one_step
 from hydragrad.replay import require_map_style
@@ -41,8 +43,8 @@ from hydragrad.scores import Query, checked_samples
 from hydragrad.steps import StepRule, Together
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.answers import Answer
-from hydragrad.tracking.facts import FILE, StoreFacts, is_growing
-from hydragrad.tracking.growing_store import model_state, read_log, unfinished_schedule
+from hydragrad.tracking.facts import FILE, StoreFacts, is_growing, read_facts
+from hydragrad.tracking.growing_store import model_state, read_growing, read_log, unfinished_schedule
 from hydragrad.tracking.new_store import make_projector, require_no_store, storage
 from hydragrad.tracking.online import OnlineRows, Tracked
 from hydragrad.tracking.options import notes, require_sound, smoothing_share
@@ -133,7 +135,7 @@ class Tracker:
         smoothing: float | None = None,
         samples_per_step: int | None = None,
     ) -> None:
-        together = Together(optimizer)
+        together = Together(bare_optimizers(optimizer))
         if len(together.members) > 1:
             raise Unsupported(
                 f"Rows are kept under one optimizer, got {len(together.members)}. Record the run, and use hg.attribute."
@@ -223,7 +225,10 @@ class Tracker:
 
     @in_clean_surroundings
     def __enter__(self) -> Self:
-        folder, tracked = self._folder, self._tracked
+        folder = self._folder
+        if self._resume and folder is not None:
+            self._take_ages_of(folder)
+        tracked = self._tracked
         if self._resume and folder is not None and (folder / FILE).exists():
             self._store = Store.open(folder, self._model, self._loss, collate=self._collate)
             require_same_store(folder, tracked.facts, tracked.sample_ids, self._store)
@@ -267,6 +272,11 @@ class Tracker:
         """Steps that the store takes into account."""
         growing = self._rows.growing
         return len(self._known) if growing is None else growing.table.steps
+
+    @property
+    def route(self) -> str:
+        """How gradients of samples are made: layers, vjp, frozen, or exact (with curvature); none before any step."""
+        return self._rows.route
 
     @property
     def _own(self) -> tuple[StoreFacts, Tensor, nn.Module, PerSampleLoss]:
@@ -422,6 +432,18 @@ class Tracker:
             self._trajectory = self._trajectory or Trajectory(self._model, self._loss, self._rules)
             check_one_step(self._trajectory, self._start, record, batches(), watch.parameters)
         self._outside.require_none(batches)
+
+    def _take_ages_of(self, folder: Path) -> None:
+        """The rows' own start decides how far parameters were, not the checkpoint from which the loop goes on."""
+        begun = None
+        if (folder / FILE).exists():
+            begun, _ = read_facts(folder)
+        elif is_growing(folder):
+            begun, _ = read_growing(folder)
+        if begun is not None:
+            facts = replace(self._tracked.facts, ages=begun.ages)
+            self._tracked = replace(self._tracked, facts=facts)
+            self._rows = OnlineRows(self._tracked)
 
     def _find_place(self, samples: list[int]) -> None:
         """After a resume, once: recognise at which of the known steps the loop continues."""

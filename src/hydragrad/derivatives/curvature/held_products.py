@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from hydragrad.derivatives.curvature.products import Products
 from hydragrad.derivatives.held import NotHeld
@@ -235,8 +236,32 @@ def _relative(one: Tensor, two: Tensor) -> float:
 
 
 def _in_float64(problem: LossModule) -> LossModule:
-    copy = LossModule(problem.model, problem.loss)
+    copy = LossModule(problem.model, partial(_without_casts, problem.loss))
     return copy.double()
+
+
+def _without_casts(loss: Callable[[Any, Any], Tensor], model: Any, batch: Any) -> Tensor:
+    with _Float64Throughout():
+        return loss(model, batch)
+
+
+class _Float64Throughout(TorchFunctionMode):
+    """Leaves out what takes a model from float64 to float32 inside, as norms of language models do."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], Tensor) and args[0].dtype == torch.float64:
+            if func is Tensor.float:
+                return args[0]
+            args = tuple(map(_not_float32, args))
+            kwargs = {name: _not_float32(value) for name, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+
+def _not_float32(argument: Any) -> Any:
+    return torch.float64 if argument is torch.float32 else argument
 
 
 def _point_in_float64(point: Point) -> Point:

@@ -1,0 +1,129 @@
+"""`hydragrad check`."""
+
+from typing import Annotated, Any, NamedTuple
+
+import torch
+import typer
+
+from hydragrad.checking import Checked, Part
+from hydragrad.checking import check as check_setup
+from hydragrad.checking.checked import MODE_HEADINGS, PART_HEADINGS
+from hydragrad.checking.refused import refusal_of
+from hydragrad.cli.console import columns, say, write_json
+from hydragrad.cli.options import DataDir, Json, Quiet
+from hydragrad.datasets import DATASETS
+from hydragrad.errors import DataError, QueryError, UnknownName
+from hydragrad.experiments.from_settings import build_experiment
+from hydragrad.experiments.own_function import returned_by
+from hydragrad.experiments.recipes import RECIPES, OptimizerName
+from hydragrad.experiments.settings import Settings
+from hydragrad.models import MODELS
+from hydragrad.progress import quiet
+
+LEFT = {"part", "ok", "found", "mode", "works", "route", "why"}
+
+
+def check(
+    data: Annotated[str | None, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="MODULE:FUNCTION",
+            help="Your own: function() returns (model, loss, train_set, optimizer), as `hydragrad train` takes it.",
+        ),
+    ] = None,
+    optimizer: Annotated[OptimizerName, typer.Option(help="sgd or adamw, for data sets by name.")] = "sgd",
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the data that costs are forecast for (default: as in train).")
+    ] = None,
+    train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
+    accumulate: Annotated[int, typer.Option(min=1, help="Batches a step.")] = 1,
+    clip_norm: Annotated[float | None, typer.Option(min=0, help="Clip every step's gradient to this norm.")] = None,
+    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes under autocast to bfloat16.")] = False,
+    drop_last: Annotated[
+        bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")
+    ] = False,
+    data_dir: DataDir = None,
+    json: Json = None,
+    silent: Quiet = False,
+) -> None:
+    """Make two steps of a training on a copy, and say what can be recorded, by which routes, and at what cost.
+
+    Nothing is written but the JSON. Exit code 0: it can be recorded. 1: it can't; the table says why.
+
+    Example: hydragrad check --from my_training:setup --batch-size 32
+    """
+    try:
+        setup = _setup(source, data, model, optimizer, train_size, epochs, data_dir)
+    except DataError as error:  # what the function returned is a part of the setup, too
+        checked = Checked(parts=(Part(name="setup", ok=False, refusal=refusal_of(error)),))
+    else:
+        with quiet(silent):
+            checked = check_setup(
+                setup.model,
+                setup.optimizer,
+                setup.loss,
+                setup.train_set,
+                batch_size=batch_size,
+                drop_last=drop_last,
+                clip_norm=clip_norm,
+                accumulate=accumulate,
+                autocast=torch.bfloat16 if bf16 else None,
+                epochs=setup.epochs,
+            )
+    show(checked)
+    write_json(json, checked.to_dict())
+    if not checked.recordable:
+        raise typer.Exit(1)
+
+
+def show(checked: Checked) -> None:
+    """Print the tables, what to change, and the notes."""
+    columns(checked.headline, PART_HEADINGS, checked.part_rows(), left=LEFT)
+    if checked.modes:
+        columns(checked.costs_of, MODE_HEADINGS, checked.mode_rows(), left=LEFT)
+    for name, message in checked.changes():
+        say(f"{name}: {message}")
+    for note in checked.notes:
+        say(f"note: {note.text}")
+
+
+class _Setup(NamedTuple):
+    model: Any
+    loss: Any
+    train_set: Any
+    optimizer: Any
+    epochs: int
+
+
+def _setup(
+    source: str | None,
+    data: str | None,
+    model: str | None,
+    optimizer: OptimizerName,
+    train_size: int | None,
+    epochs: int | None,
+    data_dir: Any,
+) -> _Setup:
+    if source is not None:
+        if data or model or train_size or optimizer != "sgd":
+            raise QueryError("--data, --model, --optimizer and --train-size are for data sets by name, not for --from.")
+        own_model, loss, train_set, own_optimizer, _ = returned_by(source)
+        return _Setup(own_model, loss, train_set, own_optimizer, epochs or 10)
+    if data is None or model is None:
+        raise QueryError(
+            f"Say what to check: --data ({', '.join(DATASETS)}) and --model ({', '.join(MODELS)}), or "
+            f"--from module:function."
+        )
+    for name, known in ((data, DATASETS), (model, MODELS)):
+        if name not in known:
+            raise UnknownName(f"There is no {name!r} here; choose one of: {', '.join(known)}.")
+    settings = Settings(
+        data=data, model=model, optimizer=optimizer, train_size=train_size, epochs=epochs or RECIPES[data].epochs
+    )
+    experiment = build_experiment(settings, data_dir=data_dir)
+    start = experiment.start(settings.seed)
+    return _Setup(start.model, experiment.loss, experiment.train_set, start.optimizer, settings.epochs)

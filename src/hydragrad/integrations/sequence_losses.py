@@ -1,0 +1,123 @@
+"""Per-sample losses of Hugging Face models, from their logits: one number a sequence.
+
+Sequence classification: its cross-entropy, squared error or binary cross-entropies. Language models: the sum over the
+sequence's tokens, where label -100 is ignored; what a model's own loss averages over is left to the reduction.
+"""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hydragrad.errors import LossError, Unsupported
+
+IGNORED = -100
+Kind = Literal["next token", "tokens", "sequence"]
+KINDS: dict[str, Kind] = {
+    "ForCausalLM": "next token",
+    "ForConditionalGeneration": "tokens",
+    "ForMaskedLM": "tokens",
+    "ForSequenceClassification": "sequence",
+    "ForImageClassification": "sequence",
+    "ForTokenClassification": "tokens",
+}
+"""By the name that transformers gives to a model's loss."""
+
+
+@dataclass(frozen=True)
+class SequenceLosses:
+    """`loss(model, batch)` of a Hugging Face model whose batches are mappings with `labels`.
+
+    Attributes:
+        kind: What the labels are: of the next token, of every token, or of the whole sequence.
+        problem: Of a sequence: "regression", "single_label_classification" or "multi_label_classification".
+        with_labels: Whether the model needs the labels for its logits, as encoder-decoders do.
+        caches: Whether the model returns a cache for generation unless it is told not to.
+    """
+
+    kind: Kind
+    problem: str | None = None
+    with_labels: bool = False
+    caches: bool = False
+
+    def __call__(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
+        """One loss a sequence, shape (batch,)."""
+        if batch.get("labels") is None:
+            raise LossError(
+                f"The model's own loss must come from the batch's labels; the batch has {sorted(batch)}. Give "
+                f"record(..., loss=...): loss(model, batch) returns one number a sample."
+            )
+        labels = batch["labels"]
+        inputs = {name: value for name, value in batch.items() if self.with_labels or name != "labels"}
+        options = {"use_cache": False} if self.caches else {}
+        logits = _full_precision(model(**inputs, **options)["logits"])
+        if self.kind == "sequence":
+            return _of_sequence(logits, labels, self.problem)
+        if self.kind == "next token":
+            logits, labels = logits[:, :-1], labels[:, 1:]
+        every = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
+        return every.sum(1)
+
+    def tokens(self, batch: Mapping[str, Any]) -> int | None:
+        """Labels of a batch that count; None where a sequence has one loss."""
+        if self.kind == "sequence":
+            return None
+        labels = batch["labels"][:, 1:] if self.kind == "next token" else batch["labels"]
+        return int((labels != IGNORED).sum())
+
+
+def sequence_losses(model: nn.Module) -> SequenceLosses:
+    """The per-sample loss of a Hugging Face model.
+
+    Raises:
+        Unsupported: Its own loss is none of those known here.
+    """
+    bare: Any = model
+    inner = bare.get_base_model() if hasattr(bare, "get_base_model") else bare  # inside of peft's
+    config: Any = getattr(inner, "config", None)
+    decodes = bool(getattr(config, "is_encoder_decoder", False))
+    name = type(inner).__name__
+    kind = _kind(inner, decodes=decodes)
+    if config is None or kind is None:
+        raise Unsupported(
+            f"The per-sample loss must be given for a {name}; it is known for classification of sequences, images and "
+            f"tokens, and for causal, masked and encoder-decoder language models. Give record(..., loss=...): "
+            f"loss(model, batch) returns one number a sample."
+        )
+    problem = getattr(config, "problem_type", None)
+    if problem is None and getattr(config, "num_labels", 2) == 1:
+        problem = "regression"
+    return SequenceLosses(
+        kind,
+        problem if kind == "sequence" else None,
+        with_labels=decodes and kind == "tokens",
+        caches="use_cache" in inspect.signature(inner.forward).parameters,
+    )
+
+
+def _kind(model: Any, *, decodes: bool) -> Kind | None:
+    name = type(model).__name__
+    for ending, kind in KINDS.items():
+        if name.endswith(ending) or getattr(model, "loss_type", None) == ending:
+            return "tokens" if kind == "next token" and decodes else kind
+    return "next token" if name.endswith("LMHeadModel") else None
+
+
+def _full_precision(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+
+
+def _of_sequence(logits: Tensor, labels: Tensor, problem: str | None) -> Tensor:
+    if problem is None:
+        problem = "multi_label_classification" if labels.is_floating_point() else "single_label_classification"
+    if problem == "single_label_classification":
+        return F.cross_entropy(logits, labels.reshape(-1), reduction="none")
+    if problem == "multi_label_classification":
+        return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1)
+    if problem == "regression":
+        return (logits - labels.reshape(logits.shape)).square().mean(1)
+    raise LossError(f"The model's config must have a problem_type of transformers, got {problem!r}. Correct it.")
