@@ -12,12 +12,13 @@ READY := $(VENV)/.ready
 DEV   := $(VENV)/.ready-dev
 DOCS  := $(VENV)/.ready-docs
 PEERS := $(VENV)-peers/.ready
+OLDEST := $(VENV)-oldest/.ready
 
 # One thread: sums keep their order, so results are the same on every machine with the same kernels.
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs pictures matrix bench faults bench-peers clean
+.PHONY: help demo test test-oldest check docs pictures matrix bench faults bench-peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -28,6 +29,9 @@ demo: $(READY) ## the main job on an embedded data set; writes runs/demo/report.
 
 test: $(DEV) ## the tests
 	$(ONE_THREAD) $(BIN)/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
+
+test-oldest: $(OLDEST) ## the tests, with the oldest releases that we take; downloads some 3 GB once
+	$(ONE_THREAD) $(VENV)-oldest/bin/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
 
 check: $(DEV) ## format, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -54,7 +58,7 @@ bench-peers: $(PEERS) ## the same job by captum, dattri, traker and kronfluence,
 	$(ONE_THREAD) $(VENV)-peers/bin/python -m benchmarks.peers $(ARGS)
 
 clean: ## remove the environment, caches and builds; runs/ stays
-	rm -rf $(VENV) $(VENV)-peers build dist docs/_build docs/reference/commands.md .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-peers $(VENV)-oldest build dist docs/_build docs/reference/commands.md .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
@@ -82,4 +86,10 @@ $(DOCS): pyproject.toml constraints.txt | $(MADE)
 $(PEERS): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-peers
 	$(VENV)-peers/bin/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable ".[peers]"
+	@touch $@
+
+$(OLDEST): pyproject.toml constraints-oldest.txt
+	@echo "Installing the oldest releases into $(VENV)-oldest; on Linux, torch comes with CUDA: 3 GB to download, 6 on the disk."
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --disable-pip-version-check --constraint constraints-oldest.txt --editable ".[tests]"
 	@touch $@

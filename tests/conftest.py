@@ -25,6 +25,7 @@ torch.set_num_threads(1)
 with warnings.catch_warnings():
     # torch loads this at its first forward-mode derivative, with a deprecation warning about itself.
     warnings.simplefilter("ignore", DeprecationWarning)
+    warnings.simplefilter("ignore", FutureWarning)  # as which torch 2.14 gives it
     import torch._decomp.decompositions_for_jvp
 
 settings.register_profile("deterministic", derandomize=True, deadline=None)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hydragrad as hg
+from hydragrad import torch_release
 from hydragrad.errors import Unsupported
 from hydragrad.surroundings import clean, in_clean_surroundings, users_default_device
 from twins import SAMPLES, held_out, loss, made, mlp, order, record, sgd, vectors
@@ -195,8 +196,8 @@ def test_a_default_device_is_the_users_in_the_users_code_only():
     @in_clean_surroundings
     def ours() -> tuple[Any, Any]:
         with users_default_device():
-            theirs = torch.get_default_device()
-        return torch.get_default_device(), theirs
+            theirs = torch_release.default_device()
+        return torch_release.default_device(), theirs
 
     cpu, first = torch.device("cpu"), torch.device("cpu", 0)
     with first:

@@ -15,6 +15,10 @@ Training loops of other frameworks are recorded by `hydragrad.integrations`. Wha
 """
 
 from hydragrad import errors as errors
+from hydragrad import torch_release as torch_release  # refuses an older torch, before anything needs a newer one
+
+# Ask
+from hydragrad.checking import check as check
 
 # Ask
 from hydragrad.checking import check as check

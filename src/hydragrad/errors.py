@@ -17,6 +17,7 @@
     ├── PresentationError    (ValueError)        values that a figure or a report cannot show
     ├── MarksInvalid         (ValueError)        marks of labels that do not fit the run
     ├── UnknownName          (ValueError)        a name that is not among the known ones
+    ├── TorchTooOld          (ImportError)       a release of torch that lacks what is needed
     ├── FrameworkMissing     (ImportError)       a framework that an integration needs is not installed
     └── DataError            (ValueError)        a data set that cannot be trained on
         ├── DataNotFound     (FileNotFoundError) a data file is missing
@@ -92,6 +93,10 @@ class MarksInvalid(HydragradError, ValueError):
 
 class UnknownName(HydragradError, ValueError):
     """A name that is not among the known ones."""
+
+
+class TorchTooOld(HydragradError, ImportError):
+    """A release of torch that is older than the oldest that works."""
 
 
 class FrameworkMissing(HydragradError, ImportError):

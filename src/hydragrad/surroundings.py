@@ -18,6 +18,7 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack as dispatch_modes
 
 from hydragrad.errors import Unsupported
+from hydragrad.torch_release import default_device
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -57,7 +58,7 @@ def clean(default_dtype: torch.dtype | None = None) -> Iterator[None]:
         for kind in AUTOCAST_DEVICES:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        device = torch.get_default_device()
+        device = default_device()
         if device != CPU:
             stack.callback(_users_device.reset, _users_device.set(device))
             stack.enter_context(CPU)

@@ -9,6 +9,7 @@ from torch.optim.lr_scheduler import StepLR
 
 import hydragrad as hg
 from hydragrad.steps import RULES
+from hydragrad.torch_release import MUON
 from own_optimizers import Belief, Scaled
 from recording.toys import build, loss, replays_to_the_bit, samples, take_step
 
@@ -23,9 +24,9 @@ def kind(request):
 
 
 def make(kind, model: nn.Module, foreach: bool = True):
-    matrices_only = kind is torch.optim.Muon
+    matrices_only = kind is MUON
     trained = [p for p in model.parameters() if p.dim() == 2 or not matrices_only]
-    kernel = {} if kind in (torch.optim.Muon, Belief) else {"foreach": foreach}
+    kernel = {} if kind in (MUON, Belief) else {"foreach": foreach}
     return kind(trained, lr=RATES.get(kind.__name__, 0.01), weight_decay=0.05, **kernel)
 
 

@@ -32,7 +32,8 @@ def group(step: AdamOptions) -> dict:
 
 def torch_steps(steps: list[AdamOptions], w: torch.Tensor, gradients: torch.Tensor) -> nn.Parameter:
     parameter = nn.Parameter(w.clone())
-    optimizer = torch.optim.Adam([parameter], amsgrad=True)  # every state is there from the start
+    kind = torch.optim.AdamW if steps[0].decoupled else torch.optim.Adam
+    optimizer = kind([parameter], amsgrad=True)  # every state is there from the start
     for each, gradient in zip(steps, gradients, strict=True):
         optimizer.param_groups[0].update(group(each))
         parameter.grad = gradient.clone()

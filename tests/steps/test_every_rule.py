@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 from torch import nn
-from torch.optim import ASGD, Adadelta, Adafactor, Adagrad, Adamax, Muon, NAdam, RAdam, RMSprop
+from torch.optim import ASGD, Adadelta, Adafactor, Adagrad, Adamax, NAdam, RAdam, RMSprop
 
 from hydragrad.steps import Cotangent, Move, StepPoint, Tangent, muon, read_group, rule_of
+from hydragrad.torch_release import MUON
 
 STEPS, SHAPE = 12, (3, 4)
 CASES = {
@@ -42,17 +43,20 @@ CASES = {
     "adafactor clipped": (Adafactor, {"lr": 0.5, "beta2_decay": -0.3, "eps": (1e-3, 2.0), "maximize": True}),
     "adafactor vector": (Adafactor, {"lr": 0.1, "weight_decay": 0.1}),
     "adafactor images": (Adafactor, {"lr": 0.1}),
-    "muon": (Muon, {"lr": 0.1, "weight_decay": 0.1}),
-    "muon tall": (Muon, {"lr": 0.1, "nesterov": False, "momentum": 0.5}),
-    "muon rms": (Muon, {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3}),
+    "muon": (MUON, {"lr": 0.1, "weight_decay": 0.1}),
+    "muon tall": (MUON, {"lr": 0.1, "nesterov": False, "momentum": 0.5}),
+    "muon rms": (MUON, {"lr": 0.1, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 3}),
 }
 SHAPES = {"adafactor vector": (5,), "adafactor images": (2, 3, 4), "muon tall": (5, 3)}
 CASES = {name: (*settings, SHAPES.get(name, SHAPE)) for name, settings in CASES.items()}
-SMOOTHED = [name for name, (kind, *_) in CASES.items() if kind not in (ASGD, Muon)]
+SMOOTHED = [name for name, (kind, *_) in CASES.items() if kind not in (ASGD, MUON)]
 
 
 @pytest.fixture(params=CASES)
 def case(request):
+    kind, *_ = CASES[request.param]
+    if kind is None:
+        pytest.skip("torch has no Muon before 2.9")
     return CASES[request.param]
 
 
@@ -115,7 +119,7 @@ def steps(kind, options, shape, **kernel):
 
 @pytest.mark.parametrize("foreach", [False, True])
 def test_the_step_is_that_of_torch(case, foreach):
-    kernel = {} if case[0] is Muon else {"foreach": foreach}
+    kernel = {} if case[0] is MUON else {"foreach": foreach}
     for real, move, here in steps(*case, **kernel):
         after, states = real.rule.step(*here, move)
         # Numbers that torch keeps in float32 are not rounded alike by all of its kernels.

@@ -109,7 +109,7 @@ def infinite(w, states, g, options, *, age, rho):
 
 
 def data_dependent(w, states, g, options, *, age, rho):
-    if float(g.sum()) == float("inf"):
+    if g.numpy().sum() == float("inf"):
         return w, {}
     return belief(w, states, g, options, age=age, rho=rho)
 

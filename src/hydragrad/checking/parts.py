@@ -77,7 +77,7 @@ def _optimizer(optimizer: Any) -> str:
         )
     rule = rule_of(optimizer)
     groups = optimizer.param_groups
-    options = ", ".join(f"{name} {_value(groups[0][name])}" for name in rule.options if groups[0][name] is not None)
+    options = ", ".join(f"{name} {_value(groups[0][name])}" for name in rule.options if groups[0].get(name) is not None)
     several = f"{len(groups)} groups; the first: " if len(groups) > 1 else ""
     warm = "; warm" if any(optimizer.state.values()) else ""
     return f"{type(optimizer).__name__}: {several}{options}{warm}"

@@ -22,6 +22,7 @@ from hydragrad.replay.fingerprints import state_number, state_of
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.runs.log import Autocast, MicroBatch, StepRecord
 from hydragrad.steps import StepPoint, StepRule, Together, torch_group
+from hydragrad.torch_release import require_options
 
 StateNames = Mapping[str, str]
 """What torch calls one state of each parameter; optimizers have names of their own."""
@@ -152,6 +153,8 @@ class Trajectory:
             ]
             for number, member in enumerate(self._optimizer.members):
                 owned = [group for place, group in enumerate(groups) if record.structure.owner(place) == number]
+                for group in owned:
+                    require_options(member, group)
                 member.param_groups = owned
         self._arranged = record
 

@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Muon
 
 from hydragrad.steps.by_autograd import tangent_of, transpose_of
 from hydragrad.steps.rule import Move, StepRule, number
+from hydragrad.torch_release import MUON
 
 BUFFER = "momentum_buffer"
 PRECISION = torch.bfloat16
@@ -104,16 +104,20 @@ def _read(values: Mapping[str, Any]) -> MuonOptions:
     )
 
 
-RULE = StepRule(
-    torch_class=Muon,
-    options=("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"),
-    kernels=(),
-    read=_read,
-    states=lambda options: (BUFFER,),
-    age=lambda state: 0,
-    grow=lambda age, options: (0, 0),
-    step=step,
-    tangent=tangent_of(unrounded),
-    transpose=transpose_of(unrounded),
-    elementwise=False,
+RULE = (
+    None  # before torch 2.9
+    if MUON is None
+    else StepRule(
+        torch_class=MUON,
+        options=("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"),
+        kernels=(),
+        read=_read,
+        states=lambda options: (BUFFER,),
+        age=lambda state: 0,
+        grow=lambda age, options: (0, 0),
+        step=step,
+        tangent=tangent_of(unrounded),
+        transpose=transpose_of(unrounded),
+        elementwise=False,
+    )
 )

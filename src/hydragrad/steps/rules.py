@@ -9,6 +9,7 @@ from torch.optim import LBFGS, Optimizer, Rprop, SparseAdam
 from hydragrad.errors import RecordingMismatch, Unsupported
 from hydragrad.steps import adadelta, adafactor, adagrad, adam, adamax, asgd, muon, nadam, radam, rmsprop, sgd
 from hydragrad.steps.rule import TENSOR, StepRule, class_name
+from hydragrad.torch_release import OPTIONS_ADDED_LATER
 
 RULES: dict[type[Optimizer], StepRule] = {
     rule.torch_class: rule
@@ -26,6 +27,7 @@ RULES: dict[type[Optimizer], StepRule] = {
         muon.RULE,
         asgd.RULE,
     )
+    if rule is not None  # torch has its class
 }
 
 WITHOUT_A_RULE: dict[type[Optimizer], str] = {
@@ -111,7 +113,10 @@ def rule_named(name: str) -> StepRule:
     if len(in_scripts) == 1:
         return in_scripts[0]
     if module.startswith("torch."):
-        remedy = "which this version of hydragrad does not know. Use the version that recorded it"
+        remedy = (
+            f"which this version of hydragrad does not know, or torch {torch.__version__} does not have. Use the "
+            f"versions that recorded it"
+        )
     else:
         remedy = "which has no rule in this process. Call hg.register_optimizer with it before the run is opened"
     raise RecordingMismatch(f"The run was recorded with the optimizer {name}, {remedy}.")
@@ -119,6 +124,7 @@ def rule_named(name: str) -> StepRule:
 
 def read_group(rule: StepRule, group: Mapping[str, Any]) -> Options:
     """Read one parameter group's options as plain values."""
+    group = {**OPTIONS_ADDED_LATER.get(rule.torch_class, {}), **group}
     return {name: _plain(group[name]) for name in (*rule.options, *rule.kernels)}
 
 

@@ -170,7 +170,8 @@ def _with_blanks(targets: Tensor, lengths: Tensor, samples: int, blank: int) -> 
     longest = max(1, int(lengths.max()))
     padded = targets.new_full((samples, longest), blank)
     if targets.dim() == 1:
-        for sample, part in enumerate(targets.split(lengths.tolist())):
+        # Not tolist(), which older releases of torch lack inside of their transforms.
+        for sample, part in enumerate(targets.split([int(length) for length in lengths])):
             padded[sample, : len(part)] = part
     else:
         inside = torch.arange(longest, device=targets.device) < lengths.unsqueeze(1)
