@@ -21,7 +21,6 @@ from hydragrad import torch_release as torch_release  # refuses an older torch, 
 from hydragrad.checking import check as check
 
 # Ask
-from hydragrad.checking import check as check
 
 # Record
 from hydragrad.recording import Recorder as Recorder
