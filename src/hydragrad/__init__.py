@@ -20,8 +20,6 @@ from hydragrad import torch_release as torch_release  # refuses an older torch, 
 # Ask
 from hydragrad.checking import check as check
 
-# Ask
-
 # Record
 from hydragrad.recording import Recorder as Recorder
 from hydragrad.recording import indexed as indexed
