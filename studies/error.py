@@ -152,7 +152,7 @@ def influence_hypergradients(
     gradients = query_gradients(run, layout, at, sample_losses(run.train_set, samples))
     with bar("influence functions", len(samples), unit="samples") as progress:
         for gradient in gradients:
-            rows.append(-matrix.solve(gradient, iterations) / run.manifest.data["length"])
+            rows.append(-matrix.solve(gradient, iterations).x / run.manifest.data["length"])
             progress.advance()
     return torch.stack(rows)
 

@@ -3,6 +3,7 @@
 Ask         check: what of a setup can be recorded, and what each mode costs, before it is trained
 Record      train, Recorder, indexed, augmented, register_optimizer: write a run directory
 Replay      Recording: open it again
+Elsewhere   Checkpoints: a model trained elsewhere, of which weights alone are left
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
 Attribute   attribute, ensemble, influence, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
@@ -28,6 +29,9 @@ from hydragrad.training import train as train
 
 # Replay
 from hydragrad.replay import Recording as Recording
+
+# Elsewhere
+from hydragrad.trained_elsewhere import Checkpoints as Checkpoints
 
 # Query
 from hydragrad.scores import mean_loss as mean_loss

@@ -10,6 +10,8 @@ reverse_step         one step of it, in reverse
 moments              what it needs of every step
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
+averaged_over        the checkpoints that an average is over
+conjugate_gradients  solves with a matrix that is known by its products
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set
 advice               which method suits the run
 plan                 what run and method decide, worked out once

@@ -3,16 +3,19 @@
 import torch
 from torch import Tensor
 
+from hydragrad.attribution.conjugate_gradients import Solution, conjugate_gradients
 from hydragrad.attribution.gradients import on_device
 from hydragrad.derivatives import Batch, CurvatureProducts, Layout, LossModule, Point, require_one_call
 from hydragrad.errors import LossError
-from hydragrad.replay import Recording
+from hydragrad.replay import Trained, samples_in
 from hydragrad.runs.checkpoints import Checkpoint
 
 CHUNK = 125
 """Samples in one product: it holds about twice what the backward pass of a query holds, which takes 250."""
 DAMPING_SHARE = 0.01
 """The damping that is chosen where none is named, as a share of the matrix's largest eigenvalue."""
+TOLERANCE = 1e-4
+"""Relative residual at which conjugate gradients end."""
 POWER_ITERATIONS = 8
 """For the largest eigenvalue, of which damping needs the order of magnitude."""
 
@@ -21,7 +24,7 @@ class DampedGaussNewton:
     """The training set's mean Gauss-Newton matrix at some weights in eval mode, plus damping times the identity.
 
     Args:
-        run: Has model, loss and training set.
+        run: A recorded run, or checkpoints of a model trained elsewhere: has model, loss and training set.
         layout: Lays out the parameters whose matrix it is.
         at: The weights.
         damping: Added to the diagonal; None for `DAMPING_SHARE` of the largest eigenvalue.
@@ -36,13 +39,13 @@ class DampedGaussNewton:
     """
 
     def __init__(
-        self, run: Recording, layout: Layout, at: Checkpoint, damping: float | None, samples: int | None = None
+        self, run: Trained, layout: Layout, at: Checkpoint, damping: float | None, samples: int | None = None
     ) -> None:
         problem = LossModule(run.model, run.loss)
         problem.eval()
         self._products = CurvatureProducts(problem, layout, Layout({}), gauss_newton=True)
         self._size = layout.size
-        length: int = run.manifest.data["length"]
+        length = samples_in(run)
         indices = torch.arange(length)
         if samples is not None and samples < length:
             indices = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
@@ -59,16 +62,9 @@ class DampedGaussNewton:
             product += self._products(self._point(part), vector[None], vector.new_zeros(1, 0)).w_bar[0]
         return product
 
-    def solve(self, vector: Tensor, iterations: int) -> Tensor:
+    def solve(self, vector: Tensor, iterations: int, tolerance: float = TOLERANCE) -> Solution:
         """The inverse times a vector (parameters,), by so many conjugate gradient steps at most."""
-        from scipy.sparse.linalg import LinearOperator, cg  # slow to import
-
-        def times(values: object) -> object:
-            return (self @ torch.as_tensor(values).to(vector)).cpu().double().numpy()
-
-        operator = LinearOperator((self._size, self._size), times, dtype="float64")
-        solution, _ = cg(operator, vector.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
-        return torch.from_numpy(solution).to(vector)
+        return conjugate_gradients(self.__matmul__, vector, iterations=iterations, tolerance=tolerance)
 
     def largest_eigenvalue(self, iterations: int = POWER_ITERATIONS) -> float:
         """The largest eigenvalue, from below, by power iterations from a fixed start."""

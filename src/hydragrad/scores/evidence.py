@@ -41,6 +41,7 @@ class Evidence:
         completed: Whether the run had ended.
         replay_exact: Whether the replay was held to be equal to the bit.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
+        states: Digests of the checkpoints of a model trained elsewhere; none of a recorded run.
         notes: Anything a reader must know.
         checks: Predicted against actual changes, by whoever measured them.
         compared: What the derivatives were held to on the way, and how often.
@@ -53,6 +54,7 @@ class Evidence:
     completed: bool = True
     replay_exact: bool = True
     replay_drift: float = 0.0
+    states: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     checks: tuple[Check, ...] = ()
     compared: tuple[Compared, ...] = ()
@@ -81,6 +83,16 @@ class Evidence:
     def from_checkpoints(self) -> bool:
         """Whether these are influence functions, which use checkpoints of the run and no derivative of it."""
         return self.route == INFLUENCE
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether these are about checkpoints of a model whose training was not recorded."""
+        return bool(self.states)
+
+    @property
+    def about_candidates(self) -> bool:
+        """Whether these are about samples that were not trained on."""
+        return any(note.kind == "candidates" for note in self.notes)
 
     @property
     def scale_is_measured(self) -> bool:
@@ -113,6 +125,7 @@ class Evidence:
             **{name: value for name, value in values.items() if name in known}
             | {
                 "method": method,
+                "states": tuple(values.get("states", ())),
                 "notes": tuple(Note.read(note) for note in values.get("notes", ())),
                 "checks": tuple(Check.read(check) for check in values.get("checks", ())),
                 "compared": tuple(Compared(**entry) for entry in values.get("compared", ())),

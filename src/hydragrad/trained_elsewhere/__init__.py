@@ -1,0 +1,10 @@
+"""A model that was trained elsewhere: checkpoints are left, and no record of the steps between them.
+
+opened       Checkpoints: states opened with model, loss and training set
+state_files  state dicts in files and folders, read without running code
+fitting      a state dict held to a model: names, shapes, types
+recorded     what needs a recorded run, refused by name
+"""
+
+from hydragrad.trained_elsewhere.opened import Checkpoints as Checkpoints
+from hydragrad.trained_elsewhere.recorded import require_recorded as require_recorded
