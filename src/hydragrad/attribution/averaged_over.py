@@ -71,7 +71,7 @@ def averaged_over(run: Recording | Checkpoints, count: int, function: str) -> Av
             read=tuple(lambda step=step: checkpoint_at(run, step) for step in steps),  # type: ignore[misc]
             steps=tuple(steps),
         )
-    numbers = sorted({max(1, round(len(run) * part / count)) - 1 for part in range(1, count + 1)})
+    numbers = run.spread(count)
     return AveragedOver(
         layout=run.layout,
         read=tuple(lambda number=number: run.at(number) for number in numbers),  # type: ignore[misc]

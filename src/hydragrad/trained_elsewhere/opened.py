@@ -100,6 +100,10 @@ class Checkpoints:
         """Digest of all states, which names these checkpoints and no others."""
         return hashlib.sha256("".join(self.digests).encode()).hexdigest()
 
+    def spread(self, count: int) -> list[int]:
+        """Numbers of up to `count` states, evenly spread, the last one among them."""
+        return sorted({max(1, round(len(self) * part / count)) - 1 for part in range(1, count + 1)})
+
     def at(self, number: int) -> Checkpoint:
         """The state of a number from 0, in order of training.
 
