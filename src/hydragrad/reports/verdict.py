@@ -103,6 +103,14 @@ def _measurements(evidence: Evidence, comparisons: Sequence[Comparison]) -> tupl
         f"Nearly: on another machine than the recording's, weights drifted by at most {number(evidence.replay_drift)} "
         f"of their size."
     )
+    if evidence.trained_elsewhere:
+        return (
+            Measurement(
+                question="Are predictions right?",
+                answer=_largest(comparisons).sentence if comparisons else None,
+                how="it takes a recorded training, hg.train or hg.Recorder, and then hg.verify",
+            ),
+        )
     nothing_dropped = None if evidence.curvature == "none" else "Nothing: the curvature is in these numbers."
     if evidence.from_checkpoints:
         nothing_dropped = "Nothing: influence functions take no derivative of the run."
