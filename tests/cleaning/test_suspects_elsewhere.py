@@ -40,7 +40,7 @@ def test_wrong_labels_come_first(noisy):
     ]
     assert area_under_roc(suspects.assign(flipped=labels.flipped.numpy()[suspects["sample"]])) > 0.99
     first = suspects.head(int(labels.flipped.sum()))
-    assert (first["suggested_label"].to_numpy() == labels.true[first["sample"].to_numpy()].numpy()).all()
+    assert (first["suggested_label"].to_numpy() == labels.true[first["sample"].tolist()].numpy()).all()
     assert (suspects.sort_values("sample")["given_label"].to_numpy() == labels.given.numpy()).all()
 
 
