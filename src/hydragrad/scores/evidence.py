@@ -11,6 +11,8 @@ from hydragrad.scores.notes import Note
 HYDRA = Method()
 INFLUENCE = "influence"
 """The route of influence functions, which take no derivative of the run."""
+TRACIN = "tracin"
+"""The route of TracIn, which takes none either."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class Evidence:
         method: Curvature, damping, smoothing and replays.
         seeds: Independent runs that the scores are means over.
         route: How the directional derivatives were taken: hooks, jvp, samples, or sweep; influence for influence
-            functions, whose damping and checkpoints are in the note of that kind.
-        steps: Steps of the run that were differentiated; 0 for influence functions.
+            functions and tracin for TracIn, whose checkpoints and damping or rates are in the note of that kind.
+        steps: Steps of the run that were differentiated; 0 for these two.
         completed: Whether the run had ended.
         replay_exact: Whether the replay was held to be equal to the bit.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
@@ -81,8 +83,8 @@ class Evidence:
 
     @property
     def from_checkpoints(self) -> bool:
-        """Whether these are influence functions, which use checkpoints of the run and no derivative of it."""
-        return self.route == INFLUENCE
+        """Whether these are influence functions or TracIn, which use checkpoints and no derivative of the run."""
+        return self.route in (INFLUENCE, TRACIN)
 
     @property
     def trained_elsewhere(self) -> bool:
