@@ -99,6 +99,8 @@ def test_models_data_and_losses_that_do_not_fit_are_refused(states):
         opened(train_set=TensorDataset(torch.zeros(0, 4), torch.zeros(0)))
     with pytest.raises(LossError, match="one number a sample"):
         opened(loss_=lambda model, batch: loss(model, batch).mean())
+    with pytest.raises(LossError, match=r"of samples \[0, 1\] there was: RuntimeError: .*collate= of the training"):
+        opened(train_set=TensorDataset(torch.zeros(9, 7), torch.zeros(9)))
     with pytest.raises(NonFinite, match=r"losses of samples \[0, 1\] at state 3 are \[nan"):
         opened(loss_=lambda model, batch: loss(model, batch) * torch.nan)
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from hydragrad.derivatives import Evaluator, Layout, PerSampleLoss, copy_of, require_differentiable
 from hydragrad.derivatives.loss_module import check_losses
 from hydragrad.disk import content_digest
-from hydragrad.errors import CheckpointError, NonFinite
+from hydragrad.errors import CheckpointError, HydragradError, LossError, NonFinite
 from hydragrad.randomness import preserved
 from hydragrad.replay import fetch, require_map_style
 from hydragrad.replay.data import Collate
@@ -51,6 +51,7 @@ class Checkpoints:
         CheckpointNotFound: A file that is not there.
         CheckpointError: A state that can't be read without running code, or does not fit the model (it names what is
             missing, unexpected, or of another shape); two equal states, or none.
+        LossError: The loss is not one number a sample, or does not take these data.
         NonFinite: NaN or infinity in the weights, or in the loss.
         Unsupported: A model whose derivatives would be noise (half precision), or that can't be copied.
         DataError: No map-style data set, or an empty one.
@@ -158,12 +159,20 @@ class Checkpoints:
         """Evaluate the loss of a few samples at the last state: another model or loss shows early.
 
         Raises:
-            LossError: It is not one number a sample.
+            LossError: It is not one number a sample, or does not take these data.
             NonFinite: It is NaN or infinite.
         """
         indices = list(range(min(2, len(self.train_set))))  # type: ignore[arg-type]
-        with preserved(), torch.no_grad():
-            losses = Evaluator(self.loss)(self.trained_model(), self.collate(indices))
+        try:
+            with preserved(), torch.no_grad():
+                losses = Evaluator(self.loss)(self.trained_model(), self.collate(indices))
+        except HydragradError:
+            raise
+        except Exception as error:
+            raise LossError(
+                f"The loss must take the model and a batch of the training set; of samples {indices} there was: "
+                f"{type(error).__name__}: {error}. Give the loss, the data and the collate= of the training."
+            ) from error
         check_losses(losses, len(indices))
         if not losses.isfinite().all():
             raise NonFinite(
