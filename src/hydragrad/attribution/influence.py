@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from hydragrad.attribution.averaged_over import AveragedOver, averaged_over
 from hydragrad.attribution.gauss_newton_matrix import CHUNK, TOLERANCE, DampedGaussNewton
 from hydragrad.attribution.gradients import on_device, query_point
-from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives
+from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives, works_at_once
 from hydragrad.errors import NonFinite, QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
@@ -197,17 +197,14 @@ def influence_at(
         samples: Ids of the training samples, or of the candidates; all if None.
     """
     matrix = DampedGaussNewton(run, layout, at, damping, matrix_samples)
-    solutions = []
     with bar("influence functions", len(gradients), unit="queries") as progress:
-        for gradient in gradients:
-            solutions.append(matrix.solve(gradient, iterations, tolerance))
-            progress.advance()
-    directions = torch.stack([solution.x for solution in solutions])
+        solution = matrix.solve(gradients, iterations, tolerance)
+        progress.advance(len(gradients))
     return Influence(
-        losses_along(run, layout, at, directions, samples, candidates) / samples_in(run),
+        losses_along(run, layout, at, solution.x, samples, candidates) / samples_in(run),
         matrix.damping,
-        max(solution.residual for solution in solutions),
-        max(solution.products for solution in solutions),
+        solution.residual,
+        solution.products,
     )
 
 
@@ -246,10 +243,13 @@ def losses_along(
     problem.eval()
     parameters, buffers = on_device(run, at.parameters), on_device(run, at.buffers)
     parts = []
+    at_once: bool | None = None if len(directions) > 1 else False
     wanted = _ids(run, None, candidates) if samples is None else samples
     for ids in wanted.split(CHUNK):
         batch = Batch(_fetched(run, ids, candidates), len(ids), 0)
-        derivatives = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
+        here = (problem, layout, parameters, buffers, batch)
+        at_once = works_at_once(*here) if at_once is None else at_once
+        derivatives = directional_derivatives(*here, directions, at_once=at_once)
         part = derivatives.losses_dot.double().cpu()
         if not part.isfinite().all():
             wrong = ids[~part.isfinite().all(0)].tolist()
