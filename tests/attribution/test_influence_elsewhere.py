@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import ConcatDataset, TensorDataset
 
 import hydragrad as hg
-from attribution.dense import cross_entropy, data, network, trained
+from attribution.dense import cross_entropy, data, dense_matrix, flat, network, trained
 from hydragrad.attribution.averaged_over import averaged_over
 from hydragrad.errors import DataError, NonFinite, QueryError
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
@@ -64,6 +64,23 @@ def test_fewer_checkpoints_are_spread_over_the_states():
     assert names[3] == ("state 2", "state 5", "state 7") and names[7] == names[100] == checkpoints.names
     with pytest.raises(QueryError, match="one checkpoint or more, got checkpoints=0"):
         hg.influence(checkpoints, hg.mean_loss(other_data(12, 1)), checkpoints=0)
+
+
+def test_equal_a_dense_solve_of_a_network(tmp_path):
+    run, held_out = trained(tmp_path / "run", network()), data(12, 1)
+    checkpoints = hg.Checkpoints(states_of(run, 1), frozen_network(), cross_entropy, run.train_set)
+    model = checkpoints.trained_model()
+    weights = [p.requires_grad_() for name, p in model.named_parameters() if name != "0.bias"]
+
+    def gradient(x, y):
+        return flat(torch.autograd.grad(F.cross_entropy(model(x), y), weights))
+
+    matrix = dense_matrix(run, "ggn", model)
+    damped = matrix + 0.05 * torch.eye(len(matrix), dtype=torch.float64)
+    samples = torch.stack([gradient(x[None], y[None]) for x, y in run.train_set])
+    expected = samples @ torch.linalg.solve(damped, gradient(*held_out.tensors)) / 24
+    scores = hg.influence(checkpoints, hg.mean_loss(held_out), damping=0.05, iterations=100, tolerance=1e-10)
+    torch.testing.assert_close(scores.values[0], expected, rtol=1e-6, atol=1e-12)
 
 
 def ridge(model, batch):
@@ -169,11 +186,17 @@ def test_adding_a_candidate_does_to_a_linear_model_what_its_score_says():
     assert float(score) == pytest.approx(-slope, rel=1e-5)  # positive: adding it lowers the loss
 
 
-def test_samples_without_a_finite_derivative_are_named():
+@pytest.mark.parametrize("sample", [5, 20])
+def test_samples_that_are_not_finite_are_named(sample):
     x, y = other_data(24, 0).tensors
     x = x.clone()
-    x[5, 2] = torch.nan
-    checkpoints = hg.Checkpoints(trained_states(), other_network(), loss, TensorDataset(x, y))
-    query = hg.mean_loss(other_data(12, 1))
-    with pytest.raises(NonFinite, match=r"finite derivatives; those of \[5\] have not"):
-        hg.influence(checkpoints, query, damping=0.1, candidates=TensorDataset(x, y))
+    x[sample, 2] = torch.nan
+    broken, query = TensorDataset(x, y), hg.mean_loss(other_data(12, 1))
+    for damping in (None, 0.1):
+        with pytest.raises(NonFinite, match=rf"training samples must be finite; those of \[{sample}\] are not"):
+            hg.influence(hg.Checkpoints(trained_states(), other_network(), loss, broken), query, damping=damping)
+    whole = hg.Checkpoints(trained_states(), other_network(), loss, other_data(24, 0))
+    with pytest.raises(NonFinite, match=rf"finite derivatives; those of \[{sample}\] have not"):
+        hg.influence(whole, query, candidates=broken)
+    with pytest.raises(NonFinite, match=rf"finite derivatives; those of \[{sample}\] have not"):
+        hg.tracin(hg.Checkpoints(trained_states(), other_network(), loss, broken), query, rates=0.1)

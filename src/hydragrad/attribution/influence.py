@@ -10,7 +10,8 @@ Source: Koh and Liang, ICML 2017.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -18,9 +19,19 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hydragrad.attribution.averaged_over import AveragedOver, averaged_over
-from hydragrad.attribution.gauss_newton_matrix import CHUNK, TOLERANCE, DampedGaussNewton
+from hydragrad.attribution.gauss_newton_matrix import CHUNK, COMPARED, TOLERANCE, DampedGaussNewton
 from hydragrad.attribution.gradients import on_device, query_point
-from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives, works_at_once
+from hydragrad.derivatives import (
+    Batch,
+    Layout,
+    LossModule,
+    compare_with_safe,
+    directional_derivatives,
+    directional_one_by_one,
+    tolerance_of,
+    works_at_once,
+)
+from hydragrad.derivatives.directional.forward_mode import Directional
 from hydragrad.errors import NonFinite, QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
@@ -243,14 +254,13 @@ def losses_along(
     problem.eval()
     parameters, buffers = on_device(run, at.parameters), on_device(run, at.buffers)
     parts = []
-    at_once: bool | None = None if len(directions) > 1 else False
     wanted = _ids(run, None, candidates) if samples is None else samples
+    few = wanted[:COMPARED]
+    batch = Batch(_fetched(run, few, candidates), len(few), 0)
+    derivatives = _trusted_derivatives(problem, layout, parameters, buffers, batch, directions)
     for ids in wanted.split(CHUNK):
         batch = Batch(_fetched(run, ids, candidates), len(ids), 0)
-        here = (problem, layout, parameters, buffers, batch)
-        at_once = works_at_once(*here) if at_once is None else at_once
-        derivatives = directional_derivatives(*here, directions, at_once=at_once)
-        part = derivatives.losses_dot.double().cpu()
+        part = derivatives(problem, layout, parameters, buffers, batch, directions).losses_dot.double().cpu()
         if not part.isfinite().all():
             wrong = ids[~part.isfinite().all(0)].tolist()
             raise NonFinite(
@@ -259,6 +269,26 @@ def losses_along(
             )
         parts.append(part)
     return torch.cat(parts, dim=1)
+
+
+def _trusted_derivatives(
+    problem: LossModule,
+    layout: Layout,
+    parameters: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    batch: Batch,
+    directions: Tensor,
+) -> Callable[..., Directional]:
+    """Directional derivatives by forward mode where they are those of single backward passes; else the latter."""
+    here = (problem, layout, parameters, buffers, batch)
+    safe = directional_one_by_one(*here, directions[:1]).losses_dot
+    compared = compare_with_safe(
+        lambda: [directional_derivatives(*here, directions[:1]).losses_dot], [safe], tolerance=tolerance_of(safe.dtype)
+    )
+    # Derivatives that are not finite are named by the caller, and NaN agrees with nothing.
+    if not compared.trusted and bool(safe.isfinite().all()):
+        return directional_one_by_one
+    return partial(directional_derivatives, at_once=len(directions) > 1 and works_at_once(*here))
 
 
 def _ids(run: Trained, samples: Sequence[int] | Tensor | None, candidates: Dataset[Any] | None) -> Tensor:
