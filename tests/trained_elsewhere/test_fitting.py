@@ -46,8 +46,12 @@ def test_other_shapes_and_types_are_named():
         slots.fit({**state, "0.bias": torch.zeros(4, dtype=torch.float64)}, "x")
     with pytest.raises(CheckpointError, match=r"0.bias is torch.int64 in x, which torch.float64"):
         slots.fit({**state, "0.bias": torch.zeros(5, dtype=torch.int64)}, "x")
-    with pytest.raises(CheckpointError, match=r"0.bias of x is a sparse or quantised tensor"):
+    with pytest.raises(CheckpointError, match=r"0.bias of x is a tensor without values, sparse or quantised"):
         slots.fit({**state, "0.bias": torch.zeros(5, dtype=torch.float64).to_sparse()}, "x")
+    with pytest.raises(CheckpointError, match=r"0.bias of x is a tensor without values"):
+        slots.fit({**state, "0.bias": torch.zeros(5, dtype=torch.float64, device="meta")}, "x")
+    with pytest.raises(CheckpointError, match=r"0.bias is torch.float8_e4m3fn in x"):
+        slots.fit({**state, "0.bias": torch.zeros(5).to(torch.float8_e4m3fn)}, "x")
     with pytest.raises(CheckpointError, match=r"torch.float64 in x, which torch.float32 of the model can't hold"):
         Slots(network().float()).fit(state, "x")
 

@@ -85,6 +85,8 @@ def test_what_is_no_state_is_refused(states):
         hg.Checkpoints([], network(), loss, data(24, 0))
     with pytest.raises(CheckpointError, match=r"got a Sequential. Of a model, give model.state_dict"):
         hg.Checkpoints([network()], network(), loss, data(24, 0))
+    with pytest.raises(CheckpointError, match="got a NoneType"):
+        hg.Checkpoints(None, network(), loss, data(24, 0))
 
 
 def test_models_data_and_losses_that_do_not_fit_are_refused(states):

@@ -97,8 +97,9 @@ def _equal(one: Tensor, other: Tensor) -> bool:
 
 
 def _require_plain(value: Tensor, name: str, source: str) -> None:
-    if type(value) not in (Tensor, nn.Parameter) or value.layout is not torch.strided or value.is_quantized:
-        kind = type(value).__name__ if type(value) not in (Tensor, nn.Parameter) else "sparse or quantised tensor"
+    ordinary = type(value) in (Tensor, nn.Parameter)
+    if not ordinary or value.layout is not torch.strided or value.is_quantized or value.is_meta:
+        kind = "tensor without values, sparse or quantised" if ordinary else type(value).__name__
         raise CheckpointError(
             f"Weights must be dense tensors; {name} of {source} is a {kind}. Save the model whole, on one device, "
             f"unquantised."
@@ -111,9 +112,18 @@ def _require_kind(value: Tensor, shape: Sequence[int], dtype: torch.dtype, name:
             f"{name} has shape {tuple(shape)} in the model and {tuple(value.shape)} in {source}. Build the model with "
             f"the sizes that were trained."
         )
-    same_kind = value.is_floating_point() == dtype.is_floating_point and value.is_complex() == dtype.is_complex
-    if not same_kind or torch.promote_types(value.dtype, dtype) != dtype:
+    if not _holds(dtype, value.dtype):
         raise CheckpointError(
             f"{name} is {value.dtype} in {source}, which {dtype} of the model can't hold unchanged. Convert the model "
-            f"(model.double(), model.float())."
+            f"(model.double()), or save the weights in its type."
         )
+
+
+def _holds(dtype: torch.dtype, other: torch.dtype) -> bool:
+    """Whether a type has all numbers of another one of its kind."""
+    if dtype.is_floating_point != other.is_floating_point or dtype.is_complex != other.is_complex:
+        return False
+    try:
+        return torch.promote_types(other, dtype) == dtype
+    except RuntimeError:  # types of eight bits, whose numbers mean little without their scales
+        return False

@@ -1,7 +1,7 @@
 """Checkpoints: states of a model trained elsewhere, opened with model, loss and training set."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,7 @@ class Checkpoints:
 
 
 def _sources(states: State | Sequence[State]) -> list[Mapping[str, Any] | Path]:
-    every = [states] if isinstance(states, Mapping | str | Path) else list(states)
+    every = list(states) if isinstance(states, Iterable) and not isinstance(states, Mapping | str) else [states]
     if not every:
         raise CheckpointError("hg.Checkpoints takes one state or more, got none. Name them in the order of training.")
     for state in every:
