@@ -27,7 +27,7 @@ from hydragrad.datasets import DATASETS, Splits, load
 from hydragrad.derivatives import Layout
 from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.figures import error_over_time
-from hydragrad.progress import bar, quiet
+from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.runs import Checkpoint
 from hydragrad.scores import mean_loss, sample_losses
@@ -148,13 +148,9 @@ def influence_hypergradients(
         iterations: Of conjugate gradients, at most.
     """
     matrix = DampedGaussNewton(run, layout, at, damping)
-    rows = []
     gradients = query_gradients(run, layout, at, sample_losses(run.train_set, samples))
-    with bar("influence functions", len(samples), unit="samples") as progress:
-        for gradient in gradients:
-            rows.append(-matrix.solve(gradient, iterations) / run.manifest.data["length"])
-            progress.advance()
-    return torch.stack(rows)
+    length: int = run.manifest.data["length"]
+    return -matrix.solve(gradients, iterations).x / length
 
 
 def _trained(folder: Path, splits: Splits, network: str, epochs: int, seed: int) -> Recording:

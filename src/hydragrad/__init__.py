@@ -3,8 +3,9 @@
 Ask         check: what of a setup can be recorded, and what each mode costs, before it is trained
 Record      train, Recorder, indexed, augmented, register_optimizer: write a run directory
 Replay      Recording: open it again
+Elsewhere   Checkpoints: a model trained elsewhere, of which weights alone are left
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
-Attribute   attribute, ensemble, influence, Scores: one number a training sample
+Attribute   attribute, ensemble, influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
 Clean       suspects: samples ranked by the evidence against their labels
@@ -30,6 +31,9 @@ from hydragrad.training import train as train
 # Replay
 from hydragrad.replay import Recording as Recording
 
+# Elsewhere
+from hydragrad.trained_elsewhere import Checkpoints as Checkpoints
+
 # Query
 from hydragrad.scores import mean_loss as mean_loss
 from hydragrad.scores import query as query
@@ -40,6 +44,7 @@ from hydragrad.scores import sample_margins as sample_margins
 from hydragrad.attribution import attribute as attribute
 from hydragrad.attribution import ensemble as ensemble
 from hydragrad.attribution import influence as influence
+from hydragrad.attribution import tracin as tracin
 from hydragrad.scores import Scores as Scores
 
 # Track

@@ -16,6 +16,8 @@
     ├── NotEnoughMemory      (MemoryError)       rows that would not fit into memory
     ├── PresentationError    (ValueError)        values that a figure or a report cannot show
     ├── MarksInvalid         (ValueError)        marks of labels that do not fit the run
+    ├── CheckpointNotFound   (FileNotFoundError) a checkpoint that is not there
+    ├── CheckpointError      (ValueError)        a checkpoint that can't be read, or does not fit the model
     ├── UnknownName          (ValueError)        a name that is not among the known ones
     ├── TorchTooOld          (ImportError)       a release of torch that lacks what is needed
     ├── FrameworkMissing     (ImportError)       a framework that an integration needs is not installed
@@ -89,6 +91,14 @@ class PresentationError(HydragradError, ValueError):
 
 class MarksInvalid(HydragradError, ValueError):
     """A file of marked labels that cannot be read or does not fit the run."""
+
+
+class CheckpointNotFound(HydragradError, FileNotFoundError):
+    """A checkpoint of a model trained elsewhere that is not there."""
+
+
+class CheckpointError(HydragradError, ValueError):
+    """A checkpoint of a model trained elsewhere that can't be read, or does not fit the model."""
 
 
 class UnknownName(HydragradError, ValueError):

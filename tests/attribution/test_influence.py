@@ -115,7 +115,7 @@ def test_samples_are_columns_of_the_whole(tmp_path):
 
 def test_what_the_public_function_refuses(tmp_path):
     run, query = trained(tmp_path / "run", linear()), hg.mean_loss(data(12, 1))
-    with pytest.raises(Unsupported, match="takes a recorded run, got Linear"):
+    with pytest.raises(Unsupported, match=r"takes a recorded run or hg.Checkpoints, got Linear"):
         hg.influence(run.trained_model(), query)
     with pytest.raises(QueryError, match="one checkpoint or more, got checkpoints=0"):
         hg.influence(run, query, checkpoints=0)

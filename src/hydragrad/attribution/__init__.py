@@ -10,6 +10,9 @@ reverse_step         one step of it, in reverse
 moments              what it needs of every step
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
+tracin               sums of gradient products over checkpoints
+averaged_over        the checkpoints that an average is over
+conjugate_gradients  solves with a matrix that is known by its products
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set
 advice               which method suits the run
 plan                 what run and method decide, worked out once
@@ -22,3 +25,4 @@ from hydragrad.attribution.attribute import attribute as attribute
 from hydragrad.attribution.ensemble import ensemble as ensemble
 from hydragrad.attribution.influence import influence as influence
 from hydragrad.attribution.influence import influence_functions as influence_functions
+from hydragrad.attribution.tracin import tracin as tracin

@@ -36,6 +36,7 @@ from hydragrad.scores import (
 )
 from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted, under_autocast
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import require_recorded
 
 MEMORY = 1 << 30
 """Bytes that the flat directions of one pass, and the replayed states of a sweep, may each take."""
@@ -104,6 +105,7 @@ def attribute(
 
     Source: Chen et al. 2021, eqs. 35-36, transposed.
     """
+    require_recorded(run, "attribute")
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
     if route not in ("auto", *ROUTES):
         raise QueryError(f"route must be one of auto, {', '.join(ROUTES)}, got {route!r}.")

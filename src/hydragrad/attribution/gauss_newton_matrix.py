@@ -1,18 +1,40 @@
 """The damped Gauss-Newton matrix of a training set at some weights: products, solutions, largest eigenvalue."""
 
-import torch
-from torch import Tensor
+from functools import partial
 
+import torch
+from torch import Tensor, nn
+
+from hydragrad.attribution.conjugate_gradients import Solution, conjugate_gradients
 from hydragrad.attribution.gradients import on_device
-from hydragrad.derivatives import Batch, CurvatureProducts, Layout, LossModule, Point, require_one_call
-from hydragrad.errors import LossError
-from hydragrad.replay import Recording
+from hydragrad.derivatives import (
+    Batch,
+    CurvatureProducts,
+    Layout,
+    LossModule,
+    Point,
+    ReverseProducts,
+    fastest_products,
+    require_one_call,
+)
+from hydragrad.derivatives.curvature.held_products import HeldProducts
+from hydragrad.derivatives.curvature.products import Products
+from hydragrad.derivatives.moving import random_direction
+from hydragrad.derivatives.trusted import FAST_PATH_ERRORS, reason
+from hydragrad.errors import HydragradError, LossError, NonFinite, Unsupported
+from hydragrad.replay import Trained, samples_in
 from hydragrad.runs.checkpoints import Checkpoint
 
 CHUNK = 125
 """Samples in one product: it holds about twice what the backward pass of a query holds, which takes 250."""
 DAMPING_SHARE = 0.01
 """The damping that is chosen where none is named, as a share of the matrix's largest eigenvalue."""
+COMPARED = 8
+"""Samples at which ways to a derivative are compared."""
+ROWS = 32
+"""Vectors that are solved for side by side; a step holds four float64 copies of each."""
+TOLERANCE = 1e-4
+"""Relative residual at which conjugate gradients end."""
 POWER_ITERATIONS = 8
 """For the largest eigenvalue, of which damping needs the order of magnitude."""
 
@@ -21,7 +43,7 @@ class DampedGaussNewton:
     """The training set's mean Gauss-Newton matrix at some weights in eval mode, plus damping times the identity.
 
     Args:
-        run: Has model, loss and training set.
+        run: A recorded run, or checkpoints of a model trained elsewhere: has model, loss and training set.
         layout: Lays out the parameters whose matrix it is.
         at: The weights.
         damping: Added to the diagonal; None for `DAMPING_SHARE` of the largest eigenvalue.
@@ -33,42 +55,59 @@ class DampedGaussNewton:
     Raises:
         LossError: The loss does not call the model once, or uses the parameters otherwise, too; or no damping is
             named and the matrix is zero.
+        NonFinite: The loss of a sample is NaN or infinite.
+        Unsupported: An operation has neither a forward-mode rule nor a second backward pass.
     """
 
     def __init__(
-        self, run: Recording, layout: Layout, at: Checkpoint, damping: float | None, samples: int | None = None
+        self, run: Trained, layout: Layout, at: Checkpoint, damping: float | None, samples: int | None = None
     ) -> None:
         problem = LossModule(run.model, run.loss)
         problem.eval()
-        self._products = CurvatureProducts(problem, layout, Layout({}), gauss_newton=True)
+        self._several: Products | None = None
         self._size = layout.size
-        length: int = run.manifest.data["length"]
+        length = samples_in(run)
         indices = torch.arange(length)
         if samples is not None and samples < length:
             indices = torch.randperm(length, generator=torch.Generator().manual_seed(0))[:samples]
         self._run, self._indices = run, indices
         self._parameters, self._buffers = on_device(run, at.parameters), on_device(run, at.buffers)
         require_one_call(problem, self._parameters, self._point(indices[:1]))
+        self._problem = problem
+        self._require_finite(indices[:COMPARED])
+        self._products = _trusted_products(problem, layout, self._point(indices[:COMPARED]))
         self.damping = 0.0
         self.damping = self._choose_damping() if damping is None else damping
 
     def __matmul__(self, vector: Tensor) -> Tensor:
         """Times a vector (parameters,)."""
-        product = self.damping * vector
+        return self.times(vector[None])[0]
+
+    def times(self, vectors: Tensor) -> Tensor:
+        """Times every row of some vectors (Q, parameters), in one pass where the model allows it."""
+        product = self.damping * vectors
+        none = vectors.new_zeros(len(vectors), 0)  # no running statistics
         for part in self._indices.split(CHUNK):
-            product += self._products(self._point(part), vector[None], vector.new_zeros(1, 0)).w_bar[0]
+            point = self._point(part)
+            if len(vectors) > 1 and self._several is None and isinstance(self._products, CurvatureProducts):
+                self._several = fastest_products(self._products, point, vectors, none)
+            products = self._products if len(vectors) == 1 or self._several is None else self._several
+            product += products(point, vectors, none).w_bar
+            if not product.isfinite().all():
+                self._require_finite(part)
         return product
 
-    def solve(self, vector: Tensor, iterations: int) -> Tensor:
-        """The inverse times a vector (parameters,), by so many conjugate gradient steps at most."""
-        from scipy.sparse.linalg import LinearOperator, cg  # slow to import
-
-        def times(values: object) -> object:
-            return (self @ torch.as_tensor(values).to(vector)).cpu().double().numpy()
-
-        operator = LinearOperator((self._size, self._size), times, dtype="float64")
-        solution, _ = cg(operator, vector.cpu().double().numpy(), maxiter=iterations, rtol=1e-4)
-        return torch.from_numpy(solution).to(vector)
+    def solve(self, vectors: Tensor, iterations: int, tolerance: float = TOLERANCE) -> Solution:
+        """The inverse times every row of some vectors (Q, parameters), by so many conjugate gradient steps at most."""
+        parts = [
+            conjugate_gradients(self.times, rows, iterations=iterations, tolerance=tolerance)
+            for rows in vectors.split(ROWS)
+        ]
+        return Solution(
+            torch.cat([part.x for part in parts]),
+            max(part.residual for part in parts),
+            max(part.products for part in parts),
+        )
 
     def largest_eigenvalue(self, iterations: int = POWER_ITERATIONS) -> float:
         """The largest eigenvalue, from below, by power iterations from a fixed start."""
@@ -83,6 +122,21 @@ class DampedGaussNewton:
             vector = product / value
         return value
 
+    def _require_finite(self, samples: Tensor) -> None:
+        """Refuse samples whose losses are not finite.
+
+        Raises:
+            NonFinite: Names them.
+        """
+        with torch.no_grad():
+            losses, _ = self._problem.at(self._parameters, self._buffers, self._point(samples).batch)
+        wrong = samples[~losses.isfinite().cpu()].tolist()
+        if wrong:
+            raise NonFinite(
+                f"The losses of training samples must be finite; those of {wrong[:5]} are not. Repair these samples, "
+                f"or leave them out of the data set."
+            )
+
     def _choose_damping(self) -> float:
         damping = DAMPING_SHARE * self.largest_eigenvalue()
         if damping == 0:
@@ -95,3 +149,42 @@ class DampedGaussNewton:
     def _point(self, samples: Tensor) -> Point:
         data = self._run.collate(samples.tolist())
         return Point(self._parameters, self._buffers, Batch(data, len(samples), 0), len(self._indices))
+
+
+def _trusted_products(problem: LossModule, layout: Layout, point: Point) -> Products:
+    """Products by forward mode, or by reverse mode alone: the first that is symmetric at a few samples.
+
+    A rule that is wrong in one mode, or a backward pass without a derivative, gives products that are not.
+
+    Raises:
+        Unsupported: Neither is.
+    """
+    like = next(iter(point.parameters.values()))
+    directed = _directed(problem, layout, like)
+    start = random_direction(layout, point.parameters, like, torch.Generator().manual_seed(0)) * directed
+    why = ""
+    for kind in (CurvatureProducts, ReverseProducts):
+        make = partial(kind, weights=layout, statistics=Layout({}), gauss_newton=True)
+        try:
+            held = HeldProducts(problem, layout, Layout({}), directed, make, gauss_newton=True)
+            held.hold(problem, point, start, like.new_zeros(0), seed=1)
+        except HydragradError:
+            raise
+        except FAST_PATH_ERRORS as error:
+            why = why or reason(error)
+        else:
+            return make(problem)
+    raise Unsupported(
+        f"Gauss-Newton products need the derivative of every operation, forward or twice backward; the model has one "
+        f"without: {why}. Write it of torch's own operations, or take hg.tracin."
+    )
+
+
+def _directed(problem: LossModule, layout: Layout, like: Tensor) -> Tensor:
+    """1 for entries that a gradient may have a part along, 0 for padding rows of embeddings."""
+    ones = {name: torch.ones(layout.shapes[name]).to(like) for name in layout.names}
+    for prefix, module in problem.model.named_modules(remove_duplicate=False):
+        name = f"{prefix}.weight".lstrip(".")
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None and name in ones:
+            ones[name][module.padding_idx] = 0
+    return layout.flatten(ones, like)

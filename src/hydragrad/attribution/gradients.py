@@ -11,7 +11,7 @@ from hydragrad.attribution.plan import Plan
 from hydragrad.derivatives import Layout
 from hydragrad.derivatives.held import Held
 from hydragrad.randomness import preserved
-from hydragrad.replay import Recording
+from hydragrad.replay import Trained
 from hydragrad.replay.held_out import HeldOutBatches
 from hydragrad.runs import Checkpoint
 from hydragrad.scores import Query, QueryPoint, QueryRow
@@ -64,8 +64,8 @@ def gradients_of_some(plan: Plan, queries: Sequence[Query], numbers: range) -> Q
         return QueryGradients.of(list(islice(_rows(plan, queries), numbers.start, numbers.stop)))
 
 
-def query_point(run: Recording, weights: Layout, statistics: Layout, at: Checkpoint | None = None) -> QueryPoint:
-    """The run's final model, or the one at a checkpoint, in the form that queries take."""
+def query_point(run: Trained, weights: Layout, statistics: Layout, at: Checkpoint | None = None) -> QueryPoint:
+    """The trained model, or the one at a checkpoint, in the form that queries take."""
     state = run.final if at is None else at
     return QueryPoint(
         model=run.model,
@@ -78,7 +78,7 @@ def query_point(run: Recording, weights: Layout, statistics: Layout, at: Checkpo
     )
 
 
-def on_device(run: Recording, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def on_device(run: Trained, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Named tensors on the run's device."""
     return {name: value.to(run.device) for name, value in values.items()}
 

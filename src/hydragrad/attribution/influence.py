@@ -10,38 +10,55 @@ Source: Koh and Liang, ICML 2017.
 """
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from hydragrad.attribution.gauss_newton_matrix import CHUNK, DampedGaussNewton
+from hydragrad.attribution.averaged_over import AveragedOver, averaged_over
+from hydragrad.attribution.gauss_newton_matrix import CHUNK, COMPARED, TOLERANCE, DampedGaussNewton
 from hydragrad.attribution.gradients import on_device, query_point
-from hydragrad.derivatives import Batch, Layout, LossModule, directional_derivatives
-from hydragrad.errors import QueryError, Unsupported
+from hydragrad.derivatives import (
+    Batch,
+    Layout,
+    LossModule,
+    compare_with_safe,
+    directional_derivatives,
+    directional_one_by_one,
+    tolerance_of,
+    works_at_once,
+)
+from hydragrad.derivatives.directional.forward_mode import Directional
+from hydragrad.errors import NonFinite, QueryError
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
-from hydragrad.replay import Recording
+from hydragrad.replay import Recording, Trained, fetch, require_map_style, samples_in
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.scores import Evidence, Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.evidence import INFLUENCE
-from hydragrad.scores.notes import interrupted
+from hydragrad.scores.notes import interrupted, of_candidates
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import Checkpoints
 
 DAMPING, ITERATIONS, MATRIX = 0.1, 20, 5000
 
 
 @in_clean_surroundings
 def influence(
-    run: Recording,
+    run: Recording | Checkpoints,
     query: Query | Sequence[Query],
     *,
     checkpoints: int = 10,
     damping: float | None = None,
     samples: Sequence[int] | Tensor | None = None,
+    candidates: Dataset[Any] | None = None,
+    iterations: int = ITERATIONS,
+    tolerance: float = TOLERANCE,
 ) -> Scores:
     """Influence functions, averaged over checkpoints: about the data rather than about this run.
 
@@ -49,52 +66,68 @@ def influence(
     from other seeds too, would lose without a sample; read the ranking, since their scale is not measured.
 
     Args:
-        run: The recorded run.
+        run: The recorded run, or checkpoints of a model trained elsewhere.
         query: A scalar of the model, or several.
-        checkpoints: How many checkpoints to average over: those nearest to the ends of so many equal parts of the run,
-            the trained weights included. 1: the trained weights alone. A run with fewer checkpoints gives fewer.
+        checkpoints: How many checkpoints to average over, at most: those nearest to the ends of so many equal parts of
+            the run, the trained weights included. 1: the trained weights alone. A run with fewer checkpoints gives
+            fewer.
         damping: Added to the Gauss-Newton matrix, times the identity. None chooses, at each checkpoint,
             0.01 of the matrix's largest eigenvalue.
-        samples: Training samples to score; all if None.
+        samples: Training samples to score (with `candidates`, which of them); all if None.
+        candidates: Samples that were not trained on, to score in place of the training samples: the contribution of
+            each as if it had been trained on with weight 1. Positive: adding it would help. Their batches are made as
+            in training.
+        iterations: Conjugate gradient steps, at most.
+        tolerance: They end where the residual is this share of the query's gradient; the note says where they ended.
 
     Returns:
-        Scores with one row a query scalar. The evidence's note names the checkpoints and the damping.
+        Scores with one row a query scalar. The evidence's note names the checkpoints, the damping and the residual.
 
     Raises:
         QueryError: Ids that do not exist, a query that does not depend on the parameters, no checkpoint, or a negative
             damping.
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
-        Unsupported: `run` is no Recording.
+        NonFinite: A sample's loss has no finite derivative.
+        Unsupported: `run` is neither.
 
-    Cost: at every checkpoint, a gradient of the samples, and 20 Gauss-Newton products of up to 5,000 training samples
-    a query; 8 more products for the largest eigenvalue.
+    Cost: at every checkpoint, a gradient of the samples, and `iterations` Gauss-Newton products of up to 5,000 training
+    samples a query; 8 more products for the largest eigenvalue.
 
     Source: Koh and Liang, ICML 2017.
     """
-    if not isinstance(run, Recording):
-        raise Unsupported(
-            f"influence takes a recorded run, got {type(run).__name__}. Open it: hg.Recording(path, ...)."
-        )
-    if checkpoints < 1:
-        raise QueryError(f"influence averages over one checkpoint or more, got checkpoints={checkpoints}.")
+    over = averaged_over(run, checkpoints, "influence")
     if damping is not None and not (math.isfinite(damping) and damping >= 0):
         raise QueryError(f"damping must be finite and not negative, or None to choose it, got {damping}.")
-    queries, ids = queries_of(query), checked_samples(samples, run.manifest.data["length"])
-    layout, steps = trained_layout(run), spread_steps(run, checkpoints)
-    total, dampings, rows = torch.zeros((), dtype=torch.float64), [], list[QueryRow]()
-    for step in steps:
-        at = checkpoint_at(run, step)
-        rows = query_rows(run, layout, at, queries)
+    if iterations < 1 or not 0 <= tolerance < 1:
+        raise QueryError(
+            f"Conjugate gradients take iterations of 1 or more and a tolerance from 0 to below 1, got {iterations} and "
+            f"{tolerance}."
+        )
+    queries, ids = queries_of(query), _ids(run, samples, candidates)
+    total, parts, rows = torch.zeros((), dtype=torch.float64), list[Influence](), list[QueryRow]()
+    for read in over.read:
+        at = read()
+        rows = query_rows(run, over.layout, at, queries)
         gradients = torch.stack([row.w_bar for row in rows])
-        one = influence_at(run, layout, at, gradients, damping=damping, samples=ids)
+        one = influence_at(
+            run,
+            over.layout,
+            at,
+            gradients,
+            damping=damping,
+            iterations=iterations,
+            tolerance=tolerance,
+            samples=ids,
+            candidates=candidates,
+        )
         total = total + one.values
-        dampings.append(one.damping)
+        parts.append(one)
     return Scores(
-        values=total / len(steps),
+        values=total / len(over),
         sample_ids=ids,
         query_names=numbered(row.name for row in rows),
-        query_values=torch.tensor([row.value for row in rows], dtype=torch.float64),  # the last step is the run's end
-        evidence=_evidence(run, steps, dampings, chosen=damping is None),
+        query_values=torch.tensor([row.value for row in rows], dtype=torch.float64),  # the last is the trained model
+        evidence=_evidence(run, over, parts, chosen=damping is None, candidates=candidates),
         queries=tuple(queries),
     )
 
@@ -140,14 +173,23 @@ def influence_functions(
 
 
 class Influence(NamedTuple):
-    """Influence at one checkpoint, float64 (queries, samples), and the damping of its matrix."""
+    """Influence at one checkpoint.
+
+    Attributes:
+        values: float64 (queries, samples).
+        damping: Of its matrix.
+        residual: The largest that conjugate gradients left, relative to the query's gradient.
+        products: Of the matrix, the most for a query.
+    """
 
     values: Tensor
     damping: float
+    residual: float
+    products: int
 
 
 def influence_at(
-    run: Recording,
+    run: Trained,
     layout: Layout,
     at: Checkpoint,
     gradients: Tensor,
@@ -155,70 +197,140 @@ def influence_at(
     damping: float | None = DAMPING,
     iterations: int = ITERATIONS,
     matrix_samples: int | None = MATRIX,
+    tolerance: float = TOLERANCE,
     samples: Tensor | None = None,
+    candidates: Dataset[Any] | None = None,
 ) -> Influence:
     """The same at one checkpoint, of scalars whose gradients (queries, parameters) there are known.
 
     Args:
-        damping: As for `influence`.
-        samples: Ids of the training samples; all if None.
+        damping, tolerance, candidates: As for `influence`.
+        samples: Ids of the training samples, or of the candidates; all if None.
     """
-    length = int(run.manifest.data["length"])
     matrix = DampedGaussNewton(run, layout, at, damping, matrix_samples)
-    directions = []
     with bar("influence functions", len(gradients), unit="queries") as progress:
-        for gradient in gradients:
-            directions.append(matrix.solve(gradient, iterations))
-            progress.advance()
-    return Influence(losses_along(run, layout, at, torch.stack(directions), samples) / length, matrix.damping)
+        solution = matrix.solve(gradients, iterations, tolerance)
+        progress.advance(len(gradients))
+    return Influence(
+        losses_along(run, layout, at, solution.x, samples, candidates) / samples_in(run),
+        matrix.damping,
+        solution.residual,
+        solution.products,
+    )
 
 
-def query_rows(run: Recording, layout: Layout, at: Checkpoint, queries: Sequence[Query]) -> list[QueryRow]:
+def query_rows(run: Trained, layout: Layout, at: Checkpoint, queries: Sequence[Query]) -> list[QueryRow]:
     """Values and gradients of the queries' scalars at a checkpoint."""
     point = query_point(run, layout, Layout({}), at)
     with preserved():
         return [row for query in queries for row in query.rows(point)]
 
 
-def query_gradients(run: Recording, layout: Layout, at: Checkpoint, query: Query) -> Tensor:
+def query_gradients(run: Trained, layout: Layout, at: Checkpoint, query: Query) -> Tensor:
     """Gradients of the query's scalars at a checkpoint, (queries, parameters)."""
     return torch.stack([row.w_bar for row in query_rows(run, layout, at, [query])])
 
 
 def losses_along(
-    run: Recording, layout: Layout, at: Checkpoint, directions: Tensor, samples: Tensor | None = None
+    run: Trained,
+    layout: Layout,
+    at: Checkpoint,
+    directions: Tensor,
+    samples: Tensor | None = None,
+    candidates: Dataset[Any] | None = None,
 ) -> Tensor:
-    """Derivatives of the losses of training samples, all if None, along directions (queries, parameters).
+    """Derivatives of the losses of samples, all if None, along directions (queries, parameters).
+
+    Args:
+        candidates: A data set in place of the training set.
 
     Returns:
         float64 (queries, samples).
+
+    Raises:
+        NonFinite: Names the samples.
     """
     problem = LossModule(run.model, run.loss)
     problem.eval()
     parameters, buffers = on_device(run, at.parameters), on_device(run, at.buffers)
     parts = []
-    wanted = torch.arange(int(run.manifest.data["length"])) if samples is None else samples
+    wanted = _ids(run, None, candidates) if samples is None else samples
+    few = wanted[:COMPARED]
+    batch = Batch(_fetched(run, few, candidates), len(few), 0)
+    derivatives = _trusted_derivatives(problem, layout, parameters, buffers, batch, directions)
     for ids in wanted.split(CHUNK):
-        batch = Batch(run.collate(ids.tolist()), len(ids), 0)
-        derivatives = directional_derivatives(problem, layout, parameters, buffers, batch, directions, at_once=True)
-        parts.append(derivatives.losses_dot.double().cpu())
+        batch = Batch(_fetched(run, ids, candidates), len(ids), 0)
+        part = derivatives(problem, layout, parameters, buffers, batch, directions).losses_dot.double().cpu()
+        if not part.isfinite().all():
+            wrong = ids[~part.isfinite().all(0)].tolist()
+            raise NonFinite(
+                f"The losses of samples must have finite derivatives; those of {wrong[:5]} have not. Look for NaN or "
+                f"infinity in these samples, or leave them out (samples=)."
+            )
+        parts.append(part)
     return torch.cat(parts, dim=1)
 
 
-def _evidence(run: Recording, steps: Sequence[int], dampings: Sequence[float], *, chosen: bool) -> Evidence:
-    notes = [_note(steps, dampings, chosen)]
-    if not run.completed:
-        notes.append(interrupted(len(run.steps)))
-    return Evidence(route=INFLUENCE, steps=0, completed=run.completed, notes=tuple(notes))
-
-
-def _note(steps: Sequence[int], dampings: Sequence[float], chosen: bool) -> Note:
-    where = (
-        "at the trained weights"
-        if len(steps) == 1
-        else f"averaged over {len(steps)} checkpoints (after steps {', '.join(f'{step:,}' for step in steps)})"
+def _trusted_derivatives(
+    problem: LossModule,
+    layout: Layout,
+    parameters: dict[str, Tensor],
+    buffers: dict[str, Tensor],
+    batch: Batch,
+    directions: Tensor,
+) -> Callable[..., Directional]:
+    """Directional derivatives by forward mode where they are those of single backward passes; else the latter."""
+    here = (problem, layout, parameters, buffers, batch)
+    safe = directional_one_by_one(*here, directions[:1]).losses_dot
+    compared = compare_with_safe(
+        lambda: [directional_derivatives(*here, directions[:1]).losses_dot], [safe], tolerance=tolerance_of(safe.dtype)
     )
-    low, high = min(dampings), max(dampings)
+    # Derivatives that are not finite are named by the caller, and NaN agrees with nothing.
+    if not compared.trusted and bool(safe.isfinite().all()):
+        return directional_one_by_one
+    return partial(directional_derivatives, at_once=len(directions) > 1 and works_at_once(*here))
+
+
+def _ids(run: Trained, samples: Sequence[int] | Tensor | None, candidates: Dataset[Any] | None) -> Tensor:
+    """Ids of training samples, or of candidates."""
+    if candidates is None:
+        return checked_samples(samples, samples_in(run))
+    require_map_style(candidates, "data set of candidates")
+    return checked_samples(samples, len(candidates))  # type: ignore[arg-type]
+
+
+def _fetched(run: Trained, ids: Tensor, candidates: Dataset[Any] | None) -> Any:
+    if candidates is None:
+        return run.collate(ids.tolist())
+    return fetch(candidates, ids.tolist(), seed=0, collate=run.collate_fn, device=run.device)
+
+
+def _evidence(
+    run: Recording | Checkpoints,
+    over: AveragedOver,
+    parts: Sequence[Influence],
+    *,
+    chosen: bool,
+    candidates: Dataset[Any] | None,
+) -> Evidence:
+    completed = not isinstance(run, Recording) or run.completed
+    notes = [_note(over, parts, chosen)]
+    if candidates is not None:
+        notes.append(of_candidates(len(candidates)))  # type: ignore[arg-type]
+    if isinstance(run, Recording) and not completed:
+        notes.append(interrupted(len(run.steps)))
+    return Evidence(route=INFLUENCE, steps=0, completed=completed, states=over.digests, notes=tuple(notes))
+
+
+def _note(over: AveragedOver, parts: Sequence[Influence], chosen: bool) -> Note:
+    low, high = min(part.damping for part in parts), max(part.damping for part in parts)
     amount = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
     relative = ", a share of the largest eigenvalue at each" if chosen else ""
-    return Note("influence", f"Influence functions, Gauss-Newton, {where}; damping {amount}{relative}.")
+    text = (
+        f"Influence functions, Gauss-Newton, {over.in_words}; damping {amount}{relative}. Conjugate gradients left at "
+        f"most {max(part.residual for part in parts):.1g} of a query's gradient after up to "
+        f"{max(part.products for part in parts)} products."
+    )
+    if over.names and len(over) == 1:
+        text += " Several checkpoints of the training predict better than one."
+    return Note("influence", text)

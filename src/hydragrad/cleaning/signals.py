@@ -1,7 +1,7 @@
 """What training shows about each sample's label: the trained model, earlier checkpoints, models that never saw it."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +10,15 @@ from torch import Tensor, nn
 
 from hydragrad.errors import LossError, QueryError
 from hydragrad.progress import bar
-from hydragrad.replay import Recording
+from hydragrad.replay import Recording, Trained, samples_in
 from hydragrad.replay.changed_run import Change
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.retraining import retrain
+from hydragrad.runs import Checkpoint
 from hydragrad.runs.buffers import put_state
 from hydragrad.runs.kept import Kept
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import Checkpoints, require_recorded
 from hydragrad.training.measuring import evaluated
 
 
@@ -46,11 +48,13 @@ class Signals:
 
 
 @in_clean_surroundings
-def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: int = 0, workers: int = 1) -> Signals:
-    """Measure them once; they are saved in RUN/signals.
+def training_signals(
+    run: Recording | Checkpoints, *, points: int = 10, folds: int = 0, seed: int = 0, workers: int = 1
+) -> Signals:
+    """Measure them once; they are saved in RUN/signals, those of checkpoints nowhere.
 
     Args:
-        run: A completed run of a classifier.
+        run: A completed run of a classifier, or checkpoints of one trained elsewhere, without folds.
         points: Checkpoints at which all samples are evaluated: those nearest to the ends of so many equal parts of the
             run, the trained model included.
         folds: Train so many times without one part of the samples each; 0 leaves out-of-fold probabilities out.
@@ -63,10 +67,18 @@ def training_signals(run: Recording, *, points: int = 10, folds: int = 0, seed: 
 
     Cost: `points` evaluations of the training set, and `folds` trainings, which are saved in RUN/retrained.
     """
+    if folds:
+        require_recorded(run, "training_signals(folds=...)")
+    if isinstance(run, Checkpoints):
+        *before, _ = run.spread(max(1, points))
+        return _measure(run, (run.at(number) for number in before), len(before))
     kept = _kept(run, points, folds, seed)
     signals = kept.read_as(lambda tensors, _: Signals(**tensors))
     if signals is None:
-        signals = _measure(run, points, folds, seed, workers)
+        *before, _ = spread_steps(run, max(1, points))
+        signals = _measure(run, (checkpoint_at(run, step) for step in before), len(before))
+        if folds:
+            signals = replace(signals, out_of_fold=_out_of_fold(run, folds, seed, workers))
         kept.write({name: values for name, values in vars(signals).items() if values is not None})
     return signals
 
@@ -81,24 +93,21 @@ def _kept(run: Recording, points: int, folds: int, seed: int) -> Kept:
     return Kept(run.path / "signals", f"points{points}-folds{folds}", key)
 
 
-def _measure(run: Recording, points: int, folds: int, seed: int, workers: int) -> Signals:
+def _measure(run: Trained, earlier: Iterable[Checkpoint], count: int) -> Signals:
+    """Evaluate all samples at the trained weights and at `count` earlier checkpoints."""
     logits, labels = _logits(run, run.trained_model())
-    *earlier, _ = spread_steps(run, max(1, points))
-    total, margins = torch.zeros_like(logits), torch.zeros(len(labels), dtype=torch.float64)
-    with bar("evaluating", len(earlier), unit="checkpoints") as progress:
-        for step in earlier:
-            checkpoint = checkpoint_at(run, step)
+    total, margins = logits.softmax(1), _margin(logits, labels)
+    with bar("evaluating", count, unit="checkpoints") as progress:
+        for checkpoint in earlier:
             logits_then, _ = _logits(run, _model_with(run, checkpoint.parameters | checkpoint.buffers))
-            total += logits_then.softmax(1)
+            total = total + logits_then.softmax(1)
             margins += _margin(logits_then, labels)
             progress.advance()
-    count = len(earlier) + 1
     return Signals(
         given=labels,
         at_end=logits.softmax(1),
-        over_training=(total + logits.softmax(1)) / count,
-        margin=(margins + _margin(logits, labels)) / count,
-        out_of_fold=_out_of_fold(run, folds, seed, workers) if folds else None,
+        over_training=total / (count + 1),
+        margin=margins / (count + 1),
     )
 
 
@@ -126,16 +135,16 @@ def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
     return probabilities
 
 
-def _model_with(run: Recording, state: Mapping[str, Tensor]) -> nn.Module:
+def _model_with(run: Trained, state: Mapping[str, Tensor]) -> nn.Module:
     model = run.trained_model()
     put_state(model, state)
     return model
 
 
-def _logits(run: Recording, model: nn.Module) -> tuple[Tensor, Tensor]:
+def _logits(run: Trained, model: nn.Module) -> tuple[Tensor, Tensor]:
     """Logits float64 (samples, classes) and labels int64 (samples,) of the training set."""
     logits, labels = [], []
-    length = run.manifest.data["length"]
+    length = samples_in(run)
     for part in evaluated(model, run.loss, range(length), run.collate, length=length):
         if part.output is None or part.labels is None or not part.softmax:
             raise LossError(

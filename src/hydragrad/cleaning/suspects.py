@@ -13,11 +13,12 @@ from hydragrad.errors import LossError
 from hydragrad.replay import Recording, labels_of, warn_of_other_labels
 from hydragrad.scores import Query, Scores
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import Checkpoints, require_scores_about
 
 
 @in_clean_surroundings
 def suspects(
-    run: Recording,
+    run: Recording | Checkpoints,
     scores: Scores,
     *,
     query: str | int | None = None,
@@ -27,7 +28,8 @@ def suspects(
     """Rank training samples from the most to the least suspect.
 
     Args:
-        run: The recorded run.
+        run: The recorded run, or checkpoints of a model trained elsewhere: their losses and margins are then the
+            evidence over training, and nothing is saved.
         scores: Contributions to a loss on held-out data whose labels are right.
         query: Which query, if the scores answer several.
         held_out: The query of the scores, one mean loss: influence functions of the trained model are computed for it,
@@ -46,11 +48,12 @@ def suspects(
 
     Raises:
         LossError: No tensor of the batches is the label, or several are.
-        QueryError: `held_out` has several scalars.
+        QueryError: `held_out` has several scalars; or scores of other checkpoints, or of candidates.
 
     Cost: the first time, with "auto" ten evaluations of the training set, and with `held_out` twenty Gauss-Newton
     products of up to 5,000 samples.
     """
+    require_scores_about(run, scores)
     ids = scores.sample_ids
     contributions = scores.row(query)
     if signals == "auto":
@@ -72,7 +75,7 @@ def suspects(
         frame["standard_error"] = errors.numpy()
     for name, column in _columns(own, influences).items():
         frame[name] = column.numpy()
-    known = load_labels(run.path)
+    known = load_labels(run.path) if isinstance(run, Recording) else None
     if known is not None:
         frame["true_label"] = known.true[ids].numpy()
         frame["flipped"] = known.flipped[ids].numpy()
@@ -92,7 +95,7 @@ def estimated_share(suspected: pd.DataFrame) -> float:
     return float((other if "margin" in suspected else other & harm).mean())
 
 
-def _measured(run: Recording) -> Signals | None:
+def _measured(run: Recording | Checkpoints) -> Signals | None:
     try:
         return training_signals(run)
     except LossError:

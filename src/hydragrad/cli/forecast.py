@@ -10,14 +10,16 @@ import torch
 from torch import nn
 from torch.utils.data import Subset
 
+from hydragrad.attribution.gauss_newton_matrix import POWER_ITERATIONS
 from hydragrad.attribution.influence import ITERATIONS, MATRIX
 from hydragrad.cleaning.signals import signals_file
 from hydragrad.cli.console import say
 from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.randomness import preserved
-from hydragrad.replay import Recording, fetch
+from hydragrad.replay import Recording, fetch, samples_in
 from hydragrad.scores import Method
+from hydragrad.trained_elsewhere import Checkpoints
 from hydragrad.training import (
     Plan,
     batch_losses,
@@ -126,6 +128,25 @@ def signals_seconds(experiment: Experiment, run: Recording, folds: int, training
     share: float = min(1.0, MATRIX / run.manifest.data["length"])
     evaluation = seconds_of_evaluation(experiment, run.trained_model(), "train")
     return (EVALUATIONS_FOR_SUSPECTS + EVALUATIONS_A_PRODUCT * ITERATIONS * share) * evaluation + folds * training
+
+
+def influence_seconds(checkpoints: Checkpoints, count: int, queries: int) -> float:
+    """Seconds of influence functions at up to `count` checkpoints of a model trained elsewhere, in round figures.
+
+    Args:
+        checkpoints: The states.
+        count: How many are averaged over.
+        queries: How many there are.
+    """
+    length = samples_in(checkpoints)
+    timed = list(range(min(EVALUATED, length)))
+    begin = time.perf_counter()
+    with preserved(), torch.no_grad():
+        checkpoints.loss(checkpoints.trained_model(), checkpoints.collate(timed))
+    evaluation = (time.perf_counter() - begin) * length / len(timed)
+    share = min(1.0, MATRIX / length)
+    products = (ITERATIONS * queries + POWER_ITERATIONS) * share
+    return len(checkpoints.spread(count)) * (EVALUATIONS_A_PRODUCT * products + 2 * queries) * evaluation
 
 
 def model_bytes(run: Recording) -> int:

@@ -5,6 +5,7 @@ recipes            how the data sets known by name are trained
 experiment         data, loss and fresh starts, in one value
 by_name            the experiment of a data set and a model known by name
 own_function       the experiment of a user's `module:function`
+elsewhere          a model trained elsewhere, with what such a function returns
 named_query        a query as it is typed on the command line
 from_settings      the experiment of settings, or of a run directory
 training           train and record an experiment

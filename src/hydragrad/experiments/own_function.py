@@ -25,7 +25,7 @@ def experiment_of_function(settings: Settings) -> Experiment:
         DataError: The function returned something else than it must.
     """
     source = settings.source or ""
-    function = _function(source)
+    function = function_named(source)
     _, loss, train_set, _, held_out = _results(source, function)
 
     def start(seed: int) -> Start:
@@ -43,10 +43,15 @@ def returned_by(source: str) -> tuple[Any, Any, Any, Any, Any]:
         UnknownName: There is no such module or function.
         DataError: It returned another number of things.
     """
-    return _sized(source, _function(source))
+    return _sized(source, function_named(source))
 
 
-def _function(source: str) -> Callable[[], Any]:
+def function_named(source: str) -> Callable[[], Any]:
+    """The user's function.
+
+    Raises:
+        UnknownName: There is no such module or function.
+    """
     module, colon, name = source.partition(":")
     if not colon:
         raise UnknownName(f"--from takes module:function, as in my_training:setup; got {source!r}.")

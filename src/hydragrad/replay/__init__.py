@@ -1,6 +1,7 @@
 """A recorded run once more: opened, repeated to the bit, and repeated with changes.
 
 recording          Recording: opens a run directory
+trained            what is needed of a trained model where its steps are not
 trajectory         model and optimizer moving along recorded steps
 repeatable         whether a run can be repeated at all
 replay             repeats steps and holds them to the record
@@ -33,3 +34,5 @@ from hydragrad.replay.labels import labels_of as labels_of
 from hydragrad.replay.labels import warn_of_other_labels as warn_of_other_labels
 from hydragrad.replay.recording import Recording as Recording
 from hydragrad.replay.replay import Replay as Replay
+from hydragrad.replay.trained import Trained as Trained
+from hydragrad.replay.trained import samples_in as samples_in

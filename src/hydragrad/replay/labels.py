@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from hydragrad.derivatives import Label, find_label
+from hydragrad.derivatives import Label, find_label, probes
 from hydragrad.errors import LossError
 from hydragrad.randomness import preserved
 from hydragrad.replay.recording import Recording
+from hydragrad.replay.trained import Trained, samples_in
 
 STEPS = 8
 """Steps of the run whose batches are looked at, at most."""
@@ -21,7 +22,7 @@ AT_ONCE = 1000
 """Samples that are collated at a time."""
 
 
-def label_of(run: Recording) -> Label:
+def label_of(run: Trained) -> Label:
     """Find which tensor of the run's batches is the label: `derivatives.label_search` says how.
 
     Raises:
@@ -34,7 +35,7 @@ def label_of(run: Recording) -> Label:
         return find_label(model, lambda data: run.loss(model, data), _batches(run))
 
 
-def labels_of(run: Recording, samples: Sequence[int] | None = None) -> Tensor:
+def labels_of(run: Trained, samples: Sequence[int] | None = None) -> Tensor:
     """The labels that samples were trained on, int64 (samples,); of all samples if None.
 
     Warns where the data set's own `targets` or `labels` say something else: the run was trained on what the batches
@@ -46,7 +47,7 @@ def labels_of(run: Recording, samples: Sequence[int] | None = None) -> Tensor:
     Cost: the samples are fetched once.
     """
     label = label_of(run)
-    samples = range(run.manifest.data["length"]) if samples is None else samples
+    samples = range(samples_in(run)) if samples is None else samples
     parts = []
     for start in range(0, len(samples), AT_ONCE):
         some = list(samples[start : start + AT_ONCE])
@@ -101,8 +102,11 @@ def own_labels(dataset: Any) -> Tensor | None:
     return None
 
 
-def _batches(run: Recording) -> Iterator[Any]:
-    """Data of steps that are evenly spaced over the run."""
+def _batches(run: Trained) -> Iterator[Any]:
+    """Data of steps that are evenly spaced over the run; of some samples where no steps were recorded."""
+    if not isinstance(run, Recording):
+        yield from (run.collate(some) for some in probes(samples_in(run)))
+        return
     places = np.linspace(0, len(run.steps) - 1, min(STEPS, len(run.steps))).astype(int)
     for place in dict.fromkeys(places.tolist()):
         for batch in run.batches(run.steps[place]):

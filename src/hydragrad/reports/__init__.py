@@ -2,6 +2,7 @@
 
 report       the public function
 content      run and scores as plain data
+subject      what the page is about: a recorded run, or a model trained elsewhere
 listing      all scored samples, the most suspect first
 predictions  predictions of the trained model on samples
 over_time    contributions of every epoch

@@ -12,25 +12,20 @@ from hydragrad.replay import Recording
 from hydragrad.reports.charts import curves, detection, scatters
 from hydragrad.reports.comparisons import Comparison, read_comparisons
 from hydragrad.reports.explaining import Explanations
-from hydragrad.reports.facts import run_facts
 from hydragrad.reports.gallery import Gallery
 from hydragrad.reports.labels import LabelNames, label_names, plain
 from hydragrad.reports.listing import KNOWN, extremes, flipped
 from hydragrad.reports.over_time import over_time
 from hydragrad.reports.packing import Kind, Packed, packed
 from hydragrad.reports.predictions import Predictions, predictions
+from hydragrad.reports.subject import Subject, subject_of
 from hydragrad.reports.verdict import Verdict, verdict
-from hydragrad.reports.wording import counted, number, percent
+from hydragrad.reports.wording import percent
 from hydragrad.scores import Check, Scores
-from hydragrad.training import epoch_logs
+from hydragrad.trained_elsewhere import Checkpoints
 
 ALL_TRAINING_SAMPLES = 60_000
 """Up to so many training samples the page holds the test samples that each moved; beyond, only of those shown."""
-
-HOW_OVER_TIME = (
-    "These scores do not hold what every epoch added. Compute it: hg.attribute(run, query, stretches=epochs), or "
-    "hydragrad attribute RUN once more."
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +33,7 @@ class Content:
     """Everything on the page.
 
     Attributes:
-        title, lead, query, accuracies, verdict, facts, comparisons: What is read without a script.
+        title, lead, query, accuracies, verdict, subject, comparisons: What is read without a script.
         truth: How many of the suspects really carry a wrong label, where that is known.
         data: What the page's script shows: plain values, columns of numbers packed.
     """
@@ -48,14 +43,14 @@ class Content:
     query: str
     accuracies: Mapping[str, float]
     verdict: Verdict
-    facts: tuple[tuple[str, str], ...]
+    subject: Subject
     comparisons: tuple[Comparison, ...]
     truth: str | None
     data: dict[str, Any]
 
 
 def read_content(
-    run: Recording,
+    run: Recording | Checkpoints,
     scores: Scores,
     listed: pd.DataFrame,
     *,
@@ -77,6 +72,7 @@ def read_content(
     """
     position = query if isinstance(query, int) else scores.query_names.index(query)
     name = scores.query_names[position]
+    subject = subject_of(run)
     comparisons = read_comparisons(scores.evidence, checks)
     judged = verdict(scores.evidence, comparisons)
     predicted = _predictions(run, listed)
@@ -91,16 +87,16 @@ def read_content(
         galleries["test"] = gallery.shown(explanations.dataset, explanations.samples.tolist())
     return Content(
         title=title or _title(listed),
-        lead=(*_lead(run, name, float(scores.query_values[position])), *_gain(accuracies)),
+        lead=(*subject.lead(name, float(scores.query_values[position])), *_gain(accuracies)),
         query=name,
         accuracies=accuracies,
         verdict=judged,
-        facts=run_facts(run),
+        subject=subject,
         comparisons=comparisons,
         truth=_truth(listed),
         data={
             "version": 1,
-            "run": {"name": run.path.name, "digest": run.digest, "samples": run.manifest.data["length"]},
+            "run": {"name": subject.name, "digest": run.digest, "samples": subject.samples},
             "query": name,
             "column": judged.column,
             "labels": {"names": labels.names, "values": labels.values},
@@ -108,9 +104,9 @@ def read_content(
             "shown": galleries,
             **gallery.packed(),
             "explain": explained or {"how": how_to_explain},
-            "time": over_time(run, scores, position, listed, shown),
-            "how_over_time": HOW_OVER_TIME,
-            "curves": curves(epoch_logs(run.path)),
+            "time": over_time(run, scores, position, listed, shown) if isinstance(run, Recording) else None,
+            "how_over_time": subject.how_over_time,
+            "curves": curves(subject.epochs),
             "accuracies": [{"name": key, "value": value} for key, value in accuracies.items()],
             "checks": scatters(comparisons),
             "detection": detection(listed),
@@ -118,7 +114,7 @@ def read_content(
     )
 
 
-def _predictions(run: Recording, listed: pd.DataFrame) -> Predictions:
+def _predictions(run: Recording | Checkpoints, listed: pd.DataFrame) -> Predictions:
     other = None
     if "suggested_label" in listed and pd.api.types.is_integer_dtype(listed["suggested_label"]):
         other = listed["suggested_label"].tolist()
@@ -210,19 +206,6 @@ def _title(listed: pd.DataFrame) -> str:
     if "suggested_label" not in listed:
         return "Which training samples helped this model, and which harmed it"
     return "Training samples that probably carry a wrong label"
-
-
-def _lead(run: Recording, query: str, value: float) -> list[str]:
-    model = run.manifest.model["class"].rsplit(".", 1)[-1]
-    epochs, trained = run.manifest.about.get("epochs"), counted(len(run.steps), "step")
-    if isinstance(epochs, int) and run.completed:
-        trained = f"{counted(epochs, 'epoch')} ({trained})"
-    return [
-        f"A model ({model}) was trained on {counted(run.manifest.data['length'], 'sample')} for {trained}, "
-        f"and the training was recorded.",
-        f"From the recording, hydragrad estimated for each sample whether having trained on it raised or "
-        f"lowered “{query}”, which is {number(value)} for the finished model.",
-    ]
 
 
 def _gain(accuracies: Mapping[str, float]) -> list[str]:

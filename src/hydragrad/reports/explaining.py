@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hydragrad.errors import QueryError
-from hydragrad.replay import Recording
+from hydragrad.replay import Recording, Trained
 from hydragrad.reports.predictions import Predictions, predictions
 from hydragrad.scores import Note, Scores, sample_losses, single_samples_of
 from hydragrad.tracking import Store
@@ -113,7 +113,7 @@ def from_store(run: Recording, store: Store, dataset: Dataset[Any], *, count: in
     )
 
 
-def from_scores(run: Recording, scores: Scores, dataset: Dataset[Any] | None) -> Explanations:
+def from_scores(run: Trained, scores: Scores, dataset: Dataset[Any] | None) -> Explanations:
     """Explain the test samples that scores were computed for.
 
     Args:

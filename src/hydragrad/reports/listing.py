@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from hydragrad.cleaning import suspects as rank_suspects
 from hydragrad.errors import LossError, PresentationError
-from hydragrad.replay import Recording, labels_of
+from hydragrad.replay import Recording, Trained, labels_of
 from hydragrad.scores import Scores
+from hydragrad.trained_elsewhere import Checkpoints
 
 NEEDED = ("sample", "given_label", "contribution")
 KNOWN = ("suggested_label", "true_label", "flipped", "confidence", "standard_error")
@@ -18,7 +19,9 @@ BY_CLASS = 4
 """Extremes of every class that are shown, on either side."""
 
 
-def listing(run: Recording, scores: Scores, query: str | int, suspects: pd.DataFrame | None) -> pd.DataFrame:
+def listing(
+    run: Recording | Checkpoints, scores: Scores, query: str | int, suspects: pd.DataFrame | None
+) -> pd.DataFrame:
     """List every scored sample: sample, given_label, contribution, and whatever else the suspects hold.
 
     Args:
@@ -81,7 +84,7 @@ def flipped(listed: pd.DataFrame) -> NDArray[np.bool_] | None:
     return listed["flipped"].to_numpy(dtype=bool)
 
 
-def given_labels(run: Recording, samples: Sequence[int]) -> Sequence[int | None]:
+def given_labels(run: Trained, samples: Sequence[int]) -> Sequence[int | None]:
     """The labels that samples were trained on; None where no tensor of the batches is the label, or several are."""
     try:
         return labels_of(run, samples).tolist()
@@ -89,7 +92,7 @@ def given_labels(run: Recording, samples: Sequence[int]) -> Sequence[int | None]
         return [None] * len(samples)
 
 
-def _by_contribution(run: Recording, scores: Scores, query: str | int) -> pd.DataFrame:
+def _by_contribution(run: Trained, scores: Scores, query: str | int) -> pd.DataFrame:
     ids = scores.sample_ids.tolist()
     labels = np.array(given_labels(run, ids), dtype=object)
     frame = pd.DataFrame({"sample": ids, "given_label": labels, "contribution": scores.row(query).numpy()})

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from hydragrad.randomness import preserved
-from hydragrad.replay import Recording
+from hydragrad.replay import Trained
 from hydragrad.replay.held_out import HeldOutBatches
 from hydragrad.training.measuring import evaluated
 
@@ -39,12 +39,12 @@ class Predictions:
 
 
 def predictions(
-    run: Recording, dataset: Dataset[Any], samples: Sequence[int], other: Sequence[int] | None = None
+    run: Trained, dataset: Dataset[Any], samples: Sequence[int], other: Sequence[int] | None = None
 ) -> Predictions:
     """Evaluate samples of a data set with the run's trained model.
 
     Args:
-        run: Whose final model is evaluated.
+        run: A recorded run, or checkpoints: whose final model is evaluated.
         dataset: Training or held-out data.
         samples: Which ones.
         other: A further label of each sample whose probability is wanted.

@@ -8,8 +8,8 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from hydragrad.disk import make_folder
-from hydragrad.errors import PresentationError, QueryError
-from hydragrad.replay import Recording
+from hydragrad.errors import PresentationError, QueryError, Unsupported
+from hydragrad.replay import Recording, samples_in
 from hydragrad.reports.content import read_content
 from hydragrad.reports.explaining import EXPLAINED, Explanations, explained_samples, from_scores, from_store
 from hydragrad.reports.gallery import Gallery
@@ -20,16 +20,22 @@ from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Check, Scores
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking import Store
+from hydragrad.trained_elsewhere import Checkpoints, require_scores_about
 
 HOW_TO_EXPLAIN = (
     "To see which training samples moved a prediction, give the report a store of hypergradients and the test samples: "
     "hg.report(run, scores, path, explain=hg.hypergradients(run, projection=2048), test_set=test_set)."
 )
 
+EXPLAIN_ELSEWHERE = (
+    "To see which training samples moved a prediction, give the report scores of single test samples: "
+    "hg.report(checkpoints, scores, path, explain=hg.influence(checkpoints, hg.sample_losses(test_set, [0, 1, 2])))."
+)
+
 
 @in_clean_surroundings
 def report(
-    run: Recording,
+    run: Recording | Checkpoints,
     scores: Scores,
     path: str | Path,
     *,
@@ -45,12 +51,12 @@ def report(
     title: str | None = None,
     thumbnails: int = 2000,
     explained: int = EXPLAINED,
-    how_to_explain: str = HOW_TO_EXPLAIN,
+    how_to_explain: str | None = None,
 ) -> Path:
     """Write one HTML file that needs no network, and is the same for the same input.
 
     Args:
-        run: The run that the scores are about.
+        run: The run that the scores are about, or the checkpoints of a model trained elsewhere.
         scores: Contributions (positive helps, unit of the query).
         path: File to write; its folder is made, an older file replaced.
         query: Which query of the scores; the first if None.
@@ -70,13 +76,15 @@ def report(
         title: Heading of the page.
         thumbnails: So many suspects are shown as pictures, texts or values; of the others only the numbers.
         explained: So many test samples are explained, misclassified ones first, where `explain` is a store.
-        how_to_explain: What the page says where there is nothing to explain predictions by.
+        how_to_explain: What the page says where there is nothing to explain predictions by; a hint if None.
 
     Returns:
         The file.
 
     Raises:
-        QueryError: An unknown query, scores of other samples than the run's, or a store without `test_set`.
+        QueryError: An unknown query, scores of other samples than the run's, of other checkpoints or of candidates, or
+            a store without `test_set`.
+        Unsupported: A store for checkpoints of a model trained elsewhere.
         PresentationError: Suspects, labels, accuracies, samples or checks that can't be shown.
 
     Cost: one forward pass of the training set; with a store also one of the test set, and `explained` gradients.
@@ -86,7 +94,8 @@ def report(
             f"thumbnails must not be negative and explained at least 1, got {thumbnails} and {explained}."
         )
     _require_fractions(accuracies or {})
-    length = run.manifest.data["length"]
+    require_scores_about(run, scores)
+    length = samples_in(run)
     last = int(scores.sample_ids.max())
     if last >= length:
         raise QueryError(
@@ -105,7 +114,7 @@ def report(
         accuracies=accuracies or {},
         checks=checks,
         explanations=_explanations(run, scores, explain, test_set, explained),
-        how_to_explain=how_to_explain,
+        how_to_explain=how_to_explain or (EXPLAIN_ELSEWHERE if isinstance(run, Checkpoints) else HOW_TO_EXPLAIN),
         title=title,
         thumbnails=thumbnails,
     )
@@ -121,12 +130,23 @@ def report(
 
 
 def _explanations(
-    run: Recording, scores: Scores, explain: Store | Scores | None, test_set: Dataset[Any] | None, count: int
+    run: Recording | Checkpoints,
+    scores: Scores,
+    explain: Store | Scores | None,
+    test_set: Dataset[Any] | None,
+    count: int,
 ) -> Explanations | None:
     if isinstance(explain, Store):
         if test_set is None:
             raise QueryError("A store explains the predictions of test samples. Pass them: test_set=...")
+        if isinstance(run, Checkpoints):
+            raise Unsupported(
+                "A store's rows are those of a recorded run; these are checkpoints of a model trained elsewhere. "
+                "Explain predictions by scores: explain=hg.influence(checkpoints, hg.sample_losses(test_set, [...]))."
+            )
         return from_store(run, explain, test_set, count=count)
+    if explain is not None:
+        require_scores_about(run, explain)
     if explain is None and explained_samples(scores) is None:
         return None
     return from_scores(run, explain or scores, test_set)

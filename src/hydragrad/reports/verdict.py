@@ -7,6 +7,7 @@ from typing import Any
 from hydragrad.reports.comparisons import Comparison
 from hydragrad.reports.wording import counted, number
 from hydragrad.scores import MEANING, Check, Evidence
+from hydragrad.scores.evidence import INFLUENCE, TRACIN
 from hydragrad.scores.notes import NoteKind
 
 CURVATURES = {
@@ -16,6 +17,9 @@ CURVATURES = {
 }
 
 MEANING_WITHOUT_SCALE = "contribution (positive helps; unit of the query; scale not measured)"
+
+ROUTES = {INFLUENCE: "influence functions", TRACIN: "sums over checkpoints (TracIn)"}
+AT_CHECKPOINTS = {INFLUENCE: "Gauss–Newton, at checkpoints", TRACIN: "dropped"}
 
 MEASURED: tuple[NoteKind, ...] = ("smoothness", "approximation error")
 """Notes that answer a question of their own on the page."""
@@ -103,10 +107,18 @@ def _measurements(evidence: Evidence, comparisons: Sequence[Comparison]) -> tupl
         f"Nearly: on another machine than the recording's, weights drifted by at most {number(evidence.replay_drift)} "
         f"of their size."
     )
+    if evidence.trained_elsewhere:
+        return (
+            Measurement(
+                question="Are predictions right?",
+                answer=_largest(comparisons).sentence if comparisons else None,
+                how="it takes a recorded training, hg.train or hg.Recorder, and then hg.verify",
+            ),
+        )
     nothing_dropped = None if evidence.curvature == "none" else "Nothing: the curvature is in these numbers."
     if evidence.from_checkpoints:
-        nothing_dropped = "Nothing: influence functions take no derivative of the run."
-        exact = "Not needed: influence functions use checkpoints of the run as they were saved."
+        nothing_dropped = f"Nothing: {ROUTES[evidence.route]} take no derivative of the run."
+        exact = f"Not needed: {ROUTES[evidence.route]} use checkpoints of the run as they were saved."
     return (
         Measurement(
             question="Are predictions right?",
@@ -144,7 +156,7 @@ def _meaning(evidence: Evidence) -> tuple[str, ...]:
     why = (
         "influence functions of checkpoints approximate what other runs lose without the sample, so the scale of "
         "these numbers can be wrong."
-        if evidence.from_checkpoints
+        if evidence.route == INFLUENCE
         else "without the curvature of the loss, the scale of these numbers can be wrong by orders of magnitude."
     )
     return (
@@ -169,7 +181,7 @@ def _warnings(evidence: Evidence) -> tuple[str, ...]:
 
 def _facts(evidence: Evidence) -> tuple[tuple[str, str], ...]:
     derivatives = (
-        (("Curvature of the loss", "Gauss–Newton, at checkpoints"), ("Route", "influence functions"))
+        (("Curvature of the loss", AT_CHECKPOINTS[evidence.route]), ("Route", ROUTES[evidence.route]))
         if evidence.from_checkpoints
         else (
             ("Curvature of the loss", _curvature(evidence)),

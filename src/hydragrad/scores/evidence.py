@@ -11,6 +11,8 @@ from hydragrad.scores.notes import Note
 HYDRA = Method()
 INFLUENCE = "influence"
 """The route of influence functions, which take no derivative of the run."""
+TRACIN = "tracin"
+"""The route of TracIn, which takes none either."""
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,12 @@ class Evidence:
         method: Curvature, damping, smoothing and replays.
         seeds: Independent runs that the scores are means over.
         route: How the directional derivatives were taken: hooks, jvp, samples, or sweep; influence for influence
-            functions, whose damping and checkpoints are in the note of that kind.
-        steps: Steps of the run that were differentiated; 0 for influence functions.
+            functions and tracin for TracIn, whose checkpoints and damping or rates are in the note of that kind.
+        steps: Steps of the run that were differentiated; 0 for these two.
         completed: Whether the run had ended.
         replay_exact: Whether the replay was held to be equal to the bit.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
+        states: Digests of the checkpoints of a model trained elsewhere; none of a recorded run.
         notes: Anything a reader must know.
         checks: Predicted against actual changes, by whoever measured them.
         compared: What the derivatives were held to on the way, and how often.
@@ -53,6 +56,7 @@ class Evidence:
     completed: bool = True
     replay_exact: bool = True
     replay_drift: float = 0.0
+    states: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     checks: tuple[Check, ...] = ()
     compared: tuple[Compared, ...] = ()
@@ -79,8 +83,18 @@ class Evidence:
 
     @property
     def from_checkpoints(self) -> bool:
-        """Whether these are influence functions, which use checkpoints of the run and no derivative of it."""
-        return self.route == INFLUENCE
+        """Whether these are influence functions or TracIn, which use checkpoints and no derivative of the run."""
+        return self.route in (INFLUENCE, TRACIN)
+
+    @property
+    def trained_elsewhere(self) -> bool:
+        """Whether these are about checkpoints of a model whose training was not recorded."""
+        return bool(self.states)
+
+    @property
+    def about_candidates(self) -> bool:
+        """Whether these are about samples that were not trained on."""
+        return any(note.kind == "candidates" for note in self.notes)
 
     @property
     def scale_is_measured(self) -> bool:
@@ -113,6 +127,7 @@ class Evidence:
             **{name: value for name, value in values.items() if name in known}
             | {
                 "method": method,
+                "states": tuple(values.get("states", ())),
                 "notes": tuple(Note.read(note) for note in values.get("notes", ())),
                 "checks": tuple(Check.read(check) for check in values.get("checks", ())),
                 "compared": tuple(Compared(**entry) for entry in values.get("compared", ())),

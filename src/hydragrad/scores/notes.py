@@ -10,6 +10,7 @@ NoteKind = Literal[
     "projection",
     "ensemble",
     "influence",
+    "candidates",
     "advice",
     "interrupted",
     "autocast",
@@ -58,6 +59,15 @@ UNSEALED = Note(
 def interrupted(steps: int) -> Note:
     """That a run has not ended, and after how many steps it was taken."""
     return Note("interrupted", f"The run was interrupted; this is its state after step {steps:,}.")
+
+
+def of_candidates(count: int) -> Note:
+    """That scores are about samples that were not trained on."""
+    return Note(
+        "candidates",
+        f"The scores are about {count:,} candidates that were not trained on: the contribution of each as if it had "
+        f"been, with weight 1; positive means that adding it would help.",
+    )
 
 
 def under_autocast(kind: str) -> Note:

@@ -33,6 +33,7 @@ from hydragrad.tracking.rows.table import Table
 from hydragrad.tracking.step_gradients import StepGradients
 from hydragrad.tracking.store import Store
 from hydragrad.tracking.unfinished import finish, require_same_store
+from hydragrad.trained_elsewhere import require_recorded
 
 
 @in_clean_surroundings
@@ -75,6 +76,7 @@ def hypergradients(
 
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
+    require_recorded(run, "hypergradients")
     rule = _one_rule(run)
     require_sound(curvature, projection, batch_statistics, rule)
     sample_ids = checked_samples(samples, run.manifest.data["length"])

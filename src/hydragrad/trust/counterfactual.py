@@ -20,6 +20,7 @@ from hydragrad.replay.retraining import State, retrain
 from hydragrad.runs.buffers import put_state
 from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import require_recorded
 
 TRAINING_SAMPLES = 500
 """Training samples in the query that stands in where none is passed."""
@@ -75,6 +76,7 @@ def counterfactual(
 
     Cost: one training a group; with `keep` the size of the model on disk for each.
     """
+    require_recorded(run, "counterfactual")
     listed = queries_of(queries)
     changed = [tuple(int(i) for i in group) for group in groups]
     weights = _weights(weight, len(changed), relabelling=labels is not None)

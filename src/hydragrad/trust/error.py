@@ -32,6 +32,7 @@ from hydragrad.runs import StepRecord
 from hydragrad.scores import Evidence, Note, Query, checked_samples
 from hydragrad.steps import Tangent, coefficients, tangent_all, tangent_transforms
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import require_recorded
 from hydragrad.trust.counterfactual import training_loss
 
 Array = NDArray[np.float64]
@@ -159,6 +160,7 @@ def approximation_error(
 
     Source: Chen et al. 2021, section 4.2 and Theorem 1, for mini-batches, momentum and any schedule.
     """
+    require_recorded(run, "approximation_error")
     sample_ids = _sample_ids(run, samples, seed)
     scalar = query or training_loss(run, seed)
     if len(scalar.names()) != 1:

@@ -24,6 +24,7 @@ from hydragrad.replay.changed_run import Change
 from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Curvature, Evidence, Method, Note, Query
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import require_recorded
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
 
 SMOOTH = 0.2
@@ -117,6 +118,7 @@ def smoothness(
     Cost: 1 + 2 * steps * directions trainings, saved in RUN/retrained. The verdict is saved in RUN/smoothness.json, and
     `attribute` notes where another method is used.
     """
+    require_recorded(run, "smoothness")
     require_completed(run)
     if not 0 < share < 1 or not steps or min(steps) <= 0 or directions < 1:
         raise ValueError("smoothness needs steps above 0, a share between 0 and 1, and at least one direction.")

@@ -17,6 +17,7 @@ from hydragrad.replay.retraining import retrain
 from hydragrad.scores import Check, Evidence, Query, Scores, numbered, queries_of
 from hydragrad.scores.checks import CheckKind, Interval
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import require_recorded
 from hydragrad.trust.counterfactual import counterfactual, measure
 from hydragrad.trust.lds import lds, lds_interval
 
@@ -81,6 +82,7 @@ def verify(
 
     Source: Park et al. 2023 (LDS); Bae et al. 2024 and Ilyas and Engstrom 2025 (a fixed trajectory).
     """
+    require_recorded(run, "verify")
     listed = _queries(scores, queries)
     runs = [run] if isinstance(run, Recording) else list(run)
     if not runs:

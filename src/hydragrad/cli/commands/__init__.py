@@ -4,6 +4,7 @@ demo        the main job on an embedded data set
 check       two steps on a copy: what can be recorded, and what it costs
 train       train with recording
 attribute   contributions of single training samples
+influence   the same for a model trained elsewhere, from its checkpoints
 smoothness  whether derivatives predict removals on this run
 verify      predicted against actual removals
 bound       the error of dropping the curvature
