@@ -27,13 +27,13 @@ class Refusal:
 
     @property
     def cause(self) -> str:
-        """What was expected and what was found: all but the last sentence, where there are several."""
+        """What was expected and found, which is all but the last sentence where there are several."""
         before, _, last = self._parted
         return before or last
 
     @property
     def change(self) -> str:
-        """What to do: the last sentence, where there are several."""
+        """What to do, which is the last sentence where there are several."""
         before, _, last = self._parted
         return last if before else ""
 

@@ -275,7 +275,7 @@ class Tracker:
 
     @property
     def route(self) -> str:
-        """How gradients of samples are made: layers, vjp, frozen, or exact (with curvature); none before any step."""
+        """How samples' gradients are made (layers, vjp, frozen; exact with curvature); none before any step."""
         return self._rows.route
 
     @property
