@@ -11,6 +11,7 @@ from hydragrad.errors import HydragradError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.saved_scores import DATA_SET
 from hydragrad.replay import Recording
+from hydragrad.replay.histories import has_closed_form, run_histories
 from hydragrad.reports import report
 from hydragrad.scores import Check, Scores, saved_scores
 from hydragrad.tracking import Store
@@ -18,6 +19,9 @@ from hydragrad.tracking.facts import FILE
 
 HELD_OUT = ("test", "validation")
 """Predictions are explained on the first of these data sets that exists."""
+
+PICTURES, TEXTS = 2_000, 20_000
+"""So many suspects are shown as pictures, or as texts, which take less room."""
 
 
 def write_report(
@@ -46,15 +50,22 @@ def write_report(
         accuracies=accuracies,
         checks=checks,
         title=title,
-        how_to_explain=_how_to_explain(run, name),
+        how_to_explain=_how_to_explain(run, name, scores.evidence.curvature),
+        thumbnails=PICTURES if experiment.measure is None else TEXTS,
     )
 
 
-def _how_to_explain(run: Recording, name: str | None) -> str:
+def _how_to_explain(run: Recording, name: str | None, curvature: str) -> str:
     if name is None:
         return (
             "There are no held-out samples whose predictions could be explained. Let your function return them: "
             "(model, loss, train_set, optimizer, {'test': test_set})."
+        )
+    if not has_closed_form(run, run_histories(run)):
+        return (
+            f"To see which training samples moved a prediction, attribute the run to it and write the report again: "
+            f"hydragrad attribute {run.path} --query {name}:0 --query {name}:1 --curvature {curvature}; hydragrad report "
+            f"{run.path} --curvature {curvature}"
         )
     return (
         f"To see which training samples moved a prediction, compute their rows once and write the report again: "
