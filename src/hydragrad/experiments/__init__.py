@@ -3,6 +3,7 @@
 settings           what a run was trained with, as its manifest saves it
 recipes            how the data sets known by name are trained
 text_recipes       how the texts known by name are trained
+backwards          wrong samples planted in a text
 defaults           what a training takes where the command line says nothing
 experiment         data, loss and fresh starts, in one value
 by_name            the experiment of a data set and a model known by name

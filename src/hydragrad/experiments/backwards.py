@@ -31,7 +31,8 @@ def spelled_backwards(part: TensorDataset, *, share: float, seed: int) -> tuple[
     count, possible = round(share * len(read)), int(changed.sum())
     if not 0 <= share <= 1 or count > possible:
         raise DataError(
-            f"The share of names to spell backwards must be between 0 and {possible / len(read):.2f}, got {share:g}."
+            f"The share of names to spell backwards must be between 0 and {possible:,}/{len(read):,} (the others "
+            f"read the same both ways), got {share:g}."
         )
     order = torch.randperm(len(read), generator=torch.Generator().manual_seed(seed))
     planted = torch.zeros(len(read), dtype=torch.bool)

@@ -31,6 +31,7 @@ class Experiment:
         train_set: The training samples, noise included.
         held_out: Further data sets by name: validation, test.
         labels: Given and true labels, where noise was planted.
+        planted: Which training samples are wrong on purpose where they have no labels, bool (N,).
         classes: Names of the labels, where known.
         render: Picture of any data set's item, if the data are images; its text, if they are texts.
         shown: Picture of any data set's input, if the data are images.
@@ -44,6 +45,7 @@ class Experiment:
     train_set: Dataset[Any]
     held_out: Mapping[str, Dataset[Any]]
     labels: Labels | None = None
+    planted: Tensor | None = None
     classes: tuple[str, ...] | None = None
     render: Callable[[Any], NDArray[np.uint8] | str] | None = None
     shown: Callable[[Tensor], NDArray[np.uint8]] | None = None

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from hydragrad.datasets import load_text
 from hydragrad.errors import QueryError
+from hydragrad.experiments.backwards import spelled_backwards
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
@@ -22,12 +23,13 @@ def experiment_of_text(settings: Settings, *, data_dir: Path | None) -> Experime
         data_dir: Folder with the text's file.
 
     Raises:
-        QueryError: Label noise, which a text without labels can't have.
+        QueryError: Noise in another text than names.
+        DataError: More noise than there are names to spell backwards.
     """
     name, optimizer = settings.model, settings.optimizer
     assert settings.data is not None and name is not None and optimizer is not None
-    if settings.noise:
-        raise QueryError(f"--noise flips labels, and the samples of {settings.data} have none. Leave it out.")
+    if settings.noise and settings.data != "names":
+        raise QueryError(f"--noise flips labels, or spells names backwards; {settings.data} has neither. Leave it out.")
     sizes = dict(settings.sizes or {})
     splits = load_text(
         settings.data,
@@ -37,6 +39,9 @@ def experiment_of_text(settings: Settings, *, data_dir: Path | None) -> Experime
         validation_size=settings.validation_size,
         test_size=settings.test_size,
     )
+    train_set, planted = splits.train, None
+    if settings.noise:
+        train_set, planted = spelled_backwards(splits.train, share=settings.noise, seed=settings.seed)
     plan = Plan(
         epochs=settings.epochs,
         batch_size=settings.batch_size,
@@ -60,9 +65,10 @@ def experiment_of_text(settings: Settings, *, data_dir: Path | None) -> Experime
         settings=settings,
         start=start,
         loss=next_token_loss,
-        train_set=splits.train,
+        train_set=train_set,
         held_out={"validation": splits.validation, "test": splits.test},
         render=splits.text,
         measure=loss_and_next_token_accuracy,
+        planted=planted,
         accuracy_name="next-character accuracy",
     )

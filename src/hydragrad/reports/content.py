@@ -40,6 +40,7 @@ class Content:
     Attributes:
         title, lead, query, accuracies, verdict, facts, comparisons: What is read without a script.
         truth: How many of the suspects really carry a wrong label, where that is known.
+        wrong: What carries the fault of a wrong sample: its label, or all of it.
         data: What the page's script shows: plain values, columns of numbers packed.
     """
 
@@ -51,6 +52,7 @@ class Content:
     facts: tuple[tuple[str, str], ...]
     comparisons: tuple[Comparison, ...]
     truth: str | None
+    wrong: str
     data: dict[str, Any]
 
 
@@ -98,6 +100,7 @@ def read_content(
         facts=run_facts(run),
         comparisons=comparisons,
         truth=_truth(listed),
+        wrong="samples" if listed["given_label"].isna().all() else "labels",
         data={
             "version": 1,
             "run": {"name": run.path.name, "digest": run.digest, "samples": run.manifest.data["length"]},
@@ -240,6 +243,12 @@ def _truth(listed: pd.DataFrame) -> str | None:
         return None
     count = int(known.sum())
     among = int(known[:count].sum())
+    if listed["given_label"].isna().all():
+        return (
+            f"The truth is known here: {count:,} of the {len(known):,} samples are wrong on purpose, and of the "
+            f"{count:,} most harmful ones {among:,} ({percent(among / count)}) are among them; at random it would be "
+            f"{percent(count / len(known))}."
+        )
     return (
         f"The truth is known here: {count:,} of the {len(known):,} labels are wrong, and of the {count:,} most suspect "
         f"samples {among:,} ({percent(among / count)}) really carry a wrong one."

@@ -2,12 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 
 import small_texts
 from cli.test_app import hydragrad as hydragrad
 from hydragrad import cli
+from hydragrad.cli.commands import demo_text
 
 SMALL = ("--layers", 1, "--heads", 2, "--width", 8, "--train-size", 40, "--validation-size", 5, "--epochs", 1)
 
@@ -124,3 +126,23 @@ def test_a_run_is_not_resumed_for_more_epochs_than_its_schedule_has(hydragrad, r
     words = ("train", "--data", "names", "--model", "gpt", *SMALL[:-1], 2, "--out", run, "--resume")
     code, _, err = hydragrad(*words)
     assert code == 1 and "epochs: 1 then, 2 now" in err
+
+
+def test_the_demo_tells_the_whole_story_and_can_be_repeated(hydragrad, tmp_path, monkeypatch):
+    small = replace(
+        demo_text.SETTINGS, train_size=60, validation_size=9, test_size=9, epochs=1, sizes={"width": 8, "layers": 1}
+    )
+    for name, value in {"SETTINGS": small, "GROUPS": (3, 6), "WORKERS": 1}.items():
+        monkeypatch.setattr(demo_text, name, value)
+    words = ("demo", "--text", "--out", tmp_path / "demo", "--quiet", "--json", tmp_path / "figures.json")
+    code, out, err = hydragrad(*words)
+    assert code == 0, err
+    assert "without the 6 most harmful" in out and "Names that it invents" in out and "helped most by" in out
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert 0 < figures["auc"] < 1 and figures["actual_4"] != figures["actual_5"]
+    page = (tmp_path / "demo" / "report.html").read_text()
+    assert "6 of the 60 samples are wrong on purpose" in page and "How soon wrong samples are found" in page
+    hydragrad(*words)
+    assert json.loads((tmp_path / "figures.json").read_text()) == figures, "the same figures the second time"
+    code, _, err = hydragrad("report", tmp_path / "demo", "--curvature", "ggn", "--out", tmp_path / "again.html")
+    assert code == 0 and "6 of the 60 samples are wrong on purpose" in (tmp_path / "again.html").read_text()
