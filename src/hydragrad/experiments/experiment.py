@@ -52,6 +52,11 @@ class Experiment:
     measure: Callable[[nn.Module, Dataset[Any]], tuple[float, float | None]] | None = None
     accuracy_name: str = "accuracy"
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the samples are texts, which have no labels."""
+        return self.measure is not None
+
     def query(self, text: str) -> Query:
         """Return the query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.
 

@@ -54,7 +54,7 @@ def write_report(
         checks=checks,
         title=title,
         how_to_explain=_how_to_explain(run, name, scores.evidence.curvature),
-        thumbnails=PICTURES if experiment.measure is None else TEXTS,
+        thumbnails=TEXTS if experiment.is_text else PICTURES,
     )
 
 

@@ -91,6 +91,14 @@ def test_the_report_shows_texts_and_no_labels(hydragrad, play):
     assert "Which training samples helped this model" in page
 
 
+def test_cleaning_is_refused_since_there_are_no_labels(hydragrad, play):
+    code, _, err = hydragrad("clean", play)
+    assert (
+        code == 1
+        and f"shakespeare has no labels to clean. See its most harmful samples: hydragrad report {play}" in err
+    )
+
+
 def test_a_setup_is_checked(hydragrad):
     code, out, err = hydragrad("check", "--data", "names", "--model", "gpt", *SMALL[:8])
     assert code == 0, err

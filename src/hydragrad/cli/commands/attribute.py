@@ -93,7 +93,7 @@ def attribute(
             f"{text} most helpful": helpful,
             f"{text} seconds": time.monotonic() - begin,
         }
-    following = "clean" if experiment.measure is None else "report"  # texts have no labels to clean
+    following = "report" if experiment.is_text else "clean"
     options = "" if curvature == "none" or following == "clean" else f" --curvature {curvature}"
     say(f"next: hydragrad {following} {run}{options}")
     write_json(json, figures)

@@ -307,7 +307,7 @@ def _class_name(experiment: Experiment, label: int | None) -> str | None:
 
 def _text(experiment: Experiment, item: Any) -> str | None:
     """The item as one line, if the data are texts."""
-    words = experiment.render(item) if experiment.render is not None and experiment.shown is None else None
+    words = experiment.render(item) if experiment.render is not None and experiment.is_text else None
     return one_line(words) if isinstance(words, str) else None
 
 

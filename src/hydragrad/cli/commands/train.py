@@ -139,7 +139,7 @@ def train(
         "run": str(out),
         "steps": f"{len(run.steps):,} in {settings.epochs} epochs",
         "training loss, last epoch": f"{last['train_loss']:.4f}",
-        **({} if experiment.measure is None else {"test loss, nats a character": number(loss)}),
+        **({"test loss, nats a character": number(loss)} if experiment.is_text else {}),
         f"test {experiment.accuracy_name}": percent(accuracy),
         "took": duration(time.monotonic() - begin),
     }
