@@ -29,6 +29,13 @@ CurvatureOption = Annotated[
         help="none: HYDRA, fast, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, more stable on kinks."
     ),
 ]
+CurvatureByData = Annotated[
+    Literal["none", "hessian", "ggn"] | None,
+    typer.Option(
+        help="none: HYDRA, fast, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, more stable on kinks "
+        "(default: none; of texts trained by AdamW hessian)."
+    ),
+]
 SmoothingOption = Annotated[
     float | None,
     typer.Option(

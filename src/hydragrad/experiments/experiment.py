@@ -16,7 +16,7 @@ from hydragrad.experiments.named_query import NamedQuery
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
 from hydragrad.replay import Recording, labels_of
-from hydragrad.scores import Query, mean_loss, sample_losses
+from hydragrad.scores import Curvature, Query, mean_loss, sample_losses
 from hydragrad.training import mean_loss_and_accuracy
 
 
@@ -56,6 +56,11 @@ class Experiment:
     def is_text(self) -> bool:
         """Whether the samples are texts, which have no labels."""
         return self.measure is not None
+
+    @property
+    def curvature(self) -> Curvature:
+        """The one that is taken where the user names no other: exact for texts trained by AdamW."""
+        return "hessian" if self.is_text and self.settings.optimizer == "adamw" else "none"
 
     def query(self, text: str) -> Query:
         """Return the query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.

@@ -79,6 +79,7 @@ def test_the_texts_that_moved_a_prediction_are_shown(hydragrad, run, tmp_path, c
 def test_ends_of_lines_are_shown_as_such(hydragrad, play):
     code, out, err = hydragrad("explain", play, "--test", 0, "--top", 1)
     assert code == 0, err
+    assert "curvature hessian" in out, "the default of texts trained by AdamW"
     assert "⏎" in out and "Resolved" in out
 
 

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from hydragrad.cli.console import columns, console, say, table, write_json
 from hydragrad.cli.forecast import announce, duration, store_seconds
-from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run, SmoothingOption, named_among
+from hydragrad.cli.options import CurvatureByData, DataDir, Json, Quiet, Run, SmoothingOption, named_among
 from hydragrad.cli.terminal_pictures import print_pictures
 from hydragrad.cli.terminal_texts import one_line
 from hydragrad.derivatives import BatchStatistics
@@ -55,7 +55,7 @@ def explain(
             "frozen, as constants, which is fast and much less accurate."
         ),
     ] = None,
-    curvature: CurvatureOption = "none",
+    curvature: CurvatureByData = None,
     smoothing: SmoothingOption = None,
     data_dir: DataDir = None,
     json: Json = None,
@@ -78,8 +78,8 @@ def explain(
     if batch_statistics is not None:
         named_among(batch_statistics, get_args(BatchStatistics), "--batch-statistics")
     statistics = cast(BatchStatistics | None, batch_statistics)
-    method = Method.of(curvature, smoothing=smoothing)
     experiment, recording = open_run(run, data_dir=data_dir)
+    method = Method.of(curvature or experiment.curvature, smoothing=smoothing)
     with quiet(silent):
         explained = explain_sample(
             experiment, recording, name, number, top=top, projection=projection, statistics=statistics, method=method
