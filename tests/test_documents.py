@@ -1,6 +1,7 @@
 """Every block of the README and the guide runs, or says why not."""
 
 import inspect
+import os
 import re
 import shlex
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import hydragrad
+import small_texts
 from documents import APPLICATIONS, ROOT, blocks, is_ours, parse, run_page
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -26,6 +28,9 @@ def named(pages):
 def test_every_block_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    if "HYDRAGRAD_DATA" not in os.environ:
+        small_texts.install(monkeypatch, tmp_path / "text")
+        monkeypatch.setenv("HYDRAGRAD_DATA", str(tmp_path))
     torch.manual_seed(0)
     run_page(page, tmp_path)
 

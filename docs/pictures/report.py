@@ -1,6 +1,7 @@
-"""The report in a browser: the demo's, and that of MNIST with a tenth of the labels wrong, 50,000 samples.
+"""The report in a browser: those of the demos, and that of MNIST with a tenth of the labels wrong, 50,000 samples.
 
-Needs a browser (chromium, or what HYDRAGRAD_BROWSER names) and the files of MNIST (HYDRAGRAD_DATA, else downloaded).
+Needs a browser (chromium, or what HYDRAGRAD_BROWSER names), and the files of MNIST and names (HYDRAGRAD_DATA, else
+downloaded).
 """
 
 import os
@@ -12,6 +13,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 
 from hydragrad.cli.commands.demo import run_demo
+from hydragrad.cli.commands.demo_text import run_text_demo
 from hydragrad.experiments.from_settings import build_experiment
 from hydragrad.experiments.run_report import write_report
 from hydragrad.experiments.saved_scores import saved_or_computed
@@ -32,6 +34,8 @@ SHOTS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "report-explain.png": ("mnist", "explain", DESKTOP),
     "report-training-sample.png": ("mnist", "explain/train/WORST", DESKTOP),
     "report-contributions.png": ("mnist", "contributions", DESKTOP | {"color_scheme": "dark"}),
+    "text-suspects.png": ("text", "suspects", DESKTOP),
+    "text-explain.png": ("text", "explain", DESKTOP),
     "report-phone.png": ("mnist", "suspects/WORST", PHONE),
 }
 """Picture: which report, which view, how it is looked at. WORST is the first suspect."""
@@ -42,7 +46,7 @@ def make(pictures: Path, runs: Path) -> list[Path]:
     browser = os.environ.get("HYDRAGRAD_BROWSER") or shutil.which("chromium")
     if browser is None:
         sys.exit("The report's pictures need a browser: install chromium, or let HYDRAGRAD_BROWSER name one.")
-    pages = {"demo": _demo(runs / "demo"), "mnist": _mnist(runs / "mnist")}
+    pages = {"demo": _demo(runs / "demo"), "mnist": _mnist(runs / "mnist"), "text": _text(runs / "text")}
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser, args=SWITCHES)
         for name, (report, view, look) in SHOTS.items():
@@ -62,6 +66,13 @@ def _demo(out: Path) -> Path:
     page = out / "report.html"
     if not page.exists():
         run_demo(out)
+    return page.absolute()
+
+
+def _text(out: Path) -> Path:
+    page = out / "report.html"
+    if not page.exists():
+        run_text_demo(out, _data())
     return page.absolute()
 
 

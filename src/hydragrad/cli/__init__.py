@@ -6,6 +6,7 @@ options            options that several commands share
 forecast           time, memory and disk before long jobs
 console            what a person sees: lines, tables, errors without tracebacks
 terminal_pictures  small pictures in a terminal
+terminal_texts     texts in a terminal
 """
 
 from hydragrad.cli.console import person_friendly, run_app

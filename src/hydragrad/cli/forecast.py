@@ -24,7 +24,6 @@ from hydragrad.training import (
     Plan,
     batch_losses,
     forecast_bytes,
-    mean_loss_and_accuracy,
     require_trainable,
     under_autocast,
 )
@@ -181,7 +180,7 @@ def seconds_of_evaluation(experiment: Experiment, model: nn.Module, name: str) -
     timed = Subset(samples, range(min(EVALUATED, length)))
     begin = time.perf_counter()
     with preserved():
-        mean_loss_and_accuracy(model, experiment.loss, timed)
+        experiment.loss_and_accuracy(model, timed)
     return (time.perf_counter() - begin) * length / len(timed)
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -29,6 +29,13 @@ CurvatureOption = Annotated[
         help="none: HYDRA, fast, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, more stable on kinks."
     ),
 ]
+CurvatureByData = Annotated[
+    Literal["none", "hessian", "ggn"] | None,
+    typer.Option(
+        help="none: HYDRA, fast, a ranking; hessian: exact, for smooth runs; ggn: Gauss-Newton, more stable on kinks "
+        "(default: none; of texts trained by AdamW hessian)."
+    ),
+]
 SmoothingOption = Annotated[
     float | None,
     typer.Option(
@@ -38,6 +45,24 @@ SmoothingOption = Annotated[
         "0.01, 0 is the exact derivative.",
     ),
 ]
+
+
+BlockSize = Annotated[int | None, typer.Option(min=1, help="Characters of a block of shakespeare (default: 64).")]
+Layers = Annotated[int | None, typer.Option(min=1, help="Layers of a gpt (default: 2).")]
+Heads = Annotated[
+    int | None, typer.Option(min=1, help="Heads of a gpt's attention; they divide its width (default: 4).")
+]
+Width = Annotated[int | None, typer.Option(min=1, help="Channels of a gpt's tokens (default: 64).")]
+Dropout = Annotated[float | None, typer.Option(min=0, help="Of a gpt: probability, below 1 (default: 0).")]
+Untied = Annotated[
+    bool, typer.Option("--untied", help="A gpt's logits have weights of their own, not those of its embeddings.")
+]
+
+
+def sizes_of(**options: float | bool | None) -> dict[str, Any] | None:
+    """Return the options of a model that were given on the command line; None where none was."""
+    given = {name: value for name, value in options.items() if value is not None and name != "untied"}
+    return (given | ({"tied": False} if options.get("untied") else {})) or None
 
 
 def named_among(text: str, known: Collection[str], option: str) -> list[str]:

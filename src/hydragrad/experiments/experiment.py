@@ -16,7 +16,7 @@ from hydragrad.experiments.named_query import NamedQuery
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
 from hydragrad.replay import Recording, labels_of
-from hydragrad.scores import Query, mean_loss, sample_losses
+from hydragrad.scores import Curvature, Query, mean_loss, sample_losses
 from hydragrad.training import mean_loss_and_accuracy
 
 
@@ -31,9 +31,12 @@ class Experiment:
         train_set: The training samples, noise included.
         held_out: Further data sets by name: validation, test.
         labels: Given and true labels, where noise was planted.
+        planted: Which training samples are wrong on purpose where they have no labels, bool (N,).
         classes: Names of the labels, where known.
-        render: Picture of any data set's item, if the data are images.
+        render: Picture of any data set's item, if the data are images; its text, if they are texts.
         shown: Picture of any data set's input, if the data are images.
+        measure: `measure(model, data_set)` returns mean loss and accuracy; the loss and its labels say how if None.
+        accuracy_name: What a person calls that accuracy.
     """
 
     settings: Settings
@@ -42,9 +45,22 @@ class Experiment:
     train_set: Dataset[Any]
     held_out: Mapping[str, Dataset[Any]]
     labels: Labels | None = None
+    planted: Tensor | None = None
     classes: tuple[str, ...] | None = None
-    render: Callable[[Any], NDArray[np.uint8]] | None = None
+    render: Callable[[Any], NDArray[np.uint8] | str] | None = None
     shown: Callable[[Tensor], NDArray[np.uint8]] | None = None
+    measure: Callable[[nn.Module, Dataset[Any]], tuple[float, float | None]] | None = None
+    accuracy_name: str = "accuracy"
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the samples are texts, which have no labels."""
+        return self.measure is not None
+
+    @property
+    def curvature(self) -> Curvature:
+        """The one that is taken where the user names no other: exact for texts trained by AdamW."""
+        return "hessian" if self.is_text and self.settings.optimizer == "adamw" else "none"
 
     def query(self, text: str) -> Query:
         """Return the query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.
@@ -85,17 +101,23 @@ class Experiment:
             raise UnknownName(f"There is no data set {name!r} here; there are {', '.join(known)}.")
         return known[name]
 
+    def loss_and_accuracy(self, model: nn.Module, data_set: Dataset[Any]) -> tuple[float, float | None]:
+        """Return mean loss, and the share of right predictions where the model classifies samples or tokens."""
+        if self.measure is not None:
+            return self.measure(model, data_set)
+        return mean_loss_and_accuracy(model, self.loss, data_set)
+
     def test_accuracy(self, model: nn.Module) -> float | None:
         """Return the share of right predictions on the test set, if there is one and the model classifies."""
         if "test" not in self.held_out:
             return None
-        return mean_loss_and_accuracy(model, self.loss, self.held_out["test"])[1]
+        return self.loss_and_accuracy(model, self.held_out["test"])[1]
 
     def monitor(self, model: nn.Module) -> dict[str, float]:
         """Measure loss and accuracy on the validation set; training calls it once an epoch."""
         if "validation" not in self.held_out:
             return {}
-        loss, accuracy = mean_loss_and_accuracy(model, self.loss, self.held_out["validation"])
+        loss, accuracy = self.loss_and_accuracy(model, self.held_out["validation"])
         return {"validation_loss": loss} | ({} if accuracy is None else {"validation_accuracy": accuracy})
 
     def _data_sets(self) -> dict[str, Dataset[Any]]:

@@ -67,6 +67,7 @@ class Start:
     optimizer: Optimizer
     scheduler: Any = None
     scheduler_metric: str | None = None
+    scheduler_every: Literal["epoch", "step"] = "epoch"
 
 
 def fresh(

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch import Tensor
 
 from hydragrad.errors import HydragradError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.saved_scores import DATA_SET
 from hydragrad.replay import Recording
+from hydragrad.replay.histories import has_closed_form, run_histories
 from hydragrad.reports import report
 from hydragrad.scores import Check, Scores, saved_scores
 from hydragrad.tracking import Store
@@ -18,6 +20,9 @@ from hydragrad.tracking.facts import FILE
 
 HELD_OUT = ("test", "validation")
 """Predictions are explained on the first of these data sets that exists."""
+
+PICTURES, TEXTS = 2_000, 20_000
+"""So many suspects are shown as pictures, or as texts, which take less room."""
 
 
 def write_report(
@@ -32,6 +37,8 @@ def write_report(
     title: str | None = None,
 ) -> Path:
     """Write the page; predictions are explained by RUN/store, or by scores of single samples in RUN/scores."""
+    if suspects is None and experiment.planted is not None:
+        suspects = by_harm(scores, experiment.planted)
     name = next((name for name in HELD_OUT if name in experiment.held_out), None)
     explain = None if name is None else _store(run) or _sample_scores(run, name, scores)
     return report(
@@ -46,15 +53,35 @@ def write_report(
         accuracies=accuracies,
         checks=checks,
         title=title,
-        how_to_explain=_how_to_explain(run, name),
+        how_to_explain=_how_to_explain(run, name, scores.evidence.curvature),
+        thumbnails=TEXTS if experiment.is_text else PICTURES,
     )
 
 
-def _how_to_explain(run: Recording, name: str | None) -> str:
+def by_harm(scores: Scores, planted: Tensor) -> pd.DataFrame:
+    """Rank samples without labels by their contribution, the most harmful first, with those that are known to be wrong.
+
+    Args:
+        scores: Contributions; the first query is taken.
+        planted: Which samples are wrong, bool (N,).
+    """
+    ids, contributions = scores.sample_ids, scores.row(None)
+    frame = pd.DataFrame({"sample": ids.numpy(), "given_label": None, "contribution": contributions.numpy()})
+    frame["suspicion"], frame["flipped"] = -frame["contribution"], planted[ids].numpy()
+    return frame.sort_values("contribution", kind="stable", ignore_index=True)
+
+
+def _how_to_explain(run: Recording, name: str | None, curvature: str) -> str:
     if name is None:
         return (
             "There are no held-out samples whose predictions could be explained. Let your function return them: "
             "(model, loss, train_set, optimizer, {'test': test_set})."
+        )
+    if not has_closed_form(run, run_histories(run)):
+        return (
+            f"To see which training samples moved a prediction, attribute the run to it and write the report again: "
+            f"hydragrad attribute {run.path} --query {name}:0 --query {name}:1 --curvature {curvature}; "
+            f"hydragrad report {run.path} --curvature {curvature}"
         )
     return (
         f"To see which training samples moved a prediction, compute their rows once and write the report again: "

@@ -4,12 +4,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from hydragrad.datasets import TEXTS
 from hydragrad.errors import RecordingMismatch
 from hydragrad.experiments.recipes import OptimizerName
 from hydragrad.runs.manifest import read_manifest
 
 MAY_DIFFER = ("epochs", "device")
-"""Settings that a resumed run may change: it may train longer, and on another device."""
+"""Settings that a resumed run may change: it may train longer, and on another device.
+
+Not longer on a text, whose schedule is one over all epochs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +24,7 @@ class Settings:
         data, model, optimizer: Names, where `source` is None.
         noise: Share of the training labels flipped.
         train_size, validation_size, test_size: Samples of each part, or None for all.
+        sizes: Options of a model for texts, and `block_size`, as far as they were chosen.
         epochs, batch_size, drop_last: As trained.
         accumulate: Batches of a step.
         clip_norm: L2 norm that a step's gradient is clipped to, or None.
@@ -38,6 +42,7 @@ class Settings:
     train_size: int | None = None
     validation_size: int | None = None
     test_size: int | None = None
+    sizes: dict[str, Any] | None = None
     epochs: int = 10
     batch_size: int = 64
     drop_last: bool = False
@@ -69,10 +74,11 @@ def require_same_settings(run: Path, settings: Settings) -> None:
     if recorded is None:
         raise RecordingMismatch(f"{run} was recorded from Python; resume it there, with resume=True.")
     before = asdict(Settings.read(recorded))
+    may_differ = [name for name in MAY_DIFFER if name != "epochs" or settings.data not in TEXTS]
     differing = [
         f"{name}: {before[name]} then, {value} now"
         for name, value in asdict(settings).items()
-        if value != before[name] and name not in MAY_DIFFER
+        if value != before[name] and name not in may_differ
     ]
     if differing:
         raise RecordingMismatch(

@@ -124,6 +124,7 @@ def train_into(
         out=out,
         scheduler=start.scheduler,
         scheduler_metric=start.scheduler_metric,
+        scheduler_every=start.scheduler_every,
         monitor=experiment.monitor,
         seed=seed,
         about=settings_entry(experiment.settings),

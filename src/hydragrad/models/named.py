@@ -6,6 +6,7 @@ from torch import nn
 
 from hydragrad.errors import UnknownName
 from hydragrad.models.densenet40 import DenseNet40
+from hydragrad.models.gpt import GPT
 from hydragrad.models.lenet5 import LeNet5
 from hydragrad.models.mobilenetv2 import MobileNetV2
 
@@ -14,10 +15,14 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "densenet40": DenseNet40,
     "mobilenetv2": MobileNetV2,
 }
+"""Of images."""
+
+TEXT_MODELS: dict[str, Callable[..., nn.Module]] = {"gpt": GPT}
+"""Of sequences of tokens."""
 
 
 def build(name: str, *, channels: int, classes: int) -> nn.Module:
-    """Build a reference model, its weights initialised from torch's global generator.
+    """Build a reference model for images, its weights initialised from torch's global generator.
 
     Args:
         name: A key of `MODELS`.

@@ -35,6 +35,7 @@ class Content:
     Attributes:
         title, lead, query, accuracies, verdict, subject, comparisons: What is read without a script.
         truth: How many of the suspects really carry a wrong label, where that is known.
+        wrong: What carries the fault of a wrong sample: its label, or all of it.
         data: What the page's script shows: plain values, columns of numbers packed.
     """
 
@@ -46,6 +47,7 @@ class Content:
     subject: Subject
     comparisons: tuple[Comparison, ...]
     truth: str | None
+    wrong: str
     data: dict[str, Any]
 
 
@@ -94,6 +96,7 @@ def read_content(
         subject=subject,
         comparisons=comparisons,
         truth=_truth(listed),
+        wrong="samples" if listed["given_label"].isna().all() else "labels",
         data={
             "version": 1,
             "run": {"name": subject.name, "digest": run.digest, "samples": subject.samples},
@@ -223,6 +226,12 @@ def _truth(listed: pd.DataFrame) -> str | None:
         return None
     count = int(known.sum())
     among = int(known[:count].sum())
+    if listed["given_label"].isna().all():
+        return (
+            f"The truth is known here: {count:,} of the {len(known):,} samples are wrong on purpose, and of the "
+            f"{count:,} most harmful ones {among:,} ({percent(among / count)}) are among them; at random it would be "
+            f"{percent(count / len(known))}."
+        )
     return (
         f"The truth is known here: {count:,} of the {len(known):,} labels are wrong, and of the {count:,} most suspect "
         f"samples {among:,} ({percent(among / count)}) really carry a wrong one."

@@ -1,6 +1,7 @@
 """The commands, one a file: its options, its job, its words.
 
 demo        the main job on an embedded data set
+demo_text   the same on a small language model
 check       two steps on a copy: what can be recorded, and what it costs
 train       train with recording
 attribute   contributions of single training samples

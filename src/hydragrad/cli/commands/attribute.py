@@ -15,7 +15,7 @@ from hydragrad.cli.forecast import (
     training_disk,
     training_seconds,
 )
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import CurvatureByData, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
@@ -29,7 +29,7 @@ def attribute(
         list[str],
         typer.Option(help="validation, test, train, or one sample as in test:42; several are allowed."),
     ] = ["validation"],  # noqa: B006 - typer copies it
-    curvature: CurvatureOption = "none",
+    curvature: CurvatureByData = None,
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
     smoothing: SmoothingOption = None,
     replays: Annotated[
@@ -55,6 +55,7 @@ def attribute(
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
     experiment, recording = open_run(run, data_dir=data_dir)
+    curvature = curvature or experiment.curvature
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
     parallel = workers if max(replays, seeds) > 1 else 1
     seconds = attribution_seconds(recording, method) * len(query) * seeds / parallel
@@ -93,7 +94,9 @@ def attribute(
             f"{text} most helpful": helpful,
             f"{text} seconds": time.monotonic() - begin,
         }
-    say(f"next: hydragrad clean {run}")
+    following = "report" if experiment.is_text else "clean"
+    options = "" if curvature == experiment.curvature or following == "clean" else f" --curvature {curvature}"
+    say(f"next: hydragrad {following} {run}{options}")
     write_json(json, figures)
 
 

@@ -1,5 +1,6 @@
 """`hydragrad check`."""
 
+from dataclasses import replace
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -10,22 +11,22 @@ from hydragrad.checking import check as check_setup
 from hydragrad.checking.checked import MODE_HEADINGS, PART_HEADINGS
 from hydragrad.checking.refused import refusal_of
 from hydragrad.cli.console import columns, say, write_json
-from hydragrad.cli.options import DataDir, Json, Quiet
-from hydragrad.datasets import DATASETS
-from hydragrad.errors import DataError, QueryError, UnknownName
+from hydragrad.cli.options import BlockSize, DataDir, Dropout, Heads, Json, Layers, Quiet, Untied, Width, sizes_of
+from hydragrad.errors import DataError, QueryError
+from hydragrad.experiments.by_name import DATA_NAMES, MODEL_NAMES, require_fitting
+from hydragrad.experiments.defaults import OWN, Defaults, defaults_of
 from hydragrad.experiments.from_settings import build_experiment
 from hydragrad.experiments.own_function import returned_by
-from hydragrad.experiments.recipes import RECIPES, OptimizerName
+from hydragrad.experiments.recipes import OptimizerName
 from hydragrad.experiments.settings import Settings
-from hydragrad.models import MODELS
 from hydragrad.progress import quiet
 
 LEFT = {"part", "ok", "found", "mode", "works", "route", "why"}
 
 
 def check(
-    data: Annotated[str | None, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = None,
-    model: Annotated[str | None, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"Data set: {', '.join(DATA_NAMES)}.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Model: {', '.join(MODEL_NAMES)}.")] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -34,14 +35,25 @@ def check(
             help="Your own: function() returns (model, loss, train_set, optimizer), as `hydragrad train` takes it.",
         ),
     ] = None,
-    optimizer: Annotated[OptimizerName, typer.Option(help="sgd or adamw, for data sets by name.")] = "sgd",
+    optimizer: Annotated[
+        OptimizerName | None,
+        typer.Option(help="sgd or adamw, for data sets by name (default: sgd; of texts adamw)."),
+    ] = None,
+    block_size: BlockSize = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    width: Width = None,
+    untied: Untied = False,
+    dropout: Dropout = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data that costs are forecast for (default: as in train).")
     ] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a batch (default: 64; of texts 32).")] = None,
     accumulate: Annotated[int, typer.Option(min=1, help="Batches a step.")] = 1,
-    clip_norm: Annotated[float | None, typer.Option(min=0, help="Clip every step's gradient to this norm.")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(min=0, help="Clip every step's gradient to this norm (default: not; of texts 1).")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes under autocast to bfloat16.")] = False,
     drop_last: Annotated[
         bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")
@@ -57,7 +69,10 @@ def check(
     Example: hydragrad check --from my_training:setup --batch-size 32
     """
     try:
-        setup = _setup(source, data, model, optimizer, train_size, epochs, data_dir)
+        sizes = sizes_of(block_size=block_size, layers=layers, heads=heads, width=width, untied=untied, dropout=dropout)
+        defaults = defaults_of(data) if source is None and data in DATA_NAMES else OWN
+        defaults = replace(defaults, epochs=epochs or defaults.epochs, optimizer=optimizer or defaults.optimizer)
+        setup = _setup(source, data, model, optimizer, sizes, train_size, defaults, data_dir)
     except DataError as error:  # what the function returned is a part of the setup, too
         checked = Checked(parts=(Part(name="setup", ok=False, refusal=refusal_of(error)),))
     else:
@@ -67,12 +82,12 @@ def check(
                 setup.optimizer,
                 setup.loss,
                 setup.train_set,
-                batch_size=batch_size,
+                batch_size=batch_size or defaults.batch_size,
                 drop_last=drop_last,
-                clip_norm=clip_norm,
+                clip_norm=defaults.clip_norm if clip_norm is None else clip_norm,
                 accumulate=accumulate,
                 autocast=torch.bfloat16 if bf16 else None,
-                epochs=setup.epochs,
+                epochs=defaults.epochs,
             )
     show(checked)
     write_json(json, checked.to_dict())
@@ -96,34 +111,41 @@ class _Setup(NamedTuple):
     loss: Any
     train_set: Any
     optimizer: Any
-    epochs: int
 
 
 def _setup(
     source: str | None,
     data: str | None,
     model: str | None,
-    optimizer: OptimizerName,
+    optimizer: OptimizerName | None,
+    sizes: dict[str, Any] | None,
     train_size: int | None,
-    epochs: int | None,
+    defaults: Defaults,
     data_dir: Any,
 ) -> _Setup:
     if source is not None:
-        if data or model or train_size or optimizer != "sgd":
-            raise QueryError("--data, --model, --optimizer and --train-size are for data sets by name, not for --from.")
+        if data or model or train_size or optimizer or sizes:
+            raise QueryError(
+                "--data, --model, --optimizer, --train-size and the sizes of a gpt are for data sets by name, not for "
+                "--from."
+            )
         own_model, loss, train_set, own_optimizer, _ = returned_by(source)
-        return _Setup(own_model, loss, train_set, own_optimizer, epochs or 10)
+        return _Setup(own_model, loss, train_set, own_optimizer)
     if data is None or model is None:
         raise QueryError(
-            f"Say what to check: --data ({', '.join(DATASETS)}) and --model ({', '.join(MODELS)}), or "
+            f"Say what to check: --data ({', '.join(DATA_NAMES)}) and --model ({', '.join(MODEL_NAMES)}), or "
             f"--from module:function."
         )
-    for name, known in ((data, DATASETS), (model, MODELS)):
-        if name not in known:
-            raise UnknownName(f"There is no {name!r} here; choose one of: {', '.join(known)}.")
+    require_fitting(data, model)
     settings = Settings(
-        data=data, model=model, optimizer=optimizer, train_size=train_size, epochs=epochs or RECIPES[data].epochs
+        data=data,
+        model=model,
+        optimizer=defaults.optimizer,
+        sizes=sizes,
+        train_size=train_size,
+        epochs=defaults.epochs,
+        batch_size=defaults.batch_size,
     )
     experiment = build_experiment(settings, data_dir=data_dir)
     start = experiment.start(settings.seed)
-    return _Setup(start.model, experiment.loss, experiment.train_set, start.optimizer, settings.epochs)
+    return _Setup(start.model, experiment.loss, experiment.train_set, start.optimizer)

@@ -66,6 +66,10 @@ def clean(
     if labels is not None and (relabel or remove is not None):
         raise QueryError("--labels says which labels to train with; leave out --remove and --relabel.")
     experiment, recording = open_run(run, data_dir=data_dir)
+    if experiment.is_text:
+        raise QueryError(
+            f"{experiment.settings.data} has no labels to clean. See its most harmful samples: hydragrad report {run}"
+        )
     marks = None if labels is None else read_marks(labels, recording, experiment.known_labels(recording))
     retrainings = 1 + (experiment.labels is not None and reference)
     method = Method.of(curvature, smoothing=smoothing)

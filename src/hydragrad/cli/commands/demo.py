@@ -13,8 +13,10 @@ from loky import cpu_count
 
 from hydragrad.attribution import attribute
 from hydragrad.cleaning import detection_curve
+from hydragrad.cli.commands.demo_text import SETTINGS as TEXT_SETTINGS
+from hydragrad.cli.commands.demo_text import run_text_demo
 from hydragrad.cli.console import console, percent, say, table, write_json
-from hydragrad.cli.options import Json, Quiet
+from hydragrad.cli.options import DataDir, Json, Quiet
 from hydragrad.errors import HydragradError, RunExists
 from hydragrad.experiments.clean_and_retrain import clean, with_names
 from hydragrad.experiments.experiment import Experiment
@@ -42,19 +44,32 @@ PROJECTION = 2048
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Where the run and its report are written.")] = Path("runs/demo"),
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the run and its report are written (default: runs/demo, or runs/demo-text)."),
+    ] = None,
+    text: Annotated[
+        bool, typer.Option("--text", help="A small language model on first names, some of them spelled backwards.")
+    ] = False,
+    data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
 ) -> None:
     """The main job on an embedded data set, in a minute or two; writes OUT/report.html.
 
     Flips 40 % of the labels of 1,000 images of digits, trains LeNet-5, finds the flipped ones by their
-    contributions, cleans, retrains, and checks predictions by really retraining without groups of samples.
+    contributions, cleans, retrains, and checks predictions by really retraining without groups of samples. With
+    --text: spells 300 of 3,000 first names backwards, trains a GPT, and finds them; reads or downloads names.txt.
 
     Example: hydragrad demo --out runs/demo
     """
     with quiet(silent):
-        write_json(json, run_demo(out))
+        if text:
+            folder = out or Path("runs/demo-text")
+            _make_room(folder, TEXT_SETTINGS)
+            write_json(json, run_text_demo(folder, data_dir))
+        else:
+            write_json(json, run_demo(out or Path("runs/demo")))
 
 
 def run_demo(out: Path) -> dict[str, Any]:
@@ -63,7 +78,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     Raises:
         RunExists: `out` holds something that is no earlier demo.
     """
-    _make_room(out)
+    _make_room(out, SETTINGS)
     experiment = build_experiment(SETTINGS, data_dir=None)
     assert experiment.labels is not None
     flipped = int(experiment.labels.flipped.sum())
@@ -123,7 +138,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     return figures | _figures(ranked, check) | {"report": str(page)}
 
 
-def _make_room(out: Path) -> None:
+def _make_room(out: Path, demo: Settings) -> None:
     """Remove an earlier demo, and nothing else."""
     if not (out / FILE).exists():
         return
@@ -131,7 +146,7 @@ def _make_room(out: Path) -> None:
         settings = read_manifest(out).about.get("settings", {})
     except HydragradError:
         settings = {}
-    if (settings.get("data"), settings.get("noise")) != (SETTINGS.data, SETTINGS.noise):
+    if (settings.get("data"), settings.get("noise")) != (demo.data, demo.noise):
         raise RunExists(f"{out} holds a run that is no demo. Choose another --out, or delete it.")
     shutil.rmtree(out)
 

@@ -10,9 +10,10 @@ import typer
 from torch.utils.data import Dataset
 
 from hydragrad.cli.console import columns, console, say, table, write_json
-from hydragrad.cli.forecast import announce, store_seconds
-from hydragrad.cli.options import DataDir, Json, Quiet, Run, named_among
+from hydragrad.cli.forecast import announce, duration, store_seconds
+from hydragrad.cli.options import CurvatureByData, DataDir, Json, Quiet, Run, SmoothingOption, named_among
 from hydragrad.cli.terminal_pictures import print_pictures
+from hydragrad.cli.terminal_texts import one_line
 from hydragrad.derivatives import BatchStatistics
 from hydragrad.errors import QueryError, RecordingMismatch
 from hydragrad.experiments.experiment import Experiment
@@ -29,6 +30,9 @@ from hydragrad.tracking.facts import FILE
 
 PROJECTION = 2048
 """Columns of a training sample's row in a new store."""
+
+MOST_MILLISECONDS = 5000
+"""What took longer is said in seconds."""
 
 
 def explain(
@@ -51,16 +55,19 @@ def explain(
             "frozen, as constants, which is fast and much less accurate."
         ),
     ] = None,
+    curvature: CurvatureByData = None,
+    smoothing: SmoothingOption = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
 ) -> None:
-    """Show which training samples moved one prediction, with small pictures if the data are images.
+    """Show which training samples moved one prediction, with small pictures of images, and texts as text.
 
     The first time, the rows of all training samples are computed by one replay and saved in RUN/store (if
     interrupted, the same command resumes); after that any sample is explained at once. Contributions are to the
     sample's loss, without curvature: positive helps; read the ranking, not the scale. Of optimizers, only runs of
-    SGD and ASGD have such a store; others are attributed to each sample that is explained, once.
+    SGD and ASGD have such a store; others are attributed to each sample that is explained, once, and so are all runs
+    with --curvature.
 
     Example: hydragrad explain runs/m --test 42
     """
@@ -72,9 +79,10 @@ def explain(
         named_among(batch_statistics, get_args(BatchStatistics), "--batch-statistics")
     statistics = cast(BatchStatistics | None, batch_statistics)
     experiment, recording = open_run(run, data_dir=data_dir)
+    method = Method.of(curvature or experiment.curvature, smoothing=smoothing)
     with quiet(silent):
         explained = explain_sample(
-            experiment, recording, name, number, top=top, projection=projection, statistics=statistics
+            experiment, recording, name, number, top=top, projection=projection, statistics=statistics, method=method
         )
     show_explained(experiment, explained)
     write_json(json, explained.figures)
@@ -88,6 +96,7 @@ class Explained:
         dataset: The data set of the sample.
         number: Which sample.
         top: The training samples that moved its loss most.
+        method: How the contributions were computed.
         predicted: The predicted label and its probability, if the model classifies.
         label: Of the sample, where the loss has one.
         trained: Labels of the training samples in `top`, by sample, where the loss has them.
@@ -97,6 +106,7 @@ class Explained:
     dataset: Dataset[Any]
     number: int
     top: TopContributions
+    method: Method
     predicted: tuple[int, float] | None
     label: int | None
     trained: Mapping[int, int | None]
@@ -112,10 +122,12 @@ def explain_sample(
     top: int,
     projection: int | None,
     statistics: BatchStatistics | None = None,
+    method: Method | None = None,
 ) -> Explained:
     """Explain one prediction by the run's store, which is built if it does not exist.
 
-    Runs without a closed form (of Adam, say) are attributed to the sample itself, and the scores saved.
+    Runs without a closed form (of Adam, say) are attributed to the sample itself, and the scores saved; so are all
+    runs with a method other than the default.
 
     Args:
         experiment: Data, loss and fresh starts.
@@ -125,16 +137,19 @@ def explain_sample(
         top: How many training samples on either side.
         projection: Columns of a training sample's row, 0 for all; None for those of the existing store.
         statistics: Of BatchNorm's batches; None for those of the existing store, else exact.
+        method: How contributions are computed; None is without curvature.
 
     Raises:
         QueryError: No such sample.
     """
     dataset = experiment.data_set(name)
     query = sample_losses(dataset, [number])
-    store = _store(experiment, run, projection, statistics) if _has_closed_form(run) else None
+    method = method or Method()
+    by_store = method == Method() and _has_closed_form(run)
+    store = _store(experiment, run, projection, statistics) if by_store else None
     begin = time.monotonic()
     if store is None:  # rows would need every column, at every step of the run
-        scores = saved_or_computed(experiment, run, f"{name}:{number}", Method())
+        scores = saved_or_computed(experiment, run, f"{name}:{number}", method)
         extremes = _extremes(scores, min(top, len(scores.sample_ids)))
     else:
         extremes = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
@@ -162,6 +177,7 @@ def explain_sample(
         dataset=dataset,
         number=number,
         top=extremes,
+        method=method,
         predicted=predicted,
         label=None if says.given is None else int(says.given[0]),
         trained=dict(zip(trained, given_labels(run, trained), strict=True)),
@@ -172,10 +188,12 @@ def explain_sample(
 def show_explained(experiment: Experiment, explained: Explained) -> None:
     """Print the sample and the training samples that moved it."""
     figures, item = explained.figures, explained.dataset[explained.number]
-    label = _class_name(experiment, explained.label)
-    rows = {"loss": f"{figures['loss']:.4f}", "answered in": f"{1e3 * figures['seconds']:.0f} ms"}
+    label, text = _class_name(experiment, explained.label), _text(experiment, item)
+    rows = {"loss": f"{figures['loss']:.4f}", "answered in": _took(figures["seconds"])}
     if label is not None:
         rows = {"label": label} | rows
+    if text is not None:
+        rows = {"text": text} | rows
     if explained.predicted is not None:
         rows["predicted"] = f"{_class_name(experiment, explained.predicted[0])} ({100 * explained.predicted[1]:.1f} %)"
     table(figures["sample"], rows)
@@ -196,14 +214,27 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
             say(f"\n{title}")
             items = [experiment.train_set[i] for i in ids]
             _print_items(experiment, items, [f"{i}: {label}\n{contribution}" for i, label, contribution in samples])
-        else:
+        elif text is not None:
+            texts = [_text(experiment, experiment.train_set[i]) or "" for i in ids]
+            cells = [(i, contribution, words) for (i, _, contribution), words in zip(samples, texts, strict=True)]
+            columns(title, ("sample", "contribution", "text"), cells, left={"text"})
+        elif any(label for _, label, _ in samples):
             columns(title, ("sample", "label", "contribution"), samples)
-    say("\nContributions without curvature (HYDRA): read the ranking, not the scale.")
+        else:
+            columns(title, ("sample", "contribution"), [(i, contribution) for i, _, contribution in samples])
+    if explained.method.curvature == "none":
+        say("\nContributions without curvature (HYDRA): read the ranking, not the scale.")
+    else:
+        say(f"\nContributions with curvature {explained.method.in_words}.")
     if "columns" in figures:
         say(
             f"They are estimates, from rows projected to {figures['columns']:,} columns; ± is the standard error of "
             f"the projection. For exact ones, delete {figures['run']}/store and use --projection 0."
         )
+
+
+def _took(seconds: float) -> str:
+    return f"{1e3 * seconds:.0f} ms" if seconds < MOST_MILLISECONDS / 1e3 else duration(seconds)
 
 
 def _with_error(value: float, error: float | None) -> str:
@@ -272,6 +303,12 @@ def _class_name(experiment: Experiment, label: int | None) -> str | None:
     if label is None:
         return None
     return experiment.classes[label] if experiment.classes and label < len(experiment.classes) else str(label)
+
+
+def _text(experiment: Experiment, item: Any) -> str | None:
+    """The item as one line, if the data are texts."""
+    words = experiment.render(item) if experiment.render is not None and experiment.is_text else None
+    return one_line(words) if isinstance(words, str) else None
 
 
 def _print_items(experiment: Experiment, items: list[Any], captions: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hydragrad.cli.console import say, write_json
-from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import CurvatureByData, DataDir, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
@@ -17,7 +17,7 @@ from hydragrad.scores import Method
 def report(
     run: Run,
     query: Annotated[str, typer.Option(help="Which scores: validation, test, or as in test:42.")] = "validation",
-    curvature: CurvatureOption = "none",
+    curvature: CurvatureByData = None,
     smoothing: SmoothingOption = None,
     out: Annotated[Path | None, typer.Option(help="File to write (default: RUN/report.html).")] = None,
     seeds: Seeds = 1,
@@ -33,7 +33,7 @@ def report(
     Example: hydragrad report runs/m --query validation --curvature none
     """
     experiment, recording = open_run(run, data_dir=data_dir)
-    method = Method.of(curvature, smoothing=smoothing)
+    method = Method.of(curvature or experiment.curvature, smoothing=smoothing)
     with quiet(silent):
         scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
         page = write_report(experiment, recording, scores, out or run / "report.html")

@@ -8,25 +8,39 @@ from typing import Annotated
 import torch
 import typer
 
-from hydragrad.cli.console import percent, say, table, write_json
+from hydragrad.cli.console import number, percent, say, table, write_json
 from hydragrad.cli.forecast import announce, duration, training_disk, training_seconds
-from hydragrad.cli.options import DataDir, DryRun, Json, Quiet
-from hydragrad.datasets import DATASETS
-from hydragrad.errors import QueryError, UnknownName, Unsupported
+from hydragrad.cli.options import (
+    BlockSize,
+    DataDir,
+    Dropout,
+    DryRun,
+    Heads,
+    Json,
+    Layers,
+    Quiet,
+    Untied,
+    Width,
+    sizes_of,
+)
+from hydragrad.errors import QueryError, Unsupported
+from hydragrad.experiments.by_name import DATA_NAMES, MODEL_NAMES, require_fitting
+from hydragrad.experiments.defaults import OWN, defaults_of
+from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.from_settings import build_experiment
-from hydragrad.experiments.recipes import RECIPES, OptimizerName
+from hydragrad.experiments.recipes import OptimizerName
 from hydragrad.experiments.settings import Settings, require_same_settings
 from hydragrad.experiments.training import checkpoints_every, plan_of, record, require_free
-from hydragrad.models import MODELS
 from hydragrad.progress import quiet
+from hydragrad.replay import Recording
 from hydragrad.runs.manifest import FILE as MANIFEST
 from hydragrad.training import epoch_logs
 
 
 def train(
     out: Annotated[Path, typer.Option(help="Run directory to write.")],
-    data: Annotated[str | None, typer.Option(help=f"Data set: {', '.join(DATASETS)}.")] = None,
-    model: Annotated[str | None, typer.Option(help=f"Model: {', '.join(MODELS)}.")] = None,
+    data: Annotated[str | None, typer.Option(help=f"Data set: {', '.join(DATA_NAMES)}.")] = None,
+    model: Annotated[str | None, typer.Option(help=f"Model: {', '.join(MODEL_NAMES)}.")] = None,
     source: Annotated[
         str | None,
         typer.Option(
@@ -37,21 +51,32 @@ def train(
         ),
     ] = None,
     optimizer: Annotated[
-        OptimizerName,
-        typer.Option(help="sgd, as in the paper; or adamw, with a rate of 0.001 and a weight decay of 0.01."),
-    ] = "sgd",
+        OptimizerName | None,
+        typer.Option(
+            help="sgd, as in the paper, or adamw, with a rate of 0.001 and a weight decay of 0.01 (default: sgd; of "
+            "texts adamw, with a decay of 0.1 of matrices)."
+        ),
+    ] = None,
+    block_size: BlockSize = None,
+    layers: Layers = None,
+    heads: Heads = None,
+    width: Width = None,
+    untied: Untied = False,
+    dropout: Dropout = None,
     noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (default: the paper's).")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (default: the recipe's).")] = None,
     train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
     validation_size: Annotated[
         int | None, typer.Option(min=1, help="Validation samples, measured once an epoch (default: all).")
     ] = None,
     test_size: Annotated[int | None, typer.Option(min=1, help="Test samples (default: all).")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Samples a batch.")] = 64,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a batch (default: 64; of texts 32).")] = None,
     accumulate: Annotated[
         int, typer.Option(min=1, help="Batches a step: its gradient is that of the mean over all their samples.")
     ] = 1,
-    clip_norm: Annotated[float | None, typer.Option(min=0, help="Clip every step's gradient to this norm.")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(min=0, help="Clip every step's gradient to this norm (default: not; of texts 1).")
+    ] = None,
     bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes under autocast to bfloat16.")] = False,
     drop_last: Annotated[
         bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")
@@ -69,27 +94,31 @@ def train(
 
     Example: hydragrad train --data mnist --model lenet5 --noise 0.5 --out runs/m
     """
-    settings = _settings(source, data, model, epochs, device)
+    sizes = sizes_of(block_size=block_size, layers=layers, heads=heads, width=width, untied=untied, dropout=dropout)
+    settings = _settings(source, data, model, device)
+    defaults = OWN if settings.data is None else defaults_of(settings.data)
     settings = replace(
         settings,
-        optimizer=None if source else optimizer,
+        epochs=epochs or defaults.epochs,
+        optimizer=None if source else optimizer or defaults.optimizer,
+        sizes=sizes,
         noise=noise,
         train_size=train_size,
         validation_size=validation_size,
         test_size=test_size,
-        batch_size=batch_size,
+        batch_size=batch_size or defaults.batch_size,
         drop_last=drop_last,
         accumulate=accumulate,
-        clip_norm=clip_norm,
+        clip_norm=defaults.clip_norm if clip_norm is None else clip_norm,
         bf16=bf16,
         lr=lr,
         seed=seed,
         device=device,
     )
-    if source and (optimizer != "sgd" or any((noise, train_size, validation_size, test_size, lr))):
+    if source and any((optimizer, sizes, noise, train_size, validation_size, test_size, lr)):
         raise QueryError(
-            "--optimizer, --noise, --train-size, --validation-size, --test-size and --lr are for data sets by name; "
-            "with --from, set them in your function."
+            "--optimizer, --noise, --train-size, --validation-size, --test-size, --lr and the sizes of a gpt are for "
+            "data sets by name; with --from, set them in your function."
         )
     if not resume:
         require_free(out)
@@ -104,36 +133,47 @@ def train(
     begin = time.monotonic()
     with quiet(silent):
         run = record(experiment, out, resume=resume)
-    accuracy = experiment.test_accuracy(run.trained_model())
+    loss, accuracy = _test(experiment, run)
     last = epoch_logs(out)[-1]
     rows = {
         "run": str(out),
         "steps": f"{len(run.steps):,} in {settings.epochs} epochs",
         "training loss, last epoch": f"{last['train_loss']:.4f}",
-        "test accuracy": percent(accuracy),
+        **({"test loss, nats a character": number(loss)} if experiment.is_text else {}),
+        f"test {experiment.accuracy_name}": percent(accuracy),
         "took": duration(time.monotonic() - begin),
     }
     table("trained", rows)
     say(f"next: hydragrad attribute {out} --query {next(iter([*experiment.held_out, 'train']))}")
-    figures = {"run": str(out), "steps": len(run.steps), "epochs": settings.epochs, "test_accuracy": accuracy}
+    figures = {
+        "run": str(out),
+        "steps": len(run.steps),
+        "epochs": settings.epochs,
+        "test_loss": loss,
+        "test_accuracy": accuracy,
+    }
     entries = {name: value for name, value in last.items() if name not in ("epoch", "lr")}
     write_json(json, figures | entries | {"seconds": time.monotonic() - begin})
 
 
-def _settings(source: str | None, data: str | None, model: str | None, epochs: int | None, device: str) -> Settings:
+def _test(experiment: Experiment, run: Recording) -> tuple[float | None, float | None]:
+    """Loss and accuracy of the test set, if there is one."""
+    if "test" not in experiment.held_out:
+        return None, None
+    return experiment.loss_and_accuracy(run.trained_model(), experiment.held_out["test"])
+
+
+def _settings(source: str | None, data: str | None, model: str | None, device: str) -> Settings:
     if device not in ("cpu", "cuda") or (device == "cuda" and not torch.cuda.is_available()):
         raise Unsupported(f"--device {device}: choose cpu" + (", or cuda" if torch.cuda.is_available() else "") + ".")
     if source is not None:
         if data or model:
             raise QueryError("Give either --from, or --data and --model.")
-        return Settings(source=source, epochs=epochs or 10)
+        return Settings(source=source)
     if data is None or model is None:
         raise QueryError(
-            f"Say what to train: --data ({', '.join(DATASETS)}) and --model ({', '.join(MODELS)}), or "
+            f"Say what to train: --data ({', '.join(DATA_NAMES)}) and --model ({', '.join(MODEL_NAMES)}), or "
             f"--from module:function."
         )
-    if data not in DATASETS:
-        raise UnknownName(f"There is no data set named {data!r}; choose one of: {', '.join(DATASETS)}.")
-    if model not in MODELS:
-        raise UnknownName(f"There is no model named {model!r}; choose one of: {', '.join(MODELS)}.")
-    return Settings(data=data, model=model, epochs=epochs or RECIPES[data].epochs)
+    require_fitting(data, model)
+    return Settings(data=data, model=model)

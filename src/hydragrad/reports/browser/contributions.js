@@ -21,7 +21,7 @@ function showContributions() {
 
 function showAll(body, finite, { low, high }, scaleFor) {
   const groups = TABLE.flipped
-    ? [["right labels", "s0", 0], ["wrong labels", "s1", 1]].map(([name, kind, flag]) => ({ name, kind, values: TABLE.contribution.filter((_, row) => TABLE.flipped[row] === flag) }))
+    ? [[LABELLED ? "right labels" : "right", "s0", 0], [LABELLED ? "wrong labels" : "wrong", "s1", 1]].map(([name, kind, flag]) => ({ name, kind, values: TABLE.contribution.filter((_, row) => TABLE.flipped[row] === flag) }))
     : [{ name: "all samples", kind: "s0", values: finite }];
   const section = element("section", { "aria-labelledby": "all-title" }, element("h2", { id: "all-title", text: "All samples" }));
   body.append(section);

@@ -33,6 +33,9 @@ function labelName(code) {
   return code === NO_LABEL || code === undefined ? null : DATA.labels.names[code];
 }
 
+/* Without labels samples are ranked by contribution, and there is nothing to mark. */
+const LABELLED = Boolean(TABLE.given);
+
 /** A row's label of one kind ("given", "suggested", "true") by name; null where it is not known. */
 function labelOf(kind, row) {
   return TABLE[kind] ? labelName(TABLE[kind][row]) : null;

@@ -40,9 +40,9 @@ function showExplain() {
   testsList = new Listing(byId("tests"), {
     label: "Test samples",
     scroller: byId("tests-room"),
-    width: 158,
-    height: HAS_VIEWS ? 84 : 68,
-    card: (place) => [testView(place), element("span", { class: "text" }, ...testLines(place))].filter(Boolean),
+    width: HAS_TEXTS ? 276 : 158,
+    height: HAS_TEXTS ? 96 : HAS_VIEWS ? 84 : 68,
+    card: testContent,
     name: testName,
     selected: (place, opened) => explainTest(place, opened),
   });
@@ -87,6 +87,11 @@ function filterTests() {
 }
 
 const testView = (place, full = false) => sampleView("test", EXPLAIN.tests.id[place], `Test sample ${EXPLAIN.tests.id[place]}`, full);
+
+function testContent(place, card) {
+  card.classList.toggle("worded", HAS_TEXTS);
+  return [testView(place), element("span", { class: "text" }, ...testLines(place))].filter(Boolean);
+}
 
 function testLines(place) {
   const { id, given, predicted, sure: chance, loss } = EXPLAIN.tests;
@@ -154,14 +159,14 @@ function trainCard(id, value, error, largest) {
     contributionLine(value, error),
     strengthBar(value, largest),
     element("span", { class: "quiet", text: `sample ${id}` }),
-    row !== undefined && TABLE.flipped?.[row] ? element("span", { class: "mark", text: "✗ wrong label" }) : null,
+    row !== undefined && TABLE.flipped?.[row] ? element("span", { class: "mark", text: LABELLED ? "✗ wrong label" : "✗ wrong" }) : null,
   ].filter(Boolean);
-  return element("a", { class: "card still", href: `#explain/train/${id}` }, sampleView("train", id, `Sample ${id}`) ?? "", element("span", { class: "text" }, ...lines));
+  return element("a", { class: HAS_TEXTS ? "card still worded" : "card still", href: `#explain/train/${id}` }, sampleView("train", id, `Sample ${id}`) ?? "", element("span", { class: "text" }, ...lines));
 }
 
 function testCard(place, value, error, largest) {
   const lines = [...testLines(place), contributionLine(value, error), strengthBar(value, largest)];
-  return element("a", { class: "card still", href: `#explain/test/${EXPLAIN.tests.id[place]}` }, testView(place) ?? "", element("span", { class: "text" }, ...lines));
+  return element("a", { class: HAS_TEXTS ? "card still worded" : "card still", href: `#explain/test/${EXPLAIN.tests.id[place]}` }, testView(place) ?? "", element("span", { class: "text" }, ...lines));
 }
 
 /** Show which test samples one training sample moved. */
@@ -183,7 +188,7 @@ function explainTraining(id) {
   const row = ROW_OF.get(id);
   const facts = row === undefined ? null : element("p", {}, labelPair(row) ?? "", ` contribution to ${DATA.query}: ${contributionOf(row)}. `, truthOf(row) ?? "");
   box.replaceChildren(
-    element("div", { class: "subject" }, sampleView("train", id, `Sample ${id}`, true) ?? "", element("div", {}, element("h2", { text: `Training sample ${id}` }), facts, row === undefined ? null : element("a", { href: `#suspects/${id}`, text: "See its label" }))),
+    element("div", { class: "subject" }, sampleView("train", id, `Sample ${id}`, true) ?? "", element("div", {}, element("h2", { text: `Training sample ${id}` }), facts, row === undefined ? null : element("a", { href: `#suspects/${id}`, text: LABELLED ? "See its label" : "See the sample" }))),
     ...sides.map(([title, places, values, errors, counts]) =>
       movers(
         title,

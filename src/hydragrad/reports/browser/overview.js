@@ -7,7 +7,7 @@ function showOverview() {
   if (DATA.detection) showDetection(byId("detection"));
   DATA.checks.forEach((check, n) => showCheck(byId(`check-${n}`), check));
   const ways = [
-    ["#suspects", TABLE.suggested ? "See the suspects" : "See every sample"],
+    ["#suspects", TABLE.suggested || TABLE.flipped ? "See the suspects" : "See every sample"],
     ...(DATA.explain.tests ? [["#explain", "Explain a prediction"]] : []),
     ["#contributions", "See all contributions"],
   ];
@@ -38,11 +38,11 @@ function showDetection(box) {
       { name: "at best", y: best },
     ],
     xName: "samples inspected, %",
-    yName: "wrong labels found",
+    yName: LABELLED ? "wrong labels found" : "wrong samples found",
     yTick: (value) => percent(value, 0),
     from: 0,
     to: 1,
-    alt: `Share of the wrong labels found against share of samples inspected: ${at(0.1)} after a tenth, ${at(0.2)} after a fifth, ${at(0.5)} after half.`,
+    alt: `Share of the wrong ${LABELLED ? "labels" : "samples"} found against share of samples inspected: ${at(0.1)} after a tenth, ${at(0.2)} after a fifth, ${at(0.5)} after half.`,
   });
 }
 

@@ -37,6 +37,13 @@ const SHOWN = Object.fromEntries(
 );
 const HAS_VIEWS = Object.values(SHOWN).some(({ pictures, texts, rows }) => pictures || texts || rows);
 
+const HAS_TEXTS = Boolean(SHOWN.train?.texts);
+
+/** Text of a sample, where it is shown. */
+function textOf(set, id) {
+  return SHOWN[set]?.texts?.[SHOWN[set].places.get(id)];
+}
+
 /** The sample as an element, short (a few words or values) or in full; null where nothing of it is shown. */
 function sampleView(set, id, name, full = false) {
   const shown = SHOWN[set];

@@ -9,7 +9,7 @@ function by(column, sign = 1) {
 }
 
 const ORDERS = [
-  ["suspect", "most suspect first", (a, b) => a - b],
+  ...(LABELLED ? [["suspect", "most suspect first", (a, b) => a - b]] : []),
   ["harmful", "most harmful first", by(TABLE.contribution)],
   ["helpful", "most helpful first", by(TABLE.contribution, -1)],
   ...(TABLE.error ? [["certain", "most certainly harmful first", by(TABLE.contribution.map((value, row) => value / TABLE.error[row]))]] : []),
@@ -31,7 +31,7 @@ let suspectsList;
 function showSuspects() {
   suspectsList = new Listing(byId("cards"), {
     label: "Samples",
-    width: HAS_VIEWS ? 212 : 180,
+    width: HAS_TEXTS ? 276 : HAS_VIEWS ? 212 : 180,
     height: HAS_VIEWS ? 96 : 84,
     card: suspectCard,
     name: suspectName,
@@ -62,19 +62,23 @@ function fillTools() {
   choices(byId("given"), [["", "all"], ...labels]);
   choices(byId("suggested"), [["", "all"], ["other", "another one"], ...labels]);
   if (!TABLE.given) byId("given").parentElement.hidden = true;
+  if (!LABELLED) for (const marking of document.querySelectorAll(".marking")) marking.hidden = true;
+  if (!HAS_TEXTS) byId("text-tool").hidden = true;
   if (!TABLE.suggested) byId("suggested-tool").hidden = true;
   for (const id of ["order", "given", "suggested", "marked"]) byId(id).addEventListener("change", filterSuspects);
-  byId("number").addEventListener("input", filterSuspects);
+  for (const id of ["number", "words"]) byId(id).addEventListener("input", filterSuspects);
 }
 
 function filterSuspects() {
   const [given, suggested, wanted] = ["given", "suggested", "number"].map((id) => byId(id).value.trim());
+  const words = byId("words").value.toLowerCase();
   const inMarks = MARKS.find(([value]) => value === byId("marked").value)[2];
   const rows = [];
   for (let row = 0; row < TABLE.id.length; row += 1) {
     if (given && TABLE.given[row] !== Number(given)) continue;
     if (suggested === "other" ? TABLE.suggested[row] === TABLE.given[row] : suggested && TABLE.suggested[row] !== Number(suggested)) continue;
     if (wanted && !String(TABLE.id[row]).startsWith(wanted)) continue;
+    if (words && !textOf("train", TABLE.id[row])?.toLowerCase().includes(words)) continue;
     if (inMarks(TABLE.id[row])) rows.push(row);
   }
   const order = ORDERS.find(([value]) => value === byId("order").value);
@@ -118,7 +122,7 @@ function effectOf(row) {
 function truthOf(row) {
   if (!TABLE.flipped) return null;
   const name = labelOf("true", row);
-  return TABLE.flipped[row] ? `✗ wrong${name === null ? "" : `, truly ${name}`}` : "✓ label is right";
+  return TABLE.flipped[row] ? `✗ wrong${name === null ? "" : `, truly ${name}`}` : LABELLED ? "✓ label is right" : "✓ right";
 }
 
 function suspectCard(row, card) {
@@ -133,6 +137,7 @@ function suspectCard(row, card) {
     contributionLine(TABLE.contribution[row], TABLE.error?.[row]),
     mark ? element("span", { class: "mark", text: mark }) : element("span", { class: "quiet", text: `sample ${id}` }),
   );
+  card.classList.toggle("worded", HAS_TEXTS);
   return [sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
 }
 
@@ -150,6 +155,7 @@ function suspectName(row) {
 }
 
 function suspectKey(event, row) {
+  if (!LABELLED) return false;
   const id = TABLE.id[row];
   const next = () => suspectsList.go(suspectsList.at + 1);
   if (event.key === "f") return markFixed(id, suggestion(row)) && (next(), true);
