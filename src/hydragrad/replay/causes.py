@@ -16,6 +16,10 @@ from hydragrad.runs.log import StepRecord
 
 PARALLEL = 1e-5
 """Sine of the angle up to which two gradients count as parallel (in float32, whose rounding reaches 1e-6)."""
+READ_OFF = (
+    "Take the losses from the block (with recorder.step(indices) as step: losses = step.losses(batch)): how the loop "
+    "reduces them is then read off its backward pass."
+)
 ROUNDING = 1e-6
 """Relative difference that other operations for the same loss make in float64 or float32."""
 
@@ -92,8 +96,8 @@ def cause_of_other_gradient(g: Tensor, e: Tensor, size: int) -> str:
         return f"the loop's gradient is {_number(ratio)} times that of the recorded loss: {_divisor(ratio, size)}"
     return (
         "the loop's gradient has another direction than that of the recorded loss: another loss (a regulariser or "
-        "weights of classes or samples in the loop only), another reduction, gradient accumulation, batches other "
-        "than train_set[indices], or randomness that is not torch's."
+        "weights of classes or samples in the loop only), another reduction, batches other than train_set[indices], or "
+        f"randomness that is not torch's. {READ_OFF}"
     )
 
 
@@ -168,7 +172,7 @@ def _cause_of_unseen_gradient(seen: StepSeen) -> str:
             f"reduce what it returns."
         )
     return (
-        "the loop does something that is not recorded: accumulation, another loss or reduction than the recorder has, "
+        "the loop does something that is not recorded: another loss or reduction than the recorder has, "
         "or batches other than train_set[indices] (take them from hg.indexed(loader), or pass the batch to step() and "
         "store_batches=True). Take it out of the step."
     )
@@ -199,11 +203,8 @@ def _divisor(ratio: float, size: int) -> str:
         return "the loop takes the mean and the recorder has the sum (reduction='mean')."
     inverse = 1 / ratio
     if inverse > 1.5 and math.isclose(inverse, round(inverse), rel_tol=1e-4):
-        return f"the loop divides its loss by {round(inverse)}, as for gradient accumulation."
-    return (
-        "another divisor, as the mean over tokens or the weights of classes have; or clipping. The reduction must be "
-        "the recorder's."
-    )
+        return f"the loop divides its loss by {round(inverse)}, as for gradient accumulation. {READ_OFF}"
+    return f"another divisor, as the mean over tokens or the weights of classes have. {READ_OFF}"
 
 
 def _ratio_of_parallel(x: Tensor, y: Tensor) -> float | None:
