@@ -1,5 +1,7 @@
 """A gradient scaler: its division is recorded, a step that it skips is none, and derivatives are as without it."""
 
+from contextlib import ExitStack
+
 import pytest
 import torch
 from torch import nn
@@ -9,7 +11,7 @@ from torch.optim import SGD, AdamW
 import hydragrad as hg
 from attribution import oracle
 from hydragrad.errors import ReplayMismatch
-from recording.toys import build_batch_norm, loss, replays_to_the_bit, samples
+from recording.toys import build, build_batch_norm, loss, replays_to_the_bit, samples, sgd
 
 
 def train(path, kind, scaler, *, clip=True, skip=None, make=lambda model: AdamW(model.parameters(), lr=0.01)):
@@ -67,3 +69,25 @@ def test_a_factor_that_is_no_power_of_two_is_named(tmp_path):
         for parameter in model.parameters():
             parameter.grad.mul_(0.75)
         optimizer.step()
+
+
+@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
+def test_rows_are_those_without_a_scaler(tmp_path, beside):
+    found = []
+    for number, scaler in enumerate([GradScaler("cpu", enabled=False), GradScaler("cpu", init_scale=1024.0)]):
+        model = build()
+        optimizer = sgd(model)
+        with ExitStack() as stack:
+            tracker = hg.Tracker(model, optimizer, loss, samples(), seed=1)
+            recorder = hg.Recorder(tmp_path / str(number), model, optimizer, loss, samples(), seed=1)
+            observers = [stack.enter_context(each) for each in ([recorder, tracker] if beside else [tracker])]
+            for step in range(6):
+                indices = [(5 * step + i) % 22 for i in range(5)]
+                with ExitStack() as blocks:
+                    handle = [blocks.enter_context(each.step(indices)) for each in observers][-1]
+                    optimizer.zero_grad()
+                    scaler.scale(handle.losses(samples()[indices]).mean()).backward()
+                    scaler.step(optimizer)
+                    scaler.update()
+        found.append(tracker.contributions(hg.mean_loss(samples())).values)
+    assert oracle.relative(*found) < 1e-6

@@ -62,7 +62,7 @@ class GradientWatch:
         self._names = {id(parameter): name for name, parameter in parameters.items()}
         self._trained: Sequence[nn.Parameter] = ()
         self._trained_ids: set[int] = set()
-        self._step, self._checks = 0, True
+        self._step = 0
         self._noted: _Noted | None = None
         self._carried: _Noted | None = None  # what the last block left for the next micro-batch to add to
         self._follows = False  # whether the block before this one was a micro-batch of the same step
@@ -72,9 +72,9 @@ class GradientWatch:
         self.backward_passes = 0
         self.earlier = Earlier.NONE
 
-    def begin(self, step: int, *, checks: bool) -> None:
-        """A step block was entered; without `checks` only calls are counted."""
-        self._step, self._checks, self._noted = step, checks, None
+    def begin(self, step: int) -> None:
+        """A step block was entered."""
+        self._step, self._noted = step, None
         self._trained, self._trained_ids = self._trained_now(), set[int]()
         self.transforms, self.clipped, self.backward_passes, self.earlier = [], False, 0, Earlier.NONE
 
@@ -101,8 +101,6 @@ class GradientWatch:
             )
         now = [parameter.grad for parameter in self._trained]
         present = [gradient for gradient in now if gradient is not None and gradient.layout is torch.strided]
-        if not (self._follows or self._checks):
-            return
         if not present or not bool(_stacked(_norms(present)).any()):
             self.earlier = Earlier.CLEARED if self._follows else Earlier.NONE
             return
@@ -205,8 +203,6 @@ class GradientWatch:
         )
 
     def _note(self) -> None:
-        if not self._checks:
-            return
         gradients = [parameter.grad for parameter in self._trained]
         present = [gradient for gradient in gradients if gradient is not None]
         if not present or any(gradient.layout is not torch.strided for gradient in present):

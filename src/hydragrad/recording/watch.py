@@ -104,13 +104,13 @@ class Watch:
 
         Args:
             step: Counted from 0, for messages.
-            checks: Hold gradients, weights and the optimizer's update to what they must be. False where another
-                observer of the same loop does.
+            checks: Hold weights and the optimizer's update to what they must be. False where another observer of the
+                same loop does; gradients are watched all the same, since what happens to them is part of the record.
         """
         self.inside = True
         self._steps, self._nested = self._none_yet(), 0
         self._step, self._checks = step, checks
-        self._gradients.begin(step, checks=checks)
+        self._gradients.begin(step)
         self.reduction.begin(step)
         self.autocast, self._calls = None, 0
 
@@ -176,8 +176,6 @@ class Watch:
             self._before_transform()
 
     def _require_untouched_gradients(self) -> None:
-        if not self._checks:
-            return
         before = len(self._gradients.transforms)
         self._gradients.require_untouched()
         if len(self._gradients.transforms) > before and self._before_transform is not None:
@@ -277,8 +275,9 @@ class Watch:
         return (optimizer, _followed_by(closure, about_to_update)), {}
 
     def _about_to_update(self, number: int) -> None:
-        if self._checks and self._steps[number] == 1:
+        if self._steps[number] == 1:
             self._require_untouched_gradients()
+        if self._checks and self._steps[number] == 1:
             self.rest.before_update(self._step)
             self._updates[number].before(self._step)
         if self._before_update is not None:
