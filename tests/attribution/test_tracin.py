@@ -86,3 +86,15 @@ def test_the_report_says_what_they_are(checkpoints, tmp_path):
     scores = hg.tracin(checkpoints, hg.mean_loss(data(12, 1)), rates=0.1)
     page = hg.report(checkpoints, scores, tmp_path / "report.html").read_text()
     assert "sums over checkpoints (TracIn)" in page and "influence functions of checkpoints" not in page
+
+
+def test_a_recorded_rate_may_be_a_tensor(tmp_path):
+    values = []
+    for number, rate in enumerate([0.01, torch.tensor(0.01)]):
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 3)
+        samples = torch.utils.data.TensorDataset(torch.randn(12, 4), torch.randint(3, (12,)))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+        run = hg.train(model, cross_entropy, samples, optimizer, epochs=1, batch_size=4, out=tmp_path / str(number))
+        values.append(hg.tracin(run, hg.mean_loss(samples)).values)
+    torch.testing.assert_close(*values, rtol=1e-4, atol=1e-8)

@@ -6,7 +6,7 @@ import torch
 import hydragrad as hg
 from attribution import oracle
 from cases import Case
-from hydragrad.errors import StepError, Unsupported
+from hydragrad.errors import QueryError, StepError
 from training_loops import LOOPS, accumulated, clipped, record, track
 
 CASES = [
@@ -35,8 +35,11 @@ def test_the_tracker_gives_what_the_recorded_run_gives(tmp_path, case, loop, bes
     assert oracle.relative(rows.contributions(query).values, expected) < 1e-8
 
 
-def test_projected_rows_of_a_clipped_loop_are_refused_by_name():
-    with pytest.raises(Unsupported, match=r"Clipping depends on whole gradients.*first acted at step"):
+def test_projected_rows_of_a_clipped_loop_are_refused_by_name(tmp_path):
+    run = record(Case("mlp", "momentum"), clipped, tmp_path)
+    with pytest.raises(QueryError, match=r"Clipping depends on whole gradients.*first acted at step"):
+        hg.hypergradients(run, projection=20)
+    with pytest.raises(QueryError, match=r"Clipping depends on whole gradients.*first acted at step"):
         track(Case("mlp", "momentum"), clipped, projection=4)
 
 

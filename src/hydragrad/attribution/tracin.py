@@ -21,6 +21,7 @@ from hydragrad.replay import Recording, samples_in
 from hydragrad.scores import Evidence, Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.evidence import TRACIN
 from hydragrad.scores.notes import interrupted
+from hydragrad.steps.rule import number
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import Checkpoints
 
@@ -100,7 +101,7 @@ def _recorded_rate(run: Recording, step: int) -> float:
         QueryError: Parameter groups had different ones.
     """
     options = run.steps[step - 1].options
-    rates = {float(group["lr"] or 0) for group in options if "lr" in group}
+    rates = {number(group["lr"]) for group in options if group.get("lr") is not None}
     if len(rates) != 1:
         raise QueryError(
             f"The run must have one rate a step for TracIn, or rates= be given; at step {step - 1:,} its parameter "

@@ -24,7 +24,7 @@ from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking.facts import DTYPES, StoreFacts, is_growing
 from hydragrad.tracking.growing_store import unfolding
 from hydragrad.tracking.new_store import make_projector, new_table, storage
-from hydragrad.tracking.options import notes, require_sound, smoothing_share
+from hydragrad.tracking.options import clipped_rows_are_whole, notes, require_sound, smoothing_share
 from hydragrad.tracking.replayed_step import ExactStep, SampleGradients
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
@@ -79,6 +79,9 @@ def hypergradients(
     require_recorded(run, "hypergradients")
     rule = _one_rule(run)
     require_sound(curvature, projection, batch_statistics, rule)
+    clipped = next((record.step for record in run.steps if record.transformed), None)
+    if projection is not None and clipped is not None:
+        raise clipped_rows_are_whole(clipped)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
     histories = run_histories(run)
     weights = trained_layout(run, histories)

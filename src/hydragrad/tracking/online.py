@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from hydragrad.derivatives import Layout, PerSampleLoss, Projector
 from hydragrad.derivatives.curvature.tangents import ExactTangents, Tangents
-from hydragrad.errors import StepError, Unsupported
+from hydragrad.errors import StepError
 from hydragrad.randomness import preserved
 from hydragrad.replay.trajectory import step_point
 from hydragrad.runs import StepRecord
@@ -21,6 +21,7 @@ from hydragrad.steps import StepPoint, rule_named, states_of, tangent_transforms
 from hydragrad.tracking.facts import DTYPES, LOG, StoreFacts
 from hydragrad.tracking.growing_store import model_state, read_log, unfolding
 from hydragrad.tracking.new_store import new_table
+from hydragrad.tracking.options import clipped_rows_are_whole
 from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.rows.recurrence import Recurrence, TakenAt
@@ -227,11 +228,7 @@ class OnlineRows:
         if not record.transformed or self._there().recurrence.every_row:
             return g_dot
         if self._tracked.projector is not None:
-            raise Unsupported(
-                f"Clipping depends on whole gradients, and projected rows do not have them; it first acted at step "
-                f"{record.step}. Track without projection=, or record the run and use "
-                f"hg.hypergradients(run, projection=...) under a run that does not clip."
-            )
+            raise clipped_rows_are_whole(record.step)
         return tangent_transforms(record.transforms, self._tracked.weights.spans, g_dot, noted)
 
     def close(self) -> None:

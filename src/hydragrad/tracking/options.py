@@ -38,6 +38,14 @@ def require_sound(curvature: str, projection: int | None, batch_statistics: str,
         )
 
 
+def clipped_rows_are_whole(step: int) -> QueryError:
+    """The refusal of projected rows of a run whose gradients were clipped or scaled, first at a step."""
+    return QueryError(
+        f"Clipping depends on whole gradients, and projected rows do not have them; it first acted at step {step}. "
+        f"Leave projection out and track fewer samples, or record the run and use hg.attribute(run, query)."
+    )
+
+
 def smoothing_share(rule: StepRule, smoothing: float | None) -> float:
     """The share of the mean second moment that derivatives add under its root: 0 where there is none.
 
