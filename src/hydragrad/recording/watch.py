@@ -246,7 +246,7 @@ class Watch:
                 frozen=tuple(name for name, parameter in self.parameters.items() if not parameter.requires_grad),
                 idle=self._idle,
                 evaluating=tuple(name for name, module in self._modules.items() if not module.training),
-                owners=self._optimizer.owners if len(self._optimizer.members) > 1 else (),
+                owners=self._optimizer.owners,
             )
             require_frozen_skipped(self._structure)
         return self._structure
@@ -289,9 +289,10 @@ class Watch:
         if self._nested > 0:
             return
         idle = []
-        for owner, group in zip(self._optimizer.owners, self._optimizer.param_groups, strict=True):
+        every = zip(self._steps, self._optimizer.members, strict=True)
+        for steps, group in ((steps, group) for steps, member in every for group in member.param_groups):
             for parameter in group["params"]:
-                if parameter.grad is None or not self._steps[owner]:
+                if parameter.grad is None or not steps:
                     idle.append(self._name(parameter))
                 elif parameter.grad.layout is not torch.strided:
                     raise Unsupported(

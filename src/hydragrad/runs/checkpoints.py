@@ -83,9 +83,8 @@ def optimizer_state(model: nn.Module, optimizer: Optimizer | Together) -> Optimi
 
 def snapshot(step: int, model: nn.Module, optimizer: Optimizer | Together, **rest: Any) -> Checkpoint:
     """Copy the present state of model and optimizer."""
-    several = isinstance(optimizer, Together) and len(optimizer.members) > 1
-    owners = optimizer.owners if isinstance(optimizer, Together) and several else ()
-    owned = zip(owners, optimizer.param_groups, strict=True) if several else ()
+    owners = optimizer.owners if isinstance(optimizer, Together) else ()
+    owned = zip(owners, optimizer.param_groups if owners else (), strict=True)
     numbers = {id(parameter): number for number, group in owned for parameter in group["params"]}
     return Checkpoint(
         step,

@@ -1,6 +1,6 @@
 """Several optimizers of one model, as one: their parameter groups side by side, their states in one mapping."""
 
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -60,7 +60,9 @@ class Together:
 
     @property
     def owners(self) -> tuple[int, ...]:
-        """The number of the optimizer of every group."""
+        """The number of the optimizer of every group; empty where there is one."""
+        if len(self.members) == 1:
+            return ()
         return tuple(number for number, member in enumerate(self.members) for _ in member.param_groups)
 
     def options(self) -> tuple[Options, ...]:
@@ -77,35 +79,18 @@ class Together:
             member.step()
 
 
-class _States(MutableMapping[Tensor, dict[str, Any]]):
-    """The states of several optimizers: a parameter's is with the optimizer that has it."""
+class _States(Mapping[Tensor, dict[str, Any]]):
+    """The states of several optimizers, by parameter; nobody writes here."""
 
     def __init__(self, members: Sequence[Optimizer]) -> None:
         self._members = members
 
     def __getitem__(self, parameter: Tensor) -> dict[str, Any]:
-        entries: dict[str, Any] = self._of(parameter).state[parameter]
-        return entries
-
-    def __setitem__(self, parameter: Tensor, entries: dict[str, Any]) -> None:
-        self._of(parameter).state[parameter] = entries
-
-    def __delitem__(self, parameter: Tensor) -> None:
         for member in self._members:
-            if parameter in member.state:
-                del member.state[parameter]
-                return
+            if parameter in member.state:  # asking for it would make an entry
+                entries: dict[str, Any] = member.state[parameter]
+                return entries
         raise KeyError(parameter)
-
-    def __contains__(self, parameter: object) -> bool:
-        return any(parameter in member.state for member in self._members)
-
-    def get(self, parameter: Tensor, default: Any = None) -> Any:
-        """A parameter's entries, without making any."""
-        for member in self._members:
-            if parameter in member.state:
-                return member.state[parameter]
-        return default
 
     def __iter__(self) -> Iterator[Tensor]:
         for member in self._members:
@@ -113,14 +98,6 @@ class _States(MutableMapping[Tensor, dict[str, Any]]):
 
     def __len__(self) -> int:
         return sum(len(member.state) for member in self._members)
-
-    def _of(self, parameter: Tensor) -> Optimizer:
-        if len(self._members) == 1:
-            return self._members[0]
-        for member in self._members:
-            if any(parameter is own for own in _parameters(member)):
-                return member
-        raise KeyError(parameter)
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[Tensor]:
