@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from hydragrad.attribution.advice import advice_notes
-from hydragrad.attribution.full_precision import autocast_of
 from hydragrad.attribution.gradients import QueryGradients, gradients_in_chunks, gradients_of_some
 from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.replays import over_replays
@@ -253,8 +252,7 @@ def _notes(run: Recording, method: Method) -> Iterator[Note]:
         if running_statistics(run.model):
             yield STATISTICS_CONSTANT
     yield from advice_notes(run, method)
-    half = next((kind for kind in map(autocast_of, run.steps) if kind is not None), None)
-    if half is not None:
-        yield under_autocast(half)
+    if run.autocast is not None:
+        yield under_autocast(run.autocast)
     if not run.completed:
         yield interrupted(len(run.steps))

@@ -5,13 +5,12 @@ are those of the loss in the weights' own precision. They are held to a backward
 and at random ones, loosely to the gradient that trained at every step, and the losses of both are compared.
 """
 
-import random
-
 import torch
 from torch import Tensor
 
 from hydragrad.attribution.plan import Plan
 from hydragrad.derivatives import Batch, LossModule
+from hydragrad.derivatives.graph import KindWatch
 from hydragrad.derivatives.held import Held
 from hydragrad.derivatives.per_sample.weighted import weighted_gradient
 from hydragrad.runs import StepRecord
@@ -21,11 +20,6 @@ GAP = 0.25
 """How far sums of derivatives may be from a half-precision gradient that trained, relative to what is added up."""
 FIRST, SHARE = 8, 1 / 16
 """Steps that are held exactly: so many, and so large a share of the others."""
-
-
-def autocast_of(record: StepRecord) -> str | None:
-    """The type that a step ran in under autocast; None where it ran without."""
-    return next((part.autocast[1] for part in record.micro_batches if part.autocast is not None), None)
 
 
 class FullPrecision:
@@ -41,14 +35,14 @@ class FullPrecision:
 
     def __init__(self, plan: Plan, problem: LossModule, losses: Held) -> None:
         self._plan, self._problem, self.losses = plan, problem, losses
-        self._seen = 0
+        self._seen, self._random = 0, KindWatch(SHARE)
 
     def wants(self, record: StepRecord) -> bool:
         """Whether a step is held to a backward pass of its own."""
-        if autocast_of(record) is None:
+        if record.autocast is None:
             return False
         self._seen += 1
-        return self._seen <= FIRST or random.Random(record.step).random() < SHARE
+        return self._seen <= FIRST or self._random.draws(record.step)
 
     def gradient(
         self, part: MicroBatch, batch: Batch, parameters: dict[str, Tensor], buffers: dict[str, Tensor]

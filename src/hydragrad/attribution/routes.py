@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hydragrad.attribution.full_precision import GAP, FullPrecision, autocast_of
+from hydragrad.attribution.full_precision import GAP, FullPrecision
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import (
@@ -82,7 +82,7 @@ class Comparisons(NamedTuple):
             NotHeld: They differ by more than rounding.
         """
         what = "Directional derivatives"
-        if autocast_of(record) is None:
+        if record.autocast is None:
             self.gradients.hold(terms, trained, directions, what)
             return
         self.half.hold(terms, trained.to(terms), directions, what, GAP)
@@ -116,7 +116,7 @@ def measuring(route: Route, what: Measuring) -> Iterator[OneStep]:
             dots.remove()
         return
     problem = LossModule(what.plan.run.model, what.plan.run.loss)
-    shares = route == "jvp" and not any(autocast_of(record) for record in what.plan.run.steps)
+    shares = route == "jvp" and what.plan.run.autocast is None
     shared = SharedForward(what.replay.trajectory.model, problem.model) if shares else None
     evaluate = _forward_mode(what, problem) if route == "jvp" else _one_by_one(what, problem)
     try:

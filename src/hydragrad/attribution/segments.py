@@ -10,7 +10,6 @@ from collections.abc import Generator, Sequence
 import numpy as np
 import torch
 
-from hydragrad.attribution.full_precision import autocast_of
 from hydragrad.attribution.gradients import QueryGradients
 from hydragrad.attribution.partial import Partial, PartialFold
 from hydragrad.attribution.plan import Plan
@@ -75,7 +74,7 @@ def choose_route(plan: Plan) -> tuple[Route, str]:
     """
     if plan.classes:
         return "jvp", "contributions of every label need the tangent of the logits"
-    if any(autocast_of(record) for record in plan.run.steps):
+    if plan.run.autocast is not None:
         return "jvp", "the run's own passes are of half precision (autocast)"
     with plan.run.replay() as replay:
         starts = [start for start, _ in plan.run.segments]

@@ -12,12 +12,10 @@ import torch
 from torch import Tensor
 
 from hydragrad.errors import StepError
+from hydragrad.recording.update_check import is_due
 
 _looking: ContextVar[bool] = ContextVar("looking", default=False)
 """Whether a pass is one that looks, rather than the loop's own."""
-
-EVERY = 16
-"""Steps between two looks at whether the reduction is linear, once so many were looked at one by one."""
 
 
 class Reduction:
@@ -92,7 +90,7 @@ class Reduction:
         Raises:
             StepError: It is not.
         """
-        if self._losses is None or not (self._step < EVERY or self._step % EVERY == 0):
+        if self._losses is None or not is_due(self._step):
             return
         token = _looking.set(True)
         try:

@@ -26,6 +26,11 @@ KNOWN_OPTIONS = 16
 """Of a schedule every step has its own; only those in force lately are worth remembering."""
 
 
+def is_due(step: int) -> bool:
+    """Whether a step is looked at closely: each of the first ones, and later one in EVERY."""
+    return step < EVERY or step % EVERY == 0
+
+
 class _Predicted(NamedTuple):
     """Parameters that step alike, and what the rule says of them."""
 
@@ -53,7 +58,7 @@ class UpdateCheck:
     def before(self, step: int) -> None:
         """Predict, where it is due; called when the optimizer is about to step."""
         self._predicted = []
-        if step < EVERY or step % EVERY == 0:
+        if is_due(step):
             self._predict_all()
 
     def _predict_all(self) -> None:

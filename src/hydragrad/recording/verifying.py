@@ -84,14 +84,13 @@ def check_one_step(
         ReplayMismatch: They differ; says what it looks like.
         Unsupported: The model or the loss enters autocast itself.
     """
-    recorded = any(part.autocast for part in record.micro_batches)
-    if recorded:  # the loop's own autocast; without it the loss must run without any
+    if record.autocast:  # the loop's own autocast; without it the loss must run without any
         trajectory.restore(start)
         trajectory.arrange(record)
         with refusing_autocast(trajectory.model):
             trajectory.plain_losses(batches[0])
     trajectory.restore(start)
-    with nullcontext() if recorded else refusing_autocast(trajectory.model):
+    with nullcontext() if record.autocast else refusing_autocast(trajectory.model):
         trajectory.advance(record, batches)
     values = {name: parameter.detach() for name, parameter in after.items()}
     difference = relative_difference(trajectory.parameters, values)

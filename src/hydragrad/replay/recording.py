@@ -109,6 +109,11 @@ class Recording:
         """Read the checkpoint before `step`; it must be one of the segments' starts, or the run's end."""
         return self._folder.read(step, self._digests[step])
 
+    @cached_property
+    def autocast(self) -> str | None:
+        """The type that steps ran in under autocast; None where none did."""
+        return next((record.autocast for record in self.steps if record.autocast is not None), None)
+
     def has_checkpoint(self, step: int) -> bool:
         """Whether there is a checkpoint before `step`."""
         return step in self._digests

@@ -169,6 +169,11 @@ class StepRecord:
         return all(part.digest is not None for part in self.micro_batches)
 
     @property
+    def autocast(self) -> str | None:
+        """The type that the step ran in under autocast; None where it ran without."""
+        return next((part.autocast[1] for part in self.micro_batches if part.autocast is not None), None)
+
+    @property
     def rate(self) -> float:
         """The learning rate of the first parameter group."""
         return number(self.options[0]["lr"])
