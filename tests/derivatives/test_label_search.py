@@ -152,7 +152,7 @@ def test_inputs_of_the_model_are_no_labels_and_it_is_called_once(x):
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_leaves_of_any_kind_may_stand_beside_the_label(model, x):
+def test_leaves_of_any_kind_may_stand_next_to_the_label(model, x):
     ragged = [torch.ones(1 + i % 2) for i in range(SIZE)]
     nested = torch.nested.nested_tensor(ragged, layout=torch.jagged)
     others = [nested, x.to_sparse(), x.cfloat(), torch.tensor(2), torch.empty(0), (x > 0)[:, :CLASSES], x / 0]

@@ -71,8 +71,8 @@ def test_a_factor_that_is_no_power_of_two_is_named(tmp_path):
         optimizer.step()
 
 
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
-def test_rows_are_those_without_a_scaler(tmp_path, beside):
+@pytest.mark.parametrize("recorded", [False, True], ids=["alone", "with a recorder"])
+def test_rows_are_those_without_a_scaler(tmp_path, recorded):
     found = []
     for number, scaler in enumerate([GradScaler("cpu", enabled=False), GradScaler("cpu", init_scale=1024.0)]):
         model = build()
@@ -80,7 +80,7 @@ def test_rows_are_those_without_a_scaler(tmp_path, beside):
         with ExitStack() as stack:
             tracker = hg.Tracker(model, optimizer, loss, samples(), seed=1)
             recorder = hg.Recorder(tmp_path / str(number), model, optimizer, loss, samples(), seed=1)
-            observers = [stack.enter_context(each) for each in ([recorder, tracker] if beside else [tracker])]
+            observers = [stack.enter_context(each) for each in ([recorder, tracker] if recorded else [tracker])]
             for step in range(6):
                 indices = [(5 * step + i) % 22 for i in range(5)]
                 with ExitStack() as blocks:

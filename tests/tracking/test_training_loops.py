@@ -1,4 +1,4 @@
-"""Rows of loops that clip, accumulate and weigh: online, beside a recorder, and after the fact they are the same."""
+"""Rows of loops that clip, accumulate and weigh: online, with a recorder, and after the fact they are the same."""
 
 import pytest
 import torch
@@ -22,11 +22,11 @@ IDS = [f"{case.name}-{loop}" for case, loop in CASES]
 
 
 @pytest.mark.parametrize("curvature", ["none", "hessian"])
-@pytest.mark.parametrize("beside", [False, True], ids=["alone", "beside"])
+@pytest.mark.parametrize("recorded", [False, True], ids=["alone", "with a recorder"])
 @pytest.mark.parametrize(("case", "loop"), CASES, ids=IDS)
-def test_the_tracker_gives_what_the_recorded_run_gives(tmp_path, case, loop, beside, curvature):
+def test_the_tracker_gives_what_the_recorded_run_gives(tmp_path, case, loop, recorded, curvature):
     query = hg.mean_loss(case.held_out)
-    tracker = track(case, LOOPS[loop], tmp_path / "beside" if beside else None, curvature=curvature)
+    tracker = track(case, LOOPS[loop], tmp_path / "recorded" if recorded else None, curvature=curvature)
     run = record(case, LOOPS[loop], tmp_path / "run")
     expected = hg.attribute(run, query, curvature=curvature).values
     assert expected.abs().max() > 1e-7

@@ -23,7 +23,7 @@ from hydragrad.steps import Together
 from hydragrad.surroundings import in_clean_surroundings
 
 _inside: ContextVar[tuple[Watch, ...]] = ContextVar("inside", default=())
-"""The step blocks that are open: an observer of a loop may be beside another one."""
+"""The step blocks that are open: a loop may have several observers."""
 
 
 class StepBlock:

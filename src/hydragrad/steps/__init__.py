@@ -13,11 +13,12 @@ adadelta           torch.optim.Adadelta
 adafactor          torch.optim.Adafactor
 muon               torch.optim.Muon
 asgd               torch.optim.ASGD
+moments            what optimizers begin a step with: the decayed gradient, means of squares
 roots              roots that optimizers divide by
 together           several optimizers of one model, as one
 own                register_optimizer: rules of the user's own optimizers
 own_check          a registered step held to the real optimizer
-by_autograd        tangent and transpose derived from a pure step
+by_autograd        rules whose tangent and transpose are derived from a pure step
 histories          parameters that share one rule and one sequence of options
 closed_form        the closed form without curvature: kappa_t
 interval_products  the same, lazily: the steps that a sample sat out as one product

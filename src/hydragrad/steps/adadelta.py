@@ -18,9 +18,10 @@ from typing import Any
 from torch import Tensor
 from torch.optim import Adadelta
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
+from hydragrad.steps.by_autograd import derived
+from hydragrad.steps.moments import decayed, mean_square
 from hydragrad.steps.roots import root
-from hydragrad.steps.rule import Move, StepPoint, StepRule, capturable, number, one_step_more, steps_so_far
+from hydragrad.steps.rule import Move, StepPoint, capturable, number
 
 STATES = ("square_avg", "acc_delta")
 
@@ -43,7 +44,7 @@ def step(
     options: AdadeltaOptions = move.options
     v, g = _square(w, states, g, options)
     d = root(states[1] + options.eps) / root(v + options.eps + rho) * g
-    u = options.decay * states[1] + (1 - options.decay) * d * d
+    u = mean_square(states[1], d, options.decay)
     return w - options.lr * d, (v, u)
 
 
@@ -54,8 +55,8 @@ def second_moment(point: StepPoint, move: Move) -> Tensor:
 
 def _square(w: Tensor, states: tuple[Tensor, ...], g: Tensor, options: AdadeltaOptions) -> tuple[Tensor, Tensor]:
     """The gradients' mean square after the step, and the gradient with the weight decay."""
-    g = (-g if options.maximize else g) + options.weight_decay * w
-    return options.decay * states[0] + (1 - options.decay) * g * g, g
+    g = decayed(w, g, options)
+    return mean_square(states[0], g, options.decay), g
 
 
 def _read(values: Mapping[str, Any]) -> AdadeltaOptions:
@@ -63,17 +64,13 @@ def _read(values: Mapping[str, Any]) -> AdadeltaOptions:
     return AdadeltaOptions(**numbers, decay=number(values["rho"]), maximize=bool(values["maximize"]))
 
 
-RULE = StepRule(
+RULE = derived(
     torch_class=Adadelta,
     options=("lr", "rho", "eps", "weight_decay", "maximize"),
     kernels=("foreach", "capturable", "differentiable"),
     read=_read,
     states=lambda options: STATES,
-    age=steps_so_far,
-    grow=one_step_more,
     step=step,
-    tangent=tangent_of(step),
-    transpose=transpose_of(step),
     second_moment=second_moment,
     numbers_on_device=capturable,
 )

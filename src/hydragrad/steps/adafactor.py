@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.optim import Adafactor
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
+from hydragrad.steps.by_autograd import derived
 from hydragrad.steps.roots import root
-from hydragrad.steps.rule import Move, Shape, StepPoint, StepRule, number, one_step_more, steps_so_far
+from hydragrad.steps.rule import Move, Shape, StepPoint, number
 
 ROWS, COLUMNS, VECTOR = STATES = ("row_var", "col_var", "variance")
 """A parameter has the first two or the last; the others stay zero."""
@@ -103,17 +103,13 @@ def _read(values: Mapping[str, Any]) -> AdafactorOptions:
     )
 
 
-RULE = StepRule(
+RULE = derived(
     torch_class=Adafactor,
     options=("lr", "beta2_decay", "eps", "d", "weight_decay", "maximize"),
     kernels=("foreach",),
     read=_read,
     states=lambda options: STATES,
-    age=steps_so_far,
-    grow=one_step_more,
     step=step,
-    tangent=tangent_of(step),
-    transpose=transpose_of(step),
     second_moment=second_moment,
     elementwise=False,
     state_shape=_state_shape,

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.optim import Adagrad
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
+from hydragrad.steps.by_autograd import derived
+from hydragrad.steps.moments import decayed
 from hydragrad.steps.roots import root
-from hydragrad.steps.rule import Move, StepPoint, StepRule, number, one_step_more, steps_so_far
+from hydragrad.steps.rule import Move, StepPoint, number
 
 SUM = "sum"
 
@@ -58,7 +59,7 @@ def second_moment(point: StepPoint, move: Move) -> Tensor:
 def _sum(w: Tensor, states: tuple[Tensor, ...], g: Tensor, move: Move) -> tuple[Tensor, Tensor]:
     """The sum after the step, and the gradient with the weight decay."""
     options: AdagradOptions = move.options
-    g = (-g if options.maximize else g) + options.weight_decay * w
+    g = decayed(w, g, options)
     # torch makes the sum with the optimizer, or at the first step of a parameter that joins later.
     v = torch.full_like(w, options.initial_accumulator_value) if move.age == 1 else states[0]
     return v + g * g, g
@@ -69,17 +70,13 @@ def _read(values: Mapping[str, Any]) -> AdagradOptions:
     return AdagradOptions(**{name: number(values[name]) for name in names}, maximize=bool(values["maximize"]))
 
 
-RULE = StepRule(
+RULE = derived(
     torch_class=Adagrad,
     options=("lr", "lr_decay", "eps", "weight_decay", "initial_accumulator_value", "maximize"),
     kernels=("foreach", "differentiable", "fused"),
     read=_read,
     states=lambda options: (SUM,),
-    age=steps_so_far,
-    grow=one_step_more,
     step=step,
-    tangent=tangent_of(step),
-    transpose=transpose_of(step),
     second_moment=second_moment,
     numbers_on_device=lambda group: bool(group.get("fused")),
 )

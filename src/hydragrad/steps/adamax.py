@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 from torch.optim import Adamax
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
+from hydragrad.steps.by_autograd import derived
+from hydragrad.steps.moments import decayed
 from hydragrad.steps.roots import root
-from hydragrad.steps.rule import Move, StepPoint, StepRule, capturable, number, one_step_more, steps_so_far
+from hydragrad.steps.rule import Move, StepPoint, capturable, number
 
 STATES = ("exp_avg", "exp_inf")
 
@@ -56,7 +57,7 @@ def second_moment(point: StepPoint, move: Move) -> Tensor:
 
 def _largest(w: Tensor, states: tuple[Tensor, ...], g: Tensor, options: AdamaxOptions) -> tuple[Tensor, Tensor]:
     """The largest absolute gradient after the step, and the gradient with the weight decay."""
-    g = (-g if options.maximize else g) + options.weight_decay * w
+    g = decayed(w, g, options)
     return torch.maximum(options.betas[1] * states[1], g.abs() + options.eps), g
 
 
@@ -66,17 +67,13 @@ def _read(values: Mapping[str, Any]) -> AdamaxOptions:
     return AdamaxOptions(**numbers, betas=(number(b1), number(b2)), maximize=bool(values["maximize"]))
 
 
-RULE = StepRule(
+RULE = derived(
     torch_class=Adamax,
     options=("lr", "betas", "eps", "weight_decay", "maximize"),
     kernels=("foreach", "capturable", "differentiable"),
     read=_read,
     states=lambda options: STATES,
-    age=steps_so_far,
-    grow=one_step_more,
     step=step,
-    tangent=tangent_of(step),
-    transpose=transpose_of(step),
     second_moment=second_moment,
     numbers_on_device=capturable,
 )

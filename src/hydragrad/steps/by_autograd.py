@@ -10,7 +10,31 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from hydragrad.steps.rule import Cotangent, Move, Step, StepPoint, Tangent, TangentStep, TransposeStep
+from hydragrad.steps.rule import (
+    Cotangent,
+    Move,
+    Step,
+    StepPoint,
+    StepRule,
+    Tangent,
+    TangentStep,
+    TransposeStep,
+    one_step_more,
+    steps_so_far,
+)
+
+
+def derived(*, step: Step, of: Step | None = None, **known: Any) -> StepRule:
+    """A rule whose tangent and transpose are those of its step, for an optimizer that counts the steps as `step`.
+
+    Args:
+        step: One step, pure.
+        of: What derivatives are taken of, where that is not the step.
+        known: What else the rule has, as `StepRule` takes it; also another age.
+    """
+    pure = of or step
+    counted = {"age": steps_so_far, "grow": one_step_more}
+    return StepRule(step=step, tangent=tangent_of(pure), transpose=transpose_of(pure), **counted | known)
 
 
 def tangent_of(step: Step) -> TangentStep:

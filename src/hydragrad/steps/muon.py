@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
-from hydragrad.steps.rule import Move, StepRule, number
+from hydragrad.steps.by_autograd import derived
+from hydragrad.steps.rule import Move, number
 from hydragrad.torch_release import MUON
 
 BUFFER = "momentum_buffer"
@@ -107,7 +107,7 @@ def _read(values: Mapping[str, Any]) -> MuonOptions:
 RULE = (
     None  # before torch 2.9
     if MUON is None
-    else StepRule(
+    else derived(
         torch_class=MUON,
         options=("lr", "weight_decay", "momentum", "nesterov", "ns_coefficients", "eps", "ns_steps", "adjust_lr_fn"),
         kernels=(),
@@ -116,8 +116,7 @@ RULE = (
         age=lambda state: 0,
         grow=lambda age, options: (0, 0),
         step=step,
-        tangent=tangent_of(unrounded),
-        transpose=transpose_of(unrounded),
+        of=unrounded,
         elementwise=False,
     )
 )

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 from torch.optim import NAdam
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
+from hydragrad.steps.by_autograd import derived
+from hydragrad.steps.moments import decayed, mean_square
 from hydragrad.steps.roots import root
-from hydragrad.steps.rule import Move, StepPoint, StepRule, capturable, number, steps_so_far
+from hydragrad.steps.rule import Move, StepPoint, capturable, number, steps_so_far
 
 STATES = ("exp_avg", "exp_avg_sq")
 
@@ -77,11 +78,8 @@ def second_moment(point: StepPoint, move: Move) -> Tensor:
 
 def _square(w: Tensor, states: tuple[Tensor, ...], g: Tensor, options: NAdamOptions) -> tuple[Tensor, Tensor]:
     """The second moment after the step, and the gradient with the weight decay."""
-    b2 = options.betas[1]
-    g = -g if options.maximize else g
-    if not options.decoupled:
-        g = g + options.weight_decay * w
-    return b2 * states[1] + (1 - b2) * g * g, g
+    g = decayed(w, g, options)
+    return mean_square(states[1], g, options.betas[1]), g
 
 
 def _read(values: Mapping[str, Any]) -> NAdamOptions:
@@ -105,7 +103,7 @@ def _grow(age: tuple[int, float], options: NAdamOptions) -> tuple[NAdamAge, NAda
     return after, after
 
 
-RULE = StepRule(
+RULE = derived(
     torch_class=NAdam,
     options=("lr", "betas", "eps", "weight_decay", "momentum_decay", "decoupled_weight_decay", "maximize"),
     kernels=("foreach", "capturable", "differentiable"),
@@ -114,8 +112,6 @@ RULE = StepRule(
     age=_age,
     grow=_grow,
     step=step,
-    tangent=tangent_of(step),
-    transpose=transpose_of(step),
     second_moment=second_moment,
     numbers_on_device=capturable,
 )

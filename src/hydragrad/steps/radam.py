@@ -21,9 +21,10 @@ from typing import Any
 from torch import Tensor
 from torch.optim import RAdam
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
+from hydragrad.steps.by_autograd import derived
+from hydragrad.steps.moments import decayed, mean_square
 from hydragrad.steps.roots import root
-from hydragrad.steps.rule import Move, StepPoint, StepRule, capturable, number, one_step_more, steps_so_far
+from hydragrad.steps.rule import Move, StepPoint, capturable, number
 
 STATES = ("exp_avg", "exp_avg_sq")
 
@@ -78,11 +79,8 @@ def second_moment(point: StepPoint, move: Move) -> Tensor:
 
 def _square(w: Tensor, states: tuple[Tensor, ...], g: Tensor, options: RAdamOptions) -> tuple[Tensor, Tensor]:
     """The second moment after the step, and the gradient with the weight decay."""
-    b2 = options.betas[1]
-    g = -g if options.maximize else g
-    if not options.decoupled:
-        g = g + options.weight_decay * w
-    return b2 * states[1] + (1 - b2) * g * g, g
+    g = decayed(w, g, options)
+    return mean_square(states[1], g, options.betas[1]), g
 
 
 def _read(values: Mapping[str, Any]) -> RAdamOptions:
@@ -95,17 +93,13 @@ def _read(values: Mapping[str, Any]) -> RAdamOptions:
     )
 
 
-RULE = StepRule(
+RULE = derived(
     torch_class=RAdam,
     options=("lr", "betas", "eps", "weight_decay", "decoupled_weight_decay", "maximize"),
     kernels=("foreach", "capturable", "differentiable"),
     read=_read,
     states=lambda options: STATES,
-    age=steps_so_far,
-    grow=one_step_more,
     step=step,
-    tangent=tangent_of(step),
-    transpose=transpose_of(step),
     second_moment=second_moment,
     numbers_on_device=capturable,
 )

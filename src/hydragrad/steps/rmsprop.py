@@ -18,9 +18,10 @@ from typing import Any
 from torch import Tensor
 from torch.optim import RMSprop
 
-from hydragrad.steps.by_autograd import tangent_of, transpose_of
+from hydragrad.steps.by_autograd import derived
+from hydragrad.steps.moments import decayed, mean_square
 from hydragrad.steps.roots import root
-from hydragrad.steps.rule import Move, StepPoint, StepRule, capturable, number, one_step_more, steps_so_far
+from hydragrad.steps.rule import Move, StepPoint, capturable, number
 
 STATES = ("square_avg", "momentum_buffer", "grad_avg")
 """Each option's states come before the next one's, so that groups with other options have the first ones in common."""
@@ -62,8 +63,8 @@ def _means(
     w: Tensor, states: tuple[Tensor, ...], g: Tensor, options: RMSpropOptions
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """The states with their means after the step, and the gradient with the weight decay."""
-    g = (-g if options.maximize else g) + options.weight_decay * w
-    v = options.alpha * states[0] + (1 - options.alpha) * g * g
+    g = decayed(w, g, options)
+    v = mean_square(states[0], g, options.alpha)
     if not options.centered:
         return (v, *states[1:]), g
     return (v, states[1], options.alpha * states[2] + (1 - options.alpha) * g), g
@@ -84,17 +85,13 @@ def _states(options: RMSpropOptions) -> tuple[str, ...]:
     return STATES[:2] if options.momentum > 0 else STATES[:1]
 
 
-RULE = StepRule(
+RULE = derived(
     torch_class=RMSprop,
     options=("lr", "alpha", "eps", "weight_decay", "momentum", "centered", "maximize"),
     kernels=("foreach", "capturable", "differentiable"),
     read=_read,
     states=_states,
-    age=steps_so_far,
-    grow=one_step_more,
     step=step,
-    tangent=tangent_of(step),
-    transpose=transpose_of(step),
     second_moment=second_moment,
     numbers_on_device=capturable,
 )
