@@ -46,6 +46,16 @@ SmoothingOption = Annotated[
     ),
 ]
 
+TrainSize = Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples a batch (default: 64; of texts 32).")]
+Accumulate = Annotated[
+    int, typer.Option(min=1, help="Batches a step: its gradient is that of the mean over all their samples.")
+]
+ClipNorm = Annotated[
+    float | None, typer.Option(min=0, help="Clip every step's gradient to this norm (default: not; of texts 1).")
+]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="Forward passes under autocast to bfloat16.")]
+DropLast = Annotated[bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")]
 
 BlockSize = Annotated[int | None, typer.Option(min=1, help="Characters of a block of shakespeare (default: 64).")]
 Layers = Annotated[int | None, typer.Option(min=1, help="Layers of a gpt (default: 2).")]

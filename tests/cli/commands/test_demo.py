@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cli.test_app import hydragrad as hydragrad
-from hydragrad.cli.commands import demo
+from hydragrad.cli.commands import demo, demo_check
 
 
 @pytest.fixture
@@ -14,7 +14,7 @@ def small(monkeypatch):
     monkeypatch.setattr(demo, "SETTINGS", replace(demo.SETTINGS, train_size=100, epochs=2))
     for name, value in {"HARMFUL": (3,), "HELPFUL": (3,), "RANDOM_GROUPS": 1, "RANDOM_SIZE": 5}.items():
         monkeypatch.setattr(demo, name, value)
-    monkeypatch.setattr(demo, "WORKERS", 1)
+    monkeypatch.setattr(demo_check, "WORKERS", 1)
     monkeypatch.setattr(demo, "PROJECTION", 16)
 
 

@@ -9,7 +9,7 @@ import pytest
 import small_texts
 from cli.test_app import hydragrad as hydragrad
 from hydragrad import cli
-from hydragrad.cli.commands import demo_text
+from hydragrad.cli.commands import demo_check, demo_text
 
 SMALL = ("--layers", 1, "--heads", 2, "--width", 8, "--train-size", 40, "--validation-size", 5, "--epochs", 1)
 
@@ -141,7 +141,8 @@ def test_the_demo_tells_the_whole_story_and_can_be_repeated(hydragrad, tmp_path,
     small = replace(
         demo_text.SETTINGS, train_size=60, validation_size=9, test_size=9, epochs=1, sizes={"width": 8, "layers": 1}
     )
-    for name, value in {"SETTINGS": small, "GROUPS": (3, 6), "WORKERS": 1}.items():
+    monkeypatch.setattr(demo_check, "WORKERS", 1)
+    for name, value in {"SETTINGS": small, "GROUPS": (3, 6)}.items():
         monkeypatch.setattr(demo_text, name, value)
     words = ("demo", "--text", "--out", tmp_path / "demo", "--quiet", "--json", tmp_path / "figures.json")
     code, out, err = hydragrad(*words)

@@ -2,6 +2,7 @@
 
 demo        the main job on an embedded data set
 demo_text   the same on a small language model
+demo_check  what both end with: predicted and actual changes
 check       two steps on a copy: what can be recorded, and what it costs
 train       train with recording
 attribute   contributions of single training samples

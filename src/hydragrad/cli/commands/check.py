@@ -11,7 +11,24 @@ from hydragrad.checking import check as check_setup
 from hydragrad.checking.checked import MODE_HEADINGS, PART_HEADINGS
 from hydragrad.checking.refused import refusal_of
 from hydragrad.cli.console import columns, say, write_json
-from hydragrad.cli.options import BlockSize, DataDir, Dropout, Heads, Json, Layers, Quiet, Untied, Width, sizes_of
+from hydragrad.cli.options import (
+    Accumulate,
+    BatchSize,
+    Bf16,
+    BlockSize,
+    ClipNorm,
+    DataDir,
+    DropLast,
+    Dropout,
+    Heads,
+    Json,
+    Layers,
+    Quiet,
+    TrainSize,
+    Untied,
+    Width,
+    sizes_of,
+)
 from hydragrad.errors import DataError, QueryError
 from hydragrad.experiments.by_name import DATA_NAMES, MODEL_NAMES, require_fitting
 from hydragrad.experiments.defaults import OWN, Defaults, defaults_of
@@ -48,16 +65,12 @@ def check(
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the data that costs are forecast for (default: as in train).")
     ] = None,
-    train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a batch (default: 64; of texts 32).")] = None,
-    accumulate: Annotated[int, typer.Option(min=1, help="Batches a step.")] = 1,
-    clip_norm: Annotated[
-        float | None, typer.Option(min=0, help="Clip every step's gradient to this norm (default: not; of texts 1).")
-    ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes under autocast to bfloat16.")] = False,
-    drop_last: Annotated[
-        bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")
-    ] = False,
+    train_size: TrainSize = None,
+    batch_size: BatchSize = None,
+    accumulate: Accumulate = 1,
+    clip_norm: ClipNorm = None,
+    bf16: Bf16 = False,
+    drop_last: DropLast = False,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from loky import cpu_count
 
 from hydragrad.attribution import attribute
 from hydragrad.cleaning import detection_curve
+from hydragrad.cli.commands.demo_check import figures_of, left_out, show
 from hydragrad.cli.commands.demo_text import SETTINGS as TEXT_SETTINGS
 from hydragrad.cli.commands.demo_text import run_text_demo
 from hydragrad.cli.console import console, percent, say, table, write_json
@@ -30,15 +30,12 @@ from hydragrad.replay import Recording
 from hydragrad.runs.manifest import FILE, read_manifest
 from hydragrad.scores import Check, Method
 from hydragrad.tracking import hypergradients
-from hydragrad.trust import counterfactual
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=24, batch_size=64)
 QUERY = "validation"
 HARMFUL, HELPFUL, RANDOM_GROUPS, RANDOM_SIZE = (20, 40), (30, 60), 2, 50
 """Groups that are really left out: sizes of the most harmful and most helpful ones; number and size of random ones."""
 SUSPECTS_SHOWN = 8
-WORKERS = 2
-"""Processes that train without groups, if there are enough cores."""
 PROJECTION = 2048
 """Columns of the rows that explain predictions."""
 
@@ -119,7 +116,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         {f"test accuracy, {name}": percent(accuracy) for name, accuracy in accuracies.items()},
     )
     check = _check(experiment, run, ranked)
-    _show_check(check)
+    show(check, digits=3)
     say("Last, one row is saved for every training sample, with which the report explains single predictions.")
     hypergradients(run, projection=PROJECTION, store=out / "store")
     page = write_report(
@@ -171,35 +168,17 @@ def _check(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> Chec
     scores = attribute(run, query, curvature="ggn")
     generator = torch.Generator().manual_seed(0)
     worst_first = ranked.sort_values("contribution")["sample"].tolist()
-    groups = [worst_first[:size] for size in HARMFUL] + [worst_first[-size:] for size in HELPFUL]
-    groups += [
-        torch.randperm(len(worst_first), generator=generator)[:RANDOM_SIZE].tolist() for _ in range(RANDOM_GROUPS)
-    ]
-    workers = max(1, min(WORKERS, cpu_count() // torch.get_num_threads()))
-    actual = counterfactual(run, groups, query, workers=workers)
-    names = [f"the {size} most harmful" for size in HARMFUL] + [f"the {size} most helpful" for size in HELPFUL]
-    names += [f"{RANDOM_SIZE} random ones ({n + 1})" for n in range(RANDOM_GROUPS)]
-    return Check(
-        name="leaving groups out, predicted with curvature ggn",
-        curvature="ggn",
-        groups=len(groups),
-        group_names=tuple(names),
-        predicted=tuple(float(scores.total(group)) for group in groups),
-        actual=tuple(actual.values[0].tolist()),
-        unit="validation loss",
-    )
-
-
-def _show_check(check: Check) -> None:
-    rows = {
-        f"without {name}": f"predicted {predicted:+.3f}, actual {actual:+.3f}"
-        for name, predicted, actual in zip(check.group_names or (), check.predicted, check.actual, strict=True)
+    groups = {f"the {size} most harmful": worst_first[:size] for size in HARMFUL}
+    groups |= {f"the {size} most helpful": worst_first[-size:] for size in HELPFUL}
+    groups |= {
+        f"{RANDOM_SIZE} random ones ({n + 1})": torch.randperm(len(worst_first), generator=generator)[
+            :RANDOM_SIZE
+        ].tolist()
+        for n in range(RANDOM_GROUPS)
     }
-    table("Are predictions right? Change of the validation loss after really training without", rows)
+    return left_out(run, scores, query, groups)
 
 
 def _figures(ranked: pd.DataFrame, check: Check) -> dict[str, float]:
     inspected, share = detection_curve(ranked)
-    predicted = {f"predicted_{n}": change for n, change in enumerate(check.predicted)}
-    actual = {f"actual_{n}": change for n, change in enumerate(check.actual)}
-    return {"found_in_first_half": float(share[np.searchsorted(inspected, 0.5)])} | predicted | actual
+    return {"found_in_first_half": float(share[np.searchsorted(inspected, 0.5)])} | figures_of(check)

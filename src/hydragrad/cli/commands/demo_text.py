@@ -7,11 +7,11 @@ from typing import Any
 
 import pandas as pd
 import torch
-from loky import cpu_count
 from torch import nn
 
 from hydragrad.attribution import attribute
 from hydragrad.cleaning import area_under_roc, found_in_first
+from hydragrad.cli.commands.demo_check import figures_of, left_out, show
 from hydragrad.cli.console import columns, console, percent, say, table
 from hydragrad.datasets import load_text
 from hydragrad.datasets.sequences import END
@@ -23,7 +23,6 @@ from hydragrad.experiments.settings import Settings
 from hydragrad.experiments.training import record
 from hydragrad.replay import Recording
 from hydragrad.scores import Check, Method, Scores, mean_loss, sample_losses
-from hydragrad.trust import counterfactual
 
 SETTINGS = Settings(
     data="names",
@@ -40,8 +39,6 @@ EXPLAINED = 6
 """Test names whose predictions are explained."""
 GROUPS = (60, 300)
 """Sizes of the most harmful and most helpful groups that are really left out."""
-WORKERS = 2
-"""Processes that train without groups, if there are enough cores."""
 SHOWN, INVENTED = 10, 8
 
 
@@ -91,11 +88,7 @@ def run_text_demo(out: Path, data_dir: Path | None) -> dict[str, Any]:
         },
     )
     check = _check(experiment, run, scores, ranked)
-    rows = {
-        f"without {name}": f"predicted {predicted:+.4f}, actual {actual:+.4f}"
-        for name, predicted, actual in zip(check.group_names or (), check.predicted, check.actual, strict=True)
-    }
-    table("Are predictions right? Change of the validation loss after really training without", rows)
+    show(check, digits=4)
     _show_explained(experiment, explained)
     page = write_report(
         experiment,
@@ -107,9 +100,7 @@ def run_text_demo(out: Path, data_dir: Path | None) -> dict[str, Any]:
         title=f"hydragrad demo: names, {percent(share)} of them spelled backwards",
     )
     say(f"\nLook at the names: {page}\nOn your own text: docs/text.md; hydragrad train --help.")
-    figures |= {f"predicted_{n}": change for n, change in enumerate(check.predicted)}
-    figures |= {f"actual_{n}": change for n, change in enumerate(check.actual)}
-    return figures | {"report": str(page)}
+    return figures | figures_of(check) | {"report": str(page)}
 
 
 def _scores(experiment: Experiment, run: Recording) -> tuple[Scores, Scores]:
@@ -175,17 +166,7 @@ def _check(experiment: Experiment, run: Recording, scores: Scores, ranked: pd.Da
     groups |= {f"the {size} most helpful": worst_first[-size:] for size in GROUPS}
     groups |= {f"the {len(planted)} spelled backwards": planted, f"{len(planted)} random ones": some}
     query = mean_loss(experiment.data_set("validation"), name="validation loss")
-    workers = max(1, min(WORKERS, cpu_count() // torch.get_num_threads()))
-    actual = counterfactual(run, list(groups.values()), query, workers=workers)
-    return Check(
-        name=f"leaving groups out, predicted with curvature {METHOD.curvature}",
-        curvature=METHOD.curvature,
-        groups=len(groups),
-        group_names=tuple(groups),
-        predicted=tuple(float(scores.total(group)) for group in groups.values()),
-        actual=tuple(actual.values[0].tolist()),
-        unit="validation loss",
-    )
+    return left_out(run, scores, query, groups)
 
 
 def _show_explained(experiment: Experiment, explained: Scores) -> None:

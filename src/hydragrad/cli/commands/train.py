@@ -11,14 +11,20 @@ import typer
 from hydragrad.cli.console import number, percent, say, table, write_json
 from hydragrad.cli.forecast import announce, duration, training_disk, training_seconds
 from hydragrad.cli.options import (
+    Accumulate,
+    BatchSize,
+    Bf16,
     BlockSize,
+    ClipNorm,
     DataDir,
+    DropLast,
     Dropout,
     DryRun,
     Heads,
     Json,
     Layers,
     Quiet,
+    TrainSize,
     Untied,
     Width,
     sizes_of,
@@ -65,22 +71,16 @@ def train(
     dropout: Dropout = None,
     noise: Annotated[float, typer.Option(help="Share of training labels to flip, 0 to 1.")] = 0.0,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the data (default: the recipe's).")] = None,
-    train_size: Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")] = None,
+    train_size: TrainSize = None,
     validation_size: Annotated[
         int | None, typer.Option(min=1, help="Validation samples, measured once an epoch (default: all).")
     ] = None,
     test_size: Annotated[int | None, typer.Option(min=1, help="Test samples (default: all).")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a batch (default: 64; of texts 32).")] = None,
-    accumulate: Annotated[
-        int, typer.Option(min=1, help="Batches a step: its gradient is that of the mean over all their samples.")
-    ] = 1,
-    clip_norm: Annotated[
-        float | None, typer.Option(min=0, help="Clip every step's gradient to this norm (default: not; of texts 1).")
-    ] = None,
-    bf16: Annotated[bool, typer.Option("--bf16", help="Forward passes under autocast to bfloat16.")] = False,
-    drop_last: Annotated[
-        bool, typer.Option("--drop-last", help="Leave out an epoch's last batch where it is smaller.")
-    ] = False,
+    batch_size: BatchSize = None,
+    accumulate: Accumulate = 1,
+    clip_norm: ClipNorm = None,
+    bf16: Bf16 = False,
+    drop_last: DropLast = False,
     lr: Annotated[float | None, typer.Option(min=0, help="Initial rate (default: the recipe's).")] = None,
     seed: Annotated[int, typer.Option(help="Initialisation, order, randomness and noise.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
