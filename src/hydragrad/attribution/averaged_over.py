@@ -1,6 +1,6 @@
 """The checkpoints that an average is over: those of a recorded run, or of a model trained elsewhere."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from hydragrad.derivatives import Layout
@@ -9,6 +9,8 @@ from hydragrad.replay import Recording
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.runs import Checkpoint
+from hydragrad.scores import Evidence, Note
+from hydragrad.scores.notes import interrupted
 from hydragrad.trained_elsewhere import Checkpoints
 
 
@@ -43,6 +45,19 @@ class AveragedOver:
         if len(self) > 1:
             return f"averaged over {len(self)} checkpoints of a model trained elsewhere ({', '.join(self.names)})"
         return f"at one checkpoint of a model trained elsewhere ({self.names[0]})"
+
+    def evidence(self, run: Recording | Checkpoints, route: str, notes: Iterable[Note]) -> Evidence:
+        """Evidence of scores from these checkpoints of a run, with the notes and what is to be said of the run."""
+        completed = not isinstance(run, Recording) or run.completed
+        unfinished = [interrupted(len(run.steps))] if isinstance(run, Recording) and not completed else []
+        return Evidence(route=route, steps=0, completed=completed, states=self.digests, notes=(*notes, *unfinished))
+
+
+def in_a_range(numbers: Iterable[float]) -> str:
+    """Numbers in words: the one that all are, or the least and the largest."""
+    every = list(numbers)
+    low, high = min(every), max(every)
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
 
 
 def averaged_over(run: Recording | Checkpoints, count: int, function: str) -> AveragedOver:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from hydragrad.attribution.averaged_over import AveragedOver, averaged_over
+from hydragrad.attribution.averaged_over import AveragedOver, averaged_over, in_a_range
 from hydragrad.attribution.gauss_newton_matrix import CHUNK, COMPARED, TOLERANCE, DampedGaussNewton
 from hydragrad.attribution.gradients import on_device, query_point
 from hydragrad.derivatives import (
@@ -39,9 +39,9 @@ from hydragrad.replay import Recording, Trained, fetch, require_map_style, sampl
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.runs.checkpoints import Checkpoint
-from hydragrad.scores import Evidence, Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
+from hydragrad.scores import Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.evidence import INFLUENCE
-from hydragrad.scores.notes import interrupted, of_candidates
+from hydragrad.scores.notes import of_candidates
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import Checkpoints
 
@@ -122,12 +122,15 @@ def influence(
         )
         total = total + one.values
         parts.append(one)
+    notes = [_note(over, parts, damping is None)]
+    if candidates is not None:
+        notes.append(of_candidates(len(candidates)))  # type: ignore[arg-type]
     return Scores(
         values=total / len(over),
         sample_ids=ids,
         query_names=numbered(row.name for row in rows),
         query_values=torch.tensor([row.value for row in rows], dtype=torch.float64),  # the last is the trained model
-        evidence=_evidence(run, over, parts, chosen=damping is None, candidates=candidates),
+        evidence=over.evidence(run, INFLUENCE, notes),
         queries=tuple(queries),
     )
 
@@ -305,26 +308,8 @@ def _fetched(run: Trained, ids: Tensor, candidates: Dataset[Any] | None) -> Any:
     return fetch(candidates, ids.tolist(), seed=0, collate=run.collate_fn, device=run.device)
 
 
-def _evidence(
-    run: Recording | Checkpoints,
-    over: AveragedOver,
-    parts: Sequence[Influence],
-    *,
-    chosen: bool,
-    candidates: Dataset[Any] | None,
-) -> Evidence:
-    completed = not isinstance(run, Recording) or run.completed
-    notes = [_note(over, parts, chosen)]
-    if candidates is not None:
-        notes.append(of_candidates(len(candidates)))  # type: ignore[arg-type]
-    if isinstance(run, Recording) and not completed:
-        notes.append(interrupted(len(run.steps)))
-    return Evidence(route=INFLUENCE, steps=0, completed=completed, states=over.digests, notes=tuple(notes))
-
-
 def _note(over: AveragedOver, parts: Sequence[Influence], chosen: bool) -> Note:
-    low, high = min(part.damping for part in parts), max(part.damping for part in parts)
-    amount = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+    amount = in_a_range(part.damping for part in parts)
     relative = ", a share of the largest eigenvalue at each" if chosen else ""
     text = (
         f"Influence functions, Gauss-Newton, {over.in_words}; damping {amount}{relative}. Conjugate gradients left at "

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.averaged_over import AveragedOver, averaged_over
+from hydragrad.attribution.averaged_over import AveragedOver, averaged_over, in_a_range
 from hydragrad.attribution.influence import losses_along, query_rows
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.replay import Recording, samples_in
-from hydragrad.scores import Evidence, Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
+from hydragrad.scores import Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.evidence import TRACIN
-from hydragrad.scores.notes import interrupted
 from hydragrad.steps.rule import number
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import Checkpoints
@@ -73,7 +72,7 @@ def tracin(
         sample_ids=ids,
         query_names=numbered(row.name for row in rows),
         query_values=torch.tensor([row.value for row in rows], dtype=torch.float64),  # the last is the trained model
-        evidence=_evidence(run, over, at_each),
+        evidence=over.evidence(run, TRACIN, [_note(over, at_each)]),
         queries=tuple(queries),
     )
 
@@ -110,12 +109,6 @@ def _recorded_rate(run: Recording, step: int) -> float:
     return rates.pop()
 
 
-def _evidence(run: Recording | Checkpoints, over: AveragedOver, rates: Sequence[float]) -> Evidence:
-    completed = not isinstance(run, Recording) or run.completed
-    low, high = min(rates), max(rates)
-    amount = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
+def _note(over: AveragedOver, rates: Sequence[float]) -> Note:
     where = over.in_words.replace("averaged over", "summed over")
-    notes = [Note("influence", f"TracIn, without curvature, {where}; rates {amount}.")]
-    if isinstance(run, Recording) and not completed:
-        notes.append(interrupted(len(run.steps)))
-    return Evidence(route=TRACIN, steps=0, completed=completed, states=over.digests, notes=tuple(notes))
+    return Note("influence", f"TracIn, without curvature, {where}; rates {in_a_range(rates)}.")
