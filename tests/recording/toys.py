@@ -111,3 +111,14 @@ def replays_to_the_bit(run: hg.Recording) -> bool:
             if record.step + 1 in ends and run.has_checkpoint(record.step + 1):
                 replay.check_against(run.checkpoint(record.step + 1))
     return replay.drift == 0
+
+
+def drift_of(run: hg.Recording) -> float:
+    """Go through the run segment by segment, and hold each end to its checkpoint."""
+    with run.replay() as replay:
+        for start, stop in run.segments:
+            replay.trajectory.restore(run.checkpoint(start))
+            for record in run.steps[start:stop]:
+                replay.advance(record, run.batches(record))
+            replay.check_against(run.checkpoint(stop))
+        return replay.drift

@@ -16,6 +16,7 @@ from hydragrad.replay import recording as opening
 from hydragrad.replay.changed_run import Change, ChangedRun
 from hydragrad.replay.elsewhere import DRIFT_TOLERANCE
 from recording.toys import Plain, build, build_batch_norm, loss, samples, sgd, train
+from recording.toys import drift_of as through
 
 EXPLAINS = r"rounding on another machine explains up to \d"
 
@@ -42,16 +43,6 @@ def far(tmp_path, moved):
     train(tmp_path / "run", build(), checkpoint_every=6)
     moved()
     return opened(tmp_path / "run", build())
-
-
-def through(run):
-    with run.replay() as replay:
-        for start, stop in run.segments:
-            replay.trajectory.restore(run.checkpoint(start))
-            for record in run.steps[start:stop]:
-                replay.advance(record, run.batches(record))
-            replay.check_against(run.checkpoint(stop))
-        return replay.drift
 
 
 def forge(run, step, **changes):

@@ -13,6 +13,7 @@ from hydragrad.errors import RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.runs.manifest import read_manifest, write_manifest
 from hydragrad.runs.stored_batches import batch_path
 from recording.toys import STEPS, build, digest, loss, same_weights, samples, sgd, take_step, train
+from recording.toys import drift_of as through
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +105,6 @@ def drifted(path, by):
     elsewhere(path, processor="abacus")
     with pytest.warns(UserWarning, match="not the machine"):
         return opened(path, loss=rounded_otherwise(by))
-
-
-def through(run):
-    with run.replay() as replay:
-        for start, stop in run.segments:
-            replay.trajectory.restore(run.checkpoint(start))
-            for record in run.steps[start:stop]:
-                replay.advance(record, run.batches(record))
-            replay.check_against(run.checkpoint(stop))
-        return replay.drift
 
 
 def test_drift_is_measured_segment_by_segment(run):
