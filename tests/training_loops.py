@@ -197,7 +197,7 @@ class Weighted:
     @contextmanager
     def step(self, indices: Sequence[int]) -> Iterator["Weighted"]:
         self._indices, step = [int(index) for index in indices], self._step
-        reseed(stream_seed(SEED, step, FORWARD + (f":{self._number}" if self._number else "")))
+        reseed(stream_seed(SEED, step, FORWARD, self._number))
         yield self
         if self._step == step:
             self._number += 1

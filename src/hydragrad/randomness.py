@@ -17,9 +17,10 @@ from torch import Tensor
 FORWARD, BATCH, ORDER = "forward", "batch", "order"
 
 
-def stream_seed(seed: int, step: int, stream: str = FORWARD) -> int:
-    """Derive an independent 63-bit seed for one stream of one step."""
-    digest = hashlib.blake2b(f"{seed}:{step}:{stream}".encode(), digest_size=8).digest()
+def stream_seed(seed: int, step: int, stream: str = FORWARD, micro_batch: int = 0) -> int:
+    """Derive an independent 63-bit seed for one stream of one step, or of its further micro-batches."""
+    further = f":{micro_batch}" if micro_batch else ""
+    digest = hashlib.blake2b(f"{seed}:{step}:{stream}{further}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
 

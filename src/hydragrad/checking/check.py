@@ -40,6 +40,7 @@ from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.scores import Note
 from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.training import Plan
 
 STAND_IN_RATE = 1e-3
 """Of the optimizer that stands in for one that is refused."""
@@ -117,7 +118,8 @@ def check(
         if not (_usable(model, optimizer) and checking.parts[-1].ok):
             return checking.result()
         length = len(train_set)  # type: ignore[arg-type]
-        batches = len(loader) if loader is not None else _batches(length, batch_size, drop_last)
+        plan = Plan(epochs=1, batch_size=batch_size, drop_last=drop_last)
+        batches = len(loader) if loader is not None else max(1, plan.passes(length))
         checking.samples = length
         checking.steps = math.ceil(batches / accumulate) * epochs if steps is None else steps
         refused = precision_refusal(autocast)
@@ -135,8 +137,8 @@ def check(
             clip_norm=clip_norm,
             autocast=None if refused else autocast,
         )
-        last = batch_size if drop_last else (length - 1) % batch_size + 1
-        checking.look(setup, last if loader is None or loader.batch_size else batch_size, refused, timed=timed)
+        last = plan.last_batch(length) if loader is None or loader.batch_size else batch_size
+        checking.look(setup, last, refused, timed=timed)
         return checking.result()
 
 
@@ -280,10 +282,6 @@ def _collate_of(loader: DataLoader[Any]) -> Collate | None:
     """The loader's collate function, if it is not torch's default."""
     default = DataLoader(loader.dataset).collate_fn if loader.batch_sampler is not None else None
     return None if loader.collate_fn is default else loader.collate_fn
-
-
-def _batches(length: int, size: int, drop_last: bool) -> int:
-    return max(1, length // size) if drop_last else math.ceil(length / size)
 
 
 @contextmanager

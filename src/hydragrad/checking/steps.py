@@ -41,11 +41,10 @@ def fastest_step(setup: Setup, copies: Copies, observer: StepObserver | None = N
 def _one_step(setup: Setup, copies: Copies, group: Any, step: int, observer: StepObserver | None) -> None:
     size, total = sum(map(len, group)), 0.0
     for number, batch_indices in enumerate(group):
-        again = f":{number}" if number else ""
         indices = Indices(batch_indices)
-        indices.batch_seed = stream_seed(SEED, step, BATCH + again)
+        indices.batch_seed = stream_seed(SEED, step, BATCH, number)
         data = fetch(setup.data, indices, seed=indices.batch_seed, collate=setup.collate, device=setup.device)
-        block: AbstractContextManager[Any] = seeded(stream_seed(SEED, step, FORWARD + again))
+        block: AbstractContextManager[Any] = seeded(stream_seed(SEED, step, FORWARD, number))
         if observer is not None:
             block = observer.step(indices, data)
         with block as handle:

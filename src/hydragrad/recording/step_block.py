@@ -138,11 +138,10 @@ class StepBlock:
         digest = indices.digest if isinstance(indices, Indices) else None
         shared = self._shared_seed()
         self._step = step
-        number = f":{self.pending}" if self.pending else ""
         return MicroBatch(
             indices=samples,
-            batch_seed=stream_seed(self._seed, step, BATCH + number) if batch_seed is None else batch_seed,
-            seed=stream_seed(self._seed, step, FORWARD + number) if shared is None else shared,
+            batch_seed=stream_seed(self._seed, step, BATCH, self.pending) if batch_seed is None else batch_seed,
+            seed=stream_seed(self._seed, step, FORWARD, self.pending) if shared is None else shared,
             coefficients=1 / len(samples) if self._reduction == "mean" else 1.0,
             digest=batch_digest(batch) if digest is None and batch is not None else digest,
         )

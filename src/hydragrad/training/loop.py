@@ -205,13 +205,12 @@ def _one_step(
     device = next(model.parameters()).device
     total, size = 0.0, _size(group)
     for number, batch_indices in enumerate(group):
-        again = f":{number}" if number else ""
         indices = Indices(batch_indices)
-        indices.batch_seed = stream_seed(plan.seed, step, BATCH + again)
+        indices.batch_seed = stream_seed(plan.seed, step, BATCH, number)
         data = fetch(train_set, indices, seed=indices.batch_seed, collate=plan.collate, device=device)
         with ExitStack() as stack:
             if not observers:
-                stack.enter_context(seeded(stream_seed(plan.seed, step, FORWARD + again)))
+                stack.enter_context(seeded(stream_seed(plan.seed, step, FORWARD, number)))
             handles = [stack.enter_context(observer.step(indices, data)) for observer in observers]
             if number == 0:
                 optimizer.zero_grad()
