@@ -33,7 +33,7 @@ from hydragrad.scores import (
     numbered,
     queries_of,
 )
-from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, interrupted, under_autocast
+from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, about_average, interrupted, under_autocast
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
 
@@ -67,7 +67,8 @@ def attribute(
     unit, to first order what the query would rise by if the sample's weight had been 0.
 
     Args:
-        run: The recorded run.
+        run: The recorded run; `run.averaged(name)` of one that kept an average of its weights (EMA, SWA) next to the
+            model asks about that in place of the final model.
         query: A scalar of the final model, or several in the same pass.
         curvature: "none" drops the curvature of the loss (HYDRA): one replay, ranking without a scale to trust.
             "hessian" is the exact derivative of the run, for runs that are smooth. "ggn" takes the Gauss-Newton
@@ -247,6 +248,8 @@ def _notes(run: Recording, method: Method) -> Iterator[Note]:
             "replays",
             f"Averaged over {len(method.replays)} replays that each left out their own random {100 * method.drop:g} %.",
         )
+    if run.average is not None:
+        yield about_average(run.average.name, run.average.error)
     if method.curvature == "none":
         yield CURVATURE_DROPPED
         if running_statistics(run.model):

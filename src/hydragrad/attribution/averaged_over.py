@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError, Unsupported
 from hydragrad.replay import Recording
+from hydragrad.replay.averages import refuse_average
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.runs import Checkpoint
@@ -70,13 +71,14 @@ def averaged_over(run: Recording | Checkpoints, count: int, function: str) -> Av
 
     Raises:
         QueryError: No checkpoint.
-        Unsupported: `run` is something else.
+        Unsupported: `run` is something else, or a run that is asked about an average of its weights.
     """
     if not isinstance(run, Recording | Checkpoints):
         raise Unsupported(
             f"{function} takes a recorded run or hg.Checkpoints, got {type(run).__name__}. Open it: "
             f"hg.Recording(path, ...), or hg.Checkpoints([...], model, loss, train_set)."
         )
+    refuse_average(run, function, "For one checkpoint, open the averaged weights themselves with hg.Checkpoints.")
     if count < 1:
         raise QueryError(f"{function} averages over one checkpoint or more, got checkpoints={count}.")
     if isinstance(run, Recording):

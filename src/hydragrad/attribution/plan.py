@@ -12,6 +12,7 @@ from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
+from hydragrad.replay.averages import statistics_unknown
 from hydragrad.replay.histories import has_closed_form, run_histories, trained_layout
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.scores import Method
@@ -53,7 +54,7 @@ class Plan:
 
     def moved(self) -> Tensor:
         """Which entries of the flat weights a sample's weight can move: no padding rows, nothing that never moved."""
-        first, last, like = self.run.initial.parameters, self.run.final.parameters, self.like
+        first, last, like = self.run.initial.parameters, self.run.last.parameters, self.like
         changed = {name: (first[name] != last[name]).to(like) for name in self.weights.names}
         for prefix, module in self.run.model.named_modules(remove_duplicate=False):
             name = f"{prefix}.weight".lstrip(".")
@@ -85,17 +86,21 @@ def make_plan(run: Recording, method: Method, *, sample_ids: Tensor, labels: boo
     Raises:
         QueryError: More stretches than steps.
         LossError: `labels`, and the model does not return logits for integer labels.
-        Unsupported: Curvature, and buffers that update themselves and are not BatchNorm's.
+        Unsupported: Curvature, and buffers that update themselves and are not BatchNorm's, or an average of the
+            weights with running statistics that are no average.
     """
     if not 0 <= stretches <= len(run.steps):
         raise QueryError(f"stretches must be 0 to {len(run.steps):,}, the number of steps, got {stretches}.")
     histories = run_histories(run)
+    statistics = moved_statistics(run) if method.curvature != "none" else {}
+    if statistics and run.average is not None and run.ends.statistics is None:
+        raise statistics_unknown(run.average.name)
     return Plan(
         run=run,
         method=method,
         histories=histories,
         weights=trained_layout(run, histories),
-        statistics=Layout(moved_statistics(run) if method.curvature != "none" else {}),
+        statistics=Layout(statistics),
         sample_ids=sample_ids,
         classes=_label_count(run) if labels else 0,
         stretches=stretches,

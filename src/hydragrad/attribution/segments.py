@@ -46,7 +46,7 @@ def sum_segments(
         HooksInapplicable, RuntimeError, NotImplementedError: The route is not for this model.
     """
     run, empty = plan.run, Tally(plan, len(gradients.names))
-    kappa = np.stack([coefficients(history) for history in plan.histories])
+    kappa = np.stack([coefficients(history, run.ends.weights) for history in plan.histories])
     needed = [(a, b) for a, b in segments if any(empty.wants(record.indices) for record in run.steps[a:b])]
     saver = PartialFold(Partial(plan, gradients, f"none-{route}"), Tally.sums, empty.of)
     compared = comparisons or Comparisons.fresh()

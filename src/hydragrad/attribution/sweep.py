@@ -2,7 +2,8 @@
 
 The cotangents of weights, optimizer states and running statistics start at the query's gradients and go back step by
 step: through the optimizer's step, the transforms of the gradient, and the curvature product of every micro-batch at
-g_bar. The states that the sweep needs are replayed forward, segment by segment, and held in memory only as far as a
+g_bar. Where the query is about an average of the weights, a share of its gradients enters after every step. The states
+that the sweep needs are replayed forward, segment by segment, and held in memory only as far as a
 budget allows. Without curvature the same sweep has no product; rules without a closed form take it.
 """
 
@@ -20,6 +21,7 @@ from hydragrad.attribution.reverse_step import Cotangents, ReverseStep
 from hydragrad.attribution.routes import Comparisons
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import LossModule, require_symmetric, use_explicit_batch_norm
+from hydragrad.replay.averages import Ends
 from hydragrad.replay.histories import state_names
 from hydragrad.replay.resumable import Folded, Segment, fold_segments
 
@@ -57,9 +59,10 @@ def sweep(
     Raises:
         Unsupported: No derivative of the model is that of the gradient that trained.
     """
-    run, w_bar = plan.run, gradients.w_bar
+    run, ends, w_bar = plan.run, plan.run.ends, gradients.w_bar
     zeros = tuple(torch.zeros_like(w_bar) for _ in state_names(plan.histories))
-    end = Swept(Cotangents(w_bar, zeros, gradients.r_bar), Tally(plan, len(gradients.names)))
+    nothing = Cotangents(torch.zeros_like(w_bar), zeros, torch.zeros_like(gradients.r_bar))
+    end = Swept(nothing, Tally(plan, len(gradients.names)))
     saver = PartialFold(Partial(plan, gradients, plan.method.curvature), Swept.tensors, end.of)
     with run.replay() as replay:
         reverse = ReverseStep(plan, replay, comparisons or Comparisons.fresh())
@@ -68,11 +71,23 @@ def sweep(
             start, stop = segment
             cotangents, tally = swept.cotangents, swept.tally.copy()
             for moment in backwards(plan, replay, run.checkpoint(start), stop, memory):
+                cotangents = _with_query(cotangents, gradients, ends, moment.record.step)
                 cotangents = reverse(moment, cotangents, tally)
                 yield Swept(cotangents, tally)
 
         folded = fold_segments("attributing", run.segments[::-1], through, Folded(end), replay=replay, saver=saver)
     return folded.state.tally, folded.drift
+
+
+def _with_query(cotangents: Cotangents, gradients: QueryGradients, ends: Ends, step: int) -> Cotangents:
+    """The cotangents after a step, with what the query has of the state there: all of it after the last step, as a
+    rule, and a share of it after every step where the query is about an average of the weights."""
+    weights, statistics = ends.weights[step], 0.0 if ends.statistics is None else ends.statistics[step]
+    if not weights and not statistics:
+        return cotangents
+    w_bar = torch.add(cotangents.w_bar, gradients.w_bar, alpha=weights)
+    r_bar = torch.add(cotangents.r_bar, gradients.r_bar, alpha=statistics)
+    return cotangents._replace(w_bar=w_bar, r_bar=r_bar)
 
 
 def require_curvature(plan: Plan) -> None:

@@ -5,20 +5,22 @@ from typing import Any
 from torch import nn
 
 from hydragrad.randomness import every_generator_state, set_generator_states
+from hydragrad.recording.averages import Averages
 from hydragrad.runs.checkpoints import Checkpoint, resume_from, snapshot
 from hydragrad.steps import Together
 
 
 class LoopState:
-    """Model, optimizer, scheduler and global generators of a loop.
+    """Model, optimizer, scheduler, averages and global generators of a loop.
 
     Args:
         model, optimizer: The loop's own objects.
         scheduler: Its scheduler, or several in a list, or None.
+        averages: The averages that it keeps of the weights.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Together, scheduler: Any) -> None:
-        self._model, self._optimizer, self._scheduler = model, optimizer, scheduler
+    def __init__(self, model: nn.Module, optimizer: Together, scheduler: Any, averages: Averages) -> None:
+        self._model, self._optimizer, self._scheduler, self._averages = model, optimizer, scheduler, averages
 
     def checkpoint(self, step: int, sampler: dict[str, Any]) -> Checkpoint:
         """Copy the present state.
@@ -34,13 +36,14 @@ class LoopState:
             generators=every_generator_state(),
             sampler=sampler,
             scheduler=_state_of(self._scheduler),
+            averages=self._averages.entries(),
         )
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Set everything but the loader to a checkpoint.
 
         Raises:
-            RecordingMismatch: The optimizer has another number of parameter groups.
+            RecordingMismatch: The optimizer has another number of parameter groups, or other averages are kept.
         """
         resume_from(checkpoint, self._model, self._optimizer)
         if self._scheduler is not None and checkpoint.scheduler is not None:
@@ -50,6 +53,7 @@ class LoopState:
             )
             for scheduler, state in zip(schedulers, states, strict=True):
                 scheduler.load_state_dict(state)
+        self._averages.restore(checkpoint.averages, checkpoint.step)
         set_generator_states(checkpoint.generators)
 
 

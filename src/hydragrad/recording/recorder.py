@@ -1,6 +1,6 @@
 """The Recorder: records a user's loop into a run directory."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from hydragrad.derivatives.evaluation import own_memory
 from hydragrad.derivatives.leaves import map_leaves
 from hydragrad.errors import StepError, Unsupported
 from hydragrad.randomness import preserved
+from hydragrad.recording.averages import Average, Averages
 from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_of_one
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
@@ -42,7 +43,7 @@ from hydragrad.replay.machine import this_machine, threads
 from hydragrad.replay.outside_state import OutsideState
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
-from hydragrad.runs.manifest import FILE, Manifest, Reduction, model_facts, read_manifest
+from hydragrad.runs.manifest import FILE, Manifest, Reduction, Status, model_facts, read_manifest
 from hydragrad.steps import Together
 from hydragrad.surroundings import in_clean_surroundings
 
@@ -81,6 +82,9 @@ class Recorder:
             steps so far.
         store_batches: Store every batch itself, for data that cannot be fetched again; pass it to `step`.
         collate: Makes a batch of a list of items, where the loader's is not torch's default.
+        averages: Averages of the weights that the loop keeps (EMA, SWA), by name: `run.averaged(name)` asks about
+            them. Each the averaged module (or torch's AveragedModel around it), its tensors by the names of the
+            model's, or a list in the model's order. What the loop's updates do is observed.
         seed: What the seeds of the steps are derived from; by default it comes from torch's global generator.
         about: Entries for the manifest.
         resume: Resume the run in `path` from its last checkpoint (or start one): model, optimizer, scheduler and
@@ -114,6 +118,7 @@ class Recorder:
         checkpoint_every: int | None = None,
         store_batches: bool = False,
         collate: Collate | None = None,
+        averages: Mapping[str, Average] | None = None,
         seed: int | None = None,
         about: dict[str, Any] | None = None,
         resume: bool = False,
@@ -137,7 +142,8 @@ class Recorder:
         self._stored_in = self.path if store_batches else None
         self._parameters = dict(model.named_parameters())
         self._device = next(model.parameters()).device
-        self._state = LoopState(model, together, scheduler)
+        self._averages = Averages(averages, model)
+        self._state = LoopState(model, together, scheduler, self._averages)
         self._block = StepBlock(
             model,
             together,
@@ -173,6 +179,7 @@ class Recorder:
         self._while_open.enter_context(self._interruption)
         self._block.open(self._writer.manifest.seed)
         self._rest.begin()
+        self._averages.begin()
         self._outside.begin()
         return self
 
@@ -192,6 +199,8 @@ class Recorder:
                 # An interrupted loop may be anywhere between two steps (the schedule not yet stepped, the loader
                 # advanced), also where it caught the Ctrl-C itself: it resumes from a checkpoint at a step's start.
                 ended = kind is None and self._between_steps and not self._interruption.noticed
+                if ended:
+                    self._note_averages_at_the_end()
                 if ended and self.next_step:
                     self._require_untouched_at_the_end()
                 if ended and self.next_step > self._writer.last_checkpoint:
@@ -199,9 +208,9 @@ class Recorder:
                     self._writer.write_checkpoint(at_the_end)
                 if ended:
                     self._outside.require_none(self._last_batches)
-                self._writer.finish("completed" if ended else "interrupted", self.next_step, self._outside.names)
+                self._finish("completed" if ended else "interrupted")
             except Unsupported:
-                self._writer.finish("interrupted", self.next_step, self._outside.names)
+                self._finish("interrupted")
                 raise
             except OSError:
                 if error is None:
@@ -209,12 +218,28 @@ class Recorder:
             finally:
                 self._writer.close()
 
+    def _finish(self, status: Status) -> None:
+        self._writer.finish(status, self.next_step, self._outside.names, self._averages.names)
+
+    def _note_averages(self) -> None:
+        """Write what the loop did to its averages since the last look."""
+        for update in self._averages.updates(self.next_step, inside=self._block.pending > 0):
+            self._writer.write_update(update)
+
+    def _note_averages_at_the_end(self) -> None:
+        """The same; where one is none any more, the run is kept as one that was interrupted, without averages."""
+        try:
+            self._note_averages()
+        except StepError:
+            self._finish("interrupted")
+            raise
+
     def _require_untouched_at_the_end(self) -> None:
         """Refuse a model that is not the run's end any more; the run itself is kept, up to its last step."""
         try:
             self._rest.require_untouched_at_the_end(self.next_step)
         except StepError:
-            self._writer.finish("completed", self.next_step, self._outside.names)
+            self._finish("completed")
             raise
 
     @contextmanager
@@ -237,6 +262,7 @@ class Recorder:
         """
         samples = self._block.samples(indices)
         self._rest.require_untouched(self.next_step)
+        self._note_averages()
         if self._block.pending == 0:
             self._start = self._segment_start(indices)
         if self._last_record is None and getattr(indices, "leaves_one", False):
@@ -283,6 +309,7 @@ class Recorder:
             )
         if self.next_step > self._writer.last_checkpoint and self.next_step:
             self._rest.require_untouched(self.next_step)
+            self._note_averages()
             self._writer.write_checkpoint(self._state.checkpoint(self.next_step, position_after(self._last_indices)))
 
     def open(self) -> Self:

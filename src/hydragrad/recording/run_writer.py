@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 from hydragrad.errors import RunExists, StepError
 from hydragrad.recording.resuming import Progress
 from hydragrad.replay.outside_state import OUTSIDE_STATE
+from hydragrad.runs import averages
+from hydragrad.runs.averages import AVERAGES, Update
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines, make_folder
 from hydragrad.runs.log import LOG, StepRecord, to_line
@@ -17,7 +20,7 @@ from hydragrad.runs.manifest import FILE, Manifest, Status, closed, write_manife
 from hydragrad.runs.stored_batches import store_batch, sync_batches
 from hydragrad.runs.unstarted import clear_away, never_started
 
-OWN_FILES = (LOG, "checkpoints.jsonl", "checkpoints", "batches", "scores")
+OWN_FILES = (LOG, AVERAGES, "checkpoints.jsonl", "checkpoints", "batches", "scores")
 NONE_YET = -1
 """Stands for the step of the last checkpoint before there is one."""
 
@@ -49,6 +52,7 @@ class RunWriter:
         self.manifest: Manifest
         self._log: AppendOnlyLines
         self._index: AppendOnlyLines
+        self._averages: AppendOnlyLines | None = None  # until there is an update to write
 
     def require_free(self) -> None:
         """Refuse a directory that holds a run, or files of one, unless the run never got through its first step.
@@ -75,6 +79,9 @@ class RunWriter:
     def resume(self, manifest: Manifest, progress: Progress) -> None:
         """Continue a run from its last checkpoint; steps after it are dropped."""
         self._open_files(steps=progress.step, checkpoints=progress.checkpoints)
+        updates = averages.updates_until(averages.read_updates(self.path), progress.step)
+        if (self.path / AVERAGES).exists():
+            self._averages = self._opened_averages(keep=updates)
         self._last, self.resumed = progress.before, True
         self.last_checkpoint = NONE_YET if progress.checkpoint is None else progress.step
         self._write_manifest(dataclasses.replace(manifest, status="running", steps=None))
@@ -83,6 +90,12 @@ class RunWriter:
         """Append a step to the log."""
         self._log.append(to_line(record, self._last))
         self._last = record
+
+    def write_update(self, update: Update) -> None:
+        """Append an update of an average."""
+        if self._averages is None:
+            self._averages = self._opened_averages()
+        self._averages.append(averages.to_line(update))
 
     def checkpoint_due(self, step: int) -> bool:
         """Whether a checkpoint is due before a step."""
@@ -94,6 +107,8 @@ class RunWriter:
         if self.manifest.store_batches:
             sync_batches(self.path, max(0, self.last_checkpoint), checkpoint.step)
         self._log.sync()
+        if self._averages is not None:
+            self._averages.sync()
         self._folder.write(checkpoint, self._index)
         self.last_checkpoint = checkpoint.step
 
@@ -110,9 +125,21 @@ class RunWriter:
             )
         store_batch(self.path, step, batch, number)
 
-    def finish(self, status: Status, steps: int, outside_state: Sequence[str] = ()) -> None:
-        """Note in the manifest how the run ended, after how many steps, and the model's state outside its buffers."""
+    def finish(
+        self, status: Status, steps: int, outside_state: Sequence[str] = (), averaged: Sequence[str] = ()
+    ) -> None:
+        """Note in the manifest how the run ended, after how many steps.
+
+        Args:
+            status: How.
+            steps: After how many.
+            outside_state: The model's state outside its buffers.
+            averaged: Names of the averages of its weights.
+        """
         about = self.manifest.about | ({OUTSIDE_STATE: list(outside_state)} if outside_state else {})
+        if averaged:
+            counts = Counter(update.name for update in averages.read_updates(self.path))
+            about |= {averages.ABOUT: {name: counts[name] for name in averaged}}
         self._write_manifest(closed(dataclasses.replace(self.manifest, about=about), status, steps))
 
     def note(self, **entries: Any) -> None:
@@ -137,6 +164,9 @@ class RunWriter:
     def _write_manifest(self, manifest: Manifest) -> None:
         self.manifest = manifest
         write_manifest(self.path, manifest)
+
+    def _opened_averages(self, *, keep: int = 0) -> AppendOnlyLines:
+        return self._files.enter_context(closing(AppendOnlyLines(self.path / AVERAGES, keep=keep)))
 
     def _open_files(self, *, steps: int = 0, checkpoints: int = 0) -> None:
         """Open the log and the index of checkpoints at their first lines."""

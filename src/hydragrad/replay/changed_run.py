@@ -14,9 +14,11 @@ from torch import Tensor
 
 from hydragrad.derivatives import Batch, Label
 from hydragrad.errors import LossError
+from hydragrad.replay.averages import Following
 from hydragrad.replay.labels import label_of
 from hydragrad.replay.recording import Recording
 from hydragrad.replay.replay import Replay
+from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.kept import Key, key_digest
 from hydragrad.runs.log import StepRecord
@@ -58,23 +60,37 @@ class ChangedRun(Recording):
     """
 
     def __init__(self, run: Recording, change: Change, *, memory: int = 0) -> None:
-        computed_later = ("initial", "final")
+        computed_later = ("initial", "last")
         vars(self).update({name: value for name, value in vars(run).items() if name not in computed_later})
         self._run, self._change, self._memory = run, change, memory
         like = next(iter(run.initial.parameters.values()))  # a weight near 1 needs the digits of the run
         length = run.manifest.data["length"]
         self.loss_weights = _by_sample(change.weights, torch.ones(length, dtype=like.dtype)).to(run.device)
+        self._following: Following | None = None
         self._labels = _by_sample(change.labels, torch.full((length,), -1))
 
     def repeat(self, replay: Replay) -> Iterator[int]:
         """Repeat the run from its start on a replay of it; yields the number of steps done: 0, 1, ..., all."""
-        replay.trajectory.restore(self._run.initial)
+        trajectory, start = replay.trajectory, self._run.initial
+        trajectory.restore(start)
         if self._change.noise:
-            _perturb(replay.trajectory.parameters, self._change.noise, self._change.seed)
+            _perturb(trajectory.parameters, self._change.noise, self._change.seed)
+        self._following = None if self.average is None else Following(self.average, start, trajectory.parameters)
+        self._follow(0, trajectory)
         yield 0
         for done, record in enumerate(self.steps, start=1):
             replay.advance(record, self.batches(record))
+            self._follow(done, trajectory)
             yield done
+
+    def reached(self, replay: Replay, step: int) -> Checkpoint:
+        """Where `repeat` has got to, with the average that is asked about."""
+        checkpoint = replay.trajectory.checkpoint(step)
+        return checkpoint if self._following is None else self._following.within(checkpoint)
+
+    def _follow(self, step: int, trajectory: Trajectory) -> None:
+        if self._following is not None:
+            self._following.after(step, trajectory.parameters, trajectory.buffers)
 
     @contextmanager
     def replay(self) -> Iterator[Replay]:
@@ -142,7 +158,7 @@ class ChangedRun(Recording):
         return self.checkpoint(0)
 
     @cached_property
-    def final(self) -> Checkpoint:
+    def last(self) -> Checkpoint:
         """The state after the last step."""
         return self.checkpoint(len(self.steps))
 
@@ -152,7 +168,7 @@ class ChangedRun(Recording):
         thinning = -(-len(recorded) * 2 * self._run.initial.bytes // max(1, self._memory))
         steps = {*recorded[:: max(1, thinning)], len(self.steps)}
         with self.replay() as replay:
-            return {done: replay.trajectory.checkpoint(done) for done in self.repeat(replay) if done in steps}
+            return {done: self.reached(replay, done) for done in self.repeat(replay) if done in steps}
 
 
 def _by_sample(changed: Mapping[int, float], values: Tensor) -> Tensor:

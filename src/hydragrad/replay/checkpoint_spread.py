@@ -29,4 +29,4 @@ def spread_steps(run: Recording, count: int, *, at: Literal["ends", "starts"] = 
 
 def checkpoint_at(run: Recording, step: int) -> Checkpoint:
     """The recorded checkpoint before a step, or the run's end."""
-    return run.final if step == len(run.steps) else run.checkpoint(step)
+    return run.last if step == len(run.steps) else run.checkpoint(step)

@@ -1,5 +1,6 @@
 """A Recording: a run directory opened for replay."""
 
+import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset, TensorDataset
 from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.randomness import preserved
+from hydragrad.replay.averages import Ends, RunAverage, read_average, trained_ends
 from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.elsewhere import Elsewhere
@@ -44,6 +46,7 @@ class Recording:
         fingerprint: What `data_fingerprint` says of `train_set`, where the caller has just asked it.
 
     Attributes:
+        average: Of the weights, which the run is asked about; None: the trained weights.
         loss_weights: Loss weight of every sample, (samples,), or None: 1, as in the run.
         steps: What every complete step did.
         manifest: The facts about the run.
@@ -76,6 +79,7 @@ class Recording:
         self.model, self.loss, self.train_set = model, loss, train_set
         self.collate_fn = collate
         self.loss_weights: Tensor | None = None
+        self.average: RunAverage | None = None
         self.repeated: set[int] = set()
         self._seen_digests: dict[tuple[int, int], int] = {}
         self._warned_of_data = False
@@ -121,7 +125,8 @@ class Recording:
     @property
     def digest(self) -> str:
         """Digest of the last checkpoint and the number of steps, which names this run and no other."""
-        return f"{self._digests[max(self._digests)]}-{len(self.steps)}"
+        about = "" if self.average is None else f"-{self.average.name}"
+        return f"{self._digests[max(self._digests)]}-{len(self.steps)}{about}"
 
     def batches(self, record: StepRecord) -> list[Batch]:
         """Fetch a step's micro-batches again. It draws from the global generators; callers preserve them."""
@@ -191,9 +196,35 @@ class Recording:
         """The step whose recorded state led to the state before a step that is restored."""
         return max(step for step in self._digests if step <= restored)
 
+    @property
+    def final(self) -> Checkpoint:
+        """What queries are about: the state after the last complete step, or the average that was asked for."""
+        return self.last if self.average is None else self.average.at(self.last)
+
+    @property
+    def ends(self) -> Ends:
+        """What the final model is made of: a share of the state after every step."""
+        return trained_ends(len(self.steps)) if self.average is None else self.average.ends
+
+    def averaged(self, name: str | None = None) -> "Recording":
+        """The same run, asked about an average of its weights that the loop kept next to the model (EMA, SWA).
+
+        Its `trained_model()` is the averaged one, and scores are about it.
+
+        Args:
+            name: As in the Recorder's `averages`; the only one if None.
+
+        Raises:
+            QueryError: There is none of this name, it was never updated, or the run was not completed.
+            RunDamaged: Updates are missing.
+        """
+        averaged = copy.copy(self)
+        averaged.average = read_average(self, name)
+        return averaged
+
     @cached_property
     @in_clean_surroundings
-    def final(self) -> Checkpoint:
+    def last(self) -> Checkpoint:
         """The state after the last complete step."""
         end = len(self.steps)
         if end in self._digests:
@@ -213,7 +244,7 @@ class Recording:
 
     @in_clean_surroundings
     def trained_model(self) -> nn.Module:
-        """A copy of the model with the run's final weights and buffers, in eval mode."""
+        """A copy of the model with the run's final (or averaged) weights and buffers, in eval mode."""
         with preserved():
             trajectory = Trajectory(self.model, self.loss, self.rules)
         trajectory.restore(self.final)

@@ -64,5 +64,7 @@ class _Retraining:
             for done in run.repeat(replay):
                 if done and self._advance is not None:
                     self._advance()
-            state = replay.trajectory.parameters | replay.trajectory.buffers
+            last = run.reached(replay, len(run.steps))
+            end = last if run.average is None else run.average.at(last)
+            state = end.parameters | end.buffers
             return {name: value.cpu().clone() for name, value in state.items()}

@@ -14,7 +14,7 @@ def moved_statistics(run: Recording) -> dict[str, torch.Size]:
     Raises:
         Unsupported: Other buffers moved.
     """
-    last = run.final.buffers
+    last = run.last.buffers
     first = run.initial.buffers
     if not last.keys() <= first.keys():  # some were registered by the first forward pass
         first = {**run.checkpoint(run.segments[-1][0]).buffers, **first}

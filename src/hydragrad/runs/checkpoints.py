@@ -40,6 +40,7 @@ class Checkpoint:
         evaluating: Modules in eval mode.
         owners: The number of the optimizer of each parameter group; empty where there is one.
         owned: The same by parameter, where it is not 0.
+        averages: Tensors of the averages of the weights next to the model, by name of the average, part and name.
     """
 
     step: int
@@ -54,6 +55,7 @@ class Checkpoint:
     evaluating: list[str] = field(default_factory=list)
     owners: list[int] = field(default_factory=list)
     owned: dict[str, int] = field(default_factory=dict)
+    averages: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -64,7 +66,7 @@ class Checkpoint:
 
 
 PLAIN = ("scheduler", "groups", "frozen", "evaluating", "owners", "owned")
-PARTS = ("parameters", "buffers", "optimizer", "generators", "sampler")
+PARTS = ("parameters", "buffers", "optimizer", "generators", "sampler", "averages")
 UNCHANGED = "unchanged"
 """Frozen parameters that an earlier checkpoint holds: name, its step, and the tensor's digest."""
 

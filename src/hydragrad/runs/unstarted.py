@@ -4,6 +4,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from hydragrad.errors import HydragradError
+from hydragrad.runs.averages import AVERAGES
 from hydragrad.runs.checkpoints import CheckpointFolder
 from hydragrad.runs.lines import locked
 from hydragrad.runs.log import LOG
@@ -38,7 +39,7 @@ def never_started(path: Path) -> bool:
 
 def clear_away(path: Path) -> None:
     """Remove what the Recorder wrote of a run that never started, and nothing else; the manifest goes last."""
-    for file in (path / LOG, CheckpointFolder(path).index, *_of_the_first_step(path)):
+    for file in (path / LOG, path / AVERAGES, CheckpointFolder(path).index, *_of_the_first_step(path)):
         file.unlink(missing_ok=True)
     for folder in _folders(path):
         with suppress(OSError):  # not there

@@ -7,6 +7,7 @@ NoteKind = Literal[
     "replays",
     "curvature dropped",
     "statistics constant",
+    "average",
     "projection",
     "ensemble",
     "influence",
@@ -49,6 +50,9 @@ CURVATURE_DROPPED = Note(
 )
 STATISTICS_CONSTANT = Note("statistics constant", "Running statistics of BatchNorm were treated as constants.")
 
+SURE = 0.01
+"""Relative error of the shares of an average that is not worth a word."""
+
 UNSEALED = Note(
     "other",
     "The store was written by an earlier version, without checksums of its model and samples: that these are what was "
@@ -59,6 +63,12 @@ UNSEALED = Note(
 def interrupted(steps: int) -> Note:
     """That a run has not ended, and after how many steps it was taken."""
     return Note("interrupted", f"The run was interrupted; this is its state after step {steps:,}.")
+
+
+def about_average(name: str, error: float) -> Note:
+    """That scores are about an average of the weights; and how surely its shares are known, where that is not sure."""
+    unsure = f" The shares of the steps in it are known to {100 * error:.1g} % only." if error > SURE else ""
+    return Note("average", f"About the average {name!r} of the weights, not about the trained weights.{unsure}")
 
 
 def of_candidates(count: int) -> Note:

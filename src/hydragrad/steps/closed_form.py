@@ -14,11 +14,18 @@ from hydragrad.steps.histories import History
 from hydragrad.steps.rule import Cotangent, Move, StepRule
 
 
-def coefficients(history: History) -> NDArray[np.float64]:
-    """Return kappa_t for every step of the run, float64, shape (steps,); 0 where the history was skipped."""
+def coefficients(history: History, ends: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+    """Return kappa_t for every step of the run, float64, shape (steps,); 0 where the history was skipped.
+
+    Args:
+        history: Of the parameters.
+        ends: Share of the weights after each step in what is differentiated, (steps,): all of the last if None.
+    """
     kappa = np.zeros(len(history.moves))
-    state = Cotangent(1.0, (0.0,) * len(history.states))
+    state = Cotangent(1.0 if ends is None else 0.0, (0.0,) * len(history.states))
     for step in range(len(history.moves) - 1, -1, -1):
+        if ends is not None:
+            state = state._replace(w_bar=state.w_bar + float(ends[step]))
         move = history.moves[step]
         if move is not None:
             kappa[step], state = history.rule.transpose(state, move)

@@ -12,6 +12,7 @@ from hydragrad.derivatives import BatchStatistics, Layout, Projector
 from hydragrad.derivatives.curvature.tangents import ExactTangents
 from hydragrad.errors import Unsupported
 from hydragrad.replay import Recording, Replay
+from hydragrad.replay.averages import refuse_average
 from hydragrad.replay.histories import has_closed_form, run_histories, state_names, trained_layout
 from hydragrad.replay.resumable import Folded, Segment, check_end, fold_segments
 from hydragrad.replay.statistics import moved_statistics
@@ -77,6 +78,7 @@ def hypergradients(
     Source: Chen et al. 2021, section 3 and eqs. 35-36.
     """
     require_recorded(run, "hypergradients")
+    refuse_average(run, "hypergradients", "Ask hg.attribute(run.averaged(...), query), which needs no rows.")
     rule = _one_rule(run)
     require_sound(curvature, projection, batch_statistics, rule)
     clipped = next((record.step for record in run.steps if record.transformed), None)

@@ -24,6 +24,7 @@ from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
+from hydragrad.replay.averages import refuse_average
 from hydragrad.replay.histories import has_closed_form, parts_of, run_histories, state_names, trained_layout
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.statistics import moved_statistics
@@ -161,6 +162,7 @@ def approximation_error(
     Source: Chen et al. 2021, section 4.2 and Theorem 1, for mini-batches, momentum and any schedule.
     """
     require_recorded(run, "approximation_error")
+    refuse_average(run, "approximation_error", "Call it with the run itself, and hg.verify(run.averaged(...), scores).")
     sample_ids = _sample_ids(run, samples, seed)
     scalar = query or training_loss(run, seed)
     if len(scalar.names()) != 1:
