@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau, StepLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
@@ -32,6 +33,16 @@ from recording.toys import (
     sgd,
 )
 from recording.toys import train as train_toy
+
+
+def test_averages_are_kept_and_asked_about(tmp_path):
+    model = build()
+    ema = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    run = train_toy(tmp_path, model, averages={"ema": ema}).averaged("ema")
+    for name, value in ema.module.state_dict().items():
+        torch.testing.assert_close(run.trained_model().state_dict()[name], value, rtol=0, atol=0)
+    assert run.ends.weights[-1] == pytest.approx(0.1) and run.ends.weights[0] == pytest.approx(0.9 ** (STEPS - 1))
+    assert hg.attribute(run, hg.mean_loss(samples())).values.isfinite().all()
 
 
 def test_train_equals_a_loop_written_by_hand(tmp_path):

@@ -5,6 +5,8 @@ step_block        one micro-batch of a loop, watched, and the step that several 
 watch             what model and optimizer do inside a step block
 gradient_watch    the optimizer gets the gradients that backward passes and clipping gave
 torch_calls       backward passes and clipping, heard of under whatever name they are called
+averages          averages of the weights that a loop keeps next to its model, watched
+share             the share of the model in an update of its average
 reduction         how the loop makes one number of the per-sample losses
 update_check      the optimizer makes the step of its rule
 strided           some entries of tensors, evenly spaced

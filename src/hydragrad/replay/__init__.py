@@ -5,6 +5,7 @@ trained            what is needed of a trained model where its steps are not
 trajectory         model and optimizer moving along recorded steps
 repeatable         whether a run can be repeated at all
 replay             repeats steps and holds them to the record
+averages           an average of the run's weights as what is asked about
 elsewhere          holds a replay on another machine to what rounding explains
 rounding           measures what rounding does to a run
 differences        how far two numbers, or two checkpoints, are apart

@@ -5,6 +5,7 @@ module_settings  settings of torch's modules that change what they compute
 log              the step log
 steps            the steps of a run directory, read
 checkpoints      states as safetensors
+averages         updates of averages of the weights, a line each
 stored_batches   batches that are stored with the run
 buffers          buffers that appear, grow or are sparse
 sparse           sparse tensors in safetensors files

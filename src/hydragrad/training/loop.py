@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import Dataset
 
@@ -38,6 +39,7 @@ class Plan:
             epoch may have fewer.
         clip_norm: The gradient of a step is clipped to this L2 norm; None leaves it alone.
         autocast: Forward passes run under autocast to this type; None leaves them alone.
+        averages: Of the weights, updated after every step.
         seed: Order of the samples, and the randomness of the steps.
         scheduler: A torch scheduler.
         scheduler_every: When the scheduler steps.
@@ -56,6 +58,7 @@ class Plan:
     accumulate: int = 1
     clip_norm: float | None = None
     autocast: torch.dtype | None = None
+    averages: Sequence[AveragedModel] = ()
     seed: int = 0
     scheduler: Any = None
     scheduler_every: Literal["epoch", "step"] = "epoch"
@@ -228,6 +231,8 @@ def _one_step(
                 if plan.clip_norm is not None:
                     clip_grad_norm_(model.parameters(), plan.clip_norm)
                 optimizer.step()
+    for average in plan.averages:
+        average.update_parameters(model)
     if plan.scheduler is not None and plan.scheduler_every == "step":
         plan.scheduler.step()
     return total

@@ -2,13 +2,14 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
 from hydragrad.derivatives import PerSampleLoss, copy_of
@@ -48,6 +49,7 @@ def train(
     clip_norm: float | None = None,
     accumulate: int = 1,
     autocast: torch.dtype | None = None,
+    averages: Mapping[str, AveragedModel] | None = None,
     drop_last: bool = False,
     seed: int = 0,
     checkpoint_every: int | None = None,
@@ -75,6 +77,8 @@ def train(
         clip_norm: Clip the gradient of every step to this L2 norm.
         accumulate: Batches of a step, whose gradient is that of the mean over all their samples.
         autocast: `torch.bfloat16` runs forward passes under autocast; derivatives are taken in the weights' own type.
+        averages: torch.optim.swa_utils.AveragedModel by name, updated after every step; `run.averaged(name)` asks about
+            them in place of the trained weights.
         drop_last: Leave out an epoch's last batch where it is smaller.
         seed: Order of the samples and the randomness of the steps; the same seed gives the same run.
         checkpoint_every: Steps between checkpoints; by default 1.5 times the square root of all steps.
@@ -102,6 +106,7 @@ def train(
         accumulate=accumulate,
         clip_norm=clip_norm,
         autocast=autocast,
+        averages=tuple((averages or {}).values()),
         seed=seed,
         scheduler=scheduler,
         scheduler_every=scheduler_every,
@@ -126,6 +131,7 @@ def train(
         scheduler=scheduler,
         checkpoint_every=every,
         collate=collate,
+        averages=averages,
         seed=seed,
         about={"epochs": epochs} | _plan_entries(plan) | (about or {}),
         resume=resume,
@@ -183,7 +189,7 @@ def epoch_logs(path: Path) -> list[dict[str, Any]]:
 
 def forecast_bytes(model: nn.Module, optimizer: Optimizer, length: int, plan: Plan, checkpoint_every: int) -> int:
     """Estimate the size of the run directory in bytes."""
-    copies = 1 + len(states_of(optimizer))
+    copies = 1 + len(states_of(optimizer)) + len(plan.averages)
     state = copies * sum(p.nbytes for p in model.parameters()) + sum(_bytes(b) for b in model.buffers()) + 32_768
     checkpoints = plan.steps(length) // checkpoint_every + 2
     digits = len(str(length)) + 2
