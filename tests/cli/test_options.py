@@ -42,7 +42,8 @@ def test_smoothing_changes_the_scores_of_adamw_and_the_name_of_their_file(hydrag
     ],
 )
 def test_every_command_that_needs_scores_takes_smoothing(hydragrad, adamw, words):
-    file = adamw / "scores" / "validation-none-smoothing0.5.safetensors"
+    query = "validation-half" if words[0] == "clean" else "validation"
+    file = adamw / "scores" / f"{query}-none-smoothing0.5.safetensors"
     file.unlink(missing_ok=True)
     code, _, err = hydragrad(words[0], adamw, *words[1:], "--smoothing", 0.5, "--quiet")
     assert code == 0, err

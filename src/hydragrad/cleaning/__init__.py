@@ -1,5 +1,8 @@
 """Cleaning: find training samples that harm, remove or relabel them, and measure how well they were detected.
 
+clean         what treating suspects does to the model, really trained
+remedies      what can be done about suspects
+wrong_share   how many labels are wrong
 signals       what training shows about each label
 suspects      samples ranked by the evidence against their labels, with suggested labels
 held_out      influence functions of held-out data, saved with the run
@@ -13,6 +16,13 @@ detection     how well a ranking detects known flips
 
 from hydragrad.cleaning.changed_sets import relabelled as relabelled
 from hydragrad.cleaning.changed_sets import without as without
+from hydragrad.cleaning.clean import AGAIN as AGAIN
+from hydragrad.cleaning.clean import AS_GIVEN as AS_GIVEN
+from hydragrad.cleaning.clean import KINDS as KINDS
+from hydragrad.cleaning.clean import Cleaning as Cleaning
+from hydragrad.cleaning.clean import Kind as Kind
+from hydragrad.cleaning.clean import Outcome as Outcome
+from hydragrad.cleaning.clean import clean as clean
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc
 from hydragrad.cleaning.detection import detection_curve as detection_curve
 from hydragrad.cleaning.detection import found_in_first as found_in_first
@@ -23,6 +33,7 @@ from hydragrad.cleaning.label_noise import save_labels as save_labels
 from hydragrad.cleaning.label_noise import swap_labels as swap_labels
 from hydragrad.cleaning.marks import Marks as Marks
 from hydragrad.cleaning.marks import read_marks as read_marks
+from hydragrad.cleaning.remedies import Remedy as Remedy
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share

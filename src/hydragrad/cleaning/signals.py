@@ -1,7 +1,8 @@
 """What training shows about each sample's label: the trained model, earlier checkpoints, models that never saw it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,9 @@ from hydragrad.runs.kept import Kept
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import Checkpoints, require_recorded
 from hydragrad.training.measuring import evaluated
+
+POINTS = 10
+"""Checkpoints that stand for a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class Signals:
 
 @in_clean_surroundings
 def training_signals(
-    run: Recording | Checkpoints, *, points: int = 10, folds: int = 0, seed: int = 0, workers: int = 1
+    run: Recording | Checkpoints, *, points: int = POINTS, folds: int = 0, seed: int = 0, workers: int = 1
 ) -> Signals:
     """Measure them once; they are saved in RUN/signals, those of checkpoints nowhere.
 
@@ -70,20 +74,18 @@ def training_signals(
     if folds:
         require_recorded(run, "training_signals(folds=...)")
     if isinstance(run, Checkpoints):
-        *before, _ = run.spread(max(1, points))
-        return _measure(run, (run.at(number) for number in before), len(before))
+        return _measure(run, points)
     kept = _kept(run, points, folds, seed)
     signals = kept.read_as(lambda tensors, _: Signals(**tensors))
     if signals is None:
-        *before, _ = spread_steps(run, max(1, points))
-        signals = _measure(run, (checkpoint_at(run, step) for step in before), len(before))
+        signals = _measure(run, points)
         if folds:
             signals = replace(signals, out_of_fold=_out_of_fold(run, folds, seed, workers))
         kept.write({name: values for name, values in vars(signals).items() if values is not None})
     return signals
 
 
-def signals_file(run: Recording, *, points: int = 10, folds: int = 0, seed: int = 0) -> Path:
+def signals_file(run: Recording, *, points: int = POINTS, folds: int = 0, seed: int = 0) -> Path:
     """Where `training_signals` saves them."""
     return _kept(run, points, folds, seed).path
 
@@ -93,13 +95,31 @@ def _kept(run: Recording, points: int, folds: int, seed: int) -> Kept:
     return Kept(run.path / "signals", f"points{points}-folds{folds}", key)
 
 
-def _measure(run: Trained, earlier: Iterable[Checkpoint], count: int) -> Signals:
-    """Evaluate all samples at the trained weights and at `count` earlier checkpoints."""
+def checkpoints_of(run: Recording | Checkpoints, points: int) -> list[Callable[[], Checkpoint]]:
+    """Read the checkpoints nearest to the ends of so many equal parts of a run, or of those there are, the trained one
+    last."""
+    if isinstance(run, Checkpoints):
+        return [partial(run.at, number) for number in run.spread(max(1, points))]
+    return [partial(checkpoint_at, run, step) for step in spread_steps(run, max(1, points))]
+
+
+def model_with(run: Trained, state: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the trained model with the parameters and buffers of another state."""
+    model = run.trained_model()
+    put_state(model, state)
+    return model
+
+
+def _measure(run: Recording | Checkpoints, points: int) -> Signals:
+    """Evaluate all samples at the trained weights and at earlier checkpoints."""
+    *earlier, _ = checkpoints_of(run, points)
     logits, labels = _logits(run, run.trained_model())
     total, margins = logits.softmax(1), _margin(logits, labels)
+    count = len(earlier)
     with bar("evaluating", count, unit="checkpoints") as progress:
-        for checkpoint in earlier:
-            logits_then, _ = _logits(run, _model_with(run, checkpoint.parameters | checkpoint.buffers))
+        for read in earlier:
+            checkpoint = read()
+            logits_then, _ = _logits(run, model_with(run, checkpoint.parameters | checkpoint.buffers))
             total = total + logits_then.softmax(1)
             margins += _margin(logits_then, labels)
             progress.advance()
@@ -128,17 +148,11 @@ def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
         changes.append(Change(weights=weights))
     probabilities: Tensor | None = None
     for number, state in retrain(run, changes, workers=workers, keep=True):
-        logits, _ = _logits(run, _model_with(run, state))
+        logits, _ = _logits(run, model_with(run, state))
         probabilities = torch.empty_like(logits) if probabilities is None else probabilities
         probabilities[parts[number]] = logits[parts[number]].softmax(1)
     assert probabilities is not None
     return probabilities
-
-
-def _model_with(run: Trained, state: Mapping[str, Tensor]) -> nn.Module:
-    model = run.trained_model()
-    put_state(model, state)
-    return model
 
 
 def _logits(run: Trained, model: nn.Module) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """Suspects: training samples ranked by the evidence against their labels, with the labels suggested instead."""
 
+from dataclasses import asdict
 from typing import Literal
 
 import pandas as pd
@@ -9,11 +10,15 @@ from hydragrad.cleaning.held_out import influence
 from hydragrad.cleaning.label_noise import load_labels
 from hydragrad.cleaning.signals import Signals, training_signals
 from hydragrad.cleaning.suspicion import suspicion
+from hydragrad.cleaning.wrong_share import held_out_errors, wrong_share
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording, labels_of, warn_of_other_labels
 from hydragrad.scores import Query, Scores
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import Checkpoints, require_scores_about
+
+WRONG_SHARE = "wrong_share"
+"""Entry of a frame's attrs: between which shares of labels are wrong."""
 
 
 @in_clean_surroundings
@@ -75,24 +80,36 @@ def suspects(
         frame["standard_error"] = errors.numpy()
     for name, column in _columns(own, influences).items():
         frame[name] = column.numpy()
+    frame.attrs |= {} if own is None else _share(run, own, held_out)
     known = load_labels(run.path) if isinstance(run, Recording) else None
     if known is not None:
         frame["true_label"] = known.true[ids].numpy()
         frame["flipped"] = known.flipped[ids].numpy()
-    return frame.sort_values("suspicion", kind="stable", ascending=False, ignore_index=True)
+    ranked = frame.sort_values("suspicion", kind="stable", ascending=False, ignore_index=True)
+    ranked.attrs |= frame.attrs
+    return ranked
 
 
 def estimated_share(suspected: pd.DataFrame) -> float:
     """Estimate the share of wrong labels: samples for which another label is suggested.
 
     From contributions alone (no `margin` in the frame) they must harm as well; without suggested labels it is the share
-    of samples that harm.
+    of samples that harm. Right labels that the network does not learn are among them: `attrs["wrong_share"]` of
+    suspects that were ranked with `held_out` allows for these.
     """
     harm = suspected["contribution"] < 0
     if "suggested_label" not in suspected:
         return float(harm.mean())
     other = suspected["suggested_label"] != suspected["given_label"]
     return float((other if "margin" in suspected else other & harm).mean())
+
+
+def _share(run: Recording | Checkpoints, signals: Signals, held_out: Query | None) -> dict[str, dict[str, float]]:
+    """The estimated share of wrong labels with its interval, where there are held-out data with labels."""
+    if held_out is None or held_out.dataset is None:
+        return {}
+    errors = held_out_errors(run, held_out.dataset)
+    return {} if errors is None else {WRONG_SHARE: asdict(wrong_share(signals, errors))}
 
 
 def _measured(run: Recording | Checkpoints) -> Signals | None:

@@ -1,44 +1,44 @@
-"""Rank suspects, remove or relabel the worst, train again without them, and compare test accuracies."""
+"""Rank suspects, really train with them removed, relabelled or down-weighted, and say which is worth it."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
+from torch import nn
 from torch.utils.data import Dataset
 
 from hydragrad.cleaning import (
+    AGAIN,
+    AS_GIVEN,
+    KINDS,
+    Cleaning,
+    Kind,
     Labels,
     Marks,
+    Outcome,
+    Remedy,
     Signals,
     area_under_roc,
     estimated_share,
     found_in_first,
-    relabelled,
     suspects,
     training_signals,
-    without,
 )
+from hydragrad.cleaning import clean as treated
+from hydragrad.cleaning.suspects import WRONG_SHARE
 from hydragrad.errors import QueryError
 from hydragrad.experiments.experiment import Experiment
-from hydragrad.experiments.training import train_into
-from hydragrad.replay import Recording, label_of
-from hydragrad.reports.wording import counted
+from hydragrad.experiments.named_query import HALF
+from hydragrad.replay import Recording
+from hydragrad.runs.buffers import put_state
 from hydragrad.scores import Scores
 from hydragrad.training import mean_loss_and_accuracy
 
 ENOUGH_TRAINING = 0.5
 """Share of the way from guessing to being right; on digits with 20 and 40 % flips, AUC was below .8 short of it."""
 
-Kind = Literal["removed", "relabelled", "by-hand"]
-NAMES: dict[Kind, str] = {
-    "removed": "suspects removed",
-    "relabelled": "suspects relabelled",
-    "by-hand": "labels fixed by hand",
-}
-"""What was done to the training set, as the report names it."""
+BY_HAND, TRUE_LABELS = "labels fixed by hand", "true labels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,49 +47,21 @@ class Cleaned:
 
     Attributes:
         suspects: Ranked, the most suspect first.
-        changed: How many samples were removed or relabelled.
-        how: What decided which ones.
+        cleaning: The treatments, really trained.
+        training: Label and weight of every sample in the recommended training, and what they were.
+        how: What decided how many samples were treated.
         figures: Flat values for JSON.
-        accuracies: Test accuracy by name, for the report.
+        accuracies: Test accuracy by name, for the report; as given first, then the recommended.
         warning: Why the suspects may mean little, if so.
     """
 
     suspects: pd.DataFrame
-    changed: int
+    cleaning: Cleaning
+    training: pd.DataFrame
     how: str
     figures: dict[str, Any]
     accuracies: dict[str, float]
     warning: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Change:
-    """Which samples change: removed where there are no labels, else relabelled; and what decided it."""
-
-    kind: Kind
-    samples: list[int]
-    labels: list[int]
-    share: float
-    how: str
-
-    @property
-    def folder(self) -> str:
-        """Name of another folder for other samples, and for other labels of the same samples."""
-        content = f"{sorted(self.samples)}{list(self.labels) or ''}"
-        return f"{self.kind}-{len(self.samples)}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
-
-    @property
-    def progress(self) -> str:
-        """Title of the training's progress bar."""
-        return f"training {'without' if self.kind == 'removed' else 'with other labels of'} " + counted(
-            len(self.samples), "sample"
-        )
-
-    def applied(self, run: Recording) -> Dataset[Any]:
-        """Return the run's training set, changed."""
-        if self.kind == "removed":
-            return without(run.train_set, self.samples)
-        return relabelled(run.train_set, self.samples, self.labels, label_of(run))
 
 
 def clean(
@@ -99,61 +71,123 @@ def clean(
     query: str,
     *,
     remove: float | None,
-    relabel: bool,
+    treatments: Sequence[Kind] = KINDS,
     reference: bool,
     folds: int = 0,
     marks: Marks | None = None,
+    workers: int = 1,
 ) -> Cleaned:
-    """Rank suspects, remove or relabel the worst, or those that were marked, retrain from a fresh start, compare.
+    """Rank suspects, treat the worst, or those that were marked, in every way, train, and compare.
 
     Args:
         experiment: What was trained.
         run: Its run.
         scores: Contributions to the query.
-        query: Name of the held-out data.
-        remove: Share of the samples to remove; estimated if None.
-        relabel: Relabel suspects instead of removing them.
+        query: Name of the held-out data that rank: one half of a data set (`validation-half`), and the other chooses.
+        remove: Share of the samples to treat; estimated if None.
+        treatments: What is tried.
         reference: Where noise was planted, train on the true labels too.
         folds: Networks for out-of-fold probabilities; 0 for none.
         marks: Labels that a person fixed, in place of suspects.
+        workers: Processes that train at the same time.
 
     Raises:
-        QueryError: An estimated share of 1, or relabelling without suggested labels.
+        QueryError: A share that leaves nothing, no suggested labels for a treatment, or nothing left to choose on.
     """
+    choose_on = _choose_on(experiment, query)
     signals: Signals | Literal["auto"] = training_signals(run, folds=folds) if folds else "auto"
     ranked = suspects(run, scores, held_out=experiment.query(query), signals=signals)
-    change = _suspects_changed(ranked, remove, relabel=relabel) if marks is None else _marks_applied(ranked, marks)
-    folder = run.path / "clean"
-    before = experiment.test_accuracy(run.trained_model())
-    after = _accuracy_after(experiment, change.applied(run), folder / change.folder, progress=change.progress)
-    figures: dict[str, Any] = {
-        "samples": len(ranked),
-        "changed": len(change.samples),
-        "share": change.share,
-        "relabelled": change.kind != "removed",
-        "test_accuracy_noisy": before,
-        "test_accuracy_cleaned": after,
-    }
-    accuracies = {"labels as given": before, NAMES[change.kind]: after}
-    if marks is not None:
-        figures["marked_fine"] = len(marks.fine)
+    wanted: list[Kind | Remedy] = list(treatments) if marks is None else [_by_hand(marks)]
+    if "suggested_label" not in ranked and marks is None:
+        wanted = ["remove"]
+    truth = [_true_labels(experiment.labels)] if reference and experiment.labels is not None else []
+    result = treated(run, ranked, choose_on, treatments=wanted, share=remove, workers=workers)
+    reached = treated(run, ranked, choose_on, treatments=truth, workers=workers) if truth else None
+    tested = _test_accuracies(experiment, run, result, reached)
+    figures = _figures(ranked, result, remove, marks) | _tested(result, tested)
     if experiment.labels is not None:
         figures |= _against_truth(ranked, experiment.labels, marks)
-        if reference:
-            accuracies["true labels"] = figures["test_accuracy_clean"] = _accuracy_after(
-                experiment,
-                _with_true_labels(run, experiment.labels),
-                folder / "true-labels",
-                progress="training on true labels",
-            )
     return Cleaned(
         suspects=ranked,
-        changed=len(change.samples),
-        how=change.how,
+        cleaning=result,
+        training=_training(run, ranked, result.recommended.remedy),
+        how="as marked" if marks is not None else "as given by --remove" if remove is not None else "estimated",
         figures=figures,
-        accuracies={name: accuracy for name, accuracy in accuracies.items() if accuracy is not None},
+        accuracies=tested,
         warning=_warning_of_short_training(experiment, run),
     )
+
+
+def _choose_on(experiment: Experiment, query: str) -> Dataset[Any]:
+    """Held-out data that rank nothing: the other half of those that do, or the test set."""
+    named = experiment.named_query(query)
+    if named.half:
+        return experiment.halves(named.data_set)[1]
+    if named.data_set != "test" and "test" in experiment.held_out:
+        return experiment.data_set("test")
+    raise QueryError(
+        f"What cleaning does must be measured on data that rank no sample, and --query {query} leaves none. Use "
+        f"--query {named.data_set}{HALF}: one half ranks, the other measures."
+    )
+
+
+def _by_hand(marks: Marks) -> Remedy:
+    return Remedy(name=BY_HAND, labels=marks.fixed)
+
+
+def _true_labels(labels: Labels) -> Remedy:
+    wrong = labels.flipped.nonzero().flatten().tolist()
+    return Remedy(name=TRUE_LABELS, labels={i: int(labels.true[i]) for i in wrong})
+
+
+def _test_accuracies(
+    experiment: Experiment, run: Recording, result: Cleaning, reached: Cleaning | None
+) -> dict[str, float]:
+    """Test accuracy by name: as given, recommended, the other treatments, true labels."""
+    given, *others = (one for one in result.outcomes if one.remedy.name != AGAIN)
+    others.sort(key=lambda one: one is not result.recommended)
+    others += [] if reached is None else list(reached.outcomes[2:])
+    accuracies = {}
+    for outcome in [given, *others]:
+        accuracy = experiment.test_accuracy(_model(run, outcome))
+        if accuracy is not None:
+            accuracies[outcome.remedy.name] = accuracy
+    return accuracies
+
+
+def _model(run: Recording, outcome: Outcome) -> nn.Module:
+    model = run.trained_model()
+    put_state(model, outcome.state)
+    return model
+
+
+def _figures(ranked: pd.DataFrame, result: Cleaning, remove: float | None, marks: Marks | None) -> dict[str, Any]:
+    figures: dict[str, Any] = {"samples": len(ranked)}
+    if marks is not None:
+        figures |= {"share": len(marks.fixed) / len(ranked), "marked_fine": len(marks.fine)}
+    else:
+        figures |= {"share": estimated_share(ranked) if remove is None else remove}
+    if WRONG_SHARE in ranked.attrs:
+        figures["wrong_share"] = ranked.attrs[WRONG_SHARE]
+    figures["changed"] = result.recommended.remedy.changed if marks is None else len(marks.fixed)
+    figures["recommended"] = result.recommended.remedy.name
+    figures["sentence"] = result.sentence
+    figures["treatments"] = result.to_frame().reset_index().to_dict("records")
+    return figures
+
+
+def _tested(result: Cleaning, tested: dict[str, float]) -> dict[str, float]:
+    names = {"noisy": AS_GIVEN, "cleaned": result.recommended.remedy.name, "clean": TRUE_LABELS}
+    return {f"test_accuracy_{key}": tested[name] for key, name in names.items() if name in tested}
+
+
+def _training(run: Recording, ranked: pd.DataFrame, remedy: Remedy) -> pd.DataFrame:
+    """What every scored sample is trained with."""
+    table = ranked[["sample", "given_label"]].sort_values("sample", ignore_index=True)
+    given = zip(table["sample"], table["given_label"], strict=True)
+    table["label"] = [remedy.labels.get(sample, label) for sample, label in given]
+    table["weight"] = [remedy.weights.get(i, 1.0) for i in table["sample"]]
+    return table
 
 
 def with_names(ranked: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFrame:
@@ -164,38 +198,6 @@ def with_names(ranked: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFr
             if column in named:
                 named[column.replace("_label", "_name")] = [classes[label] for label in named[column]]
     return named
-
-
-def _suspects_changed(ranked: pd.DataFrame, remove: float | None, *, relabel: bool) -> _Change:
-    share = estimated_share(ranked) if remove is None else remove
-    if not 0 <= share < 1:
-        raise QueryError(
-            "Every sample is suspect, so that none would be left to train with. Say how many to take: --remove 0.1."
-        )
-    if relabel and "suggested_label" not in ranked:
-        raise QueryError(
-            "--relabel needs suggested labels, which need plain cross-entropy of the model's one call. Use --remove."
-        )
-    worst = ranked.head(int(share * len(ranked)))
-    if relabel and remove is None:
-        worst = ranked[ranked["suggested_label"] != ranked["given_label"]]
-    return _Change(
-        kind="relabelled" if relabel else "removed",
-        samples=worst["sample"].tolist(),
-        labels=worst["suggested_label"].tolist() if relabel else [],
-        share=share,
-        how="estimated from the suggested labels" if remove is None else "as given by --remove",
-    )
-
-
-def _marks_applied(ranked: pd.DataFrame, marks: Marks) -> _Change:
-    return _Change(
-        kind="by-hand",
-        samples=list(marks.fixed),
-        labels=list(marks.fixed.values()),
-        share=len(marks.fixed) / len(ranked),
-        how="as marked",
-    )
 
 
 def _against_truth(ranked: pd.DataFrame, labels: Labels, marks: Marks | None) -> dict[str, Any]:
@@ -211,17 +213,6 @@ def _against_truth(ranked: pd.DataFrame, labels: Labels, marks: Marks | None) ->
     if "suggested_label" in ranked:
         figures["suggested_labels_right"] = float((ranked["suggested_label"] == ranked["true_label"]).mean())
     return figures
-
-
-def _with_true_labels(run: Recording, labels: Labels) -> Dataset[Any]:
-    return relabelled(run.train_set, range(len(labels.true)), labels.true.tolist(), label_of(run))
-
-
-def _accuracy_after(experiment: Experiment, train_set: Dataset[Any], out: Path, *, progress: str) -> float | None:
-    """Test accuracy after a new training; it is recorded, so that it is resumed, and reused when it is complete."""
-    seed = experiment.settings.seed + 1
-    run = train_into(experiment, experiment.start(seed), train_set, out, seed, resume=True, progress=progress)
-    return experiment.test_accuracy(run.trained_model())
 
 
 def _warning_of_short_training(experiment: Experiment, run: Recording) -> str | None:

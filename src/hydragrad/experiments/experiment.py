@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from hydragrad.cleaning import Labels
 from hydragrad.derivatives import PerSampleLoss
-from hydragrad.errors import UnknownName
+from hydragrad.errors import QueryError, UnknownName
 from hydragrad.experiments.named_query import NamedQuery
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
@@ -63,7 +63,8 @@ class Experiment:
         return "hessian" if self.is_text and self.settings.optimizer == "adamw" else "none"
 
     def query(self, text: str) -> Query:
-        """Return the query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.
+        """Return the query named on the command line: `validation`, `test`, `train`, every other sample of one,
+        `validation-half`, or one sample, `test:42`.
 
         Raises:
             QueryError: No such data set, or no such sample.
@@ -72,6 +73,8 @@ class Experiment:
         samples = self.data_set(named.data_set)
         if named.sample is not None:
             return sample_losses(samples, [named.sample])
+        if named.half:
+            return mean_loss(self.halves(named.data_set)[0], name=f"{named.data_set} loss (every other sample)")
         return mean_loss(samples, name=f"{named.data_set} loss")
 
     def named_query(self, text: str) -> NamedQuery:
@@ -100,6 +103,19 @@ class Experiment:
         if name not in known:
             raise UnknownName(f"There is no data set {name!r} here; there are {', '.join(known)}.")
         return known[name]
+
+    def halves(self, name: str) -> tuple[Dataset[Any], Dataset[Any]]:
+        """Return the samples of a data set with even numbers, and those with odd ones.
+
+        Raises:
+            UnknownName: There is none of that name.
+            QueryError: It has a single sample.
+        """
+        whole = self.data_set(name)
+        length = len(whole)  # type: ignore[arg-type]
+        if length < 2:
+            raise QueryError(f"The {name} set must have two samples or more to be halved; it has {length}.")
+        return Subset(whole, range(0, length, 2)), Subset(whole, range(1, length, 2))
 
     def loss_and_accuracy(self, model: nn.Module, data_set: Dataset[Any]) -> tuple[float, float | None]:
         """Return mean loss, and the share of right predictions where the model classifies samples or tokens."""

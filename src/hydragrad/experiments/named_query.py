@@ -6,18 +6,23 @@ from typing import Self
 
 from hydragrad.errors import QueryError
 
+HALF = "-half"
+
 
 @dataclass(frozen=True)
 class NamedQuery:
-    """`validation` (the mean loss of a data set) or `test:42` (the loss of one sample).
+    """`validation` (the mean loss of a data set), `validation-half` (of every other sample of it) or `test:42` (the
+    loss of one sample).
 
     Attributes:
         data_set: Name of the data set.
         sample: Which sample; None for the mean over all.
+        half: The mean over the samples with even numbers; those with odd ones are left for what must not be ranked by.
     """
 
     data_set: str
     sample: int | None = None
+    half: bool = False
 
     @classmethod
     def parse(cls, text: str, data_sets: Collection[str]) -> Self:
@@ -26,6 +31,8 @@ class NamedQuery:
         Raises:
             QueryError: No such data set, or no number of a sample.
         """
+        if text.removesuffix(HALF) in data_sets and text.endswith(HALF):
+            return cls(text.removesuffix(HALF), half=True)
         name, colon, index = text.partition(":")
         if name not in data_sets or (colon and not index.isdigit()):
             raise QueryError(

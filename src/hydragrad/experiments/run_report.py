@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hydragrad.cleaning import Cleaning
 from hydragrad.errors import HydragradError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.saved_scores import DATA_SET
@@ -33,6 +34,7 @@ def write_report(
     *,
     suspects: pd.DataFrame | None = None,
     accuracies: Mapping[str, float] | None = None,
+    cleaning: Cleaning | None = None,
     checks: Sequence[Check] = (),
     title: str | None = None,
 ) -> Path:
@@ -51,6 +53,7 @@ def write_report(
         render=experiment.render,
         classes=experiment.classes,
         accuracies=accuracies,
+        cleaning=cleaning,
         checks=checks,
         title=title,
         how_to_explain=_how_to_explain(run, name, scores.evidence.curvature),

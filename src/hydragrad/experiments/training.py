@@ -100,7 +100,6 @@ def train_into(
     seed: int,
     *,
     resume: bool,
-    progress: str = "training",
 ) -> Recording:
     """Train and record on a data set, with the experiment's loss, epochs and batch size.
 
@@ -128,6 +127,5 @@ def train_into(
         monitor=experiment.monitor,
         seed=seed,
         about=settings_entry(experiment.settings),
-        progress=progress,
         resume=resume,
     )

@@ -60,6 +60,7 @@ def read_content(
     gallery: Gallery,
     classes: Sequence[str] | None,
     accuracies: Mapping[str, float],
+    cleaned: str | None,
     checks: Sequence[Check | Mapping[str, Any]],
     explanations: Explanations | None,
     how_to_explain: str,
@@ -87,9 +88,10 @@ def read_content(
     galleries = {"train": gallery.shown(run.train_set, shown)}
     if explanations is not None and explanations.dataset is not None:
         galleries["test"] = gallery.shown(explanations.dataset, explanations.samples.tolist())
+    gain = _gain(accuracies) if cleaned is None else [cleaned]
     return Content(
         title=title or _title(listed),
-        lead=(*subject.lead(name, float(scores.query_values[position])), *_gain(accuracies)),
+        lead=(*subject.lead(name, float(scores.query_values[position])), *gain),
         query=name,
         accuracies=accuracies,
         verdict=judged,

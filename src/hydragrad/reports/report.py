@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 from torch.utils.data import Dataset
 
+from hydragrad.cleaning import Cleaning
 from hydragrad.disk import make_folder
 from hydragrad.errors import PresentationError, QueryError, Unsupported
 from hydragrad.replay import Recording, samples_in
@@ -47,6 +48,7 @@ def report(
     columns: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     accuracies: Mapping[str, float] | None = None,
+    cleaning: Cleaning | None = None,
     checks: Sequence[Check | Mapping[str, Any]] = (),
     title: str | None = None,
     thumbnails: int = 2000,
@@ -71,6 +73,7 @@ def report(
         columns: Names of the numbers in a row of tabular data.
         classes: Name of each label.
         accuracies: Name ("labels as given", "cleaned", ...) to accuracy, a fraction.
+        cleaning: What hg.clean returned: its sentence leads the page, and without `accuracies` its own are shown.
         checks: Further checks, or mappings with name, predicted and actual changes, each a number or (n,), and unit.
             The checks in the scores' evidence are shown as well.
         title: Heading of the page.
@@ -111,7 +114,8 @@ def report(
         query=row,
         gallery=Gallery(render, columns),
         classes=classes,
-        accuracies=accuracies or {},
+        accuracies=_accuracies(cleaning) if accuracies is None and cleaning is not None else accuracies or {},
+        cleaned=None if cleaning is None else cleaning.sentence,
         checks=checks,
         explanations=_explanations(run, scores, explain, test_set, explained),
         how_to_explain=how_to_explain or (EXPLAIN_ELSEWHERE if isinstance(run, Checkpoints) else HOW_TO_EXPLAIN),
@@ -150,6 +154,12 @@ def _explanations(
     if explain is None and explained_samples(scores) is None:
         return None
     return from_scores(run, explain or scores, test_set)
+
+
+def _accuracies(cleaning: Cleaning) -> dict[str, float]:
+    """Of the held-out data that chose."""
+    known = [(one.remedy.name, one.accuracy) for one in cleaning.outcomes]
+    return {name: accuracy for name, accuracy in known if accuracy is not None}
 
 
 def _require_fractions(accuracies: Mapping[str, float]) -> None:

@@ -5,14 +5,13 @@ import json
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
-import hydragrad as hg
 import own_labels
 from cli.test_app import hydragrad as hydragrad
 from cli.test_app import trained as trained
 from hydragrad.cleaning import load_labels
 from hydragrad.experiments.from_settings import open_run
-from hydragrad.training import loop
 
 
 @pytest.fixture
@@ -36,24 +35,29 @@ def test_fixed_labels_are_trained_on(hydragrad, trained, marks, tmp_path):
     words = ("clean", trained, "--labels", marks, "--no-reference", "--quiet", "--json", tmp_path / "figures.json")
     code, out, err = hydragrad(*words)
     assert code == 0, err
-    assert "5 of 120 samples" in out and "as marked" in out
+    assert "4.2 % of the samples, as marked" in out and "labels fixed by hand" in out
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert (figures["changed"], figures["marked_fine"], figures["marks_right"]) == (5, 1, 1.0)
     assert 0 <= figures["test_accuracy_cleaned"] <= 1
     assert (trained / "report-by-hand.html").exists() and (trained / "suspects-by-hand.csv").exists()
+    table = pd.read_csv(trained / "cleaned-by-hand.csv").set_index("sample")
+    fixed = [entry for entry in json.loads(marks.read_text())["marks"] if entry["mark"] == "fixed"]
+    if figures["recommended"] == "labels fixed by hand":
+        assert [table.label[entry["sample"]] for entry in fixed] == [entry["label"] for entry in fixed]
+    retrained = sorted((trained / "retrained").iterdir())
     hydragrad(*words)
-    assert len(list((trained / "clean").glob("by-hand-5-*"))) == 1, "the same marks go on with the same training"
+    assert sorted((trained / "retrained").iterdir()) == retrained, "the same marks are not trained again"
     body = json.loads(marks.read_text())
     first = body["marks"][0]
     first["label"] = next(i for i in range(10) if i not in (first["label"], first["given_label"]))
     marks.write_text(json.dumps(body))
     assert hydragrad(*words)[0] == 0
-    assert len(list((trained / "clean").glob("by-hand-5-*"))) == 2, "other labels of the same samples are another one"
+    assert len(list((trained / "retrained").iterdir())) == len(retrained) + 1, "other labels are another training"
 
 
 def test_mistakes_are_named(hydragrad, trained, marks):
     code, _, err = hydragrad("clean", trained, "--labels", marks, "--relabel")
-    assert code == 1 and "leave out --remove and --relabel" in err
+    assert code == 1 and "leave out --remove, --relabel and --treatment" in err
     code, _, err = hydragrad("clean", trained, "--labels", "nowhere.json")
     assert code == 1 and "There is no file nowhere.json" in err
     marks.write_text(marks.read_text().replace('"run": "', '"run": "x'))
@@ -61,12 +65,18 @@ def test_mistakes_are_named(hydragrad, trained, marks):
     assert code == 1 and "another run" in err and "Traceback" not in err
 
 
-def test_bars_say_which_training_it_is(hydragrad, trained, monkeypatch):
-    said = []
-    shown = loop.bar
-    monkeypatch.setattr(loop, "bar", lambda title, *rest, **more: said.append(title) or shown(title, *rest, **more))
-    assert hydragrad("clean", trained, "--remove", "0.1")[0] == 0
-    assert said == ["training without 12 samples", "training on true labels"]
+def test_treatments_are_chosen_by_data_that_ranked_nothing(hydragrad, trained, tmp_path):
+    words = ("--treatment", "down-weight", "--treatment", "remove", "--no-reference", "--json", tmp_path / "f.json")
+    code, out, err = hydragrad("clean", trained, *words)
+    assert code == 0, err
+    assert "on held-out data that ranked nothing" in out and "suspects down-weighted" in out
+    names = [row["treatment"] for row in json.loads((tmp_path / "f.json").read_text())["treatments"]]
+    assert names[:2] == ["labels as given", "labels as given, again"] and "suspects down-weighted" in names[-1]
+    assert (trained / "scores" / "validation-half-none.safetensors").exists()
+    code, _, err = hydragrad("clean", trained, "--treatment", "reweigh")
+    assert code == 1 and "--treatment takes remove, relabel, down-weight; got 'reweigh'" in err
+    code, _, err = hydragrad("clean", trained, "--query", "test")
+    assert code == 1 and "Use --query test-half" in err
 
 
 def test_folds_are_trained_and_their_confidence_written(trained, hydragrad):
@@ -88,14 +98,18 @@ def test_own_items_are_relabelled_where_their_label_stands(hydragrad, tmp_path, 
     assert listed.given_label.tolist() == data.y.tolist()
     assert (listed.suggested_label == true)[: own_labels.WRONG].mean() > 0.8
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["changed"] == (listed.suggested_label != listed.given_label).sum() > 0
-    assert figures["test_accuracy_cleaned"] > 0.8
-    # The retrained run is that of the suggested labels, to the bit.
-    (folder,) = (tmp_path / "a run" / "clean").glob("relabelled-*")
-    expected = own_labels.Own(own_labels.SAMPLES, 1)
-    expected.y = torch.tensor(listed.suggested_label.tolist())
-    model = own_labels.setup()[0]
-    assert len(hg.Recording(folder, model, own_labels.loss, expected).steps) == 60
+    assert figures["recommended"].split()[1:3] == ["suspects", "relabelled"] and figures["test_accuracy_cleaned"] > 0.8
+    # The retrained run is that of the labels and weights that are written, to the bit.
+    table = pd.read_csv("a run/cleaned-relabelled.csv").set_index("sample").sort_index()
+    changed = own_labels.Own(own_labels.SAMPLES, 1)
+    changed.y = torch.tensor(table.label.tolist())
+    weights = torch.tensor(table.weight.tolist()).mul(len(table) / table.weight.sum())
+    model, state = own_labels.setup()[0], load_file("a run/cleaned-relabelled.safetensors")
+    assert table.weight.isin([0, 1]).all() and (table.label != listed.given_label).sum() > 0
+    assert weights.mean() == pytest.approx(1) and state.keys() == model.state_dict().keys()
+    model.load_state_dict(state)
+    right = (model(changed.x).argmax(1) == own_labels.TRUE).float().mean()
+    assert right > 0.8
     code, out, err = hydragrad("explain", "a run", "--test", 7)
     assert code == 0, err
     assert "label" in out and "predicted" in out

@@ -23,7 +23,7 @@ def test_it_tells_the_whole_story_and_can_be_repeated(hydragrad, small, tmp_path
     code, out, err = hydragrad(*words)
     assert code == 0, err
     assert "without the 3 most harmful" in out and "without 5 random ones (1)" in out
-    assert "test accuracy, suspects removed" in out and "(AUC)" in out
+    assert "suspects down-weighted" in out and "(AUC)" in out
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert {"auc", "found_in_first_20_percent", "test_accuracy_noisy", "test_accuracy_cleaned"} <= figures.keys()
     assert figures["actual_0"] != 0 and len([name for name in figures if name.startswith("predicted_")]) == 3

@@ -5,34 +5,40 @@ from typing import Annotated
 
 import typer
 
-from hydragrad.cleaning import read_marks
+from hydragrad.cleaning import KINDS, Kind, Outcome, read_marks
 from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.forecast import (
     announce,
     attribution_seconds,
     query_seconds,
     signals_seconds,
-    training_disk,
     training_seconds,
 )
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.disk import replace_file, save_file
 from hydragrad.errors import QueryError
 from hydragrad.experiments.clean_and_retrain import Cleaned, with_names
 from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
-from hydragrad.experiments.training import checkpoints_every, plan_of
+from hydragrad.experiments.training import plan_of
 from hydragrad.progress import quiet
 from hydragrad.scores import Method
+
+FILES = ("suspects.csv", "cleaned.csv", "cleaned.safetensors", "report.html")
+ENDINGS: dict[Kind, str] = {"remove": "-removed", "relabel": "-relabelled", "down-weight": "-down-weighted"}
 
 
 def clean(
     run: Run,
     remove: Annotated[
-        float | None, typer.Option(help="Share of the training samples to remove (default: estimated).")
+        float | None, typer.Option(help="Share of the training samples to treat (default: estimated).")
     ] = None,
-    relabel: Annotated[bool, typer.Option("--relabel", help="Relabel suspects instead of removing them.")] = False,
+    treatment: Annotated[
+        list[str] | None, typer.Option(help=f"What to try: {', '.join(KINDS)} (may be repeated; default: all).")
+    ] = None,
+    relabel: Annotated[bool, typer.Option("--relabel", help="Short for --treatment relabel.")] = False,
     labels: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Train with the labels marked as fixed in the report (its JSON file)."),
@@ -42,36 +48,42 @@ def clean(
     folds: Annotated[
         int, typer.Option(min=0, help="Also use this many networks, each trained without a part of the samples.")
     ] = 0,
-    query: Annotated[str, typer.Option(help="Held-out data to help: validation or test.")] = "validation",
+    query: Annotated[str, typer.Option(help="Held-out data that rank: one half of a set; the other half chooses.")] = (
+        "validation-half"
+    ),
     reference: Annotated[
         bool,
         typer.Option("--reference/--no-reference", help="Where noise was planted, also train on true labels."),
     ] = True,
     seeds: Seeds = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 1,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Find harmful samples, remove or relabel them, retrain from scratch, and compare test accuracies.
+    """Find suspects, really train with them removed, relabelled or down-weighted, and say which helps, if any.
 
-    Writes RUN/suspects.csv and RUN/report.html; with --relabel, RUN/suspects-relabelled.csv and
-    RUN/report-relabelled.html; with --labels, which takes the labels that a person fixed in the report,
-    RUN/suspects-by-hand.csv and RUN/report-by-hand.html. Scores are computed if they are not there.
+    One half of the held-out data ranks the samples, the other measures what each treatment does. Every training starts
+    as the run did and makes as many steps. Writes RUN/suspects.csv, RUN/cleaned.csv (label and weight of every sample
+    as recommended), RUN/cleaned.safetensors (the model trained so) and RUN/report.html; with --relabel or another
+    single treatment their names end in it, and with --labels, which takes the labels that a person fixed in the
+    report, in "by-hand". Scores are computed if they are not there.
 
-    Example: hydragrad clean runs/m --remove 0.1
+    Example: hydragrad clean runs/m
     """
     if remove is not None and not 0 < remove < 1:
         raise QueryError(f"--remove takes a share between 0 and 1 (0.1 is a tenth); got {remove}.")
-    if labels is not None and (relabel or remove is not None):
-        raise QueryError("--labels says which labels to train with; leave out --remove and --relabel.")
+    if labels is not None and (relabel or treatment or remove is not None):
+        raise QueryError("--labels says which labels to train with; leave out --remove, --relabel and --treatment.")
     experiment, recording = open_run(run, data_dir=data_dir)
     if experiment.is_text:
         raise QueryError(
             f"{experiment.settings.data} has no labels to clean. See its most harmful samples: hydragrad report {run}"
         )
+    treatments = _treatments(treatment or [], relabel)
     marks = None if labels is None else read_marks(labels, recording, experiment.known_labels(recording))
-    retrainings = 1 + (experiment.labels is not None and reference)
+    retrainings = (1 if marks else len(treatments)) + 1 + (experiment.labels is not None and reference)
     method = Method.of(curvature, smoothing=smoothing)
     path = scores_path(run, query, method, seeds)
     training = training_seconds(experiment, plan_of(experiment))
@@ -80,7 +92,7 @@ def clean(
         seconds += query_seconds(experiment, recording.trained_model(), query) * seeds
         seconds += attribution_seconds(recording, method) * seeds
         seconds += training * (seeds - 1)
-    disk = retrainings * training_disk(experiment, plan_of(experiment), checkpoints_every(experiment))
+    disk = retrainings * recording.initial.bytes
     announce("cleaning", seconds, disk, always=dry_run)
     if dry_run:
         return
@@ -92,26 +104,48 @@ def clean(
             scores,
             query,
             remove=remove,
-            relabel=relabel,
+            treatments=treatments,
             reference=reference,
             folds=folds,
             marks=marks,
+            workers=workers,
         )
     # Each way of cleaning has files of its own, so that they can be compared.
-    ending = "-relabelled" if relabel else "-by-hand" if marks else ""
-    suspects_file, page = run / f"suspects{ending}.csv", run / f"report{ending}.html"
-    with_names(cleaned.suspects, experiment.classes).to_csv(suspects_file, index=False)
-    write_report(experiment, recording, scores, page, suspects=cleaned.suspects, accuracies=cleaned.accuracies)
+    ending = "-by-hand" if marks else ENDINGS[treatments[0]] if len(treatments) == 1 else ""
+    files = {name: run / f"{name.partition('.')[0]}{ending}.{name.partition('.')[2]}" for name in FILES}
+    with_names(cleaned.suspects, experiment.classes).to_csv(files["suspects.csv"], index=False)
+    with_names(cleaned.training, experiment.classes).to_csv(files["cleaned.csv"], index=False)
+    state = {name: value.contiguous() for name, value in cleaned.cleaning.recommended.state.items()}
+    replace_file(files["cleaned.safetensors"], lambda to: save_file(state, to, {}))
+    page = files["report.html"]
+    write_report(
+        experiment,
+        recording,
+        scores,
+        page,
+        suspects=cleaned.suspects,
+        accuracies=cleaned.accuracies,
+        cleaning=cleaned.cleaning,
+    )
     _show(cleaned)
-    say(f"scores: {path}\nsuspects: {suspects_file}\nreport: {page}")
-    write_json(json, cleaned.figures | {"suspects": str(suspects_file), "report": str(page)})
+    say(
+        f"scores: {path}\nsuspects: {files['suspects.csv']}\nlabels and weights as recommended: {files['cleaned.csv']}"
+        f"\nmodel trained with them: {files['cleaned.safetensors']}\nreport: {page}"
+    )
+    write_json(json, cleaned.figures | {"suspects": str(files["suspects.csv"]), "report": str(page)})
+
+
+def _treatments(named: list[str], relabel: bool) -> list[Kind]:
+    wrong = [name for name in named if name not in KINDS]
+    if wrong:
+        raise QueryError(f"--treatment takes {', '.join(KINDS)}; got {wrong[0]!r}.")
+    chosen = [kind for kind in KINDS if kind in named or (relabel and kind == "relabel")]
+    return chosen or list(KINDS)
 
 
 def _show(cleaned: Cleaned) -> None:
     figures = cleaned.figures
-    action = "relabelled" if figures["relabelled"] else "removed"
-    share = percent(figures["share"])
-    rows = {action: f"{cleaned.changed:,} of {figures['samples']:,} samples ({share}, {cleaned.how})"}
+    rows = {"suspects": _share(cleaned)}
     if "auc" in figures and figures["auc"] is not None:
         rows |= {
             "flipped labels ranked above others": f"AUC {figures['auc']:.3f}",
@@ -122,7 +156,33 @@ def _show(cleaned: Cleaned) -> None:
         rows["labels fixed by hand that are right"] = percent(figures["marks_right"])
     if "suggested_labels_right" in figures:
         rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
-    rows |= {f"test accuracy, {name}": percent(accuracy) for name, accuracy in cleaned.accuracies.items()}
-    table("cleaned", rows)
+    table("suspects", rows)
+    outcomes = dict(map(_outcome, cleaned.cleaning.outcomes))
+    table("what treating them does, on held-out data that ranked nothing", outcomes)
+    if cleaned.accuracies:
+        table("test accuracy", {name: percent(accuracy) for name, accuracy in cleaned.accuracies.items()})
+    say(cleaned.cleaning.sentence)
     if cleaned.warning is not None:
         say(cleaned.warning)
+
+
+def _share(cleaned: Cleaned) -> str:
+    figures = cleaned.figures
+    share, known = percent(figures["share"]), figures.get("wrong_share")
+    if cleaned.how != "estimated":
+        return f"{share} of the samples, {cleaned.how}"
+    if known is None:
+        return f"{share} of the samples, for which another label is suggested"
+    return (
+        f"another label is suggested for {share} of the samples; between {percent(known['low'])} and "
+        f"{percent(known['high'])} of the labels are wrong"
+    )
+
+
+def _outcome(outcome: Outcome) -> tuple[str, str]:
+    result = (
+        f"loss {outcome.loss:.4f} ± {outcome.error:.4f}"
+        if outcome.accuracy is None
+        else f"{percent(outcome.accuracy)} ± {100 * outcome.error:.1f}, loss {outcome.loss:.4f}"
+    )
+    return outcome.remedy.name, result

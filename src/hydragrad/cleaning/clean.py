@@ -1,0 +1,277 @@
+"""`clean`: what treating suspects really does to the model, measured on held-out data that ranked nothing."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from hydragrad.cleaning.remedies import Remedy, down_weighted, relabelled, removed
+from hydragrad.cleaning.signals import model_with, training_signals
+from hydragrad.cleaning.suspects import WRONG_SHARE, estimated_share
+from hydragrad.errors import QueryError
+from hydragrad.replay import Recording
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.held_out import HeldOutBatches
+from hydragrad.replay.retraining import State, retrain
+from hydragrad.surroundings import in_clean_surroundings
+from hydragrad.trained_elsewhere import require_recorded
+from hydragrad.training.measuring import evaluated
+
+Kind = Literal["remove", "relabel", "down-weight"]
+KINDS: tuple[Kind, ...] = ("remove", "relabel", "down-weight")
+AS_GIVEN, AGAIN = "labels as given", "labels as given, again"
+ALIKE = 0.85
+"""Two shares of suspects that differ less are one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What one treatment did.
+
+    Attributes:
+        remedy: The treatment; without changes for the run itself.
+        loss: Mean loss on the held-out data.
+        accuracy: Share of right predictions on them, or None where they show no labels.
+        error: Standard error of the accuracy, or of the loss where there is none.
+        gain: How much better it is than the run as given: in accuracy, or in loss.
+        gain_error: Standard error of the gain, sample by sample: what other held-out data would change.
+        loss_gain, loss_gain_error: By how much the loss is lower, and its standard error.
+        state: Parameters and buffers of the trained model.
+    """
+
+    remedy: Remedy
+    loss: float
+    accuracy: float | None
+    error: float
+    gain: float
+    gain_error: float
+    loss_gain: float
+    loss_gain_error: float
+    state: State
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cleaning:
+    """Treatments of the suspects, really trained, and which one is worth it.
+
+    Attributes:
+        outcomes: The run as given; itself once more from initial weights changed by one rounding; the treatments.
+        recommended: The best treatment, if its gain is beyond its uncertainty, or there is one and the loss is surely
+            lower; else the run as given.
+        sentence: What it means, in plain words.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    recommended: Outcome
+    sentence: str
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a treatment."""
+        rows = [
+            {"treatment": one.remedy.name, "changed": one.remedy.changed}
+            | {
+                name: getattr(one, name)
+                for name in ("accuracy", "loss", "error", "gain", "gain_error", "loss_gain", "loss_gain_error")
+            }
+            for one in self.outcomes
+        ]
+        return pd.DataFrame(rows).set_index("treatment")
+
+
+@in_clean_surroundings
+def clean(
+    run: Recording,
+    suspects: pd.DataFrame,
+    choose_on: Dataset[object],
+    *,
+    treatments: Sequence[Kind | Remedy] = KINDS,
+    share: float | None = None,
+    workers: int = 1,
+) -> Cleaning:
+    """Really train with suspects removed, relabelled or down-weighted, and say which helps, if any.
+
+    Every training starts as the run did and makes its steps on the same batches, so that nothing else differs: as many
+    steps on fewer samples, of the size that they had. BatchNorm still sees the samples that are left out.
+
+    Args:
+        run: A completed run.
+        suspects: As `suspects` ranks them.
+        choose_on: Held-out data whose labels are right, and which did not rank the suspects.
+        treatments: Which ones; or remedies of one's own.
+        share: Share of the samples to treat. If None, as many as labels may be wrong: where suspects were ranked with
+            held-out data and that lies between two shares which differ, both are tried.
+        workers: Processes that train at the same time.
+
+    Returns:
+        The outcome of each, and which is recommended. None is where the best gains nothing, or no more than its
+        standard error and than two trainings on the same labels differ by, unless its loss is lower by two standard
+        errors.
+
+    Raises:
+        QueryError: A share that leaves nothing or is none, an unknown treatment, or a run that was not completed.
+        LossError: Other labels, for data without labels.
+
+    Cost: one training a treatment (two where two shares are tried) and one more, saved in RUN/retrained.
+    """
+    require_recorded(run, "clean")
+    if not run.completed:
+        raise QueryError(f"{run.path} was not completed. Train on with resume=True.")
+    length = run.manifest.data["length"]
+    listed = [one for kind in treatments for one in _remedies(kind, run, suspects, share)]
+    remedies = list({remedy.name: remedy for remedy in listed if remedy.changed}.values())
+    rounding = torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps
+    changes = [Change(noise=rounding), *(remedy.change(length) for remedy in remedies)]
+    states = dict(retrain(run, changes, workers=workers, keep=True)) if remedies else {}
+    before = run.final.parameters | run.final.buffers
+    named = [Remedy(name=AS_GIVEN), Remedy(name=AGAIN), *remedies][: len(states) + 1]
+    measured = [_measured(run, state, choose_on) for state in (before, *(states[n] for n in range(len(states))))]
+    outcomes = tuple(_outcomes(named, [before, *(states[n] for n in range(len(states)))], measured))
+    recommended = _recommended(outcomes)
+    return Cleaning(outcomes=outcomes, recommended=recommended, sentence=_sentence(outcomes))
+
+
+def _remedies(kind: Kind | Remedy, run: Recording, suspects: pd.DataFrame, share: float | None) -> list[Remedy]:
+    """One treatment, of as many suspects as labels may be wrong: of the fewest and of the most, where these differ."""
+    if isinstance(kind, Remedy):
+        return [kind]
+    if kind not in KINDS:
+        raise QueryError(f"A treatment is one of {', '.join(KINDS)}, or a Remedy; got {kind!r}.")
+    if kind != "remove" and "suggested_label" not in suspects:
+        raise QueryError(
+            f"To {kind}, suggested labels are needed, which come from plain cross-entropy of the model's one call. Use "
+            f"treatments=['remove']."
+        )
+    low, high = _shares(suspects, share)
+    if kind == "down-weight":
+        return [down_weighted(_worst(suspects, high), training_signals(run))]
+    signals = training_signals(run) if kind == "relabel" and "margin" in suspects else None
+    several = [_worst(suspects, one) for one in ([low, high] if low < ALIKE * high else [low])]
+    return [removed(worst) if kind == "remove" else relabelled(worst, signals) for worst in several]
+
+
+def _shares(suspects: pd.DataFrame, share: float | None) -> tuple[float, float]:
+    """The share of samples to treat, or the two between which it lies."""
+    if share is not None:
+        return share, share
+    estimate = estimated_share(suspects)
+    known = suspects.attrs.get(WRONG_SHARE)
+    return (estimate, estimate) if known is None else (min(known["low"], estimate), estimate)
+
+
+def _worst(suspects: pd.DataFrame, share: float) -> pd.DataFrame:
+    if not 0 <= share < 1:
+        raise QueryError(
+            f"The share of samples to treat must be 0 or more and below 1, so that some are left to train with; it is "
+            f"{share:.2f}. Say how many: share=0.1 (--remove 0.1)."
+        )
+    return suspects.head(int(share * len(suspects)))
+
+
+@dataclass(frozen=True)
+class _Measured:
+    losses: Tensor
+    right: Tensor | None
+
+    @property
+    def quality(self) -> Tensor:
+        """Sample by sample, higher is better."""
+        return -self.losses if self.right is None else self.right.double()
+
+
+def _measured(run: Recording, state: Mapping[str, Tensor], data: Dataset[object]) -> _Measured:
+    """Losses of held-out samples, and whether the model is right on them."""
+    model: nn.Module = model_with(run, state)
+    batches, length = HeldOutBatches(run.model, run.loss, run.collate_fn, run.device), len(data)  # type: ignore[arg-type]
+    losses, right = [], []
+    for part in evaluated(model, run.loss, range(length), lambda some: batches(data, some), length=length):
+        losses.append(part.losses.double().cpu())
+        if part.output is not None and part.labels is not None:
+            right.append((part.output.argmax(1) == part.labels).cpu())
+    whole = torch.cat(right) if right else None
+    every = torch.cat(losses)
+    return _Measured(every, whole if whole is not None and len(whole) == len(every) else None)
+
+
+def _outcomes(remedies: Sequence[Remedy], states: Sequence[State], measured: Sequence[_Measured]) -> Iterator[Outcome]:
+    given = measured[0]
+    for remedy, state, one in zip(remedies, states, measured, strict=True):
+        gain, loss_gain = one.quality - given.quality, given.losses - one.losses
+        yield Outcome(
+            remedy=remedy,
+            loss=float(one.losses.mean()),
+            accuracy=None if one.right is None else float(one.right.double().mean()),
+            error=_standard_error(one.quality),
+            gain=float(gain.mean()),
+            gain_error=_standard_error(gain),
+            loss_gain=float(loss_gain.mean()),
+            loss_gain_error=_standard_error(loss_gain),
+            state=dict(state),
+        )
+
+
+def _standard_error(values: Tensor) -> float:
+    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    """The best treatment, and how sure its gain is.
+
+    Attributes:
+        best: The treatment with the largest gain.
+        repeats: How far two trainings on the same labels are apart, in gain.
+        clear: It gains more than its standard error, and than the repeats are apart.
+        likely: It gains at all over both, and the loss falls by more than its standard error and than that of repeats.
+    """
+
+    best: Outcome
+    repeats: float
+    clear: bool
+    likely: bool
+
+    @classmethod
+    def of(cls, again: Outcome, treated: Sequence[Outcome]) -> Self:
+        best = max(treated, key=lambda one: one.gain)
+        gain, repeats = best.gain - max(0.0, again.gain), abs(again.gain)
+        surely_less_loss = best.loss_gain - max(0.0, again.loss_gain) > 2 * best.loss_gain_error
+        clear = gain > max(best.gain_error, repeats)
+        return cls(best, repeats, clear, likely=gain > 0 and surely_less_loss)
+
+
+def _recommended(outcomes: Sequence[Outcome]) -> Outcome:
+    given, *others = outcomes
+    if not others:
+        return given
+    verdict = _Verdict.of(others[0], others[1:])
+    return verdict.best if verdict.clear or verdict.likely else given
+
+
+def _sentence(outcomes: Sequence[Outcome]) -> str:
+    if len(outcomes) == 1:
+        return "No label stands out as wrong, so there is nothing to clean."
+    verdict = _Verdict.of(outcomes[1], outcomes[2:])
+    best = verdict.best
+    treatment = best.remedy.name
+    gain = f"{_in_words(best, best.gain)} ± {_in_words(best, best.gain_error)}"
+    repeats = f"two trainings on the same labels differ by {_in_words(best, verdict.repeats)}"
+    if verdict.clear:
+        return f"With {treatment} the held-out result is better by {gain} ({repeats})."
+    if verdict.likely:
+        return (
+            f"With {treatment} the held-out result is better by {gain}, which is within its uncertainty ({repeats}); "
+            f"but its loss is surely lower, by {best.loss_gain:.3g} ± {best.loss_gain_error:.2g}. More held-out data "
+            f"would tell."
+        )
+    worse = "makes it worse" if best.gain < -best.gain_error else "does not show to help"
+    return (
+        f"Cleaning {worse} here: the best treatment, {treatment}, changes the held-out result by {gain}, and "
+        f"{repeats}. Keep the labels as given, or look at the suspects one by one."
+    )
+
+
+def _in_words(outcome: Outcome, value: float) -> str:
+    return f"{value:.3g} in loss" if outcome.accuracy is None else f"{100 * value:.1f} points"
