@@ -7,6 +7,7 @@ import typer
 from hydragrad.cli.console import person_friendly, run_app
 from studies.accuracy import accuracy
 from studies.bae import bae
+from studies.cleaning import cleaning
 from studies.convergence import convergence
 from studies.damping import damping
 from studies.dattri import dattri
@@ -30,7 +31,7 @@ app = typer.Typer(
 
 STUDIES: tuple[Callable[..., None], ...] = (
     *(figure1, table1, table2, table4, damping, weights, accuracy),
-    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding),
+    *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding),
 )
 for study in STUDIES:
     app.command()(study)

@@ -83,7 +83,9 @@ def clean(
         )
     treatments = _treatments(treatment or [], relabel)
     marks = None if labels is None else read_marks(labels, recording, experiment.known_labels(recording))
-    retrainings = (1 if marks else len(treatments)) + 1 + (experiment.labels is not None and reference)
+    # Without --remove, removing and relabelling are tried with the fewest and the most wrong labels there may be.
+    tried = 1 if marks else sum(1 + (remove is None and kind != "down-weight") for kind in treatments)
+    retrainings = tried + 1 + (experiment.labels is not None and reference)
     method = Method.of(curvature, smoothing=smoothing)
     path = scores_path(run, query, method, seeds)
     training = training_seconds(experiment, plan_of(experiment))
