@@ -154,7 +154,35 @@ def columns(settings: Mapping[str, str], *actions: str) -> dict[str, tuple[str, 
     return {f"{name}: {act}": (setting, ACTIONS[act]) for name, setting in settings.items() for act in actions}
 
 
+def recommended() -> str:
+    """What clean recommends: test accuracy in percent, mean and range of the gain over seeds."""
+    rows, lines = read_rows("cleaning"), []
+    for setting, mine in rows.groupby("setting", sort=False):
+        given, true = (
+            mine[mine.treatment == name].set_index("seed").accuracy for name in ("labels as given", "true labels")
+        )
+        best = mine[mine.recommended].set_index("seed").accuracy
+        gains = 100 * (best - given)
+        data, noise = str(setting).split("-8000-")[0].split("-", 1)
+        kinds = mine[mine.recommended].treatment.str.replace(r"[\d,]+ ?", "", regex=True).str.replace("suspects ", "")
+        counted = ", ".join(f"{kind} {count}" for kind, count in kinds.value_counts().items())
+        share = mine.groupby("seed")[["wrong", "low", "high"]].first().mean()
+        lines.append(
+            [
+                f"{data}, {noise}",
+                percent(share.wrong),
+                f"{percent(share.low)} to {percent(share.high)}",
+                *(mean(100 * values, 2) for values in (given, best, true)),
+                f"{gains.min():+.2f} to {gains.max():+.2f}",
+                counted,
+            ]
+        )
+    head = ["setting", "wrong", "said to be", "as given", "recommended", "true labels", "gains", "what was recommended"]
+    return markdown(head, lines)
+
+
 TABLES = {
+    "cleaning": recommended,
     "table4": lambda: table4(columns(ALL, "AUC", "known share", "suspects", "relabelled")),
     "table4-small": lambda: table4(columns(SMALL, "AUC", "known share", "relabelled")),
     "cifar10n": lambda: table4(columns(HUMAN, "AUC", "known share", "relabelled")),

@@ -24,6 +24,8 @@ from hydragrad.training.measuring import evaluated
 Kind = Literal["remove", "relabel", "down-weight"]
 KINDS: tuple[Kind, ...] = ("remove", "relabel", "down-weight")
 AS_GIVEN, AGAIN = "labels as given", "labels as given, again"
+SURE = 2.0
+"""Standard errors: the best of several treatments gains one by luck alone."""
 ALIKE = 0.85
 """Two shares of suspects that differ less are one."""
 
@@ -107,8 +109,8 @@ def clean(
         workers: Processes that train at the same time.
 
     Returns:
-        The outcome of each, and which is recommended. None is where the best gains nothing, or no more than its
-        standard error and than two trainings on the same labels differ by, unless its loss is lower by two standard
+        The outcome of each, and which is recommended. None is where the best gains nothing, or no more than two of its
+        standard errors and than two trainings on the same labels differ by, unless its loss is lower by two standard
         errors.
 
     Raises:
@@ -224,8 +226,8 @@ class _Verdict:
     Attributes:
         best: The treatment with the largest gain.
         repeats: How far two trainings on the same labels are apart, in gain.
-        clear: It gains more than its standard error, and than the repeats are apart.
-        likely: It gains at all over both, and the loss falls by more than its standard error and than that of repeats.
+        clear: It gains more than two standard errors, and than the repeats are apart.
+        likely: It gains at all over both, and the loss falls by more than two standard errors.
     """
 
     best: Outcome
@@ -237,8 +239,8 @@ class _Verdict:
     def of(cls, again: Outcome, treated: Sequence[Outcome]) -> Self:
         best = max(treated, key=lambda one: one.gain)
         gain, repeats = best.gain - max(0.0, again.gain), abs(again.gain)
-        surely_less_loss = best.loss_gain - max(0.0, again.loss_gain) > 2 * best.loss_gain_error
-        clear = gain > max(best.gain_error, repeats)
+        surely_less_loss = best.loss_gain - max(0.0, again.loss_gain) > SURE * best.loss_gain_error
+        clear = gain > max(SURE * best.gain_error, repeats)
         return cls(best, repeats, clear, likely=gain > 0 and surely_less_loss)
 
 
