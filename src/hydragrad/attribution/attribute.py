@@ -200,6 +200,8 @@ def _route_of(plan: Plan, route: RouteOption) -> Route | Literal["sweep"]:
     """
     if plan.method.curvature != "none":
         return "sweep"
+    if plan.run.loss_weights is not None:
+        return "sweep"  # a sample of weight 0 has a derivative by its weight that the trained gradient does not show
     if not plan.has_closed_form:
         if route == "auto":
             return "sweep"

@@ -1,6 +1,7 @@
 """Cleaning: find training samples that harm, remove or relabel them, and measure how well they were detected.
 
 clean         what treating suspects does to the model, really trained
+outcomes      trained models, compared sample by sample
 remedies      what can be done about suspects
 wrong_share   how many labels are wrong
 signals       what training shows about each label
@@ -21,7 +22,6 @@ from hydragrad.cleaning.clean import AS_GIVEN as AS_GIVEN
 from hydragrad.cleaning.clean import KINDS as KINDS
 from hydragrad.cleaning.clean import Cleaning as Cleaning
 from hydragrad.cleaning.clean import Kind as Kind
-from hydragrad.cleaning.clean import Outcome as Outcome
 from hydragrad.cleaning.clean import clean as clean
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc
 from hydragrad.cleaning.detection import detection_curve as detection_curve
@@ -33,6 +33,7 @@ from hydragrad.cleaning.label_noise import save_labels as save_labels
 from hydragrad.cleaning.label_noise import swap_labels as swap_labels
 from hydragrad.cleaning.marks import Marks as Marks
 from hydragrad.cleaning.marks import read_marks as read_marks
+from hydragrad.cleaning.outcomes import Outcome as Outcome
 from hydragrad.cleaning.remedies import Remedy as Remedy
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals

@@ -1,25 +1,23 @@
 """`clean`: what treating suspects really does to the model, measured on held-out data that ranked nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from hydragrad.cleaning.outcomes import Outcome, frame_of, in_words, measured, outcomes_of
 from hydragrad.cleaning.remedies import Remedy, down_weighted, relabelled, removed
-from hydragrad.cleaning.signals import model_with, training_signals
+from hydragrad.cleaning.signals import training_signals
 from hydragrad.cleaning.suspects import WRONG_SHARE, estimated_share
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
-from hydragrad.replay.held_out import HeldOutBatches
-from hydragrad.replay.retraining import State, retrain
+from hydragrad.replay.retraining import retrain
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
-from hydragrad.training.measuring import evaluated
 
 Kind = Literal["remove", "relabel", "down-weight"]
 KINDS: tuple[Kind, ...] = ("remove", "relabel", "down-weight")
@@ -28,32 +26,6 @@ SURE = 2.0
 """Standard errors: the best of several treatments gains one by luck alone."""
 ALIKE = 0.85
 """Two shares of suspects that differ less are one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """What one treatment did.
-
-    Attributes:
-        remedy: The treatment; without changes for the run itself.
-        loss: Mean loss on the held-out data.
-        accuracy: Share of right predictions on them, or None where they show no labels.
-        error: Standard error of the accuracy, or of the loss where there is none.
-        gain: How much better it is than the run as given: in accuracy, or in loss.
-        gain_error: Standard error of the gain, sample by sample: what other held-out data would change.
-        loss_gain, loss_gain_error: By how much the loss is lower, and its standard error.
-        state: Parameters and buffers of the trained model.
-    """
-
-    remedy: Remedy
-    loss: float
-    accuracy: float | None
-    error: float
-    gain: float
-    gain_error: float
-    loss_gain: float
-    loss_gain_error: float
-    state: State
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,15 +45,7 @@ class Cleaning:
 
     def to_frame(self) -> pd.DataFrame:
         """One row a treatment."""
-        rows = [
-            {"treatment": one.remedy.name, "changed": one.remedy.changed}
-            | {
-                name: getattr(one, name)
-                for name in ("accuracy", "loss", "error", "gain", "gain_error", "loss_gain", "loss_gain_error")
-            }
-            for one in self.outcomes
-        ]
-        return pd.DataFrame(rows).set_index("treatment")
+        return frame_of(self.outcomes)
 
 
 @in_clean_surroundings
@@ -130,8 +94,8 @@ def clean(
     states = dict(retrain(run, changes, workers=workers, keep=True)) if remedies else {}
     before = run.final.parameters | run.final.buffers
     named = [Remedy(name=AS_GIVEN), Remedy(name=AGAIN), *remedies][: len(states) + 1]
-    measured = [_measured(run, state, choose_on) for state in (before, *(states[n] for n in range(len(states))))]
-    outcomes = tuple(_outcomes(named, [before, *(states[n] for n in range(len(states)))], measured))
+    tried = [measured(run, state, choose_on) for state in (before, *(states[n] for n in range(len(states))))]
+    outcomes = tuple(outcomes_of(named, [before, *(states[n] for n in range(len(states)))], tried))
     recommended = _recommended(outcomes)
     return Cleaning(outcomes=outcomes, recommended=recommended, sentence=_sentence(outcomes))
 
@@ -174,52 +138,6 @@ def _worst(suspects: pd.DataFrame, share: float) -> pd.DataFrame:
 
 
 @dataclass(frozen=True)
-class _Measured:
-    losses: Tensor
-    right: Tensor | None
-
-    @property
-    def quality(self) -> Tensor:
-        """Sample by sample, higher is better."""
-        return -self.losses if self.right is None else self.right.double()
-
-
-def _measured(run: Recording, state: Mapping[str, Tensor], data: Dataset[object]) -> _Measured:
-    """Losses of held-out samples, and whether the model is right on them."""
-    model: nn.Module = model_with(run, state)
-    batches, length = HeldOutBatches(run.model, run.loss, run.collate_fn, run.device), len(data)  # type: ignore[arg-type]
-    losses, right = [], []
-    for part in evaluated(model, run.loss, range(length), lambda some: batches(data, some), length=length):
-        losses.append(part.losses.double().cpu())
-        if part.output is not None and part.labels is not None:
-            right.append((part.output.argmax(1) == part.labels).cpu())
-    whole = torch.cat(right) if right else None
-    every = torch.cat(losses)
-    return _Measured(every, whole if whole is not None and len(whole) == len(every) else None)
-
-
-def _outcomes(remedies: Sequence[Remedy], states: Sequence[State], measured: Sequence[_Measured]) -> Iterator[Outcome]:
-    given = measured[0]
-    for remedy, state, one in zip(remedies, states, measured, strict=True):
-        gain, loss_gain = one.quality - given.quality, given.losses - one.losses
-        yield Outcome(
-            remedy=remedy,
-            loss=float(one.losses.mean()),
-            accuracy=None if one.right is None else float(one.right.double().mean()),
-            error=_standard_error(one.quality),
-            gain=float(gain.mean()),
-            gain_error=_standard_error(gain),
-            loss_gain=float(loss_gain.mean()),
-            loss_gain_error=_standard_error(loss_gain),
-            state=dict(state),
-        )
-
-
-def _standard_error(values: Tensor) -> float:
-    return float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
-
-
-@dataclass(frozen=True)
 class _Verdict:
     """The best treatment, and how sure its gain is.
 
@@ -258,8 +176,8 @@ def _sentence(outcomes: Sequence[Outcome]) -> str:
     verdict = _Verdict.of(outcomes[1], outcomes[2:])
     best = verdict.best
     treatment = best.remedy.name
-    gain = f"{_in_words(best, best.gain)} ± {_in_words(best, best.gain_error)}"
-    repeats = f"two trainings on the same labels differ by {_in_words(best, verdict.repeats)}"
+    gain = f"{in_words(best, best.gain)} ± {in_words(best, best.gain_error)}"
+    repeats = f"two trainings on the same labels differ by {in_words(best, verdict.repeats)}"
     if verdict.clear:
         return f"With {treatment} the held-out result is better by {gain} ({repeats})."
     if verdict.likely:
@@ -273,7 +191,3 @@ def _sentence(outcomes: Sequence[Outcome]) -> str:
         f"Cleaning {worse} here: the best treatment, {treatment}, changes the held-out result by {gain}, and "
         f"{repeats}. Keep the labels as given, or look at the suspects one by one."
     )
-
-
-def _in_words(outcome: Outcome, value: float) -> str:
-    return f"{value:.3g} in loss" if outcome.accuracy is None else f"{100 * value:.1f} points"
