@@ -8,7 +8,8 @@ Query       mean_loss, sample_losses, sample_margins, query: what about the mode
 Attribute   attribute, ensemble, influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
-Clean       suspects, clean: samples ranked by the evidence against their labels; what treating them really does
+Clean       suspects, clean, reweigh: samples ranked by the evidence against their labels; what treating them really
+            does; loss weights from contributions
 Show        report: one HTML page
 Errors      errors.HydragradError and its children
 
@@ -61,6 +62,7 @@ from hydragrad.trust import verify as verify
 
 # Clean
 from hydragrad.cleaning import clean as clean
+from hydragrad.cleaning import reweigh as reweigh
 from hydragrad.cleaning import suspects as suspects
 
 # Show

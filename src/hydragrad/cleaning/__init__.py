@@ -4,6 +4,7 @@ clean         what treating suspects does to the model, really trained
 outcomes      trained models, compared sample by sample
 remedies      what can be done about suspects
 wrong_share   how many labels are wrong
+reweigh       loss weights from contributions, really trained
 signals       what training shows about each label
 suspects      samples ranked by the evidence against their labels, with suggested labels
 held_out      influence functions of held-out data, saved with the run
@@ -35,6 +36,8 @@ from hydragrad.cleaning.marks import Marks as Marks
 from hydragrad.cleaning.marks import read_marks as read_marks
 from hydragrad.cleaning.outcomes import Outcome as Outcome
 from hydragrad.cleaning.remedies import Remedy as Remedy
+from hydragrad.cleaning.reweigh import Reweighting as Reweighting
+from hydragrad.cleaning.reweigh import reweigh as reweigh
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share

@@ -14,6 +14,7 @@ from hydragrad.cli.commands.explain import explain
 from hydragrad.cli.commands.influence import influence
 from hydragrad.cli.commands.info import info
 from hydragrad.cli.commands.report import report
+from hydragrad.cli.commands.reweight import reweight
 from hydragrad.cli.commands.smoothness import smoothness
 from hydragrad.cli.commands.train import train
 from hydragrad.cli.commands.verify import verify
@@ -40,6 +41,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     verify,
     bound,
     clean,
+    reweight,
     report,
     explain,
     info,

@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hydragrad.cleaning import Cleaning
+from hydragrad.cleaning import Cleaning, Reweighting
 from hydragrad.errors import HydragradError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.saved_scores import DATA_SET
@@ -34,7 +34,7 @@ def write_report(
     *,
     suspects: pd.DataFrame | None = None,
     accuracies: Mapping[str, float] | None = None,
-    cleaning: Cleaning | None = None,
+    cleaning: Cleaning | Reweighting | None = None,
     checks: Sequence[Check] = (),
     title: str | None = None,
 ) -> Path:

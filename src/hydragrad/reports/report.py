@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 from torch.utils.data import Dataset
 
-from hydragrad.cleaning import Cleaning
+from hydragrad.cleaning import Cleaning, Reweighting
 from hydragrad.disk import make_folder
 from hydragrad.errors import PresentationError, QueryError, Unsupported
 from hydragrad.replay import Recording, samples_in
@@ -48,7 +48,7 @@ def report(
     columns: Sequence[str] | None = None,
     classes: Sequence[str] | None = None,
     accuracies: Mapping[str, float] | None = None,
-    cleaning: Cleaning | None = None,
+    cleaning: Cleaning | Reweighting | None = None,
     checks: Sequence[Check | Mapping[str, Any]] = (),
     title: str | None = None,
     thumbnails: int = 2000,
@@ -73,7 +73,8 @@ def report(
         columns: Names of the numbers in a row of tabular data.
         classes: Name of each label.
         accuracies: Name ("labels as given", "cleaned", ...) to accuracy, a fraction.
-        cleaning: What hg.clean returned: its sentence leads the page, and without `accuracies` its own are shown.
+        cleaning: What hg.clean or hg.reweigh returned: its sentence leads the page; without `accuracies` its own are
+            shown.
         checks: Further checks, or mappings with name, predicted and actual changes, each a number or (n,), and unit.
             The checks in the scores' evidence are shown as well.
         title: Heading of the page.
@@ -156,7 +157,7 @@ def _explanations(
     return from_scores(run, explain or scores, test_set)
 
 
-def _accuracies(cleaning: Cleaning) -> dict[str, float]:
+def _accuracies(cleaning: Cleaning | Reweighting) -> dict[str, float]:
     """Of the held-out data that chose."""
     known = [(one.remedy.name, one.accuracy) for one in cleaning.outcomes]
     return {name: accuracy for name, accuracy in known if accuracy is not None}

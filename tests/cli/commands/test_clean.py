@@ -79,6 +79,21 @@ def test_treatments_are_chosen_by_data_that_ranked_nothing(hydragrad, trained, t
     assert code == 1 and "Use --query test-half" in err
 
 
+def test_reweight_writes_weights_and_what_they_do(hydragrad, trained, tmp_path):
+    code, out, err = hydragrad("reweight", trained, "--rounds", 1, "--json", tmp_path / "figures.json", "--quiet")
+    assert code == 0, err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert "on the half of the data that decided" in out and figures["sentence"] in " ".join(out.split())
+    weights = pd.read_csv(trained / "weights.csv")
+    assert list(weights.columns) == ["sample", "weight"] and weights.weight.mean() == pytest.approx(1)
+    assert set(figures["test"]) >= {"labels as given"} and load_file(trained / "reweighted.safetensors")
+    assert figures["sentence"].split(",")[0] in (trained / "report-reweighted.html").read_text()
+    code, out, _ = hydragrad("reweight", trained, "--dry-run")
+    assert code == 0 and "reweighting will take" in out
+    code, _, err = hydragrad("reweight", trained, "--query", "elsewhere")
+    assert code == 1 and "there are" in err
+
+
 def test_folds_are_trained_and_their_confidence_written(trained, hydragrad):
     assert hydragrad("clean", trained, "--folds", "2", "--remove", "0.1", "--no-reference")[0] == 0
     frame = pd.read_csv(trained / "suspects.csv")

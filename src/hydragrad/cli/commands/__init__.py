@@ -10,7 +10,8 @@ influence   the same for a model trained elsewhere, from its checkpoints
 smoothness  whether derivatives predict removals on this run
 verify      predicted against actual removals
 bound       the error of dropping the curvature
-clean       suspects removed or relabelled, and a new training
+clean       suspects treated in several ways, each really trained, and which helps
+reweight    loss weights from contributions, really trained
 report      one HTML page about a run
 explain     the training samples that moved one prediction
 info        what a run directory holds

@@ -159,7 +159,7 @@ def _show(cleaned: Cleaned) -> None:
     if "suggested_labels_right" in figures:
         rows["suggested labels that are right"] = percent(figures["suggested_labels_right"])
     table("suspects", rows)
-    outcomes = dict(map(_outcome, cleaned.cleaning.outcomes))
+    outcomes = dict(map(outcome_row, cleaned.cleaning.outcomes))
     table("what treating them does, on held-out data that ranked nothing", outcomes)
     if cleaned.accuracies:
         table("test accuracy", {name: percent(accuracy) for name, accuracy in cleaned.accuracies.items()})
@@ -181,7 +181,8 @@ def _share(cleaned: Cleaned) -> str:
     )
 
 
-def _outcome(outcome: Outcome) -> tuple[str, str]:
+def outcome_row(outcome: Outcome) -> tuple[str, str]:
+    """Name of a treatment, and what it did, for a table."""
     result = (
         f"loss {outcome.loss:.4f} ± {outcome.error:.4f}"
         if outcome.accuracy is None
