@@ -73,9 +73,9 @@ def clean(
         workers: Processes that train at the same time.
 
     Returns:
-        `outcomes`, one a training (its `remedy` with name, labels and weights; `accuracy`, `loss`, `gain` over the run as
-        given with `gain_error`; `state`, the trained parameters and buffers), `recommended`, one of them, a `sentence`,
-        and `to_frame()`. No treatment is recommended where the best gains nothing, or no more than two of its standard
+        `outcomes`, one a training (its `remedy` with name, labels and weights; `accuracy`, `loss`, `gain` over the run
+        as given with `gain_error`; `state`, the trained parameters and buffers), `recommended`, one of them, a
+        `sentence`, and `to_frame()`. No treatment is recommended where the best gains nothing, or no more than two of its standard
         errors and than two trainings on the same labels differ by, unless its loss is lower by two standard errors.
 
     Raises:
@@ -92,11 +92,10 @@ def clean(
     remedies = list({remedy.name: remedy for remedy in listed if remedy.changed}.values())
     rounding = torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps
     changes = [Change(noise=rounding), *(remedy.change(length) for remedy in remedies)]
-    states = dict(retrain(run, changes, workers=workers, keep=True)) if remedies else {}
-    before = run.final.parameters | run.final.buffers
-    named = [Remedy(name=AS_GIVEN), Remedy(name=AGAIN), *remedies][: len(states) + 1]
-    tried = [measured(run, state, choose_on) for state in (before, *(states[n] for n in range(len(states))))]
-    outcomes = tuple(outcomes_of(named, [before, *(states[n] for n in range(len(states)))], tried))
+    retrained = dict(retrain(run, changes, workers=workers, keep=True)) if remedies else {}
+    states = [run.final.parameters | run.final.buffers, *(retrained[number] for number in range(len(retrained)))]
+    named = [Remedy(name=AS_GIVEN), Remedy(name=AGAIN), *remedies][: len(states)]
+    outcomes = tuple(outcomes_of(named, states, [measured(run, state, choose_on) for state in states]))
     recommended = _recommended(outcomes)
     return Cleaning(outcomes=outcomes, recommended=recommended, sentence=_sentence(outcomes))
 
