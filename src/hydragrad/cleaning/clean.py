@@ -75,8 +75,9 @@ def clean(
     Returns:
         `outcomes`, one a training (its `remedy` with name, labels and weights; `accuracy`, `loss`, `gain` over the run
         as given with `gain_error`; `state`, the trained parameters and buffers), `recommended`, one of them, a
-        `sentence`, and `to_frame()`. No treatment is recommended where the best gains nothing, or no more than two of its standard
-        errors and than two trainings on the same labels differ by, unless its loss is lower by two standard errors.
+        `sentence`, and `to_frame()`. No treatment is recommended where the best gains nothing, or no more than two of
+        its standard errors and than two trainings on the same labels differ by, unless its loss is lower by two
+        standard errors.
 
     Raises:
         QueryError: A share that leaves nothing or is none, an unknown treatment, or a run that was not completed.
