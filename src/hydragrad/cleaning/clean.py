@@ -177,7 +177,7 @@ def _sentence(outcomes: Sequence[Outcome]) -> str:
     verdict = _Verdict.of(outcomes[1], outcomes[2:])
     best = verdict.best
     treatment = best.remedy.name
-    gain = f"{in_words(best, best.gain)} ± {in_words(best, best.gain_error)}"
+    gain = in_words(best, best.gain, best.gain_error)
     repeats = f"two trainings on the same labels differ by {in_words(best, verdict.repeats)}"
     if verdict.clear:
         return f"With {treatment} the held-out result is better by {gain} ({repeats})."

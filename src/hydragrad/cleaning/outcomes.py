@@ -106,6 +106,8 @@ def frame_of(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("treatment")
 
 
-def in_words(outcome: Outcome, value: float) -> str:
-    """A gain with its unit."""
-    return f"{value:.3g} in loss" if outcome.accuracy is None else f"{100 * value:.1f} points"
+def in_words(outcome: Outcome, value: float, error: float | None = None) -> str:
+    """A gain, and its standard error, with the unit."""
+    scale, digits, unit = (1.0, ".3g", "in loss") if outcome.accuracy is None else (100.0, ".1f", "points")
+    spread = "" if error is None else f" ± {scale * error:{digits}}"
+    return f"{scale * value:{digits}}{spread} {unit}"

@@ -195,7 +195,7 @@ def _sentence(outcomes: Sequence[Outcome], recommended: Outcome) -> str:
     repeats = f"two trainings with equal weights differ by {in_words(again, abs(again.gain))}"
     if recommended is given:
         return f"No weights that were tried are surely better than equal ones here ({repeats}). Keep them equal."
-    gain = f"{in_words(recommended, recommended.gain)} ± {in_words(recommended, recommended.gain_error)}"
+    gain = in_words(recommended, recommended.gain, recommended.gain_error)
     loss = f"{recommended.loss_gain:.3g} ± {recommended.loss_gain_error:.2g}"
     lower = "" if recommended.accuracy is None else f", and its loss lower by {loss}"
     return f"With the {recommended.remedy.name} the held-out result is better by {gain}{lower} ({repeats})."
