@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.cleaning import AS_GIVEN
+from hydragrad.cleaning.reweigh import AGAIN, EQUAL
 from hydragrad.errors import QueryError
 from hydragrad.randomness import seeded
 from hydragrad.replay.changed_run import Change, ChangedRun
@@ -55,7 +55,7 @@ def test_foreign_samples_get_less_and_the_loss_is_really_lower(run):
     assert result.recommended.loss == pytest.approx(loss, rel=1e-5)
     assert loss < result.outcomes[0].loss - 3 * result.recommended.loss_gain_error
     assert "better by" in result.sentence and "in loss" in result.sentence
-    assert list(result.to_frame().index[:2]) == [AS_GIVEN, "labels as given, again"]
+    assert list(result.to_frame().index[:2]) == [EQUAL, AGAIN]
     assert len(result.outcomes) <= 4
 
 
@@ -72,7 +72,7 @@ def test_nothing_is_recommended_where_nothing_is_better(tmp_path):
     x, _ = values(60, 5)
     predicted = TensorDataset(x, run.trained_model()(x).detach())
     result = hg.reweigh(run, hg.mean_loss(held_out(3)), predicted, rounds=1)
-    assert result.recommended.remedy.name == AS_GIVEN and bool((result.weights == 1).all())
+    assert result.recommended.remedy.name == EQUAL and bool((result.weights == 1).all())
     assert result.sentence.startswith("No weights that were tried are surely better")
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hydragrad.attribution import attribute
-from hydragrad.cleaning.clean import AGAIN, AS_GIVEN, SURE
+from hydragrad.cleaning.clean import SURE
 from hydragrad.cleaning.outcomes import Outcome, frame_of, in_words, measured, outcomes_of
 from hydragrad.cleaning.remedies import Remedy
 from hydragrad.errors import QueryError
@@ -32,6 +32,8 @@ STEPS = (0.3, 1.0)
 
 MOST = 3.0
 """Largest weight, and largest step of one sample in sizes of a typical one's."""
+
+EQUAL, AGAIN = "equal weights", "equal weights, again"
 
 MEMORY = 1 << 28
 """Bytes for the checkpoints of a reweighted run."""
@@ -104,7 +106,7 @@ def reweigh(
         raise QueryError(f"reweigh needs sizes above 0 and at least one round, got {list(steps)} and {rounds}.")
     length = run.manifest.data["length"]
     rounding = torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps
-    given = _Place(torch.ones(length, dtype=torch.float64), Remedy(name=AS_GIVEN), _final(run), run)
+    given = _Place(torch.ones(length, dtype=torch.float64), Remedy(name=EQUAL), _final(run), run)
     (again,) = _trained(run, [Change(noise=rounding)], workers)
     search = _Search(run, query, choose_on, {"curvature": curvature, "smoothing": smoothing}, tuple(steps), workers)
     places = [given]

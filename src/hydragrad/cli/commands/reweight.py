@@ -5,7 +5,8 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from hydragrad.cleaning import AGAIN, Reweighting, reweigh
+from hydragrad.cleaning import Reweighting, reweigh
+from hydragrad.cleaning.reweigh import AGAIN
 from hydragrad.cleaning.signals import model_with
 from hydragrad.cli.commands.clean import outcome_row
 from hydragrad.cli.console import percent, say, table, write_json
