@@ -8,7 +8,7 @@ Query       mean_loss, sample_losses, sample_margins, query: what about the mode
 Attribute   attribute, ensemble, influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
-Clean       suspects: samples ranked by the evidence against their labels
+Clean       suspects, export_suspects, import_labels: samples ranked by the evidence against their labels, and decisions
 Show        report: one HTML page
 Errors      errors.HydragradError and its children
 
@@ -61,6 +61,8 @@ from hydragrad.trust import verify as verify
 
 # Clean
 from hydragrad.cleaning import suspects as suspects
+from hydragrad.labelling import export_suspects as export_suspects
+from hydragrad.labelling import import_labels as import_labels
 
 # Show
 from hydragrad.reports import report as report

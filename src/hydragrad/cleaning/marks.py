@@ -1,28 +1,15 @@
-"""Decisions of a person about labels, as the report saves them: which are wrong, and which are right."""
+"""Marks of labels as the report saves them."""
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from hydragrad.cleaning.decisions import Decided, Decision, Marks, checked_marks
 from hydragrad.errors import MarksInvalid
-from hydragrad.replay import Recording, labels_of
+from hydragrad.replay import Recording
 
 FORMAT, VERSION = "hydragrad marks", 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Marks:
-    """Decisions about samples.
-
-    Attributes:
-        fixed: The right label of each sample whose label is wrong.
-        fine: Samples whose label is right.
-    """
-
-    fixed: Mapping[int, int]
-    fine: tuple[int, ...]
 
 
 def read_marks(path: Path, run: Recording, labels: Collection[int]) -> Marks:
@@ -36,40 +23,37 @@ def read_marks(path: Path, run: Recording, labels: Collection[int]) -> Marks:
     Raises:
         MarksInvalid: No file, no JSON, marks of another run, samples or labels that do not exist, or nothing to do.
     """
+    return checked_marks(decided_in_report(path), run, labels)
+
+
+def decided_in_report(path: Path) -> Decided:
+    """The marks in a file that a report saved, before they are held to a run.
+
+    Raises:
+        MarksInvalid: No file, no JSON, or not such a file.
+    """
     body = _read(path)
-    entries = body["marks"]
-    if body.get("run") != run.digest:
+    return Decided(
+        source=str(path),
+        run=str(body.get("run")),
+        decisions=tuple(_marked(path, entry) for entry in body["marks"]),
+        how_to_redo="give the run whose report they were made in, or mark again in this one's: hydragrad report RUN",
+    )
+
+
+def _marked(path: Path, entry: Any) -> Decision:
+    if not isinstance(entry, dict):
+        raise MarksInvalid(f"{path}: every mark must name a sample by its number, got {json.dumps(entry)[:80]}.")
+    if entry.get("mark") not in ("fixed", "fine"):
         raise MarksInvalid(
-            f"{path} holds marks of another run ({str(body.get('run'))[:12]}; this one is {run.digest[:12]}). Give the "
-            f"run whose report they were made in, or mark again: hydragrad report {run.path}."
+            f"{path}: the mark of sample {entry.get('sample')} must be fixed or fine, got {entry.get('mark')!r}."
         )
-    recorded = labels_of(run)
-    fixed: dict[int, int] = {}
-    fine: list[int] = []
-    for entry in entries:
-        sample, label = _sample(path, entry, len(recorded)), entry.get("label")
-        if sample in fixed or sample in fine:
-            raise MarksInvalid(f"{path} marks sample {sample} twice. Keep one of its marks.")
-        if entry.get("given_label") != int(recorded[sample]):
-            raise MarksInvalid(
-                f"{path} says that sample {sample} carries label {entry.get('given_label')!r}; in this run it is "
-                f"{int(recorded[sample])}. The labels have changed since: mark again."
-            )
-        if entry.get("mark") == "fine":
-            fine.append(sample)
-        elif entry.get("mark") != "fixed":
-            raise MarksInvalid(f"{path}: the mark of sample {sample} must be fixed or fine, got {entry.get('mark')!r}.")
-        elif not isinstance(label, int) or isinstance(label, bool) or label not in labels:
-            known = sorted(labels)
-            raise MarksInvalid(
-                f"{path} gives sample {sample} the label {label!r}, which does not exist; there are "
-                f"{', '.join(map(str, known[:12]))}{' …' if len(known) > 12 else ''}."
-            )
-        else:
-            fixed[sample] = label
-    if not fixed:
-        raise MarksInvalid(f"{path} marks no label as fixed ({len(fine):,} as fine), so there is nothing to change.")
-    return Marks(fixed=fixed, fine=tuple(fine))
+    return Decision(
+        sample=entry.get("sample"),
+        label=entry.get("label"),
+        given_label=entry.get("given_label"),
+        fine=entry["mark"] == "fine",
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -90,12 +74,3 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path} is of version {body.get('version')!r}; this hydragrad reads {VERSION}. Write the report again."
         )
     return body
-
-
-def _sample(path: Path, entry: Any, length: int) -> int:
-    sample = entry.get("sample") if isinstance(entry, dict) else None
-    if not isinstance(sample, int) or isinstance(sample, bool):
-        raise MarksInvalid(f"{path}: every mark must name a sample by its number, got {json.dumps(entry)[:80]}.")
-    if not 0 <= sample < length:
-        raise MarksInvalid(f"{path} marks sample {sample}; the run was trained on samples 0 to {length - 1:,}.")
-    return sample

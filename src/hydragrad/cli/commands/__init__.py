@@ -11,6 +11,7 @@ smoothness  whether derivatives predict removals on this run
 verify      predicted against actual removals
 bound       the error of dropping the curvature
 clean       suspects removed or relabelled, and a new training
+export      suspects for the tool in which labels are mended
 report      one HTML page about a run
 explain     the training samples that moved one prediction
 info        what a run directory holds

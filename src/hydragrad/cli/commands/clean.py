@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from hydragrad.cleaning import read_marks
 from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.forecast import (
     announce,
@@ -23,6 +22,7 @@ from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
+from hydragrad.labelling.importing import read_labels
 from hydragrad.progress import quiet
 from hydragrad.scores import Method
 
@@ -35,7 +35,11 @@ def clean(
     relabel: Annotated[bool, typer.Option("--relabel", help="Relabel suspects instead of removing them.")] = False,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Train with the labels marked as fixed in the report (its JSON file)."),
+        typer.Option(
+            metavar="FILE",
+            help="Train with labels that were fixed by hand: marks saved in the report, a CSV table with the columns "
+            "sample and label, an export of Label Studio, a FiftyOneDataset folder, or issues of cleanlab as CSV.",
+        ),
     ] = None,
     curvature: CurvatureOption = "none",
     smoothing: SmoothingOption = None,
@@ -56,8 +60,9 @@ def clean(
     """Find harmful samples, remove or relabel them, retrain from scratch, and compare test accuracies.
 
     Writes RUN/suspects.csv and RUN/report.html; with --relabel, RUN/suspects-relabelled.csv and
-    RUN/report-relabelled.html; with --labels, which takes the labels that a person fixed in the report,
-    RUN/suspects-by-hand.csv and RUN/report-by-hand.html. Scores are computed if they are not there.
+    RUN/report-relabelled.html; with --labels, which takes labels that were fixed by hand, in the report or in another
+    tool (hydragrad export --help), RUN/suspects-by-hand.csv and RUN/report-by-hand.html. Scores are computed if they
+    are not there.
 
     Example: hydragrad clean runs/m --remove 0.1
     """
@@ -70,7 +75,8 @@ def clean(
         raise QueryError(
             f"{experiment.settings.data} has no labels to clean. See its most harmful samples: hydragrad report {run}"
         )
-    marks = None if labels is None else read_marks(labels, recording, experiment.known_labels(recording))
+    known = None if labels is None else experiment.known_labels(recording)
+    marks = None if labels is None else read_labels(recording, labels, classes=experiment.classes, known=known)
     retrainings = 1 + (experiment.labels is not None and reference)
     method = Method.of(curvature, smoothing=smoothing)
     path = scores_path(run, query, method, seeds)
