@@ -12,7 +12,8 @@ Clean       suspects, export_suspects, import_labels: samples ranked by the evid
 Show        report: one HTML page
 Errors      errors.HydragradError and its children
 
-Training loops of other frameworks are recorded by `hydragrad.integrations`. What is not listed here is internal.
+Training loops of other frameworks are recorded by `hydragrad.integrations`, and `hydragrad.labelling.cleanlab` has an
+issue type for cleanlab's Datalab. What is not listed here is internal.
 """
 
 from hydragrad import errors as errors

@@ -32,4 +32,5 @@ from hydragrad.cleaning.marks import read_marks as read_marks
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share
+from hydragrad.cleaning.suspects import suspected as suspected
 from hydragrad.cleaning.suspects import suspects as suspects

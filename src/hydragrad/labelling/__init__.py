@@ -7,6 +7,7 @@ label_names   labels as numbers and as names
 csv_table     a table for spreadsheets and scripts; issues of cleanlab
 label_studio  tasks with predictions, a labelling config; annotations
 fiftyone      a FiftyOneDataset on disk, with pictures
+cleanlab      an issue type of its Datalab; its findings as a ranking
 """
 
 from hydragrad.labelling.exporting import export_suspects as export_suspects
