@@ -146,3 +146,4 @@ def test_files_that_are_missing_or_damaged_are_refused(subject, folder):
 def test_samples_that_are_no_pictures_are_refused(subject, tmp_path):
     with pytest.raises(PresentationError, match=r"FiftyOne shows pictures; sample .* is none. Pass render="):
         subject.export(tmp_path / "texts", format="fiftyone", render=lambda item: "a text")
+    assert not list(tmp_path.iterdir()), "nothing unfinished is left"

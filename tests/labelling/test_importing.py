@@ -31,6 +31,7 @@ def test_the_reports_table_is_read(subject, tmp_path):
     ("content", "message"),
     [
         (b"{", "is no JSON"),
+        (b"[1, 2", "is no JSON"),
         (b'{"format": "other"}', "holds no marks of a hydragrad report"),
         (b"\xff\xfe\x00", "can't be read as text"),
     ],

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import hydragrad as hg
-from hydragrad.errors import MarksInvalid
+from hydragrad.errors import MarksInvalid, PresentationError
 from labelling.conftest import CLASSES
 
 
@@ -202,6 +202,13 @@ def test_texts_and_rows_are_shown_as_such(subject, tmp_path, render, tag, shown)
     kind = view.get("value").removeprefix("$")
     expected = shown or {"text": f"sample {tasks[0]['data']['sample']}"}
     assert {kind: tasks[0]["data"][kind]} == expected
+
+
+def test_samples_of_two_kinds_are_refused(subject, tmp_path):
+    shown = iter(["a text", {"a": 1}])
+    with pytest.raises(PresentationError, match=r"shows samples of one kind.* as text and table. Pass render="):
+        subject.export(tmp_path / "tasks", format="label-studio", render=lambda item: next(shown), most=2)
+    assert not list(tmp_path.iterdir())
 
 
 def test_suspects_without_suggestions_get_no_predictions(subject, tmp_path):

@@ -7,7 +7,6 @@ suspicion     one number from all evidence against a label
 changed_sets  data sets without some samples, or relabelled
 items         one value of an item replaced
 decisions     labels decided by hand, held to the run that they are about
-marks         the same as the report saves them
 label_noise   labels flipped on purpose, saved with the run
 detection     how well a ranking detects known flips
 """
@@ -27,8 +26,6 @@ from hydragrad.cleaning.label_noise import flip_labels as flip_labels
 from hydragrad.cleaning.label_noise import load_labels as load_labels
 from hydragrad.cleaning.label_noise import save_labels as save_labels
 from hydragrad.cleaning.label_noise import swap_labels as swap_labels
-from hydragrad.cleaning.marks import decided_in_report as decided_in_report
-from hydragrad.cleaning.marks import read_marks as read_marks
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share

@@ -120,8 +120,7 @@ def clean(
     Raises:
         QueryError: An estimated share of 1, or relabelling without suggested labels.
     """
-    signals: Signals | Literal["auto"] = training_signals(run, folds=folds) if folds else "auto"
-    ranked = suspects(run, scores, held_out=experiment.query(query), signals=signals)
+    ranked = ranked_suspects(experiment, run, scores, query, folds=folds)
     change = _suspects_changed(ranked, remove, relabel=relabel) if marks is None else _marks_applied(ranked, marks)
     folder = run.path / "clean"
     before = experiment.test_accuracy(run.trained_model())
@@ -154,6 +153,12 @@ def clean(
         accuracies={name: accuracy for name, accuracy in accuracies.items() if accuracy is not None},
         warning=_warning_of_short_training(experiment, run),
     )
+
+
+def ranked_suspects(experiment: Experiment, run: Recording, scores: Scores, query: str, *, folds: int) -> pd.DataFrame:
+    """Return all suspects, ranked with the held-out data, and with networks for out-of-fold probabilities if any."""
+    signals: Signals | Literal["auto"] = training_signals(run, folds=folds) if folds else "auto"
+    return suspects(run, scores, held_out=experiment.query(query), signals=signals)
 
 
 def with_names(ranked: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFrame:

@@ -1,12 +1,14 @@
 """`export_suspects`: suspects as a file or folder that a tool for labels opens."""
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
 
 import pandas as pd
 
-from hydragrad.disk import make_folder
+from hydragrad.disk import make_folder, writing
 from hydragrad.errors import NotWritable, UnknownName
 from hydragrad.labelling.csv_table import write_table
 from hydragrad.labelling.exported import Exported, exported
@@ -74,5 +76,25 @@ def export_suspects(
         raise NotWritable(f"{place} is there already, and may hold decisions. Choose another path, or delete it.")
     content = exported(run, suspects, classes=classes, render=render, most=most)
     make_folder(place.parent)
-    WRITERS[format](content, place)
+    with _whole(place) as unfinished:
+        WRITERS[format](content, unfinished)
     return place
+
+
+@contextmanager
+def _whole(place: Path) -> Iterator[Path]:
+    """Another path, for a file or folder that appears at `place` only once it is complete."""
+    unfinished = place.with_name(place.name + ".unfinished")
+    _remove(unfinished)
+    try:
+        yield unfinished
+        with writing(place):
+            unfinished.rename(place)
+    finally:
+        _remove(unfinished)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    path.unlink(missing_ok=True)

@@ -1,18 +1,19 @@
 """`import_labels`: decisions about labels from any of the tools; the format is found from the content."""
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from hydragrad.cleaning import Decided, Marks, checked_marks, decided_in_report
+from hydragrad.cleaning import Decided, Marks, checked_marks
 from hydragrad.errors import MarksInvalid
 from hydragrad.labelling.csv_table import decided_in_frame, read_table
 from hydragrad.labelling.fiftyone import METADATA, decided_in_dataset
 from hydragrad.labelling.label_names import LabelNames
 from hydragrad.labelling.label_studio import decided_in_tasks
+from hydragrad.labelling.report_marks import decided_in_report
 from hydragrad.replay import Recording, labels_of
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import Checkpoints
@@ -39,7 +40,7 @@ def import_labels(
             Studio exports as JSON, JSON-MIN or CSV; a FiftyOneDataset folder, in which `ground_truth` was changed or
             samples were tagged `fixed` (the suggested label is right) or `fine`; cleanlab's
             `Datalab.get_issues("label")` as CSV, whose issues get the predicted label. Or such a table as a DataFrame.
-        classes: Name of each label, as they were exported.
+        classes: Name of each label, as they were exported. If None, the labels that exist are those that occur.
 
     Returns:
         `fixed`, sample to label, `fine`, and `relabelled(run)`: the training set with these labels.
@@ -50,18 +51,7 @@ def import_labels(
         PresentationError: `classes` calls two labels the same.
         LossError: No tensor of the batches is the label, or several are.
     """
-    return read_labels(run, source, classes=classes, known=None)
-
-
-def read_labels(
-    run: Recording | Checkpoints,
-    source: str | Path | pd.DataFrame,
-    *,
-    classes: Sequence[str] | None,
-    known: Collection[int] | None,
-) -> Marks:
-    """As `import_labels`, where the labels that exist are `known` already."""
-    labels = LabelNames(labels_of(run).tolist() if known is None and classes is None else known or (), classes)
+    labels = LabelNames(() if classes else set(labels_of(run).tolist()), classes)
     decided = decided_in_frame(source, labels) if isinstance(source, pd.DataFrame) else _decided(Path(source), labels)
     return checked_marks(decided, run, labels.names.keys(), labels.names)
 
@@ -84,7 +74,7 @@ def _decided(path: Path, labels: LabelNames) -> Decided:
         return decided_in_tasks(str(path), body, labels)
     if isinstance(body.get("samples"), list):
         return decided_in_dataset(path.parent, labels)
-    return decided_in_report(path)
+    return decided_in_report(str(path), body)
 
 
 def _json(path: Path, text: str) -> Any:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from hydragrad.cleaning import NOT_STATED, Decided, Decision
 from hydragrad.disk import make_folder, replace_file
-from hydragrad.errors import MarksInvalid
+from hydragrad.errors import MarksInvalid, PresentationError
 from hydragrad.labelling.csv_table import decided_in_rows
 from hydragrad.labelling.exported import Exported, Suspect
 from hydragrad.labelling.label_names import LabelNames, whole
@@ -25,6 +25,9 @@ TASKS, CONFIG = "tasks.json", "config.xml"
 CHOICE, SHOWN = "label", "shown"
 """Names of the config's tags: what is chosen, and of what."""
 
+WIDEST = "512px"
+"""Of a picture; it is enlarged to so much, and can be zoomed."""
+
 HOW_TO_REDO = "import tasks of this run and export what was annotated: hydragrad export RUN --to label-studio"
 
 
@@ -32,13 +35,18 @@ def write_tasks(exported: Exported, folder: Path) -> None:
     """Write tasks.json, to be imported, and config.xml, to be pasted as the labelling interface's code.
 
     Raises:
-        PresentationError: `render` returned what can't be shown.
+        PresentationError: `render` returned what can't be shown, or pictures of some samples and texts of others.
     """
     views = list(exported.views())
     kinds = dict.fromkeys(_kind(view) for view in views)
+    if len(kinds) > 1:
+        raise PresentationError(
+            f"A project of Label Studio shows samples of one kind, an image, a text or a table; these are shown as "
+            f"{' and '.join(kinds)}. Pass render=..., which shows all of them alike."
+        )
     tasks = [_task(exported, suspect, view) for suspect, view in zip(exported.suspects, views, strict=True)]
     make_folder(folder)
-    text, config = json.dumps(tasks, indent=1, ensure_ascii=False), _config(exported, list(kinds))
+    text, config = json.dumps(tasks, indent=1, ensure_ascii=False), _config(exported, *kinds)
     replace_file(folder / TASKS, lambda to: to.write_text(text, encoding="utf-8"))
     replace_file(folder / CONFIG, lambda to: to.write_text(config, encoding="utf-8"))
 
@@ -76,18 +84,21 @@ def _shown(view: Rendered, sample: int) -> Any:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _config(exported: Exported, kinds: list[str]) -> str:
+def _config(exported: Exported, kind: str) -> str:
     view = ElementTree.Element("View")
     suggests = any(suspect.suggested is not None for suspect in exported.suspects)
-    suggestion = ", suggested: $suggested" if suggests else ""
-    ElementTree.SubElement(view, "Header", value=f"Sample $sample. Given: $given{suggestion}.", size="5")
-    tags = {"image": "Image", "text": "Text", "table": "Table"}
-    ElementTree.SubElement(view, tags[kinds[0]], name=SHOWN, value=f"${kinds[0]}")
+    # A full stop after a variable would be read as a part of its name.
+    suggestion = " – suggested: $suggested" if suggests else ""
+    ElementTree.SubElement(view, "Header", value=f"Sample $sample – given: $given{suggestion}", size="5")
     choices = ElementTree.SubElement(
         view, "Choices", name=CHOICE, toName=SHOWN, choice="single-radio", showInline="true", required="true"
     )
     for name in exported.labels.names.values():
         ElementTree.SubElement(choices, "Choice", value=name)
+    # Below the choices, which a large picture would push off the screen.
+    tags = {"image": "Image", "text": "Text", "table": "Table"}
+    size = {"maxWidth": WIDEST} if kind == "image" else {}
+    ElementTree.SubElement(view, tags[kind], {"name": SHOWN, "value": f"${kind}", **size})
     ElementTree.indent(view)
     return ElementTree.tostring(view, encoding="unicode") + "\n"
 

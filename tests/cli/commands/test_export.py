@@ -94,6 +94,11 @@ def test_decisions_are_not_overwritten(hydragrad, trained, tmp_path):
     assert (tmp_path / "labels.csv").read_text() == "decisions"
 
 
+def test_a_dry_run_only_forecasts(hydragrad, trained, tmp_path):
+    code, out, _ = hydragrad("export", trained, "--folds", 3, "--out", tmp_path / "labels.csv", "--dry-run")
+    assert code == 0 and "forecast: ranking will take about" in out and not list(tmp_path.iterdir())
+
+
 def test_folds_and_other_files_are_taken(hydragrad, trained, tmp_path):
     code, _, err = hydragrad("export", trained, "--folds", 2, "--out", tmp_path / "labels.csv", "--quiet")
     assert code == 0, err

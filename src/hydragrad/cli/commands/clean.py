@@ -6,14 +6,7 @@ from typing import Annotated
 import typer
 
 from hydragrad.cli.console import percent, say, table, write_json
-from hydragrad.cli.forecast import (
-    announce,
-    attribution_seconds,
-    query_seconds,
-    signals_seconds,
-    training_disk,
-    training_seconds,
-)
+from hydragrad.cli.forecast import announce, ranking_seconds, training_disk, training_seconds
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.errors import QueryError
 from hydragrad.experiments.clean_and_retrain import Cleaned, with_names
@@ -22,7 +15,7 @@ from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
-from hydragrad.labelling.importing import read_labels
+from hydragrad.labelling import import_labels
 from hydragrad.progress import quiet
 from hydragrad.scores import Method
 
@@ -75,19 +68,14 @@ def clean(
         raise QueryError(
             f"{experiment.settings.data} has no labels to clean. See its most harmful samples: hydragrad report {run}"
         )
-    known = None if labels is None else experiment.known_labels(recording)
-    marks = None if labels is None else read_labels(recording, labels, classes=experiment.classes, known=known)
+    marks = None if labels is None else import_labels(recording, labels, classes=experiment.classes)
     retrainings = 1 + (experiment.labels is not None and reference)
     method = Method.of(curvature, smoothing=smoothing)
     path = scores_path(run, query, method, seeds)
     training = training_seconds(experiment, plan_of(experiment))
-    seconds = training * retrainings + signals_seconds(experiment, recording, folds, training)
-    if not path.exists():
-        seconds += query_seconds(experiment, recording.trained_model(), query) * seeds
-        seconds += attribution_seconds(recording, method) * seeds
-        seconds += training * (seeds - 1)
+    ranking = ranking_seconds(experiment, recording, query, method, seeds=seeds, folds=folds, training=training)
     disk = retrainings * training_disk(experiment, plan_of(experiment), checkpoints_every(experiment))
-    announce("cleaning", seconds, disk, always=dry_run)
+    announce("cleaning", ranking + training * retrainings, disk, always=dry_run)
     if dry_run:
         return
     with quiet(silent):

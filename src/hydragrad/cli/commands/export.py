@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
-from hydragrad.cleaning import Signals, suspects, training_signals
 from hydragrad.cli.console import say, write_json
-from hydragrad.cli.options import CurvatureOption, DataDir, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.forecast import announce, ranking_seconds, training_seconds
+from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.errors import NotWritable, QueryError
+from hydragrad.experiments.clean_and_retrain import ranked_suspects
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import saved_or_computed
+from hydragrad.experiments.training import plan_of
 from hydragrad.labelling import export_suspects
 from hydragrad.labelling.exporting import MOST, Format
 from hydragrad.progress import quiet
@@ -54,6 +56,7 @@ def export(
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
+    dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
     """Write the most suspect samples for the tool in which you mend labels; train with what you decided by `clean`.
@@ -73,10 +76,15 @@ def export(
         raise QueryError(
             f"{experiment.settings.data} has no labels to mend. See its most harmful samples: hydragrad report {run}"
         )
+    method = Method.of(curvature, smoothing=smoothing)
+    training = training_seconds(experiment, plan_of(experiment)) if folds or seeds > 1 else 0.0
+    seconds = ranking_seconds(experiment, recording, query, method, seeds=seeds, folds=folds, training=training)
+    announce("ranking", seconds, 0, always=dry_run)
+    if dry_run:
+        return
     with quiet(silent):
-        scores = saved_or_computed(experiment, recording, query, Method.of(curvature, smoothing=smoothing), seeds=seeds)
-        signals: Signals | None = training_signals(recording, folds=folds) if folds else None
-        ranked = suspects(recording, scores, held_out=experiment.query(query), signals=signals or "auto")
+        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
+        ranked = ranked_suspects(experiment, recording, scores, query, folds=folds)
         export_suspects(
             recording, ranked, place, format=to, classes=experiment.classes, render=experiment.render, most=most
         )
