@@ -35,6 +35,7 @@ class Subject:
     run: hg.Recording
     suspects: pd.DataFrame
     true: torch.Tensor
+    labels: tuple[str, ...] = CLASSES
 
     @property
     def given(self):

@@ -1,9 +1,13 @@
 """The format of a file is found from its content."""
 
 import json
+import warnings
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from hydragrad.cleaning import Marks
 from hydragrad.errors import MarksInvalid
 
 
@@ -47,3 +51,80 @@ def test_no_file_and_another_folder_are_refused(subject, tmp_path):
         subject.read(tmp_path / "nowhere.json")
     with pytest.raises(MarksInvalid, match=r"is a folder without metadata.json"):
         subject.read(tmp_path)
+
+
+def places(body, path=()):
+    """The path of every entry of a JSON value."""
+    inner = body.items() if isinstance(body, dict) else enumerate(body) if isinstance(body, list) else ()
+    return [path, *(place for key, value in inner for place in places(value, (*path, key)))]
+
+
+def replaced(body, path, value):
+    if not path:
+        return value
+    copy = dict(body) if isinstance(body, dict) else list(body)
+    copy[path[0]] = replaced(body[path[0]], path[1:], value)
+    return copy
+
+
+@pytest.fixture(scope="module")
+def exports(subject, tmp_path_factory):
+    """A file of each kind, with one decision, as JSON values."""
+    folder = tmp_path_factory.mktemp("exports")
+    (first,), _ = subject.wrong(1)
+    right = subject.labels[int(subject.true[first])]
+    (task,) = [
+        task
+        for task in json.loads((subject.export(folder / "tasks", format="label-studio") / "tasks.json").read_text())
+        if task["data"]["sample"] == first
+    ]
+    chosen = {"from_name": "label", "to_name": "shown", "type": "choices", "value": {"choices": [right]}}
+    samples = json.loads((subject.export(folder / "dataset", format="fiftyone") / "samples.json").read_text())[
+        "samples"
+    ]
+    sample = next(sample for sample in samples if sample["sample"] == first)
+    sample["ground_truth"]["label"] = right
+    mark = {
+        "sample": first,
+        "mark": "fixed",
+        "given_label": int(subject.given[first]),
+        "label": int(subject.true[first]),
+    }
+    return {
+        "tasks": [{**task, "annotations": [{"result": [chosen], "was_cancelled": False}]}],
+        "minimal": [{**task["data"], "label": right}],
+        "samples": {"samples": [sample]},
+        "metadata": {"info": {"run": subject.run.digest}},
+        "marks": {"format": "hydragrad marks", "version": 1, "run": subject.run.digest, "marks": [mark]},
+    }
+
+
+@pytest.mark.parametrize("kind", ["tasks", "minimal", "samples", "metadata", "marks"])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_stands_in_an_entry_is_read_or_refused_by_name(subject, exports, tmp_path, kind, data):
+    folder = tmp_path / "dataset"
+    folder.mkdir(exist_ok=True)
+    path = data.draw(st.sampled_from(places(exports[kind])))
+    value = data.draw(st.sampled_from([None, 1, -1, 0.5, "x", "", True, [], ["x"], {}, {"x": 1}, [[1]]]))
+    bodies = exports | {kind: replaced(exports[kind], path, value)}
+    for name in ("samples", "metadata"):
+        (folder / f"{name}.json").write_text(json.dumps(bodies[name]))
+    file = folder if kind in ("samples", "metadata") else tmp_path / "file.json"
+    if file != folder:
+        file.write_text(json.dumps(bodies[kind]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            marks = subject.read(file)
+        except MarksInvalid:
+            return
+    assert isinstance(marks, Marks) and set(marks.fixed.values()) <= {0, 1, 2}
+
+
+def test_the_exports_of_that_test_are_read_as_they_are(subject, exports, tmp_path):
+    (first,), _ = subject.wrong(1)
+    for kind in ("tasks", "minimal", "marks", "samples"):
+        (tmp_path / "metadata.json").write_text(json.dumps(exports["metadata"]))
+        (tmp_path / "samples.json").write_text(json.dumps(exports[kind]))
+        assert subject.read(tmp_path / "samples.json").fixed == {first: int(subject.true[first])}

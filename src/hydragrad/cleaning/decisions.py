@@ -1,6 +1,5 @@
 """Decisions of a person about labels, whichever tool they were made in, held to the run that they are about."""
 
-import json
 import warnings
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -143,7 +142,7 @@ def _warn_of_no_run(decided: Decided) -> None:
 
 def _sample(source: str, sample: Any, length: int) -> int:
     if not isinstance(sample, int) or isinstance(sample, bool):
-        raise MarksInvalid(f"{source}: every mark must name a sample by its number, got {json.dumps(sample)[:80]}.")
+        raise MarksInvalid(f"{source}: every mark must name a sample by its number, got {sample!r:.80}.")
     if not 0 <= sample < length:
         raise MarksInvalid(f"{source} marks sample {sample}; the run was trained on samples 0 to {length - 1:,}.")
     return sample

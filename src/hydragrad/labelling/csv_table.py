@@ -85,11 +85,16 @@ def decided_in_rows(source: str, rows: Iterable[dict[str, Any]], labels: LabelNa
         held = ", ".join(sorted(columns)[:12]) or "no rows"
         raise MarksInvalid(f"{source} holds {held}. {HELPFUL}")
     decided = [row for row in rows if not _empty(row.get("label"))]
-    runs = {row["run"] for row in decided if not _empty(row.get("run"))}
+    runs = {str(row["run"]) for row in decided if not _empty(row.get("run"))}
     if len(runs) > 1:
         raise MarksInvalid(f"{source} is about {len(runs)} runs. Read the lines of each one on their own.")
-    decisions = dict.fromkeys(_decision(row, labels) for row in decided)  # annotators who agree decide once
-    return Decided(source=source, run=next(iter(runs), None), decisions=tuple(decisions), how_to_redo=HOW_TO_REDO)
+    decisions = distinct(_decision(row, labels) for row in decided)
+    return Decided(source=source, run=next(iter(runs), None), decisions=decisions, how_to_redo=HOW_TO_REDO)
+
+
+def distinct(decisions: Iterable[Decision]) -> tuple[Decision, ...]:
+    """Each decision once: annotators who agree decide once. Cells of a damaged file may not be hashable."""
+    return tuple({repr(decision): decision for decision in decisions}.values())
 
 
 def _issues(rows: list[dict[str, Any]], labels: LabelNames) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """`import_labels`: decisions about labels from any of the tools; the format is found from the content."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,11 @@ def import_labels(
         LossError: No tensor of the batches is the label, or several are.
     """
     labels = LabelNames(() if classes else set(labels_of(run).tolist()), classes)
-    decided = decided_in_frame(source, labels) if isinstance(source, pd.DataFrame) else _decided(Path(source), labels)
+    if isinstance(source, pd.DataFrame):
+        decided = decided_in_frame(source, labels)
+    else:
+        with _as_its_tool_writes_it(source):
+            decided = _decided(Path(source), labels)
     return checked_marks(decided, run, labels.names.keys(), labels.names)
 
 
@@ -75,6 +80,17 @@ def _decided(path: Path, labels: LabelNames) -> Decided:
     if isinstance(body.get("samples"), list):
         return decided_in_dataset(path.parent, labels)
     return decided_in_report(str(path), body)
+
+
+@contextmanager
+def _as_its_tool_writes_it(source: object) -> Iterator[None]:
+    """Turn an entry of another kind than the tool writes (a text for a list, say) into an error that names the file."""
+    try:
+        yield
+    except (AttributeError, TypeError) as error:
+        raise MarksInvalid(
+            f"{source} holds entries that its tool does not write ({error}). Export it again."
+        ) from error
 
 
 def _json(path: Path, text: str) -> Any:

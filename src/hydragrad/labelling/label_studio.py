@@ -16,7 +16,7 @@ from PIL import Image
 from hydragrad.cleaning import NOT_STATED, Decided, Decision
 from hydragrad.disk import make_folder, replace_file
 from hydragrad.errors import MarksInvalid, PresentationError
-from hydragrad.labelling.csv_table import decided_in_rows
+from hydragrad.labelling.csv_table import decided_in_rows, distinct
 from hydragrad.labelling.exported import Exported, Suspect
 from hydragrad.labelling.label_names import LabelNames, whole
 from hydragrad.reports.rendering import Rendered
@@ -121,8 +121,8 @@ def decided_in_tasks(source: str, tasks: Iterable[Any], labels: LabelNames) -> D
 
 
 def _decided(source: str, tasks: list[Any], labels: LabelNames) -> Decided:
-    decisions: dict[Decision, None] = {}
-    runs = set()
+    decisions: list[Decision] = []
+    runs: dict[str, Any] = {}
     for task in tasks:
         data = task.get("data")
         if not isinstance(data, Mapping) or "sample" not in data:
@@ -131,16 +131,14 @@ def _decided(source: str, tasks: list[Any], labels: LabelNames) -> Decided:
                 f"read it, {HOW_TO_REDO}."
             )
         for label in _choices(source, task, data["sample"]):
-            decision = Decision(
-                sample=whole(data["sample"]),
-                label=labels.number(label),
-                given_label=whole(data.get("given_label", NOT_STATED)),
-            )
-            decisions[decision] = None
-            runs.add(data.get("run"))
+            given = whole(data.get("given_label", NOT_STATED))
+            decisions.append(Decision(sample=whole(data["sample"]), label=labels.number(label), given_label=given))
+            runs[str(data.get("run"))] = data.get("run")
     if len(runs) > 1:
         raise MarksInvalid(f"{source} is about {len(runs)} runs. Export the tasks of each one on their own.")
-    return Decided(source=source, run=next(iter(runs), None), decisions=tuple(decisions), how_to_redo=HOW_TO_REDO)
+    return Decided(
+        source=source, run=next(iter(runs.values()), None), decisions=distinct(decisions), how_to_redo=HOW_TO_REDO
+    )
 
 
 def _choices(source: str, task: Mapping[str, Any], sample: Any) -> list[str]:

@@ -59,12 +59,12 @@ def export(
     dry_run: DryRun = False,
     silent: Quiet = False,
 ) -> None:
-    """Write the most suspect samples for the tool in which you mend labels; train with what you decided by `clean`.
+    """Write the most suspect samples for the tool in which you mend labels.
 
-    Pictures are written with them. Suggested labels are predictions in Label Studio and a field in FiftyOne. Scores are
-    computed if they are not there.
+    Pictures are written with them; suggested labels are predictions in Label Studio and a field in FiftyOne. Scores are
+    computed if they are not there. What you decided comes back by hydragrad clean RUN --labels FILE.
 
-    Example: hydragrad export runs/m --to label-studio, and then hydragrad clean runs/m --labels annotated.json
+    Example: hydragrad export runs/m --to label-studio
     """
     place = out or run / NAMES[to]
     if place.exists():
