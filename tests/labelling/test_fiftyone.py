@@ -1,6 +1,7 @@
 """A FiftyOneDataset on disk, and its labels and tags as FiftyOne 1.22.1 exports them."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -147,3 +148,27 @@ def test_samples_that_are_no_pictures_are_refused(subject, tmp_path):
     with pytest.raises(PresentationError, match=r"FiftyOne shows pictures; sample .* is none. Pass render="):
         subject.export(tmp_path / "texts", format="fiftyone", render=lambda item: "a text")
     assert not list(tmp_path.iterdir()), "nothing unfinished is left"
+
+
+def test_fiftyone_itself_imports_the_folder_and_its_export_is_read(subject, folder, tmp_path):
+    if "FIFTYONE_DATABASE_URI" not in os.environ:
+        pytest.skip("needs fiftyone, and FIFTYONE_DATABASE_URI with its database")
+    fo = pytest.importorskip("fiftyone", reason="needs fiftyone")
+    dataset = fo.Dataset.from_dir(str(folder), dataset_type=fo.types.FiftyOneDataset, progress=False)
+    try:
+        assert dataset.values("sample") == subject.suspects["sample"].head(20).tolist()
+        assert dataset.default_classes == list(CLASSES) and dataset.media_type == "image"
+        dataset.compute_metadata(progress=False)
+        assert {(part.width, part.height) for part in dataset.values("metadata")} == {(6, 6)}
+        (first, second), fine = subject.wrong(2)
+        by_number = {sample.sample: sample for sample in dataset}
+        by_number[first].ground_truth.label = CLASSES[int(subject.true[first])]
+        by_number[second].ground_truth = fo.Classification(label=CLASSES[int(subject.true[second])])
+        by_number[fine].tags.append("fine")
+        for number in (first, second, fine):
+            by_number[number].save()
+        dataset.export(str(tmp_path / "out"), dataset_type=fo.types.FiftyOneDataset, progress=False)
+    finally:
+        dataset.delete()
+    marks = subject.read(tmp_path / "out")
+    assert (dict(marks.fixed), marks.fine) == ({i: int(subject.true[i]) for i in (first, second)}, (fine,))
