@@ -77,7 +77,7 @@ def change(**cells):
         (change(label="a mouse"), "the label 'a mouse', which does not exist; there are a cat, a dog, a <fox> & more"),
         (change(label="3"), "the label 3, which does not exist"),
         (
-            lambda frame: frame.assign(given_label=[(int(x) + 1) % 3 for x in frame["given_label"]]),
+            lambda frame: frame.assign(given_label=[(int(x) + 1) % 3 for x in frame["given_label"]], given_name=""),
             "have changed since",
         ),
         (change(label=lambda frame: frame["given_label"]), "marks no label as fixed .* as fine"),

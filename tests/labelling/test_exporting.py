@@ -32,6 +32,7 @@ def test_an_unknown_format_is_refused(subject, tmp_path):
         (lambda frame: frame.assign(given_label=7), {}, "carries label 7; in this run it is"),
         (lambda frame: frame, {"classes": ["a", "b"]}, "Label 2 has no name: classes names 2 labels"),
         (lambda frame: frame, {"classes": ["a", "b", "a"]}, "classes calls two labels 'a'"),
+        (lambda frame: frame, {"classes": ["a", " ", "c"]}, "an empty name for label 1"),
     ],
 )
 def test_suspects_that_do_not_fit_are_refused(subject, tmp_path, change, options, message):

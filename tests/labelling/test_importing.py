@@ -3,10 +3,12 @@
 import json
 import warnings
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import hydragrad as hg
 from hydragrad.cleaning import Marks
 from hydragrad.errors import MarksInvalid
 
@@ -23,8 +25,12 @@ def test_marks_of_the_report_are_read(subject, tmp_path):
 def test_the_reports_table_is_read(subject, tmp_path):
     (first,), fine = subject.wrong(1)
     given, right = int(subject.given[first]), int(subject.true[first])
-    lines = ["sample,mark,given_label,label,given_name,name", f'"{first}","fixed","{given}","{right}","x","y"']
-    lines.append(f'"{fine}","fine","{int(subject.given[fine])}","{int(subject.given[fine])}","x","x"')
+    lines = [
+        "sample,mark,given_label,label,given_name,name",
+        f'"{first}","fixed","{given}","{right}","{subject.labels[given]}","y"',
+    ]
+    kept = int(subject.given[fine])
+    lines.append(f'"{fine}","fine","{kept}","{kept}","{subject.labels[kept]}","x"')
     (tmp_path / "marks.csv").write_bytes(("\r\n".join(lines) + "\r\n").encode())
     with pytest.warns(UserWarning, match="does not name the run"):
         marks = subject.read(tmp_path / "marks.csv")
@@ -128,3 +134,36 @@ def test_the_exports_of_that_test_are_read_as_they_are(subject, exports, tmp_pat
         (tmp_path / "metadata.json").write_text(json.dumps(exports["metadata"]))
         (tmp_path / "samples.json").write_text(json.dumps(exports[kind]))
         assert subject.read(tmp_path / "samples.json").fixed == {first: int(subject.true[first])}
+
+
+@pytest.mark.parametrize("format", ["csv", "label-studio", "minimal", "fiftyone"])
+@pytest.mark.parametrize("classes", [("a dog", "a cat", "a <fox> & more"), ("1", "0", "2")])
+def test_names_in_another_order_are_refused(subject, tmp_path, format, classes):
+    right, place = "a cat", tmp_path / "out"
+    subject.export(place, format="label-studio" if format == "minimal" else format)
+    if format == "csv":
+        table = pd.read_csv(place).assign(label=right)
+        table.to_csv(place, index=False)
+    elif format == "fiftyone":
+        body = json.loads((place / "samples.json").read_text())
+        for sample in body["samples"]:
+            sample["ground_truth"]["label"] = right
+        (place / "samples.json").write_text(json.dumps(body))
+    else:
+        tasks = json.loads((place / "tasks.json").read_text())
+        chosen = {"from_name": "label", "to_name": "shown", "type": "choices", "value": {"choices": [right]}}
+        for task in tasks:
+            task["annotations"] = [{"result": [chosen]}]
+        minimal = [{**task["data"], "label": right} for task in tasks]
+        place = tmp_path / "export.json"
+        place.write_text(json.dumps(minimal if format == "minimal" else tasks))
+    with pytest.raises(MarksInvalid, match=r"calls label . .*; here it is called .*. Pass the names with which"):
+        hg.import_labels(subject.run, place, classes=classes)
+
+
+def test_numbers_that_are_names_are_refused_without_these_names(subject, tmp_path):
+    hg.export_suspects(subject.run, subject.suspects, tmp_path / "out.csv", classes=("2", "1", "0"))
+    pd.read_csv(tmp_path / "out.csv").assign(label=1).to_csv(tmp_path / "out.csv", index=False)
+    with pytest.raises(MarksInvalid, match=r"calls label . '.'; here it is called"):
+        hg.import_labels(subject.run, tmp_path / "out.csv")
+    assert set(hg.import_labels(subject.run, tmp_path / "out.csv", classes=("2", "1", "0")).fixed.values()) == {1}

@@ -88,6 +88,9 @@ def decided_in_rows(source: str, rows: Iterable[dict[str, Any]], labels: LabelNa
     runs = {str(row["run"]) for row in decided if not _empty(row.get("run"))}
     if len(runs) > 1:
         raise MarksInvalid(f"{source} is about {len(runs)} runs. Read the lines of each one on their own.")
+    for row in decided:
+        name = row.get("given_name", row.get("given"))  # "given" in Label Studio's tasks
+        labels.require_called(source, whole(row.get("given_label")), _without_guard(name))
     decisions = distinct(_decision(row, labels) for row in decided)
     return Decided(source=source, run=next(iter(runs), None), decisions=decisions, how_to_redo=HOW_TO_REDO)
 

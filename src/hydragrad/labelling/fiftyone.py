@@ -108,7 +108,7 @@ def _metadata(exported: Exported) -> dict[str, Any]:
         "media_type": "image",
         "group_media_types": {},
         "tags": [],
-        "info": {"run": exported.run.digest},
+        "info": {"run": exported.run.digest, "labels": {name: i for i, name in exported.labels.names.items()}},
         "classes": {field: classes for field in (GIVEN, SUGGESTED)},
         "default_classes": classes,
         "mask_targets": {},
@@ -179,10 +179,13 @@ def decided_in_dataset(folder: Path, labels: LabelNames) -> Decided:
     samples = body.get("samples")
     if not isinstance(samples, list):
         raise MarksInvalid(f"{folder / SAMPLES} holds no samples. To read it, {HOW_TO_REDO}.")
+    stated = metadata.get("info") or {}
+    for name, label in (stated.get("labels") or {}).items():
+        labels.require_called(str(folder), label, name)
     decisions = [_decision(str(folder), sample, labels) for sample in samples]
     return Decided(
         source=str(folder),
-        run=(metadata.get("info") or {}).get("run"),
+        run=stated.get("run"),
         decisions=tuple(decision for decision in decisions if decision is not None),
         how_to_redo=HOW_TO_REDO,
     )

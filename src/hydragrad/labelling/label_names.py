@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hydragrad.errors import PresentationError
+from hydragrad.errors import MarksInvalid, PresentationError
 
 
 class LabelNames:
@@ -19,7 +19,7 @@ class LabelNames:
         names: Label to name, in the order of the labels.
 
     Raises:
-        PresentationError: Two labels of one name, which no tool can tell apart.
+        PresentationError: Two labels of one name, which no tool can tell apart, or an empty name.
     """
 
     def __init__(self, labels: Collection[int], classes: Sequence[str] | None) -> None:
@@ -31,6 +31,9 @@ class LabelNames:
         if len(self._numbers) < len(self.names):
             twice = next(name for label, name in self.names.items() if self._numbers[name] != label)
             raise PresentationError(f"classes calls two labels {twice!r}. Give every label a name of its own.")
+        if "" in self._numbers:
+            raise PresentationError(f"classes has an empty name for label {self._numbers['']}. Give it a name.")
+        self._have_names = classes is not None
         self._some_name_is_a_number = any(isinstance(whole(name), int) for name in self._numbers)
 
     def number(self, value: Any) -> Any:
@@ -42,6 +45,21 @@ class LabelNames:
             text = value.strip()
             return self._numbers.get(text, text if self._some_name_is_a_number else whole(text))
         return whole(value)
+
+    def require_called(self, source: str, label: Any, name: Any) -> None:
+        """Require that a label has the name by which a file calls it, where the file says so.
+
+        Raises:
+            MarksInvalid: It has another, so that the file's names would mean other labels.
+        """
+        known = self.names.get(label) if isinstance(label, int) else None
+        if known is None or not isinstance(name, str) or name.strip() in ("", known):
+            return
+        if self._have_names or isinstance(whole(name), int):
+            raise MarksInvalid(
+                f"{source} calls label {label} {name.strip()!r}; here it is called {known!r}. Pass the names with "
+                f"which the suspects were exported: classes=[...]."
+            )
 
 
 def whole(value: Any) -> Any:

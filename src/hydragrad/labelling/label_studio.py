@@ -132,6 +132,7 @@ def _decided(source: str, tasks: list[Any], labels: LabelNames) -> Decided:
             )
         for label in _choices(source, task, data["sample"]):
             given = whole(data.get("given_label", NOT_STATED))
+            labels.require_called(source, given, data.get("given"))
             decisions.append(Decision(sample=whole(data["sample"]), label=labels.number(label), given_label=given))
             runs[str(data.get("run"))] = data.get("run")
     if len(runs) > 1:
