@@ -76,6 +76,22 @@ def test_labels_fixed_in_a_tool_are_trained_on(hydragrad, trained, tmp_path, to,
     assert len(hg.Recording(folder, recording.model, experiment.loss, TensorDataset(x, fixed)).steps) == 4
 
 
+@pytest.mark.filterwarnings("default:.*does not name the run")
+def test_labels_that_cleanlab_predicts_are_trained_on(hydragrad, trained, tmp_path):
+    labels = load_labels(trained)
+    issues = pd.DataFrame({"is_label_issue": labels.flipped.numpy(), "given_label": labels.given.numpy()})
+    issues.assign(predicted_label=labels.true.numpy()).to_csv(
+        tmp_path / "issues.csv"
+    )  # as Datalab.get_issues("label") is
+    words = ("clean", trained, "--labels", tmp_path / "issues.csv", "--quiet", "--json", tmp_path / "figures.json")
+    code, _, err = hydragrad(*words)
+    assert code == 0, err
+    assert "does not name the run that it is about; the labels that it says its samples carried are those of" in err
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert (figures["changed"], figures["marks_right"]) == (int(labels.flipped.sum()), 1.0)
+    assert figures["test_accuracy_cleaned"] == figures["test_accuracy_clean"], "they are the true labels"
+
+
 def suspects_of(trained):
     """The same ranking, from the tasks."""
     place = next(
