@@ -10,10 +10,12 @@ Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
 Clean       suspects, clean, reweigh: samples ranked by the evidence against their labels; what treating them really
             does; loss weights from contributions
+Mend        export_suspects, import_labels: suspects for the tools in which people mend labels, and what was decided
 Show        report: one HTML page
 Errors      errors.HydragradError and its children
 
-Training loops of other frameworks are recorded by `hydragrad.integrations`. What is not listed here is internal.
+Training loops of other frameworks are recorded by `hydragrad.integrations`, and `hydragrad.labelling.cleanlab` has an
+issue type for cleanlab's Datalab. What is not listed here is internal.
 """
 
 from hydragrad import errors as errors
@@ -64,6 +66,8 @@ from hydragrad.trust import verify as verify
 from hydragrad.cleaning import clean as clean
 from hydragrad.cleaning import reweigh as reweigh
 from hydragrad.cleaning import suspects as suspects
+from hydragrad.labelling import export_suspects as export_suspects
+from hydragrad.labelling import import_labels as import_labels
 
 # Show
 from hydragrad.reports import report as report

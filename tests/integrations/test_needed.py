@@ -14,6 +14,8 @@ def test_a_missing_framework_is_named_with_what_to_install():
         FrameworkMissing, match=r"needs the package no_such_framework.*pip install 'hydragrad\[skorch\]'"
     ):
         need("no_such_framework", "skorch")
+    with pytest.raises(FrameworkMissing, match=r"hydragrad\.labelling\.cleanlab needs the package no_such_framework"):
+        need("no_such_framework", "cleanlab", room="labelling")
     need("json", "skorch")
 
 
@@ -25,9 +27,10 @@ def test_a_framework_that_lacks_something_itself_says_so_itself(tmp_path, monkey
 
 
 def test_importing_the_package_imports_no_framework():
+    tools = ("transformers", "lightning", "accelerate", "skorch", "peft", "cleanlab", "label_studio_sdk", "fiftyone")
     code = (
         "import sys, hydragrad, hydragrad.integrations, hydragrad.integrations.sequence_losses;"
-        "print([name for name in ('transformers', 'lightning', 'accelerate', 'skorch', 'peft') if name in sys.modules])"
+        f"print([name for name in {tools} if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert shown.stdout.strip() == "[]"

@@ -11,7 +11,7 @@ held_out      influence functions of held-out data, saved with the run
 suspicion     one number from all evidence against a label
 changed_sets  data sets without some samples, or relabelled
 items         one value of an item replaced
-marks         labels decided by hand, as the report saves them
+decisions     labels decided by hand, held to the run that they are about
 label_noise   labels flipped on purpose, saved with the run
 detection     how well a ranking detects known flips
 """
@@ -24,6 +24,11 @@ from hydragrad.cleaning.clean import KINDS as KINDS
 from hydragrad.cleaning.clean import Cleaning as Cleaning
 from hydragrad.cleaning.clean import Kind as Kind
 from hydragrad.cleaning.clean import clean as clean
+from hydragrad.cleaning.decisions import NOT_STATED as NOT_STATED
+from hydragrad.cleaning.decisions import Decided as Decided
+from hydragrad.cleaning.decisions import Decision as Decision
+from hydragrad.cleaning.decisions import Marks as Marks
+from hydragrad.cleaning.decisions import checked_marks as checked_marks
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc
 from hydragrad.cleaning.detection import detection_curve as detection_curve
 from hydragrad.cleaning.detection import found_in_first as found_in_first
@@ -32,8 +37,6 @@ from hydragrad.cleaning.label_noise import flip_labels as flip_labels
 from hydragrad.cleaning.label_noise import load_labels as load_labels
 from hydragrad.cleaning.label_noise import save_labels as save_labels
 from hydragrad.cleaning.label_noise import swap_labels as swap_labels
-from hydragrad.cleaning.marks import Marks as Marks
-from hydragrad.cleaning.marks import read_marks as read_marks
 from hydragrad.cleaning.outcomes import Outcome as Outcome
 from hydragrad.cleaning.remedies import Remedy as Remedy
 from hydragrad.cleaning.reweigh import Reweighting as Reweighting
@@ -41,4 +44,5 @@ from hydragrad.cleaning.reweigh import reweigh as reweigh
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share
+from hydragrad.cleaning.suspects import suspected as suspected
 from hydragrad.cleaning.suspects import suspects as suspects

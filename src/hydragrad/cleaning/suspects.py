@@ -90,18 +90,23 @@ def suspects(
     return ranked
 
 
-def estimated_share(suspected: pd.DataFrame) -> float:
-    """Estimate the share of wrong labels: samples for which another label is suggested.
+def suspected(ranked: pd.DataFrame) -> "pd.Series[bool]":
+    """Say of each suspect whether its label is taken to be wrong: another one is suggested.
 
-    From contributions alone (no `margin` in the frame) they must harm as well; without suggested labels it is the share
-    of samples that harm. Right labels that the network does not learn are among them: `attrs["wrong_share"]` of
-    suspects that were ranked with `held_out` allows for these.
+    From contributions alone (no `margin` in the frame) it must harm as well; without suggested labels it is enough that
+    it harms. Right labels that the network does not learn are among them: `attrs["wrong_share"]` of suspects that were
+    ranked with `held_out` allows for these.
     """
-    harm = suspected["contribution"] < 0
-    if "suggested_label" not in suspected:
-        return float(harm.mean())
-    other = suspected["suggested_label"] != suspected["given_label"]
-    return float((other if "margin" in suspected else other & harm).mean())
+    harm = ranked["contribution"] < 0
+    if "suggested_label" not in ranked:
+        return harm
+    other = ranked["suggested_label"] != ranked["given_label"]
+    return other if "margin" in ranked else other & harm
+
+
+def estimated_share(ranked: pd.DataFrame) -> float:
+    """Estimate the share of wrong labels: that of the suspects whose label is taken to be wrong."""
+    return float(suspected(ranked).mean())
 
 
 def _share(run: Recording | Checkpoints, signals: Signals, held_out: Query | None) -> dict[str, dict[str, float]]:

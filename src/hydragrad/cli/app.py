@@ -11,6 +11,7 @@ from hydragrad.cli.commands.check import check
 from hydragrad.cli.commands.clean import clean
 from hydragrad.cli.commands.demo import demo
 from hydragrad.cli.commands.explain import explain
+from hydragrad.cli.commands.export import export
 from hydragrad.cli.commands.influence import influence
 from hydragrad.cli.commands.info import info
 from hydragrad.cli.commands.report import report
@@ -42,6 +43,7 @@ COMMANDS: tuple[Callable[..., None], ...] = (
     bound,
     clean,
     reweight,
+    export,
     report,
     explain,
     info,

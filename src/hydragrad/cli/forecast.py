@@ -16,6 +16,7 @@ from hydragrad.cleaning.signals import signals_file
 from hydragrad.cli.console import say
 from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
 from hydragrad.experiments.experiment import Experiment
+from hydragrad.experiments.saved_scores import scores_path
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, fetch, samples_in
 from hydragrad.scores import Method
@@ -127,6 +128,28 @@ def signals_seconds(experiment: Experiment, run: Recording, folds: int, training
     share: float = min(1.0, MATRIX / run.manifest.data["length"])
     evaluation = seconds_of_evaluation(experiment, run.trained_model(), "train")
     return (EVALUATIONS_FOR_SUSPECTS + EVALUATIONS_A_PRODUCT * ITERATIONS * share) * evaluation + folds * training
+
+
+def ranking_seconds(
+    experiment: Experiment, run: Recording, query: str, method: Method, *, seeds: int, folds: int, training: float
+) -> float:
+    """Seconds that ranking suspects takes, scores included, as far as it is not yet done.
+
+    Args:
+        experiment: What is trained.
+        run: The recorded run.
+        query: Name of the held-out data.
+        method: How scores are computed.
+        seeds: Independent runs that scores are averaged over.
+        folds: Trainings for out-of-fold probabilities.
+        training: Seconds of one training.
+    """
+    seconds = signals_seconds(experiment, run, folds, training)
+    if not scores_path(run.path, query, method, seeds).exists():
+        seconds += query_seconds(experiment, run.trained_model(), query) * seeds
+        seconds += attribution_seconds(run, method) * seeds
+        seconds += training * (seeds - 1)
+    return seconds
 
 
 def influence_seconds(checkpoints: Checkpoints, count: int, queries: int) -> float:

@@ -95,8 +95,7 @@ def clean(
         QueryError: A share that leaves nothing, no suggested labels for a treatment, or nothing left to choose on.
     """
     choose_on = _choose_on(experiment, query)
-    signals: Signals | Literal["auto"] = training_signals(run, folds=folds) if folds else "auto"
-    ranked = suspects(run, scores, held_out=experiment.query(query), signals=signals)
+    ranked = ranked_suspects(experiment, run, scores, query, folds=folds)
     wanted: list[Kind | Remedy] = list(treatments) if marks is None else [_by_hand(marks)]
     if "suggested_label" not in ranked and marks is None:
         wanted = ["remove"]
@@ -188,6 +187,12 @@ def _training(run: Recording, ranked: pd.DataFrame, remedy: Remedy) -> pd.DataFr
     table["label"] = [remedy.labels.get(sample, label) for sample, label in given]
     table["weight"] = [remedy.weights.get(i, 1.0) for i in table["sample"]]
     return table
+
+
+def ranked_suspects(experiment: Experiment, run: Recording, scores: Scores, query: str, *, folds: int) -> pd.DataFrame:
+    """Return all suspects, ranked with the held-out data, and with networks for out-of-fold probabilities if any."""
+    signals: Signals | Literal["auto"] = training_signals(run, folds=folds) if folds else "auto"
+    return suspects(run, scores, held_out=experiment.query(query), signals=signals)
 
 
 def with_names(ranked: pd.DataFrame, classes: Sequence[str] | None) -> pd.DataFrame:

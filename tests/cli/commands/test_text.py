@@ -92,6 +92,11 @@ def test_the_report_shows_texts_and_no_labels(hydragrad, play):
     assert "Which training samples helped this model" in page
 
 
+def test_export_is_refused_since_there_are_no_labels(hydragrad, play, tmp_path):
+    code, _, err = hydragrad("export", play, "--out", tmp_path / "labels.csv")
+    assert code == 1 and "has no labels to mend. See its most harmful samples: hydragrad report" in err
+
+
 def test_cleaning_is_refused_since_there_are_no_labels(hydragrad, play):
     code, _, err = hydragrad("clean", play)
     assert (

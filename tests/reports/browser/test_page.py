@@ -10,7 +10,8 @@ import torch
 from torch.utils.data import TensorDataset
 
 from hydragrad.attribution import attribute
-from hydragrad.cleaning import read_marks, suspects
+from hydragrad.cleaning import suspects
+from hydragrad.labelling import import_labels
 from hydragrad.reports import report
 from hydragrad.scores import mean_loss
 from hydragrad.training import train
@@ -98,7 +99,7 @@ def test_marks_are_saved_as_files_that_clean_reads(opened, path, run, scores, tm
         page.get_by_role("button", name="Save marks (JSON)").click()
     assert download.value.suggested_filename == "tiny-marks.json"
     download.value.save_as(tmp_path / "marks.json")
-    marks = read_marks(tmp_path / "marks.json", run, range(3))
+    marks = import_labels(run, tmp_path / "marks.json")
     assert marks.fixed == {
         fixed: int(scores.suggested_labels()[fixed]),
         by_hand: 2 if by_hand % 3 != 2 else 0,
@@ -110,6 +111,7 @@ def test_marks_are_saved_as_files_that_clean_reads(opened, path, run, scores, tm
     table = pd.read_csv(tmp_path / "marks.csv").set_index("sample")
     assert table.loc[fixed, "label"] == marks.fixed[fixed] and table.loc[fine, "mark"] == "fine"
     assert table.loc[fine, "given_name"] == ("cat", "dog", "eel")[fine % 3]
+    assert import_labels(run, tmp_path / "marks.csv") == marks
 
     page.locator("#marked").select_option("fixed")
     assert page.locator("#count").inner_text() == "2 of 90 samples"

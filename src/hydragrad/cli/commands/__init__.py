@@ -12,6 +12,7 @@ verify      predicted against actual removals
 bound       the error of dropping the curvature
 clean       suspects treated in several ways, each really trained, and which helps
 reweight    loss weights from contributions, really trained
+export      suspects for the tool in which labels are mended
 report      one HTML page about a run
 explain     the training samples that moved one prediction
 info        what a run directory holds

@@ -5,15 +5,9 @@ from typing import Annotated
 
 import typer
 
-from hydragrad.cleaning import KINDS, Kind, Outcome, read_marks
+from hydragrad.cleaning import KINDS, Kind, Outcome
 from hydragrad.cli.console import percent, say, table, write_json
-from hydragrad.cli.forecast import (
-    announce,
-    attribution_seconds,
-    query_seconds,
-    signals_seconds,
-    training_seconds,
-)
+from hydragrad.cli.forecast import announce, ranking_seconds, training_seconds
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.disk import replace_file, save_file
 from hydragrad.errors import QueryError
@@ -23,6 +17,7 @@ from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.training import plan_of
+from hydragrad.labelling import import_labels
 from hydragrad.progress import quiet
 from hydragrad.scores import Method
 
@@ -41,7 +36,11 @@ def clean(
     relabel: Annotated[bool, typer.Option("--relabel", help="Short for --treatment relabel.")] = False,
     labels: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Train with the labels marked as fixed in the report (its JSON file)."),
+        typer.Option(
+            metavar="FILE",
+            help="Train with labels that were fixed by hand: marks saved in the report, a CSV table with the columns "
+            "sample and label, an export of Label Studio, a FiftyOneDataset folder, or issues of cleanlab as CSV.",
+        ),
     ] = None,
     curvature: CurvatureOption = "none",
     smoothing: SmoothingOption = None,
@@ -67,8 +66,8 @@ def clean(
     One half of the held-out data ranks the samples, the other measures what each treatment does. Every training starts
     as the run did and makes as many steps. Writes RUN/suspects.csv, RUN/cleaned.csv (label and weight of every sample
     as recommended), RUN/cleaned.safetensors (the model trained so) and RUN/report.html; with --relabel or another
-    single treatment their names end in it, and with --labels, which takes the labels that a person fixed in the
-    report, in "by-hand". Scores are computed if they are not there.
+    single treatment their names end in it, and with --labels, which takes labels that were fixed by hand, in the
+    report or in another tool (hydragrad export --help), in "by-hand". Scores are computed if they are not there.
 
     Example: hydragrad clean runs/m
     """
@@ -82,20 +81,15 @@ def clean(
             f"{experiment.settings.data} has no labels to clean. See its most harmful samples: hydragrad report {run}"
         )
     treatments = _treatments(treatment or [], relabel)
-    marks = None if labels is None else read_marks(labels, recording, experiment.known_labels(recording))
+    marks = None if labels is None else import_labels(recording, labels, classes=experiment.classes)
     # Without --remove, removing and relabelling are tried with the fewest and the most wrong labels there may be.
     tried = 1 if marks else sum(1 + (remove is None and kind != "down-weight") for kind in treatments)
     retrainings = tried + 1 + (experiment.labels is not None and reference)
     method = Method.of(curvature, smoothing=smoothing)
     path = scores_path(run, query, method, seeds)
     training = training_seconds(experiment, plan_of(experiment))
-    seconds = training * retrainings + signals_seconds(experiment, recording, folds, training)
-    if not path.exists():
-        seconds += query_seconds(experiment, recording.trained_model(), query) * seeds
-        seconds += attribution_seconds(recording, method) * seeds
-        seconds += training * (seeds - 1)
-    disk = retrainings * recording.initial.bytes
-    announce("cleaning", seconds, disk, always=dry_run)
+    ranking = ranking_seconds(experiment, recording, query, method, seeds=seeds, folds=folds, training=training)
+    announce("cleaning", ranking + training * retrainings, retrainings * recording.initial.bytes, always=dry_run)
     if dry_run:
         return
     with quiet(silent):

@@ -66,10 +66,10 @@ function marksAsJson() {
 }
 
 function marksAsCsv() {
-  const names = ["sample", "mark", "given_label", "label", "given_name", "name"];
+  const names = ["sample", "mark", "given_label", "label", "given_name", "name", "run"];
   // Quoted throughout, and no cell starts a formula in a spreadsheet.
   const cell = (value) => `"${String(value ?? "").replace(/^[=+\-@\t\r]/, "'$&").replaceAll('"', '""')}"`;
-  return [names.join(","), ...markedRows().map((row) => names.map((name) => cell(row[name])).join(","))].join("\r\n") + "\r\n";
+  return [names.join(","), ...markedRows().map((row) => names.map((name) => cell({ ...row, run: DATA.run.digest }[name])).join(","))].join("\r\n") + "\r\n";
 }
 
 function markTally() {

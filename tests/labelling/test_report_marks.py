@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from hydragrad.cleaning import read_marks
+import hydragrad as hg
+from cleaning.conftest import noisy_run as noisy_run
 from hydragrad.errors import MarksInvalid
 
 
@@ -29,7 +30,7 @@ def marked(noisy_run, tmp_path):
         changed = json.loads(json.dumps(body))
         change(changed)
         (tmp_path / "marks.json").write_text(json.dumps(changed))
-        return read_marks(tmp_path / "marks.json", run, {0, 1}), (first, labels.true[first].item(), second)
+        return hg.import_labels(run, tmp_path / "marks.json"), (first, labels.true[first].item(), second)
 
     return read
 
@@ -67,13 +68,3 @@ def of_mark(number=0, **entries):
 def test_files_that_do_not_fit_are_refused(marked, change, message):
     with pytest.raises(MarksInvalid, match=message):
         marked(change)
-
-
-def test_no_file_and_no_json(noisy_run, tmp_path):
-    run = noisy_run[0]
-    with pytest.raises(MarksInvalid, match="There is no file"):
-        read_marks(tmp_path / "nowhere.json", run, {0, 1})
-    for text in ("{", "[1, 2", "\xff"):
-        (tmp_path / "marks.json").write_bytes(text.encode("latin-1"))
-        with pytest.raises(MarksInvalid, match="is no JSON"):
-            read_marks(tmp_path / "marks.json", run, {0, 1})
