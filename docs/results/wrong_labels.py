@@ -164,7 +164,7 @@ def recommended() -> str:
         best = mine[mine.recommended].set_index("seed").accuracy
         gains = 100 * (best - given)
         data, noise = str(setting).split("-8000-")[0].split("-", 1)
-        kinds = mine[mine.recommended].treatment.str.replace(r"[\d,]+ ?", "", regex=True).str.replace("suspects ", "")
+        kinds = mine[mine.recommended].treatment.str.replace(r"\d[\d,]* ", "", regex=True).str.replace("suspects ", "")
         counted = ", ".join(f"{kind} {count}" for kind, count in kinds.value_counts().items())
         share = mine.groupby("seed")[["wrong", "low", "high"]].first().mean()
         lines.append(

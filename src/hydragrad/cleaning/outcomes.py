@@ -27,7 +27,8 @@ class Outcome:
         error: Standard error of the accuracy, or of the loss where there is none.
         gain: How much better it is than the run as given: in accuracy, or in loss.
         gain_error: Standard error of the gain, sample by sample: what other held-out data would change.
-        loss_gain, loss_gain_error: By how much the loss is lower, and its standard error.
+        loss_gain: By how much the loss is lower.
+        loss_gain_error: Its standard error.
         state: Parameters and buffers of the trained model.
     """
 

@@ -30,6 +30,8 @@ from hydragrad.training.measuring import evaluated
 
 NORMAL_90 = 1.6449
 """Half of the central 90 % of a normal distribution, in standard deviations."""
+NORMAL_OF_SEVERAL = 2.3
+"""The same for the largest of a few, which the neighbouring thresholds amount to."""
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,19 @@ def wrong_share(signals: Signals, held_out: HeldOutErrors) -> WrongShare:
     """Between which shares of the training labels are wrong."""
     trained, right = against(signals.over_training, signals.given), held_out.against
     lows = [0.0]
-    for threshold in torch.linspace(-0.5, 0.95, 59):
-        d, e = (float((values > threshold).double().mean()) for values in (trained, right))
-        if e < 1:
-            variance = _variance(d, trained) / (1 - e) ** 2 + _variance(e, right) * ((1 - d) / (1 - e) ** 2) ** 2
-            lows.append((d - e) / (1 - e) - NORMAL_90 * math.sqrt(variance))
+    for threshold in torch.linspace(0, 0.95, 39):
+        d, e = (_share_above(values, float(threshold)) for values in (trained, right))
+        variance = _variance(d, trained) / (1 - e) ** 2 + _variance(e, right) * ((1 - d) / (1 - e) ** 2) ** 2
+        lows.append((d - e) / (1 - e) - NORMAL_OF_SEVERAL * math.sqrt(variance))
     contradicted = float((trained > 0).double().mean())
     above = contradicted + NORMAL_90 * math.sqrt(_variance(contradicted, trained))
     high = above / (1 - held_out.confusion) if held_out.confusion < 1 else 1.0
     return WrongShare(max(lows), min(1.0, high), contradicted)
+
+
+def _share_above(values: Tensor, threshold: float) -> float:
+    """Share of values above a threshold, never 0 or 1: one value more on either side."""
+    return (float((values > threshold).sum()) + 1) / (len(values) + 2)
 
 
 def _variance(share: float, of: Tensor) -> float:

@@ -198,7 +198,7 @@ class Recording:
 
     @property
     def final(self) -> Checkpoint:
-        """What queries are about: the state after the last complete step, or the average that was asked for."""
+        """The state that queries are about, after the last complete step, or the average that was asked for."""
         return self.last if self.average is None else self.average.at(self.last)
 
     @property
