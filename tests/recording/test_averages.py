@@ -234,6 +234,53 @@ def test_an_interrupted_run_is_resumed_to_the_same_bits(tmp_path, kind):
     assert resumed.ends.weights == pytest.approx(whole.averaged("ema").ends.weights, rel=0, abs=0)
 
 
+def accumulate(model, optimizer, average, watcher, weights=None):
+    """Two micro-batches a step; the average is updated after each of them, as some loops do."""
+    data = samples()
+    for number in range(10):
+        for part in range(2):
+            indices = [(4 * number + 2 * part + i) % SAMPLES for i in range(3)]
+            if weights is None:
+                with watcher.step(indices) as handle:
+                    (handle.losses(data[indices]).mean() / 2).backward()
+                    if part:
+                        optimizer.step()
+                        optimizer.zero_grad()
+            else:
+                ((loss(model, data[indices]) * weights[indices]).mean() / 2).backward()
+                if part:
+                    optimizer.step()
+                    optimizer.zero_grad()
+            average.update(model, number)
+
+
+def test_an_average_that_is_updated_after_every_micro_batch(tmp_path):
+    def kept(model, use_buffers=False):
+        return Torch(model, every_step, multi_avg_fn=get_ema_multi_avg_fn(0.8), use_buffers=use_buffers)
+
+    def retrained(weights):
+        model = build()
+        average = kept(model)
+        accumulate(model, sgd(model), average, None, weights)
+        with torch.no_grad():
+            return loss(average.averaged(model).eval(), samples(2)[:]).mean().item()
+
+    def recorded(path, use_buffers=False):
+        model = build()
+        average, optimizer = kept(model, use_buffers), sgd(model)
+        with hg.Recorder(path, model, optimizer, loss, samples(), averages={"ema": average.given}) as recorder:
+            accumulate(model, optimizer, average, recorder)
+        return hg.Recording(path, build(), loss, samples()).averaged()
+
+    ones, h, query = torch.ones(SAMPLES, dtype=torch.float64), 1e-6, hg.mean_loss(samples(2))
+    direction = torch.randn(SAMPLES, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected = (retrained(ones - h * direction) - retrained(ones + h * direction)) / (2 * h)
+    scores = hg.attribute(recorded(tmp_path / "copied"), query, curvature="hessian", smoothing=0)
+    assert (scores.values @ direction).item() == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(Unsupported, match="no average of the model's"):
+        hg.attribute(recorded(tmp_path / "averaged", use_buffers=True), query, curvature="hessian")
+
+
 def test_other_averages_are_not_resumed(tmp_path):
     record(tmp_path, "swa")
     with pytest.raises(RecordingMismatch, match=r"averages ema before step 14, and now has none"):
