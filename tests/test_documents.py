@@ -17,7 +17,7 @@ RUN = [page for page in PAGES if any(b.reason is None and b.language in ("python
 REFERENCE_PAGES = sorted((ROOT / "docs" / "reference").glob("*.md"))
 REFERENCE = "\n".join(path.read_text() for path in REFERENCE_PAGES)
 LANGUAGES = {"python", "console", "text", "{toctree}", "{eval-rst}", "{image}"}
-PUBLIC = [name for name, value in vars(hydragrad).items() if name[0] != "_" and not inspect.ismodule(value)]
+PUBLIC = [name for name in hydragrad.__all__ if not inspect.ismodule(getattr(hydragrad, name))]
 
 
 def named(pages):

@@ -12,30 +12,33 @@ from torch.optim import Adam, AdamW
 
 import hydragrad as hg
 from documents import ROOT
-from hydragrad import torch_release
+from hydragrad import supported_torch, torch_release
 from hydragrad.errors import TorchTooOld, Unsupported
 from hydragrad.steps import RULES, read_group, rule_of
 from recording.toys import build, samples, train
 
-OLDEST = ".".join(map(str, torch_release.OLDEST))
+OLDEST = ".".join(map(str, supported_torch.OLDEST))
 
 
 @pytest.mark.parametrize("installed", ["2.5.1", "2.5.1+cu124", "2.5.0a0+git1a2b3c", "1.13.1"])
 def test_an_older_torch_is_refused_by_name(installed):
     message = rf"needs torch {re.escape(OLDEST)} or newer; torch {re.escape(installed)} is installed. Install a newer"
     with pytest.raises(TorchTooOld, match=message):
-        torch_release.require_supported(installed)
+        supported_torch.require_supported(installed)
 
 
 @pytest.mark.parametrize("installed", [f"{OLDEST}.0", f"{OLDEST}.0a0+git1a2b3c", f"{OLDEST}.1+cpu", "3.0.0", "unknown"])
 def test_the_oldest_and_newer_ones_are_not(installed):
-    torch_release.require_supported(installed)
+    supported_torch.require_supported(installed)
 
 
 def test_an_older_torch_is_refused_on_import(monkeypatch):
     monkeypatch.setattr(torch, "__version__", "2.1.2")
     with pytest.raises(ImportError, match=r"torch 2\.1\.2 is installed"):
         importlib.reload(torch_release)
+    monkeypatch.setattr(supported_torch, "version", lambda _name: "2.1.2")
+    with pytest.raises(ImportError, match=r"torch 2\.1\.2 is installed"):
+        importlib.reload(hg)
 
 
 def test_the_package_asks_for_the_oldest_release_that_it_takes():

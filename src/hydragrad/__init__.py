@@ -18,58 +18,10 @@ Training loops of other frameworks are recorded by `hydragrad.integrations`, and
 issue type for cleanlab's Datalab. What is not listed here is internal.
 """
 
-from hydragrad import errors as errors
-from hydragrad import torch_release as torch_release  # refuses an older torch, before anything needs a newer one
+import lazy_loader
 
-# Ask
-from hydragrad.checking import check as check
+from hydragrad.supported_torch import require_installed
 
-# Record
-from hydragrad.recording import Recorder as Recorder
-from hydragrad.recording import indexed as indexed
-from hydragrad.steps import register_optimizer as register_optimizer
-from hydragrad.training import augmented as augmented
-from hydragrad.training import train as train
-
-# Replay
-from hydragrad.replay import Recording as Recording
-
-# Elsewhere
-from hydragrad.trained_elsewhere import Checkpoints as Checkpoints
-
-# Query
-from hydragrad.scores import mean_loss as mean_loss
-from hydragrad.scores import query as query
-from hydragrad.scores import sample_losses as sample_losses
-from hydragrad.scores import sample_margins as sample_margins
-
-# Attribute
-from hydragrad.attribution import attribute as attribute
-from hydragrad.attribution import ensemble as ensemble
-from hydragrad.attribution import influence as influence
-from hydragrad.attribution import tracin as tracin
-from hydragrad.scores import Scores as Scores
-
-# Track
-from hydragrad.tracking import Store as Store
-from hydragrad.tracking import Tracker as Tracker
-from hydragrad.tracking import hypergradients as hypergradients
-from hydragrad.tracking import planned as planned
-
-# Check
-from hydragrad.trust import approximation_error as approximation_error
-from hydragrad.trust import counterfactual as counterfactual
-from hydragrad.trust import smoothness as smoothness
-from hydragrad.trust import verify as verify
-
-# Clean
-from hydragrad.cleaning import clean as clean
-from hydragrad.cleaning import reweigh as reweigh
-from hydragrad.cleaning import suspects as suspects
-from hydragrad.labelling import export_suspects as export_suspects
-from hydragrad.labelling import import_labels as import_labels
-
-# Show
-from hydragrad.reports import report as report
-
+require_installed()
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)  # imports a name when it is first used
 __version__ = "0.1.0"

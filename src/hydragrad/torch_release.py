@@ -1,6 +1,5 @@
-"""What depends on the installed release of torch: the oldest that works, and what later ones brought."""
+"""What depends on the installed release of torch: what later ones brought."""
 
-import re
 from collections.abc import Mapping
 from inspect import signature
 from typing import Any
@@ -10,10 +9,8 @@ from torch.optim import Adam, AdamW, Optimizer
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._device import DeviceContext
 
-from hydragrad.errors import TorchTooOld, Unsupported
-
-OLDEST = (2, 6)
-"""The oldest release of torch that the tests pass with."""
+from hydragrad.errors import Unsupported
+from hydragrad.supported_torch import require_supported
 
 MUON: type[Optimizer] | None = getattr(torch.optim, "Muon", None)
 """torch.optim.Muon, which came with torch 2.9."""
@@ -26,21 +23,6 @@ OPTIONS_ADDED_LATER: Mapping[type[Optimizer], Mapping[str, Any]] = {
 
 ADAM_DECOUPLES: bool = "decoupled_weight_decay" in signature(Adam).parameters
 """Whether torch's Adam has that option."""
-
-
-def require_supported(installed: str) -> None:
-    """Refuse a release of torch that is older than the oldest that works.
-
-    Raises:
-        TorchTooOld: It is; builds before a release (`2.8.0a0+...`) count as the release.
-    """
-    numbers = re.match(r"(\d+)\.(\d+)", installed)
-    if numbers is not None and (int(numbers[1]), int(numbers[2])) < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        raise TorchTooOld(
-            f"hydragrad needs torch {oldest} or newer; torch {installed} is installed. Install a newer one: "
-            f"pip install 'torch>={oldest}'."
-        )
 
 
 def require_options(optimizer: Optimizer, options: Mapping[str, Any]) -> None:

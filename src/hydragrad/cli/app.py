@@ -1,55 +1,78 @@
-"""The command line as a whole: its commands, their order, and --version."""
+"""The command line as a whole: its commands, their order, and --version.
 
-from collections.abc import Callable
-from typing import Annotated
+A command's module is imported when the command is called: it imports torch, which takes seconds. What the list of
+commands says of each is the first line of its docstring, read from the source.
+"""
+
+import ast
+import importlib
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
-from hydragrad.cli.commands.attribute import attribute
-from hydragrad.cli.commands.bound import bound
-from hydragrad.cli.commands.check import check
-from hydragrad.cli.commands.clean import clean
-from hydragrad.cli.commands.demo import demo
-from hydragrad.cli.commands.explain import explain
-from hydragrad.cli.commands.export import export
-from hydragrad.cli.commands.influence import influence
-from hydragrad.cli.commands.info import info
-from hydragrad.cli.commands.report import report
-from hydragrad.cli.commands.reweight import reweight
-from hydragrad.cli.commands.smoothness import smoothness
-from hydragrad.cli.commands.train import train
-from hydragrad.cli.commands.verify import verify
 from hydragrad.cli.console import say
 
+FOLDER = Path(__file__).parent / "commands"
+COMMANDS = (
+    *("demo", "check", "train", "attribute", "influence", "smoothness", "verify", "bound"),
+    *("clean", "reweight", "export", "report", "explain", "info"),
+)
+STYLE: dict[str, Any] = {
+    "add_completion": False,
+    "rich_markup_mode": "rich",
+    "context_settings": {"help_option_names": ["-h", "--help"]},
+}
+
+
+class _Commands(TyperGroup):
+    """Commands that are imported when they are called."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"hydragrad.cli.commands.{cmd_name}")
+        single = typer.Typer(**STYLE)
+        single.command(cmd_name)(getattr(module, cmd_name))
+        return typer.main.get_command(single)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _Listed(self).format_help(ctx, formatter)
+
+
+class _Listed(TyperGroup):
+    """The same for a list of them: what each does, without its module."""
+
+    def __init__(self, commands: TyperGroup) -> None:
+        vars(self).update(vars(commands))
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return TyperCommand(cmd_name, help=_first_line(cmd_name))
+
+
+def _first_line(command: str) -> str:
+    """Of a command's docstring."""
+    tree = ast.parse((FOLDER / f"{command}.py").read_text(encoding="utf-8"))
+    (function,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == command)
+    return (ast.get_docstring(function) or "").split("\n")[0]
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
     help="Which training samples made this model what it is.\n\n"
     "To start: hydragrad demo. On real data: train, then attribute, clean and report on the run directory that it "
     "wrote. Every command has more help and an example: hydragrad train --help.\n\n"
     "Progress bars are shown on terminals only; --quiet turns them off, NO_COLOR=1 turns off colours.",
+    **STYLE,
 )
-
-COMMANDS: tuple[Callable[..., None], ...] = (
-    demo,
-    check,
-    train,
-    attribute,
-    influence,
-    smoothness,
-    verify,
-    bound,
-    clean,
-    reweight,
-    export,
-    report,
-    explain,
-    info,
-)
-for command in COMMANDS:
-    app.command()(command)
 
 
 def _version(requested: bool) -> None:

@@ -113,7 +113,7 @@ def test_own_items_are_relabelled_where_their_label_stands(hydragrad, tmp_path, 
     assert listed.given_label.tolist() == data.y.tolist()
     assert (listed.suggested_label == true)[: own_labels.WRONG].mean() > 0.8
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["recommended"].split()[1:3] == ["suspects", "relabelled"] and figures["test_accuracy_cleaned"] > 0.8
+    assert "suspects relabelled" in figures["recommended"] and figures["test_accuracy_cleaned"] > 0.8
     # The retrained run is that of the labels and weights that are written, to the bit.
     table = pd.read_csv("a run/cleaned-relabelled.csv").set_index("sample").sort_index()
     changed = own_labels.Own(own_labels.SAMPLES, 1)

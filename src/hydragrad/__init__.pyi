@@ -1,0 +1,56 @@
+"""The public names, and where they live: read by type checkers, and by hydragrad itself when a name is first used."""
+
+from . import errors as errors
+
+# Attribute
+from .attribution import attribute as attribute
+from .attribution import ensemble as ensemble
+from .attribution import influence as influence
+from .attribution import tracin as tracin
+
+# Ask
+from .checking import check as check
+
+# Clean
+from .cleaning import clean as clean
+from .cleaning import reweigh as reweigh
+from .cleaning import suspects as suspects
+from .labelling import export_suspects as export_suspects
+from .labelling import import_labels as import_labels
+
+# Record
+from .recording import Recorder as Recorder
+from .recording import indexed as indexed
+
+# Replay
+from .replay import Recording as Recording
+
+# Show
+from .reports import report as report
+from .scores import Scores as Scores
+
+# Query
+from .scores import mean_loss as mean_loss
+from .scores import query as query
+from .scores import sample_losses as sample_losses
+from .scores import sample_margins as sample_margins
+from .steps import register_optimizer as register_optimizer
+
+# Track
+from .tracking import Store as Store
+from .tracking import Tracker as Tracker
+from .tracking import hypergradients as hypergradients
+from .tracking import planned as planned
+
+# Elsewhere
+from .trained_elsewhere import Checkpoints as Checkpoints
+from .training import augmented as augmented
+from .training import train as train
+
+# Check
+from .trust import approximation_error as approximation_error
+from .trust import counterfactual as counterfactual
+from .trust import smoothness as smoothness
+from .trust import verify as verify
+
+__version__: str
