@@ -2,6 +2,9 @@
 
 signals       what training shows about each label
 suspects      samples ranked by the evidence against their labels, with suggested labels
+signals_of_targets what training shows about targets that are more than one class
+target_evidence evidence against them, by kind of target
+target_suspects samples ranked by it
 held_out      influence functions of held-out data, saved with the run
 suspicion     one number from all evidence against a label
 changed_sets  data sets without some samples, or relabelled
@@ -25,5 +28,7 @@ from hydragrad.cleaning.marks import Marks as Marks
 from hydragrad.cleaning.marks import read_marks as read_marks
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
+from hydragrad.cleaning.signals_of_targets import TargetSignals as TargetSignals
+from hydragrad.cleaning.signals_of_targets import target_signals as target_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share
 from hydragrad.cleaning.suspects import suspects as suspects
