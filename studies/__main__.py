@@ -18,6 +18,7 @@ from studies.hara import hara
 from studies.label_errors import label_errors
 from studies.rounding import rounding
 from studies.table4 import table4
+from studies.targets import targets
 from studies.trust import trust
 from studies.weights import weights
 
@@ -30,7 +31,7 @@ app = typer.Typer(
 
 STUDIES: tuple[Callable[..., None], ...] = (
     *(figure1, table1, table2, table4, damping, weights, accuracy),
-    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding),
+    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding, targets),
 )
 for study in STUDIES:
     app.command()(study)

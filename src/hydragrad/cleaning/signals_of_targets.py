@@ -72,7 +72,11 @@ def target_signals(run: Recording | Checkpoints, *, points: int = 10) -> TargetS
     if isinstance(run, Checkpoints):
         return _measured(run, target_of(run), [_reading(run.at, number) for number in run.spread(max(1, points))])
     steps = spread_steps(run, max(1, points))
-    kept = Kept(run.path / "signals", f"targets-points{points}", [run.digest, steps, "targets by behaviour"])
+    kept = Kept(
+        run.path / "signals",
+        f"targets-points{points}",
+        [run.digest, steps, "targets by behaviour, quarter of positions"],
+    )
     signals = kept.read_as(_unpacked)
     if signals is None:
         recording = run

@@ -70,8 +70,9 @@ def suspects(
         predictions over training (their standard deviation); of several columns, the root mean square, and `column` is
         the one shown. Of multi-label it is the probability of the other answer minus that of the given one, for the
         `class` where it is largest; `disagree` counts the classes where it is positive. Of positions it is the largest
-        probability of another class minus that of the given one, mean over the positions; `disagree` is the share where
-        it is positive, and `position` where it is `strongest` (of images counted row by row). With signals=None only
+        probability of another class minus that of the given one, mean over the quarter of the positions where it is
+        largest; `disagree` is the share of positions where it is positive, and `position` where it is `strongest` (of
+        images counted row by row). With signals=None only
         `sample`, `suspicion` and `contribution`.
 
     Raises:

@@ -5,8 +5,9 @@ y is the target, m the mean over checkpoints of the output (probabilities p wher
     values       |y - m| over the spread of y - m in its column (median absolute deviation); of several columns the root
                  mean square, and the column where it is largest is shown
     multi-label  the largest, over the classes, of the probability of the other answer less that of the given one
-    positions    largest probability of another class less that of the given one, mean over the positions that count;
-                 shown are the share of positions that disagree and the position with the strongest evidence
+    positions    largest probability of another class less that of the given one, mean over the quarter of the positions
+                 that count with the strongest evidence: one wrong token is not diluted, one pixel not decisive. Shown
+                 are the share of positions that disagree and the position with the strongest evidence
 """
 
 from collections.abc import Sequence
@@ -17,6 +18,11 @@ import torch
 from torch import Tensor
 
 from hydragrad.derivatives import Target
+
+STRONGEST = 0.25
+"""Share of a sample's positions, those with the strongest evidence, that the evidence against it is the mean of.
+
+Chosen among one position, 0.1, 0.25, 0.5 and all on seed 0 of pixels and tokens (`python -m studies targets`)."""
 
 
 @dataclass
@@ -118,7 +124,9 @@ def _reduced(mean: Tensor, target: Tensor, counted: Tensor) -> tuple[Tensor, Ten
     other, suggested = probabilities.scatter(-1, given, -torch.inf).max(-1)
     against = torch.where(counts, other - own, -1.0)
     number = counts.sum(1).clamp(min=1)
-    total = torch.where(counts, against, 0.0).sum(1) / number
+    first = (number * STRONGEST).ceil().clamp(min=1)[:, None]
+    ordered = against.sort(1, descending=True).values
+    total = torch.where(torch.arange(counts.shape[1]) < first, ordered, 0.0).sum(1) / first[:, 0]
     none = ~counts.any(1)
     strongest, place = against.max(1)
     suggested = torch.where(
