@@ -5,6 +5,9 @@ suspects      samples ranked by the evidence against their labels, with suggeste
 signals_of_targets what training shows about targets that are more than one class
 target_evidence evidence against them, by kind of target
 target_suspects samples ranked by it
+groups        suspects that agree with one another
+duplicates    near duplicates, and training samples in held-out data
+model_inputs  what the model is called with, sample by sample
 held_out      influence functions of held-out data, saved with the run
 suspicion     one number from all evidence against a label
 changed_sets  data sets without some samples, or relabelled
@@ -19,6 +22,8 @@ from hydragrad.cleaning.changed_sets import without as without
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc
 from hydragrad.cleaning.detection import detection_curve as detection_curve
 from hydragrad.cleaning.detection import found_in_first as found_in_first
+from hydragrad.cleaning.duplicates import near_duplicates as near_duplicates
+from hydragrad.cleaning.groups import suspect_groups as suspect_groups
 from hydragrad.cleaning.label_noise import Labels as Labels
 from hydragrad.cleaning.label_noise import flip_labels as flip_labels
 from hydragrad.cleaning.label_noise import load_labels as load_labels
