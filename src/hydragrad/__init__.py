@@ -8,7 +8,7 @@ Query       mean_loss, sample_losses, sample_margins, query: what about the mode
 Attribute   attribute, ensemble, influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
-Clean       suspects, suspect_groups, near_duplicates: samples ranked by the evidence against their labels, copies
+Clean       suspects, suspect_groups, near_duplicates, annotations: samples ranked by the evidence against their labels
 Show        report: one HTML page
 Errors      errors.HydragradError and its children
 
@@ -60,6 +60,7 @@ from hydragrad.trust import smoothness as smoothness
 from hydragrad.trust import verify as verify
 
 # Clean
+from hydragrad.cleaning import annotations as annotations
 from hydragrad.cleaning import near_duplicates as near_duplicates
 from hydragrad.cleaning import suspect_groups as suspect_groups
 from hydragrad.cleaning import suspects as suspects

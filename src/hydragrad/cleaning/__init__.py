@@ -5,6 +5,7 @@ suspects      samples ranked by the evidence against their labels, with suggeste
 signals_of_targets what training shows about targets that are more than one class
 target_evidence evidence against them, by kind of target
 target_suspects samples ranked by it
+annotators    labels of several annotators
 groups        suspects that agree with one another
 duplicates    near duplicates, and training samples in held-out data
 model_inputs  what the model is called with, sample by sample
@@ -17,6 +18,8 @@ label_noise   labels flipped on purpose, saved with the run
 detection     how well a ranking detects known flips
 """
 
+from hydragrad.cleaning.annotators import Annotations as Annotations
+from hydragrad.cleaning.annotators import annotations as annotations
 from hydragrad.cleaning.changed_sets import relabelled as relabelled
 from hydragrad.cleaning.changed_sets import without as without
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc
