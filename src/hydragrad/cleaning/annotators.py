@@ -97,7 +97,7 @@ def _crowdlab(given: NDArray[np.float64], probabilities: NDArray[np.float64]) ->
     try:
         from cleanlab.multiannotator import get_label_quality_multiannotator  # slow to import
     except ModuleNotFoundError as error:
-        if error.name != "cleanlab":
+        if (error.name or "").split(".")[0] != "cleanlab":
             raise
         raise FrameworkMissing(
             "Labels of several annotators are judged by the package cleanlab, which is not installed. Install it: pip "
