@@ -11,8 +11,10 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.cleaning import target_signals
+from hydragrad.cleaning import estimated_share, target_signals
 from hydragrad.cleaning.suspicion import normal_scores
+from hydragrad.errors import NonFinite
+from hydragrad.replay import label_of
 
 SIZE, LENGTH, CLASSES = 120, 6, 3
 WRONG = list(range(0, SIZE, 10))
@@ -22,8 +24,8 @@ def normal(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def trained(model, loss, data, out, *, epochs=20):
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.2)
+def trained(model, loss, data, out, *, epochs=20, rate=0.2):
+    optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     return hg.train(model, loss, data, optimizer, epochs=epochs, batch_size=20, out=out)
 
 
@@ -234,3 +236,78 @@ def test_a_report_shows_their_order_and_no_labels(problem, tmp_path):
     assert order.tolist() == ranked["sample"].tolist()
     assert not {"given", "suggested"} & set(data["samples"]) and not data["labels"]["names"]
     assert "carry a wrong label" not in page.split("<script")[0]
+
+
+def test_the_share_of_wrong_targets_is_estimated_from_the_evidence(problem):
+    kind, run, scores, _, _ = problem
+    ranked = hg.suspects(run, scores)
+    limit = 3 if kind == "values" else 0
+    assert estimated_share(ranked) == (ranked["evidence"] > limit).mean()
+    assert 0.05 < estimated_share(ranked) < 0.2  # a tenth is wrong
+
+
+def test_samples_of_which_the_model_returns_nan_are_named(tmp_path):
+    x, _, given = value_problem()
+    data = TensorDataset(x, given)
+    run = trained(linear(4, 1), squares, data, tmp_path / "run", epochs=1)
+    x[118] = float("nan")
+    elsewhere = hg.Checkpoints(run.final.parameters, run.model, squares, TensorDataset(x, given))
+    with pytest.raises(NonFinite, match="of samples 0 to 119 some are NaN or infinite"):
+        target_signals(elsewhere)
+
+
+class NextToken(nn.Module):
+    """Logits (batch, positions, classes) of the token after each."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = nn.Embedding(9, 9).double()
+
+    def forward(self, ids):
+        return self.embedding(ids)
+
+
+def of_next_tokens(model, batch):
+    logits = model(batch[0])[:, :-1]
+    return F.cross_entropy(logits.movedim(-1, 1), batch[0][:, 1:], reduction="none").mean(1)
+
+
+def test_a_wrong_token_is_shown_where_it_stands_in_the_batch(tmp_path):
+    ids = (torch.arange(SIZE)[:, None] + torch.arange(7)) % 9
+    ids[50, 4] = (ids[50, 4] + 5) % 9
+    run = trained(NextToken(), of_next_tokens, TensorDataset(ids), tmp_path / "run", rate=5)
+    ranked = hg.suspects(run, hg.attribute(run, hg.mean_loss(TensorDataset(ids[:20].clone()))))
+    first = ranked.iloc[0]
+    assert first["sample"] == 50 and first["position"] in (4, 5)  # it is unexpected, and so is the one after it
+    assert first["given_target"] == ids[50, int(first["position"])]
+    assert first["suggested_target"] == (ids[50, int(first["position"]) - 1] + 1) % 9
+
+
+def test_one_logit_is_a_class_that_is_0_or_1(tmp_path):
+    x = normal(SIZE, 3)
+    x += x.sign()
+    true = (x[:, 0] > 0).double()
+    given = true.clone()
+    given[WRONG] = 1 - given[WRONG]
+    run = trained(
+        linear(3, 1),
+        lambda m, b: F.binary_cross_entropy_with_logits(m(b[0])[:, 0], b[1], reduction="none"),
+        TensorDataset(x, given),
+        tmp_path / "run",
+    )
+    ranked = hg.suspects(run, hg.attribute(run, hg.mean_loss(TensorDataset(x[:40].clone(), true[:40].clone()))))
+    assert ranked.attrs["kind"] == "multi-label" and "class" not in ranked
+    first = ranked.head(len(WRONG))
+    assert set(first["sample"]) == set(WRONG)
+    assert first["suggested_target"].tolist() == true[first["sample"].tolist()].tolist()
+
+
+def test_several_labels_of_which_most_samples_have_one_are_not_taken_for_classes(tmp_path):
+    labels = F.one_hot(torch.arange(400) % CLASSES, CLASSES).double()
+    labels[333] = 1
+    x = normal(400, 4) + F.pad(labels, (0, 1))
+    run = trained(linear(4, CLASSES), several, TensorDataset(x, labels), tmp_path / "run", epochs=2)
+    assert label_of(run).one_hot  # no batch that was looked at holds sample 333
+    ranked = hg.suspects(run, hg.attribute(run, hg.mean_loss(TensorDataset(x[:40].clone(), labels[:40].clone()))))
+    assert ranked.attrs["kind"] == "multi-label"

@@ -168,6 +168,14 @@ def test_what_the_loss_leaves_out_does_not_count():
     assert torch.equal(target.counted(values, weighted, data), weights > 0)
 
 
+def test_a_batch_of_another_shape_is_refused():
+    model, data = linear(2), (X, normal(SIZE, 2, seed=1))
+    target = find_target(model, lambda b: mean((model(b[0]) - b[1]).square()), [data])
+    assert torch.equal(target.of(data, model(X)), data[1])
+    with pytest.raises(LossError, match=r"the shape of what the model returns, \(12, 2\); tensor \[1\] of this batch"):
+        target.of((X, normal(SIZE, 3)), model(X))
+
+
 def test_a_batch_that_shows_nothing_is_passed_over():
     model, same = linear(1), torch.ones(SIZE, dtype=torch.float64)
     loss = lambda b: (model(b[0])[:, 0] - b[1]).square()  # noqa: E731

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from hydragrad.attribution.sample_rows import projected_gradients
+from hydragrad.cleaning.target_evidence import RESIDUALS
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
 from hydragrad.surroundings import in_clean_surroundings
@@ -20,9 +21,6 @@ from hydragrad.trained_elsewhere import Checkpoints
 
 MOST = 2000
 """Suspects that are grouped where their number is not given, at most."""
-
-RESIDUALS = 3.0
-"""Evidence against a value from which it is grouped where the number is not given: median absolute deviations."""
 
 SHOWN = 5
 """Samples that stand for a group."""

@@ -11,6 +11,7 @@ from hydragrad.cleaning.label_noise import load_labels
 from hydragrad.cleaning.signals import Signals, training_signals
 from hydragrad.cleaning.signals_of_targets import TargetSignals, target_signals
 from hydragrad.cleaning.suspicion import suspicion
+from hydragrad.cleaning.target_evidence import RESIDUALS
 from hydragrad.cleaning.target_suspects import by_contribution, target_suspects
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording, label_of, labels_of, warn_of_other_labels
@@ -122,8 +123,11 @@ def estimated_share(suspected: pd.DataFrame) -> float:
     """Estimate the share of wrong labels: samples for which another label is suggested.
 
     From contributions alone (no `margin` in the frame) they must harm as well; without suggested labels it is the share
-    of samples that harm.
+    of samples that harm. Of several labels and positions it is the share whose evidence is positive, of values the
+    share whose residuals are three median absolute deviations or more.
     """
+    if "evidence" in suspected:
+        return float((suspected["evidence"] > (RESIDUALS if "residual" in suspected else 0)).mean())
     harm = suspected["contribution"] < 0
     if "suggested_label" not in suspected:
         return float(harm.mean())

@@ -25,6 +25,10 @@ STRONGEST = 0.25
 Chosen among one position, 0.1, 0.25, 0.5 and all on seed 0 of pixels and tokens (`python -m studies targets`)."""
 
 
+RESIDUALS = 3.0
+"""Evidence from which a value counts as suspect where nobody says how many: median absolute deviations."""
+
+
 @dataclass
 class Block:
     """Some samples, summed over checkpoints until it is finished.
@@ -53,7 +57,7 @@ class Block:
         mean = self.output / count
         squares = mean.square() if self.squares is None else self.squares / count
         if target.kind == "positions":
-            return Block(*_reduced(mean, self.target, self.counted), self.losses)
+            return Block(*_reduced(mean, self.target, self.counted, target.shift), self.losses)
         spread = (squares - mean.square()).clamp(min=0).sqrt()
         return Block(mean, self.target, self.counted, self.losses, spread)
 
@@ -116,8 +120,11 @@ def positions(blocks: Sequence[Block]) -> Evidence:
     return Evidence(mean, columns)
 
 
-def _reduced(mean: Tensor, target: Tensor, counted: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Six numbers a sample of mean probabilities (samples, positions..., classes): those that `positions` names."""
+def _reduced(mean: Tensor, target: Tensor, counted: Tensor, shift: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Six numbers a sample of mean probabilities (samples, positions..., classes): those that `positions` names.
+
+    The place is counted in the batch's tensor, which a loss may compare with outputs `shift` positions earlier.
+    """
     probabilities, counts = mean.flatten(1, -2), counted.flatten(1)
     given = torch.where(counts, target.flatten(1).long(), 0)[..., None]
     own = probabilities.gather(-1, given)[..., 0]
@@ -137,7 +144,7 @@ def _reduced(mean: Tensor, target: Tensor, counted: Tensor) -> tuple[Tensor, Ten
         torch.where(none, -1.0, total),
         share,
         strongest,
-        place,
+        place + shift,
         given[:, :, 0].gather(1, place[:, None])[:, 0],
         suggested,
     ]

@@ -172,6 +172,12 @@ def _suspects_changed(ranked: pd.DataFrame, remove: float | None, *, relabel: bo
         raise QueryError(
             "Every sample is suspect, so that none would be left to train with. Say how many to take: --remove 0.1."
         )
+    kind = ranked.attrs.get("kind", "classes")
+    if relabel and kind != "classes":
+        raise QueryError(
+            f"--relabel puts one class a sample in place of another; these targets are of the kind {kind}. Use "
+            f"--remove, or correct them in your data: the suspects name them."
+        )
     if relabel and "suggested_label" not in ranked:
         raise QueryError(
             "--relabel needs suggested labels, which need plain cross-entropy of the model's one call. Use --remove."
@@ -179,12 +185,15 @@ def _suspects_changed(ranked: pd.DataFrame, remove: float | None, *, relabel: bo
     worst = ranked.head(int(share * len(ranked)))
     if relabel and remove is None:
         worst = ranked[ranked["suggested_label"] != ranked["given_label"]]
+    estimated = (
+        "estimated from the suggested labels" if kind == "classes" else "estimated from the evidence in training"
+    )
     return _Change(
         kind="relabelled" if relabel else "removed",
         samples=worst["sample"].tolist(),
         labels=worst["suggested_label"].tolist() if relabel else [],
         share=share,
-        how="estimated from the suggested labels" if remove is None else "as given by --remove",
+        how=estimated if remove is None else "as given by --remove",
     )
 
 
