@@ -62,7 +62,7 @@ def test_every_suspect_is_in_one_group_with_the_same_labels(planted):
         assert set(part["given_label"]) == {group.given} and set(part["suggested_label"]) == {group.suggested}
         assert group.size == len(part) and set(group.representatives) <= set(group.samples)
         assert group.contribution == pytest.approx(part["contribution"].sum())
-    assert groups["size"].is_monotonic_decreasing
+    assert groups["contribution"].is_monotonic_increasing
 
 
 def test_agreement_is_the_mean_cosine_of_gradients(planted):

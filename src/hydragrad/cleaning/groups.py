@@ -2,7 +2,8 @@
 
 Samples of a group have the same given and suggested label, and pull the trained model the same way: their gradients are
 near. Inside every pair of labels they are joined, the nearest first, as long as the mean cosine between two groups is
-large enough (average linkage).
+large enough (average linkage). Contributions add up: the groups whose samples together harm held-out data most come
+first. The largest ones may be right labels of a kind that the network has not learned.
 """
 
 from typing import Any
@@ -46,9 +47,10 @@ def suspect_groups(
         dims: Columns that gradients are projected to.
 
     Returns:
-        One row a group, the largest first: `given` and `suggested` (classes; of values "too high" or "too low" and
-        nothing; with `class` of multi-label), `size`, `agreement` (mean cosine between gradients of two of its samples,
-        of projections; NaN of a single one), `suspicion` (mean), `contribution` (sum; negative: together they harm),
+        One row a group, the one that harms most first: `given` and `suggested` (classes; of values "too high" or "too
+        low" as `given` and nothing suggested; with `class` of multi-label), `size`, `agreement` (mean cosine between
+        gradients of two of its samples, of projections; NaN of a single one), `suspicion` (mean), `contribution` (sum;
+        negative: together they harm),
         `representatives` (up to five samples, those nearest to all others of the group first) and `samples` (all, the
         most suspect first). Where the suspects say which labels were flipped, `flipped` is the share of the group.
         `frame.attrs["suspects"]` is how many were grouped.
@@ -76,7 +78,7 @@ def suspect_groups(
             groups.append(dict(zip(pairs.columns, key, strict=True)) | _described(part.iloc[places], inside))
     names = [*pairs.columns, "size", "agreement", "suspicion", "contribution", "representatives", "samples"]
     found = pd.DataFrame(groups, columns=[*names, "flipped"] if "flipped" in suspects else names)
-    found = found.sort_values(["size", "suspicion"], ascending=False, kind="stable", ignore_index=True)
+    found = found.sort_values("contribution", kind="stable", ignore_index=True)
     found.columns = pd.Index([name.removeprefix("pair_") for name in found.columns])
     found.attrs["suspects"] = len(frame)
     return found
