@@ -20,11 +20,11 @@ def loss(model, batch):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """Digits; 300 to 302 are copies, one with another label, and 303 to 312 are 20 to 29 with noise."""
+    """Digits; 300 to 302 are copies, one with another label; 303 to 312 are 20 to 29 with noise or other contrast."""
     digits = load_digits()
     x, y = torch.tensor(digits.data[:SIZE], dtype=torch.float32) / 16, torch.tensor(digits.target[:SIZE])
     noise = 0.03 * torch.randn(10, 64, generator=torch.Generator().manual_seed(0))
-    x = torch.cat([x, x[[5, 5, 9]], x[20:30] + noise])
+    x = torch.cat([x, x[[5, 5, 9]], x[20:25] + noise[:5], 0.8 * x[25:30] + 0.05])
     y = torch.cat([y, y[[5, 5]], (y[[9]] + 1) % 10, y[20:30]])
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 32), nn.Tanh(), nn.Linear(32, 10))
@@ -38,10 +38,11 @@ def test_equal_inputs_come_first_and_near_ones_next(run):
     assert list(zip(pairs["sample"], pairs["other"], strict=True))[:3] == [(5, 300), (5, 301), (9, 302)]
     assert pairs["same_input"].tolist() == [True] * 3 + [False] * 10
     near = set(zip(pairs["sample"][3:], pairs["other"][3:], strict=True))
-    assert near == {(20 + i, 303 + i) for i in range(10)}
+    copies = [(20 + i, 303 + i) for i in range(10)]
+    assert set(copies[:5]) <= near and len(near & set(copies)) >= 9
     assert pairs["nearness"][3:].is_monotonic_decreasing
-    copies = pairs.iloc[:2]
-    assert np.allclose(copies[["nearness", "gradient_cosine", "input_cosine"]], 1, atol=1e-6)
+    equal = pairs.iloc[:2]
+    assert np.allclose(equal[["nearness", "gradient_cosine", "input_cosine"]], 1, atol=1e-6)
     assert pairs["gradient_cosine"][2] < 0.9  # another label pulls another way
 
 

@@ -79,6 +79,27 @@ def test_counts_are_values_and_so_are_several_columns():
     assert find_target(wide, lambda b: mean((wide(b[0]) - b[1]).square()), [data]).kind == "values"
 
 
+def bounded(probabilities, target):
+    """Binary cross-entropy as a GPU computes it: what is no probability must not reach it."""
+    assert bool(((probabilities >= 0) & (probabilities <= 1)).all()) and bool(((target >= 0) & (target <= 1)).all())
+    return F.binary_cross_entropy(probabilities, target, reduction="none")
+
+
+@pytest.mark.parametrize("kind", ["values", "multi-label"])
+def test_no_loss_of_probabilities_gets_anything_else(kind):
+    model, seen = nn.Sequential(linear(CLASSES), nn.Sigmoid()), []
+
+    def loss(data):
+        probabilities = model(data[0])
+        seen.append(bool(((probabilities >= 0) & (probabilities <= 1)).all()))
+        return mean(bounded(probabilities, data[1]))
+
+    target = normal(SIZE, CLASSES, seed=1).sigmoid() if kind == "values" else zeros_and_ones(SIZE, CLASSES)
+    found = find_target(model, loss, [(X, target)])
+    assert found.kind == kind and found.counted(model, loss, (X, target)).all()
+    assert len(seen) > 5 and all(seen)
+
+
 SCALED = {
     "another scale": lambda m, b: (m(b[0])[:, 0] - b[1] / 7).square(),
     "poisson": lambda m, b: F.poisson_nll_loss(m(b[0])[:, 0], b[1].abs(), reduction="none"),

@@ -93,7 +93,7 @@ class Target:
             losses, _ = held.gradients(loss_of, data, held.floating)
             output = held.floating(len(losses))[self.output]
             target = self.of(data, output)
-            off = target + 1 + target.abs() if self.kind == "values" else undecided(self, output)
+            off = beside(target, output) if self.kind == "values" else undecided(self, output)
             put(output, off.reshape(output.shape))
             _, gradients = held.gradients(loss_of, data, held.floating)
         gradient = self.answers(gradients[self.output])
@@ -103,6 +103,18 @@ class Target:
 def undecided(target: Target, output: Tensor) -> Tensor:
     """An output that says nothing: every class as likely as not."""
     return torch.full_like(output, 0.5 if target.probabilities else 0.0)
+
+
+def beside(target: Tensor, output: Tensor) -> Tensor:
+    """Values that are no target; between 0 and 1 where all targets and outputs are, which a loss may ask for."""
+    if between_0_and_1(target) and between_0_and_1(output):
+        return torch.where(target < 0.5, target + 0.25, target - 0.25)
+    return target + 1 + target.abs()
+
+
+def between_0_and_1(values: Tensor) -> bool:
+    """Whether all of them are."""
+    return bool(((values >= 0) & (values <= 1)).all())
 
 
 def put(output: Tensor, values: Tensor | float) -> None:

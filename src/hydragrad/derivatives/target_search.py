@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hydragrad.derivatives.held_outputs import HeldOutputs
 from hydragrad.derivatives.label_leaf import leaf_name, whole_numbers, with_values
 from hydragrad.derivatives.leaves import tensor_leaves
-from hydragrad.derivatives.target import Target, put, squeezed, undecided
+from hydragrad.derivatives.target import Target, between_0_and_1, put, squeezed, undecided
 from hydragrad.errors import LossError
 from hydragrad.randomness import preserved
 
@@ -92,7 +92,9 @@ class _Look:
         name = leaf_name(self._data, number)
         whole = None if leaf.is_floating_point() and not bool(leaf.isfinite().all()) else whole_numbers(leaf)
         for place, output in enumerate(self._outputs):
-            if squeezed(leaf.shape) == squeezed(output.shape) and leaf.dtype is not torch.bool:
+            zero_or_one = whole is not None and between_0_and_1(leaf) and between_0_and_1(self._values[place])
+            # 0 or 1 next to probabilities: classes, whatever the loss.
+            if squeezed(leaf.shape) == squeezed(output.shape) and leaf.dtype is not torch.bool and not zero_or_one:
                 yield Target("values", number, name, place)
             if squeezed(leaf.shape) == squeezed(output.shape) and whole is not None:
                 yield Target("multi-label", number, name, place)
@@ -123,21 +125,23 @@ class _Look:
         size = float(before.abs().max())
         if not (bool((against <= 1e-6 * size * (other - given).abs()).all()) and bool((against < 0).any())):
             return None
-        put(output, given)
-        there = self._gradient(target)
+        # A loss of probabilities takes no others, and ends a GPU's work where it gets them.
+        lowest, highest = (0.0, 1.0) if self._of_probabilities(target, leaf) else (-torch.inf, torch.inf)
         step = float(given.std()) or 1.0
-        put(output, given + step)
-        above = self._gradient(target)
-        put(output, given - step)
-        below = self._gradient(target)
+        there, above, below = (
+            self._gradient_at(target, (given + by).clamp(lowest, highest)) for by in (0.0, step, -step)
+        )
         counted = (above != 0) | (below != 0)
-        level = 1e-4 * float(above.abs().max())
-        fits = (there.abs() <= level) & (above > 0) & (below < 0)
-        if not (counted.any() and bool(fits[counted].all())):
-            return None
-        values = self._values[target.output]
-        zero_or_one = bool(((leaf == 0) | (leaf == 1)).all()) and bool(((values >= 0) & (values <= 1)).all())
-        return None if zero_or_one else target  # 0 or 1 next to probabilities: classes, whatever the loss
+        fits = (there.abs() <= 1e-4 * size) & ((above > 0) | (given == highest)) & ((below < 0) | (given == lowest))
+        return target if counted.any() and bool(fits[counted].all()) else None
+
+    def _gradient_at(self, target: Target, values: Tensor) -> Tensor:
+        put(self._outputs[target.output], values)
+        return self._gradient(target)
+
+    def _of_probabilities(self, target: Target, leaf: Tensor) -> bool:
+        """Whether leaf and output may both be probabilities."""
+        return between_0_and_1(leaf) and between_0_and_1(self._values[target.output])
 
     def _multi_label(self, target: Target, leaf: Tensor) -> Target | None:
         output, values = self._outputs[target.output], self._values[target.output]
@@ -150,7 +154,7 @@ class _Look:
         sign = 1 - 2 * given
         if not (bool((change * sign)[known].le(0).all()) and bool((change * sign)[known].lt(0).any())):
             return None
-        if bool(((values >= 0) & (values <= 1)).all()) and self._logarithmic(target, output, given, known):
+        if between_0_and_1(values) and self._logarithmic(target, output, given, known):
             target = Target(target.kind, target.leaf, target.name, target.output, probabilities=True)
         for sure in (0.9, 0.1) if target.probabilities else (SURE, -SURE):
             put(output, sure)
