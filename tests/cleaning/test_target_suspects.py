@@ -311,3 +311,17 @@ def test_several_labels_of_which_most_samples_have_one_are_not_taken_for_classes
     assert label_of(run).one_hot  # no batch that was looked at holds sample 333
     ranked = hg.suspects(run, hg.attribute(run, hg.mean_loss(TensorDataset(x[:40].clone(), labels[:40].clone()))))
     assert ranked.attrs["kind"] == "multi-label"
+
+
+def test_random_numbers_go_on_as_if_nothing_had_been_asked(problem):
+    _, run, _, question, _ = problem
+    scores = hg.attribute(run, question)
+    for file in (run.path / "signals").glob("*"):
+        file.unlink()
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    ranked = hg.suspects(run, scores, held_out=question)
+    hg.suspect_groups(run, ranked, first=5)
+    hg.near_duplicates(run, first=1)
+    assert torch.equal(torch.rand(2), expected)

@@ -15,6 +15,7 @@ from hydragrad.cleaning.target_evidence import Block, Evidence, positions, sever
 from hydragrad.derivatives import Evaluator, Target, floating_outputs
 from hydragrad.errors import NonFinite
 from hydragrad.progress import bar
+from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, Trained, samples_in
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.labels import target_of
@@ -99,7 +100,7 @@ def _measured(run: Trained, target: Target, checkpoints: Sequence[Callable[[], C
     """Evaluate all samples at the checkpoints, the last of them the trained weights."""
     model, length = run.trained_model(), samples_in(run)
     blocks = list[Block]()
-    with bar("evaluating", length * len(checkpoints), unit="samples") as progress:
+    with preserved(), bar("evaluating", length * len(checkpoints), unit="samples") as progress:
         start = 0
         while start < length:
             means, stop = list[Block](), length
