@@ -1,6 +1,6 @@
-"""Tables about wrong targets that are more than one class a sample."""
+"""Tables about wrong targets that are more than one class a sample, and about suspects in groups."""
 
-from rows import markdown, number, read_rows
+from rows import markdown, number, percent, read_rows
 
 METHODS = ("hydragrad", "training alone", "contribution", "influence functions", "loss", "cleanlab", "random")
 
@@ -25,5 +25,17 @@ def targets() -> str:
     return markdown(headings, lines)
 
 
-TABLES = {"targets": targets}
+def groups() -> str:
+    """Samples of ten groups, and how many of them are wrong, seed by seed."""
+    rows, lines = read_rows("groups"), []
+    for order in rows["order"].unique():
+        part = rows[rows["order"] == order]
+        cells = [f"{row.wrong} of {row.samples}" for row in part.itertuples()]
+        shares = part.groupby("data", sort=False)[["wrong", "samples"]].sum()
+        lines.append([order, *cells, *(percent(row.wrong / row.samples) for row in shares.itertuples())])
+    settings = [f"{row.data}, seed {row.seed}" for row in rows[rows["order"] == rows["order"].iloc[0]].itertuples()]
+    return markdown(["wrong among ten", *settings, *rows["data"].unique()], lines)
+
+
+TABLES = {"targets": targets, "groups": groups}
 """Name in the document → what writes the table."""
