@@ -136,10 +136,9 @@ def means(run, apply=lambda output: output):
     return torch.stack(outputs)
 
 
+@pytest.mark.parametrize("problem", ["values"], indirect=True)
 def test_a_value_is_suspect_by_its_residual_and_the_mean_over_training_is_suggested(problem):
-    kind, run, scores, _, _ = problem
-    if kind != "values":
-        pytest.skip("of values")
+    _, run, scores, _, _ = problem
     frame = hg.suspects(run, scores).set_index("sample").sort_index()
     outputs, given = means(run)[..., 0], run.train_set.tensors[1]
     mean = outputs.mean(0)
@@ -153,10 +152,9 @@ def test_a_value_is_suspect_by_its_residual_and_the_mean_over_training_is_sugges
     torch.testing.assert_close(torch.tensor(frame["loss"].to_numpy()), losses.detach())
 
 
+@pytest.mark.parametrize("problem", ["multi-label"], indirect=True)
 def test_of_several_labels_the_most_suspect_class_is_shown(problem):
-    kind, run, scores, _, true = problem
-    if kind != "multi-label":
-        pytest.skip("of several labels")
+    _, run, scores, _, true = problem
     frame = hg.suspects(run, scores).set_index("sample").sort_index()
     p, given = means(run, torch.sigmoid).mean(0), run.train_set.tensors[1]
     against = 1 - 2 * torch.where(given == 1, p, 1 - p)
@@ -167,10 +165,9 @@ def test_of_several_labels_the_most_suspect_class_is_shown(problem):
     assert (wrong["class"] == 1).all() and wrong["suggested_target"].tolist() == true[WRONG, 1].long().tolist()
 
 
+@pytest.mark.parametrize("problem", ["positions"], indirect=True)
 def test_positions_count_where_the_loss_counts_them(problem):
-    kind, run, scores, _, true = problem
-    if kind != "positions":
-        pytest.skip("of positions")
+    _, run, scores, _, true = problem
     frame = hg.suspects(run, scores).set_index("sample").sort_index()
     p, given = (
         means(run, lambda logits: logits.softmax(1)).mean(0).movedim(1, -1)[:, :-1],
@@ -325,3 +322,11 @@ def test_random_numbers_go_on_as_if_nothing_had_been_asked(problem):
     hg.suspect_groups(run, ranked, first=5)
     hg.near_duplicates(run, first=1)
     assert torch.equal(torch.rand(2), expected)
+
+
+def test_saved_ones_give_the_same_frame(problem):
+    _, run, scores, question, _ = problem
+    for file in (run.path / "signals").glob("targets*"):
+        file.unlink()
+    first, again = (hg.suspects(run, scores, held_out=question) for _ in range(2))
+    assert again.equals(first) and again.attrs == first.attrs and list(again) == list(first)

@@ -76,20 +76,21 @@ def target_signals(run: Recording | Checkpoints, *, points: int = 10) -> TargetS
     kept = Kept(
         run.path / "signals",
         f"targets-points{points}",
-        [run.digest, steps, "targets by behaviour, quarter of positions"],
+        [run.digest, steps, "targets by behaviour, in order"],
     )
     signals = kept.read_as(_unpacked)
     if signals is None:
         recording = run
         reading = [_reading(lambda step: checkpoint_at(recording, step), step) for step in steps]
         signals = _measured(run, target_of(run), reading)
-        kept.write({"against": signals.against, **signals.columns}, {"kind": signals.kind, "how": signals.how})
+        about = {"kind": signals.kind, "how": signals.how, "columns": " ".join(signals.columns)}
+        kept.write({"against": signals.against, **signals.columns}, about)
     return signals
 
 
 def _unpacked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> TargetSignals:
-    against = tensors.pop("against")
-    return TargetSignals(kind=metadata["kind"], how=metadata["how"], against=against, columns=tensors)
+    columns = {name: tensors[name] for name in metadata["columns"].split()}  # files do not keep their order
+    return TargetSignals(kind=metadata["kind"], how=metadata["how"], against=tensors["against"], columns=columns)
 
 
 def _reading(read: Callable[[int], Checkpoint], number: int) -> Callable[[], Checkpoint]:
