@@ -10,6 +10,8 @@ damping             the damping of influence functions in table4
 weights             the weights of the default ranking of suspects
 accuracy            test accuracy of the paper's settings
 label_errors        label-errors: wrong labels in a published test set
+targets             wrong values, several labels, pixels and tokens
+groups              how many samples of ten groups of suspects are wrong
 trust               predicted against actual removals on five kinds of network
 error               what dropping the curvature costs along a run
 estimators          which estimator predicts removals on runs that are not smooth

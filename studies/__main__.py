@@ -15,10 +15,12 @@ from studies.error import error
 from studies.estimators import estimators
 from studies.extremes_tables import table1, table2
 from studies.figure1 import figure1
+from studies.groups import groups
 from studies.hara import hara
 from studies.label_errors import label_errors
 from studies.rounding import rounding
 from studies.table4 import table4
+from studies.targets import targets
 from studies.trust import trust
 from studies.weights import weights
 
@@ -31,7 +33,7 @@ app = typer.Typer(
 
 STUDIES: tuple[Callable[..., None], ...] = (
     *(figure1, table1, table2, table4, damping, weights, accuracy),
-    *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding),
+    *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding, targets, groups),
 )
 for study in STUDIES:
     app.command()(study)

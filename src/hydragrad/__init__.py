@@ -8,8 +8,8 @@ Query       mean_loss, sample_losses, sample_margins, query: what about the mode
 Attribute   attribute, ensemble, influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
-Clean       suspects, clean, reweigh: samples ranked by the evidence against their labels; what treating them really
-            does; loss weights from contributions
+Clean       suspects, suspect_groups, near_duplicates, annotations: samples ranked by the evidence against their labels
+Treat       clean, reweigh: what treating suspects really does; loss weights from contributions
 Mend        export_suspects, import_labels: suspects for the tools in which people mend labels, and what was decided
 Show        report: one HTML page
 Errors      errors.HydragradError and its children

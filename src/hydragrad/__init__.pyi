@@ -12,9 +12,16 @@ from .attribution import tracin as tracin
 from .checking import check as check
 
 # Clean
+from .cleaning import annotations as annotations
+
+# Treat
 from .cleaning import clean as clean
+from .cleaning import near_duplicates as near_duplicates
 from .cleaning import reweigh as reweigh
+from .cleaning import suspect_groups as suspect_groups
 from .cleaning import suspects as suspects
+
+# Mend
 from .labelling import export_suspects as export_suspects
 from .labelling import import_labels as import_labels
 

@@ -99,10 +99,11 @@ def test_a_loss_that_calls_the_model_twice_is_refused_where_one_call_is_needed()
     assert "here the model was called 2 times" in result.mode("ggn").refusal.cause
 
 
-def test_data_without_labels_can_be_recorded_and_only_labels_are_refused():
+def test_values_can_be_recorded_and_only_labels_are_refused():
     result = checked("regression")
     assert result.recordable and [name for name, ok in works(result).items() if not ok] == ["labels"]
-    assert result.part("label").ok is None and "needed by labels=True" in result.part("label").found
+    assert result.part("label").ok is None
+    assert result.part("label").found == "tensor [1] of the batch, values: for suspects, not for labels=True"
 
 
 def test_parts_say_what_the_record_shows_of_the_loop():

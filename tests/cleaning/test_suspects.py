@@ -112,15 +112,16 @@ def test_a_list_of_other_labels_is_warned_of(signals, tmp_path):
     assert ranked.set_index("sample").sort_index()["given_label"].tolist() == data.labelled
 
 
-def test_data_without_labels_have_no_suspects(tmp_path):
+@pytest.mark.parametrize("signals", ["auto", None])
+def test_data_without_labels_have_no_suspects(signals, tmp_path):
     x, _ = vectors(SAMPLES, 1)
     trained, data = model(), TensorDataset(x, x[:, :3] * 2, torch.arange(SAMPLES) % 3)
 
     def squares(model, batch):
-        return (model(batch[0]) - batch[1]).square().mean(1)
+        return (model(batch[0]) - batch[1] / 7).square().mean(1)
 
     optimizer = torch.optim.SGD(trained.parameters(), lr=0.1)
     run = hg.train(trained, squares, data, optimizer, epochs=1, batch_size=6, out=tmp_path / "run")
     query = hg.mean_loss(TensorDataset(*(tensor[:6].clone() for tensor in data.tensors)))
-    with pytest.raises(LossError, match=r"compares the model's output .* with no such tensor of the batch"):
-        hg.suspects(run, hg.attribute(run, query))
+    with pytest.raises(LossError, match=r"with no such tensor of the batch.*no tensor of the batch behaves as one"):
+        hg.suspects(run, hg.attribute(run, query), signals=signals)

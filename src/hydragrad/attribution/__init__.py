@@ -11,6 +11,7 @@ moments              what it needs of every step
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
 tracin               sums of gradient products over checkpoints
+sample_rows          projected gradients of single samples at the trained weights
 averaged_over        the checkpoints that an average is over
 conjugate_gradients  solves with a matrix that is known by its products
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set

@@ -210,8 +210,9 @@ def influence_at(
         damping, tolerance, candidates: As for `influence`.
         samples: Ids of the training samples, or of the candidates; all if None.
     """
-    matrix = DampedGaussNewton(run, layout, at, damping, matrix_samples)
-    with bar("influence functions", len(gradients), unit="queries") as progress:
+    with preserved():
+        matrix = DampedGaussNewton(run, layout, at, damping, matrix_samples)
+    with preserved(), bar("influence functions", len(gradients), unit="queries") as progress:
         solution = matrix.solve(gradients, iterations, tolerance)
         progress.advance(len(gradients))
     return Influence(
@@ -256,8 +257,24 @@ def losses_along(
     problem = LossModule(run.model, run.loss)
     problem.eval()
     parameters, buffers = on_device(run, at.parameters), on_device(run, at.buffers)
-    parts = []
     wanted = _ids(run, None, candidates) if samples is None else samples
+    with preserved():
+        return torch.cat(
+            _parts_along(run, problem, layout, (parameters, buffers), directions, wanted, candidates), dim=1
+        )
+
+
+def _parts_along(
+    run: Trained,
+    problem: LossModule,
+    layout: Layout,
+    state: tuple[dict[str, Tensor], dict[str, Tensor]],
+    directions: Tensor,
+    wanted: Tensor,
+    candidates: Dataset[Any] | None,
+) -> list[Tensor]:
+    """The same of one chunk of samples after the other."""
+    parts, (parameters, buffers) = [], state
     few = wanted[:COMPARED]
     batch = Batch(_fetched(run, few, candidates), len(few), 0)
     derivatives = _trusted_derivatives(problem, layout, parameters, buffers, batch, directions)
@@ -271,7 +288,7 @@ def losses_along(
                 f"infinity in these samples, or leave them out (samples=)."
             )
         parts.append(part)
-    return torch.cat(parts, dim=1)
+    return parts
 
 
 def _trusted_derivatives(

@@ -17,6 +17,7 @@ from hydragrad.derivatives import (
     check_losses,
     copy_of,
     find_label,
+    find_target,
     normalises_batches,
     require_differentiable,
     tensor_leaves,
@@ -205,6 +206,13 @@ def label_part(setup: Setup) -> Part:
     if label is not None:
         return Part(name="label", ok=True, found=f"tensor {label.name} of the batch, {label.classes} classes")
     assert refusal is not None
+    with preserved():
+        target, _ = attempt(
+            lambda: find_target(copies.model, lambda data: setup.loss(copies.model, data), _every_batch(setup))
+        )
+    if target is not None:
+        found = f"tensor {target.name} of the batch, {target.kind}: for suspects, not for labels=True"
+        return Part(name="label", ok=None, found=found)
     return Part(name="label", ok=None, found=f"none found, needed by labels=True and suspects only: {refusal.cause}")
 
 

@@ -7,6 +7,13 @@ wrong_share   how many labels are wrong
 reweigh       loss weights from contributions, really trained
 signals       what training shows about each label
 suspects      samples ranked by the evidence against their labels, with suggested labels
+signals_of_targets what training shows about targets that are more than one class
+target_evidence evidence against them, by kind of target
+target_suspects samples ranked by it
+annotators    labels of several annotators
+groups        suspects that agree with one another
+duplicates    near duplicates, and training samples in held-out data
+model_inputs  what the model is called with, sample by sample
 held_out      influence functions of held-out data, saved with the run
 suspicion     one number from all evidence against a label
 changed_sets  data sets without some samples, or relabelled
@@ -16,6 +23,8 @@ label_noise   labels flipped on purpose, saved with the run
 detection     how well a ranking detects known flips
 """
 
+from hydragrad.cleaning.annotators import Annotations as Annotations
+from hydragrad.cleaning.annotators import annotations as annotations
 from hydragrad.cleaning.changed_sets import relabelled as relabelled
 from hydragrad.cleaning.changed_sets import without as without
 from hydragrad.cleaning.clean import AGAIN as AGAIN
@@ -32,6 +41,8 @@ from hydragrad.cleaning.decisions import checked_marks as checked_marks
 from hydragrad.cleaning.detection import area_under_roc as area_under_roc
 from hydragrad.cleaning.detection import detection_curve as detection_curve
 from hydragrad.cleaning.detection import found_in_first as found_in_first
+from hydragrad.cleaning.duplicates import near_duplicates as near_duplicates
+from hydragrad.cleaning.groups import suspect_groups as suspect_groups
 from hydragrad.cleaning.label_noise import Labels as Labels
 from hydragrad.cleaning.label_noise import flip_labels as flip_labels
 from hydragrad.cleaning.label_noise import load_labels as load_labels
@@ -43,6 +54,8 @@ from hydragrad.cleaning.reweigh import Reweighting as Reweighting
 from hydragrad.cleaning.reweigh import reweigh as reweigh
 from hydragrad.cleaning.signals import Signals as Signals
 from hydragrad.cleaning.signals import training_signals as training_signals
+from hydragrad.cleaning.signals_of_targets import TargetSignals as TargetSignals
+from hydragrad.cleaning.signals_of_targets import target_signals as target_signals
 from hydragrad.cleaning.suspects import estimated_share as estimated_share
 from hydragrad.cleaning.suspects import suspected as suspected
 from hydragrad.cleaning.suspects import suspects as suspects

@@ -61,12 +61,32 @@ def suspicion(
         influence: The same by influence functions, (samples,).
         weights: In place of the default ones.
     """
-    total = normal_scores(against(signals.over_training, signals.given))
-    total += weights.contribution * (normal_scores(-contributions) - weights.above).clamp(min=0)
-    if influence is not None:
-        total += weights.influence * growth(signals) * normal_scores(-influence)
+    evidence = against(signals.over_training, signals.given)
+    total = combined(evidence, contributions, influence, weights=weights, growth=growth(signals))
     if signals.out_of_fold is not None:
         total += weights.out_of_fold * normal_scores(against(signals.out_of_fold, signals.given))
+    return total
+
+
+def combined(
+    evidence: Tensor,
+    contributions: Tensor,
+    influence: Tensor | None = None,
+    *,
+    weights: Weights = WEIGHTS,
+    growth: float = 1.0,
+) -> Tensor:
+    """Evidence of training with that of held-out data, float64 (samples,); only the order has a meaning.
+
+    Args:
+        evidence: What training shows against each sample, of any scale, (samples,).
+        contributions, influence, weights: As for `suspicion`.
+        growth: Factor of the weight of influence.
+    """
+    total = normal_scores(evidence)
+    total += weights.contribution * (normal_scores(-contributions) - weights.above).clamp(min=0)
+    if influence is not None:
+        total += weights.influence * growth * normal_scores(-influence)
     return total
 
 

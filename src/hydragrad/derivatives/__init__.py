@@ -7,6 +7,9 @@ evaluation   the loss, with a batch of its own for every evaluation
 label_dtype  labels of a dtype that torch refuses
 label_leaf   the label among them
 label_search which of them is the label
+held_outputs the model's outputs, held while the batch changes
+target       a target that is more than one class a sample
+target_search which leaf is the target
 loss_module  model and per-sample loss as one function of parameters and buffers
 one_call     the model's one call inside the loss
 point        where one step is differentiated
@@ -28,6 +31,7 @@ torch_gaps   what torch's own rules lack
 # ruff: noqa: I001 imports grouped by meaning
 
 # A batch, a model and its loss
+from hydragrad.derivatives.held_outputs import floating_outputs as floating_outputs
 from hydragrad.derivatives.layout import Layout as Layout
 from hydragrad.derivatives.copying import copy_of as copy_of
 from hydragrad.derivatives.evaluation import Evaluator as Evaluator
@@ -41,6 +45,8 @@ from hydragrad.derivatives.label_leaf import plain_cross_entropy as plain_cross_
 from hydragrad.derivatives.label_leaf import possible_logits as possible_logits
 from hydragrad.derivatives.label_search import find_label as find_label
 from hydragrad.derivatives.label_search import probes as probes
+from hydragrad.derivatives.target import Target as Target
+from hydragrad.derivatives.target_search import find_target as find_target
 from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule
 from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss

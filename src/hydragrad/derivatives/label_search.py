@@ -17,28 +17,25 @@ are refused by name.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from hydragrad.derivatives.held_outputs import HeldOutputs
 from hydragrad.derivatives.label_leaf import (
     Label,
     class_numbers,
-    copied,
     encoded,
     leaf_name,
     plain_cross_entropy,
-    possible_logits,
     whole_numbers,
     with_values,
 )
 from hydragrad.derivatives.leaves import tensor_leaves
 from hydragrad.errors import LossError
-from hydragrad.randomness import preserved, reseed_everything
+from hydragrad.randomness import preserved
 
 PROBED = 32
 """Samples of a batch in which the label is looked for."""
@@ -143,47 +140,10 @@ class _Clues:
         return f"{expected}; {found}. Leave out what needs labels, or give the loss one label."
 
 
-class _Held:
-    """The outputs of the model's calls, which every further evaluation gets in place of a forward pass."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._model, self._calls, self._outputs = model, 0, list[Any]()
-
-    def logits(self, size: int) -> list[Tensor]:
-        """The outputs that may be logits, (size, classes)."""
-        return possible_logits(self._outputs, size)
-
-    @contextmanager
-    def evaluating(self) -> Iterator[None]:
-        """Answer the model's calls with what they returned the first time, as the leaves of a graph."""
-        self._calls = 0
-        attributes = vars(self._model)  # traced modules let nobody set or delete their forward
-        own, forward = attributes.get("forward"), self._model.forward
-        attributes["forward"] = partial(self._answer, forward)
-        try:
-            yield
-        finally:
-            del attributes["forward"]
-            if own is not None:
-                attributes["forward"] = own
-
-    def _answer(self, forward: Callable[..., Any], *inputs: Any, **options: Any) -> Any:
-        if self._calls == len(self._outputs):
-            with torch.no_grad():
-                output = forward(*inputs, **options)
-            for leaf in tensor_leaves(output):
-                if leaf.is_floating_point() and not leaf.requires_grad and not leaf.is_inference():
-                    leaf.requires_grad_()
-            self._outputs.append(output)
-        output = self._outputs[self._calls]
-        self._calls += 1
-        return output.clone() if isinstance(output, Tensor) else output  # the loss may change it in place
-
-
 def _look(model: nn.Module, loss_of: Callable[[Any], Tensor], data: Any) -> _Look:
     """Look at one batch: which leaves turn the gradient, and how."""
-    held, leaves = _Held(model), tensor_leaves(data)
-    losses, before = _gradients(held, loss_of, data)
+    held, leaves = HeldOutputs(model), tensor_leaves(data)
+    losses, before = held.gradients(loss_of, data, held.logits)
     outputs, widths = held.logits(len(losses)), [gradient.shape[1] for gradient in before]
     plain = plain_cross_entropy(outputs[0], losses, leaves) if len(before) == 1 else {}
     look = _Look(data)
@@ -196,7 +156,7 @@ def _look(model: nn.Module, loss_of: Callable[[Any], Tensor], data: Any) -> _Loo
             look.untried.add(number)
             continue
         try:
-            _, after = _gradients(held, loss_of, with_values(data, number, encoded(leaf, other)))
+            _, after = held.gradients(loss_of, with_values(data, number, encoded(leaf, other)), held.logits)
         except Exception:  # a loss that refuses other values of this leaf
             continue
         for place, (was, now) in enumerate(zip(before, after, strict=False)):
@@ -222,21 +182,6 @@ def _label(data: Any, number: int, outputs: Sequence[Tensor], place: int, gradie
         softmax=bool(sums.all()) or bool(normalised.all()),
         output=place,
     )
-
-
-def _gradients(held: _Held, loss_of: Callable[[Any], Tensor], data: Any) -> tuple[Tensor, list[Tensor]]:
-    """Losses, and the gradient of their sum in every output (batch, classes)."""
-    reseed_everything(0)
-    with held.evaluating():
-        losses = loss_of(copied(data))
-    logits = held.logits(len(losses))
-    if not losses.requires_grad or not logits or not all(leaf.requires_grad for leaf in logits):
-        return losses.detach(), []
-    gradients = torch.autograd.grad(losses.sum(), logits, allow_unused=True)
-    return losses.detach(), [
-        (torch.zeros_like(leaf) if gradient is None else gradient).double()
-        for leaf, gradient in zip(logits, gradients, strict=True)
-    ]
 
 
 def _numbers(leaf: Tensor, size: int, columns: Sequence[int]) -> Tensor | None:

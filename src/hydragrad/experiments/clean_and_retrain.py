@@ -39,6 +39,7 @@ ENOUGH_TRAINING = 0.5
 """Share of the way from guessing to being right; on digits with 20 and 40 % flips, AUC was below .8 short of it."""
 
 BY_HAND, TRUE_LABELS = "labels fixed by hand", "true labels"
+ESTIMATED = "estimated from the suggested labels"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +97,7 @@ def clean(
     """
     choose_on = _choose_on(experiment, query)
     ranked = ranked_suspects(experiment, run, scores, query, folds=folds)
-    wanted: list[Kind | Remedy] = list(treatments) if marks is None else [_by_hand(marks)]
-    if "suggested_label" not in ranked and marks is None:
-        wanted = ["remove"]
+    wanted = _treatments(ranked, treatments) if marks is None else [_by_hand(marks)]
     truth = [_true_labels(experiment.labels)] if reference and experiment.labels is not None else []
     result = treated(run, ranked, choose_on, treatments=wanted, share=remove, workers=workers)
     reached = treated(run, ranked, choose_on, treatments=truth, workers=workers) if truth else None
@@ -109,12 +108,35 @@ def clean(
     return Cleaned(
         suspects=ranked,
         cleaning=result,
-        training=_training(run, ranked, result.recommended.remedy),
-        how="as marked" if marks is not None else "as given by --remove" if remove is not None else "estimated",
+        training=_training(ranked, result.recommended.remedy),
+        how=_how(ranked, remove, marks),
         figures=figures,
         accuracies=tested,
         warning=_warning_of_short_training(experiment, run),
     )
+
+
+def _treatments(ranked: pd.DataFrame, wanted: Sequence[Kind]) -> list[Kind | Remedy]:
+    """What can be tried: samples without labels of one class are only removed."""
+    kind = ranked.attrs.get("kind", "classes")
+    if tuple(wanted) == KINDS and (kind != "classes" or "suggested_label" not in ranked):
+        return ["remove"]
+    others = [one for one in wanted if one != "remove"]
+    if others and kind != "classes":
+        raise QueryError(
+            f"To {others[0]} takes one class a sample; these targets are of the kind {kind}. Use --treatment remove, "
+            f"or correct them in your data: the suspects name them."
+        )
+    return list(wanted)
+
+
+def _how(ranked: pd.DataFrame, remove: float | None, marks: Marks | None) -> str:
+    """What decided how many samples are treated."""
+    if marks is not None:
+        return "as marked"
+    if remove is not None:
+        return "as given by --remove"
+    return ESTIMATED if ranked.attrs.get("kind", "classes") == "classes" else "estimated from the evidence in training"
 
 
 def _choose_on(experiment: Experiment, query: str) -> Dataset[Any]:
@@ -180,13 +202,14 @@ def _tested(result: Cleaning, tested: dict[str, float]) -> dict[str, float]:
     return {f"test_accuracy_{key}": tested[name] for key, name in names.items() if name in tested}
 
 
-def _training(run: Recording, ranked: pd.DataFrame, remedy: Remedy) -> pd.DataFrame:
-    """What every scored sample is trained with."""
-    table = ranked[["sample", "given_label"]].sort_values("sample", ignore_index=True)
-    given = zip(table["sample"], table["given_label"], strict=True)
-    table["label"] = [remedy.labels.get(sample, label) for sample, label in given]
+def _training(ranked: pd.DataFrame, remedy: Remedy) -> pd.DataFrame:
+    """What every scored sample is trained with: its label, where it has one, and its weight."""
+    table = ranked[[name for name in ("sample", "given_label") if name in ranked]].sort_values("sample")
+    if "given_label" in table:
+        given = zip(table["sample"], table["given_label"], strict=True)
+        table["label"] = [remedy.labels.get(sample, label) for sample, label in given]
     table["weight"] = [remedy.weights.get(i, 1.0) for i in table["sample"]]
-    return table
+    return table.reset_index(drop=True)
 
 
 def ranked_suspects(experiment: Experiment, run: Recording, scores: Scores, query: str, *, folds: int) -> pd.DataFrame:

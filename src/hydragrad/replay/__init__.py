@@ -32,6 +32,7 @@ from hydragrad.replay.data import require_map_style as require_map_style
 from hydragrad.replay.data import to_device as to_device
 from hydragrad.replay.labels import label_of as label_of
 from hydragrad.replay.labels import labels_of as labels_of
+from hydragrad.replay.labels import target_of as target_of
 from hydragrad.replay.labels import warn_of_other_labels as warn_of_other_labels
 from hydragrad.replay.recording import Recording as Recording
 from hydragrad.replay.replay import Replay as Replay

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from hydragrad.derivatives import Label, find_label, probes
+from hydragrad.derivatives import Label, Target, find_label, find_target, probes
 from hydragrad.errors import LossError
 from hydragrad.randomness import preserved
 from hydragrad.replay.recording import Recording
@@ -33,6 +33,19 @@ def label_of(run: Trained) -> Label:
     model = run.trained_model().train()
     with preserved():
         return find_label(model, lambda data: run.loss(model, data), _batches(run))
+
+
+def target_of(run: Trained) -> Target:
+    """Find the target where it is more than one class a sample: `derivatives.target_search` says how.
+
+    Raises:
+        LossError: No tensor of the batches is one, or several are.
+
+    Cost: a few evaluations of the loss with the model's output held, for every tensor of one batch.
+    """
+    model = run.trained_model().train()
+    with preserved():
+        return find_target(model, lambda data: run.loss(model, data), _batches(run))
 
 
 def labels_of(run: Trained, samples: Sequence[int] | None = None) -> Tensor:

@@ -54,13 +54,15 @@ def listing(
 
 
 def require_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
-    """Return suspects with the sample as a column.
+    """Return suspects with the sample as a column; those of targets that are more than one class have no label.
 
     Raises:
         PresentationError: A column is missing.
     """
     if "sample" not in suspects and suspects.index.name == "sample":
         suspects = suspects.reset_index()
+    if suspects.attrs.get("kind", "classes") != "classes" or "given_target" in suspects:
+        suspects = suspects.assign(given_label=None)  # targets that are more than one class: their order alone is shown
     missing = [name for name in NEEDED if name not in suspects]
     if missing:
         raise PresentationError(

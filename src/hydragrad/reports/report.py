@@ -63,7 +63,8 @@ def report(
         path: File to write; its folder is made, an older file replaced.
         query: Which query of the scores; the first if None.
         suspects: What hg.suspects returned, most suspect first: columns sample, given_label, contribution,
-            and optionally suggested_label, true_label, flipped. If None, samples are ranked by contribution.
+            and optionally suggested_label, true_label, flipped. If None, samples are ranked by contribution. Of targets
+            that are more than one class (values, several labels, positions) the order is shown, not the targets.
         explain: A store (with `test_set`) or contributions to losses of single test samples: which training samples
             moved which predictions. If None, the scores' own queries where they are such losses.
         test_set: The samples whose predictions are explained.

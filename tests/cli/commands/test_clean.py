@@ -129,3 +129,39 @@ def test_own_items_are_relabelled_where_their_label_stands(hydragrad, tmp_path, 
     assert code == 0, err
     assert "label" in out and "predicted" in out
     assert hydragrad("verify", "a run", "--groups", 3, "--size", 0.1)[0] == 0
+
+
+def test_values_are_ranked_and_removed_but_not_relabelled(hydragrad, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_values.py").write_text(VALUES)
+    monkeypatch.syspath_prepend(tmp_path)
+    hydragrad("train", "--from", "own_values:setup", "--epochs", 4, "--batch-size", 10, "--out", "a run")
+    code, out, err = hydragrad("clean", "a run")
+    assert code == 0, err
+    assert "estimated from the evidence in training" in " ".join(out.split())
+    listed = pd.read_csv("a run/suspects.csv")
+    assert listed["sample"].iloc[0] == 3 and "residual" in listed
+    assert "given_target" not in (tmp_path / "a run" / "report.html").read_text()
+    code, _, err = hydragrad("clean", "a run", "--relabel")
+    assert code == 1 and "these targets are of the kind values. Use --treatment remove" in " ".join(err.split())
+
+
+VALUES = """
+import torch
+from torch.utils.data import TensorDataset
+
+
+def squares(model, batch):
+    return (model(batch[0])[:, 0] - batch[1]).square()
+
+
+def setup():
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    y = x.sum(1)
+    given = y[:40].clone()
+    given[3] += 9
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return model, squares, TensorDataset(x[:40], given), optimizer, {"validation": TensorDataset(x[40:], y[40:])}
+"""

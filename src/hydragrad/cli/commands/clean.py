@@ -11,7 +11,7 @@ from hydragrad.cli.forecast import announce, ranking_seconds, training_seconds
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.disk import replace_file, save_file
 from hydragrad.errors import QueryError
-from hydragrad.experiments.clean_and_retrain import Cleaned, with_names
+from hydragrad.experiments.clean_and_retrain import ESTIMATED, Cleaned, with_names
 from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
@@ -165,7 +165,7 @@ def _show(cleaned: Cleaned) -> None:
 def _share(cleaned: Cleaned) -> str:
     figures = cleaned.figures
     share, known = percent(figures["share"]), figures.get("wrong_share")
-    if cleaned.how != "estimated":
+    if cleaned.how != ESTIMATED:
         return f"{share} of the samples, {cleaned.how}"
     if known is None:
         return f"{share} of the samples, for which another label is suggested"
