@@ -1,7 +1,7 @@
 """hydragrad measures which training samples made a model what it is.
 
 Ask         check: what of a setup can be recorded, and what each mode costs, before it is trained
-Record      train, Recorder, indexed, augmented, register_optimizer: write a run directory
+Record      train, Recorder, indexed, augmented, loss_of_parts, register_optimizer: write a run directory
 Replay      Recording: open it again
 Elsewhere   Checkpoints: a model trained elsewhere, of which weights alone are left
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
@@ -22,6 +22,7 @@ from hydragrad import torch_release as torch_release  # refuses an older torch, 
 from hydragrad.checking import check as check
 
 # Record
+from hydragrad.derivatives import loss_of_parts as loss_of_parts
 from hydragrad.recording import Recorder as Recorder
 from hydragrad.recording import indexed as indexed
 from hydragrad.steps import register_optimizer as register_optimizer

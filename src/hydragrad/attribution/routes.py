@@ -26,8 +26,10 @@ from hydragrad.derivatives import (
     LayerDots,
     LossModule,
     SharedForward,
+    by_sample,
     directional_derivatives,
     directional_one_by_one,
+    terms_of,
     works_at_once,
 )
 from hydragrad.derivatives.coupling import CouplingWatch, random_weights, weighted_gradients
@@ -115,7 +117,7 @@ def measuring(route: Route, what: Measuring) -> Iterator[OneStep]:
         finally:
             dots.remove()
         return
-    problem = LossModule(what.plan.run.model, what.plan.run.loss)
+    problem = LossModule(what.plan.run.model, what.plan.loss)
     shares = route == "jvp" and what.plan.run.autocast is None
     shared = SharedForward(what.replay.trajectory.model, problem.model) if shares else None
     evaluate = _forward_mode(what, problem) if route == "jvp" else _one_by_one(what, problem)
@@ -266,16 +268,23 @@ class _Between(_NotesGradient):
         self._buffers = {name: value.clone() for name, value in self._replay.trajectory.buffers.items()}
 
     def after_forward(self, number: int, losses: Tensor) -> None:
-        self.along.append(self._evaluate(self._batches[number], self._buffers))
+        self.along.append(self._derivatives(self._batches[number], losses))
         if self._full is not None:
             where = self._replay.trajectory.parameters, self._buffers
             gradient = self._full.gradient(self._parts[number], self._batches[number], *where)
             self.in_full = gradient if self.in_full is None else self.in_full + gradient
 
+    def _derivatives(self, batch: Batch, losses: Tensor) -> Directional:
+        if not self._plan.parts:
+            return self._evaluate(batch, self._buffers)
+        terms = terms_of(losses)
+        return by_sample(self._evaluate(terms.batch(batch), self._buffers), terms)
+
 
 def _by_directions(what: Measuring, problem: LossModule, shared: SharedForward | None, evaluate: Evaluate) -> OneStep:
     spans = what.plan.spans()
-    full = FullPrecision(what.plan, problem, what.comparisons.losses)
+    of_samples = LossModule(what.plan.run.model, what.plan.run.loss) if what.plan.parts else problem
+    full = FullPrecision(what.plan, of_samples, what.comparisons.losses)
 
     def one_step(record: StepRecord, batches: Sequence[Batch]) -> None:
         factors = what.kappa[:, record.step]
