@@ -5,6 +5,7 @@ Record      train, Recorder, indexed, augmented, loss_of_parts, register_optimiz
 Replay      Recording: open it again
 Elsewhere   Checkpoints: a model trained elsewhere, of which weights alone are left
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
+Continue    continuation_loss, token_losses, log_probability, difference: what about a language model is
 Attribute   attribute, ensemble, influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
@@ -36,10 +37,14 @@ from hydragrad.replay import Recording as Recording
 from hydragrad.trained_elsewhere import Checkpoints as Checkpoints
 
 # Query
+from hydragrad.scores import continuation_loss as continuation_loss
+from hydragrad.scores import difference as difference
+from hydragrad.scores import log_probability as log_probability
 from hydragrad.scores import mean_loss as mean_loss
 from hydragrad.scores import query as query
 from hydragrad.scores import sample_losses as sample_losses
 from hydragrad.scores import sample_margins as sample_margins
+from hydragrad.scores import token_losses as token_losses
 
 # Attribute
 from hydragrad.attribution import attribute as attribute
