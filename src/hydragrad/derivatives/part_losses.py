@@ -5,6 +5,7 @@ tensor that it returns, so that whoever evaluates it as training did can ask aft
 to its sample's loss, are a loss of one number a part: everything that differentiates per-sample losses takes them.
 """
 
+import abc
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, get_args
@@ -61,16 +62,8 @@ class Terms(NamedTuple):
         return self._replace(part_losses=self.part_losses.detach())
 
 
-class LossOfParts:
-    """A per-sample loss `loss(model, batch)` that knows the terms it is made of; `loss_of_parts` makes it.
-
-    Args:
-        part_losses: Losses of parts, and which are parts.
-        reduce: How a sample's loss is made of them.
-    """
-
-    def __init__(self, part_losses: PartLosses, reduce: Reduce) -> None:
-        self._part_losses, self._reduce = part_losses, reduce
+class LossOfParts(abc.ABC):
+    """A per-sample loss `loss(model, batch)` that knows the terms it is made of."""
 
     def __call__(self, model: Any, batch: Any) -> Tensor:
         """One loss a sample, (batch,)."""
@@ -79,12 +72,22 @@ class LossOfParts:
         setattr(losses, TERMS, terms.detached())
         return losses
 
+    @abc.abstractmethod
     def terms(self, model: Any, batch: Any) -> Terms:
         """What the losses of the samples are made of.
 
         Raises:
             LossError: Not one number a part, or a mask that does not fit them.
         """
+
+
+class _Reduced(LossOfParts):
+    """The sum or the mean of what a function returns."""
+
+    def __init__(self, part_losses: PartLosses, reduce: Reduce) -> None:
+        self._part_losses, self._reduce = part_losses, reduce
+
+    def terms(self, model: Any, batch: Any) -> Terms:
         every, is_part = _checked(self._part_losses(model, batch))
         divisors = is_part.sum(1, keepdim=True).clamp(min=1) if self._reduce == "mean" else None
         return Terms(every.masked_fill(~is_part, 0.0), is_part, divisors)
@@ -111,7 +114,7 @@ def loss_of_parts(part_losses: PartLosses, *, reduce: Reduce = "mean") -> LossOf
     """
     if reduce not in get_args(Reduce):
         raise LossError(f"reduce must be one of {', '.join(get_args(Reduce))}, got {reduce!r}.")
-    return LossOfParts(part_losses, reduce)
+    return _Reduced(part_losses, reduce)
 
 
 def require_parts(loss: PerSampleLoss) -> LossOfParts:
