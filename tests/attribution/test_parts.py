@@ -220,6 +220,49 @@ def test_parts_add_up_to_what_is_attributed_without_them(curvature, optimizer, t
     assert oracle.relative(scores.part_contributions.nansum(-1), alone.values) < 1e-12
 
 
+def test_single_parts_are_held_to_a_backward_pass_where_only_their_sum_is_right(tmp_path):
+    """An operation whose forward-mode rule gives each part the tangent of another one: safer ways are right."""
+
+    class Mixing(torch.autograd.Function):
+        generate_vmap_rule = True
+
+        @staticmethod
+        def forward(losses):
+            return losses.clone()
+
+        @staticmethod
+        def setup_context(context, inputs, output):
+            pass
+
+        @staticmethod
+        def backward(context, gradient):
+            return gradient.clone()
+
+        @staticmethod
+        def jvp(context, tangent):
+            return tangent.flip(1)
+
+    mixing = hg.loss_of_parts(lambda model, batch: whole(model, batch, Mixing.apply), reduce="sum")
+    plain = hg.loss_of_parts(lambda model, batch: whole(model, batch, torch.clone), reduce="sum")
+    for curvature in ("none", "hessian"):
+        scores = []
+        for name, loss in (("mixing", mixing), ("plain", plain)):
+            path = tmp_path / f"{name}-{curvature}"
+            model = gpt()
+            optimizer = OPTIMIZERS["sgd"](model.parameters())
+            run = hg.train(model, loss, TRAIN, optimizer, epochs=1, batch_size=4, out=path)
+            scores.append(hg.attribute(run, QUERY, curvature=curvature, parts=True))
+        what = [each for each in scores[1].evidence.compared if each.what.startswith("derivatives of single parts")]
+        assert what and what[0].times and what[0].gap < 1e-10
+        assert oracle.relative(scores[0].part_contributions, scores[1].part_contributions) < 1e-9
+
+
+def whole(model: nn.Module, batch: Any, through: Callable[[Tensor], Tensor]) -> Tensor:
+    """Every place counts, so that the parts of a sample can be mixed up without a trace in their sum."""
+    tokens, _ = batch
+    return through(F.cross_entropy(model(tokens).transpose(1, 2), tokens, reduction="none"))
+
+
 def test_some_samples_have_the_parts_that_all_of_them_have(tmp_path):
     run = trained(tmp_path / "run", gpt, "sgd")
     every = hg.attribute(run, QUERY, parts=True)

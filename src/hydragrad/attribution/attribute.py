@@ -245,6 +245,7 @@ def _compared(chunks: Sequence[_Chunk], comparisons: Comparisons) -> Iterator[Co
         ("derivatives of losses with the half-precision gradient that trained", comparisons.half),
         ("losses without autocast with those that trained", comparisons.losses),
         ("derivatives of single losses with a backward pass of random weights", comparisons.coupling),
+        ("derivatives of single parts with a backward pass of random weights", comparisons.parts),
         ("curvature products with how the gradient changes", comparisons.curvature),
     ):
         if held.times:

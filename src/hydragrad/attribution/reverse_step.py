@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hydragrad.attribution.full_precision import FullPrecision
 from hydragrad.attribution.moments import Evaluated, Moment
+from hydragrad.attribution.part_probe import PartProbe
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.routes import Comparisons
 from hydragrad.attribution.tally import Tally
@@ -77,6 +78,7 @@ class ReverseStep:
             LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm) if plan.parts else self._problem
         )
         self._full = FullPrecision(plan, self._of_samples, comparisons.losses)
+        self._probe = PartProbe(self._problem, plan.weights, comparisons.parts)
         self._check_one_call = plan.method.curvature == "ggn"
         self._ways = self._all_ways()
         self._way = next(self._ways)
@@ -210,7 +212,11 @@ class ReverseStep:
         if self._way.held is not None and self._kinds.wants(moment.record.step, evaluated.kind):
             require_symmetric(self._problem, self._plan.weights, point.parameters, point.buffers, batch)
             self._hold_curvature(self._way.held, point, g_bar, r_bar, moment.record.step)
-        return product if terms is None else product._replace(along=by_sample(product.along, terms))
+        if terms is None:
+            return product
+        where = point.parameters, point.buffers, batch
+        self._probe.hold(moment.record.step, evaluated.kind, where, product.along, g_bar)
+        return product._replace(along=by_sample(product.along, terms))
 
     def _hold_curvature(self, held: HeldProducts, point: Point, g_bar: Tensor, r_bar: Tensor, seed: int) -> None:
         try:
