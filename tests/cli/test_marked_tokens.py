@@ -6,8 +6,8 @@ NAN = float("nan")
 
 
 def test_the_strongest_tokens_are_in_brackets_with_their_signed_numbers():
-    line = marked(["a", "b\n", "c", "d", "e", ""], [0.1, -2.0, 0.0, 1.0, 0.5, NAN])
-    assert line.plain == "a[b⏎ -2]c[d +1][e +0.5]"
+    line = marked(["a", "b\n", "c ", " d", "e", ""], [0.1, -2.0, 0.0, 1.0, 0.5, NAN])
+    assert line.plain == "a[b⏎ -2]c [␣d +1][e +0.5]"
 
 
 def test_tokens_are_coloured_by_sign_and_size():

@@ -11,6 +11,9 @@ from hydragrad.cli.console import columns
 from hydragrad.cli.terminal_texts import LONGEST, one_line
 from hydragrad.scores import Scores
 
+VISIBLE_SPACE = "␣"
+"""Of a token in brackets."""
+
 IN_BRACKETS = 3
 """Tokens of a text whose contributions are shown as numbers."""
 
@@ -47,7 +50,7 @@ def marked(
     for place in range(first, last):
         piece, value = tokens[place]
         if place in strongest and value:
-            piece = f"[{piece} {value:{number}}]"
+            piece = f"[{piece.replace(' ', VISIBLE_SPACE)} {value:{number}}]"
         line.append(piece, style=_style(value, largest, positive))
     return line.append("…") if last < len(tokens) else line
 
