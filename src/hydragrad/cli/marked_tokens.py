@@ -19,8 +19,8 @@ IN_BRACKETS = 3
 
 Shades = tuple[str, str, str]
 
-HELPS: Shades = ("#e6f4ea", "#a8dab5", "#5bb974")
-HARMS: Shades = ("#fce8e6", "#f6aea9", "#ee675c")
+HELPS: Shades = ("#dcebf7", "#9fcbea", "#5aa5d6")
+HARMS: Shades = ("#fde8d4", "#f7bd8a", "#ec8f47")
 LOSSES: Shades = ("#f1f3f4", "#dadce0", "#bdc1c6")
 """Backgrounds of tokens, by the third of the text's largest contribution that theirs is in."""
 
