@@ -69,7 +69,7 @@ def explain(
     interrupted, the same command resumes); after that any sample is explained at once. Contributions are to the
     sample's loss, without curvature: positive helps; read the ranking, not the scale. Of optimizers, only runs of
     SGD and ASGD have such a store; others are attributed to each sample that is explained, once, and so are all runs
-    with --curvature.
+    with --curvature. Tokens of texts are marked by their contributions where the run is attributed; a store has none.
 
     Example: hydragrad explain runs/m --test 42
     """
