@@ -21,11 +21,12 @@ from .cleaning import reweigh as reweigh
 from .cleaning import suspect_groups as suspect_groups
 from .cleaning import suspects as suspects
 
+# Record
+from .derivatives import loss_of_parts as loss_of_parts
+
 # Mend
 from .labelling import export_suspects as export_suspects
 from .labelling import import_labels as import_labels
-
-# Record
 from .recording import Recorder as Recorder
 from .recording import indexed as indexed
 
@@ -37,10 +38,14 @@ from .reports import report as report
 from .scores import Scores as Scores
 
 # Query
+from .scores import continuation_loss as continuation_loss
+from .scores import difference as difference
+from .scores import log_probability as log_probability
 from .scores import mean_loss as mean_loss
 from .scores import query as query
 from .scores import sample_losses as sample_losses
 from .scores import sample_margins as sample_margins
+from .scores import token_losses as token_losses
 from .steps import register_optimizer as register_optimizer
 
 # Track

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import clip_grad_norm_
 from torch.optim import SGD, AdamW
@@ -11,6 +12,7 @@ from torch.optim import SGD, AdamW
 import hydragrad as hg
 import small_texts
 from hydragrad.datasets import load_text
+from hydragrad.datasets.sequences import PADDING
 from hydragrad.experiments.text_recipes import (
     TEXT_RECIPES,
     fresh_text_model,
@@ -78,6 +80,19 @@ def test_loss_and_accuracy_are_of_the_tokens_and_not_of_the_padding(names):
     characters = "".join(names.text(item) + "." for item in names.validation)
     assert accuracy == pytest.approx(characters.count("a") / len(characters))
     assert loss == pytest.approx(next_token_loss(model, batch).mean().item())
+
+
+def test_the_loss_rounds_as_in_runs_of_earlier_versions(names):
+    """So that they are still replayed to the bit."""
+    model, (tokens, following) = started(names).model, names.train[:]
+    logits = model(tokens)
+    every = F.cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="none")
+    before = every.view_as(following).sum(1) / (following != PADDING).sum(1)
+    now = next_token_loss(model, (tokens, following))
+    assert torch.equal(now, before)
+    weights = torch.linspace(0.5, 1.5, len(now))
+    gradients = [torch.autograd.grad(losses @ weights, list(model.parameters())) for losses in (now, before)]
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
 
 
 def trained(names, weights, indices):

@@ -93,6 +93,21 @@ def test_contributions_are_derivatives_of_real_retrainings(name, runs, tmp_path)
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_contributions_of_tokens_add_up_to_those_of_sequences(name, runs):
+    _, run = runs(name)
+    query = hg.mean_loss(data(name, 5, seed=9))
+    scores = hg.attribute(run, query, curvature="hessian", smoothing=0, parts=True)
+    alone = hg.attribute(run, query, curvature="hessian", smoothing=0)
+    torch.testing.assert_close(scores.values, alone.values, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(scores.part_contributions.nansum(-1), alone.values, rtol=1e-9, atol=1e-12)
+    counted = [
+        sum(label != -100 for label in row["labels"][name == "gpt2" :]) if name in ("gpt2", "bart") else 1
+        for row in data(name)
+    ]
+    assert (~scores.part_contributions[0].isnan()).sum(1).tolist() == counted
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_clipping_at_one_acts(name, runs):
     assert any(step.clipped for step in runs(name)[1].steps)
 

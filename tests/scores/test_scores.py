@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 import hydragrad as hg
+from hydragrad.disk import save_sealed
 from hydragrad.errors import QueryError, RunDamaged
 from hydragrad.scores import MEANING, Check, Evidence, Method, Note
 
@@ -52,6 +53,18 @@ def test_what_every_epoch_added_is_kept(tmp_path):
     told.save(tmp_path / "s")
     assert torch.equal(hg.Scores.load(tmp_path / "s").over_time, told.over_time)
     assert scores().over_time is None
+
+
+def test_contributions_of_parts_are_kept_and_files_of_earlier_versions_have_none(tmp_path):
+    parts = torch.full((2, 4, 3), torch.nan, dtype=torch.float64)
+    parts[..., :2] = scores().values[..., None] / 2
+    replace(scores(), part_contributions=parts).save(tmp_path / "with")
+    loaded = hg.Scores.load(tmp_path / "with").part_contributions
+    assert loaded.dtype == torch.float64 and torch.allclose(loaded, parts, rtol=0, atol=0, equal_nan=True)
+    tensors, metadata = scores().packed()
+    assert "part_contributions" not in tensors, "the file is as before where there are no parts"
+    save_sealed(tensors, tmp_path / "earlier", metadata)
+    assert hg.Scores.load(tmp_path / "earlier").part_contributions is None
 
 
 def test_a_transposed_view_can_be_saved(tmp_path):

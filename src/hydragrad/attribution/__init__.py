@@ -18,6 +18,8 @@ gauss_newton_matrix  the damped Gauss-Newton matrix of the training set
 advice               which method suits the run
 plan                 what run and method decide, worked out once
 gradients            gradients of the queries at the run's model
+part_sums            sums by part of the samples
+part_probe           derivatives of single parts held to a backward pass
 tally                sums of derivatives by sample
 partial              unfinished attributions, saved to be resumed
 """

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from hydragrad.attribution.advice import advice_notes
 from hydragrad.attribution.gradients import QueryGradients, gradients_in_chunks, gradients_of_some
+from hydragrad.attribution.part_sums import require_room_for_first
 from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.replays import over_replays
 from hydragrad.attribution.routes import ROUTES, Comparisons, Route
@@ -54,6 +55,7 @@ def attribute(
     smoothing: float | None = None,
     samples: Sequence[int] | Tensor | None = None,
     labels: bool = False,
+    parts: bool = False,
     stretches: int = 0,
     replays: int | Sequence[int] = 0,
     drop: float = 0.1,
@@ -84,6 +86,8 @@ def attribute(
         drop: Share of the samples that a replay leaves out.
         workers: Processes that replay at the same time.
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
+        parts: Also the contribution of every part of every sample (tokens, pixels, boxes, answers), for losses made by
+            `hg.loss_of_parts`. They add up to the sample's. A part is known by its place in the sample's row of losses.
         stretches: Also what each of so many equal stretches of the run's steps added (of hg.train's runs, as many as
             epochs are the epochs). Costs no further pass.
         route: How "none" takes directional derivatives: by dot products in the replay's backward pass ("hooks"), in
@@ -96,7 +100,9 @@ def attribute(
     Raises:
         QueryError: Ids that do not exist, a query that does not depend on the parameters, or options that do not fit
             together.
-        LossError: "ggn" or labels with a loss that does not call the model once; labels without cross-entropy.
+        LossError: "ggn" or labels with a loss that does not call the model once; labels without cross-entropy; parts
+            without a loss of parts, or of samples whose parts change from visit to visit.
+        NotEnoughMemory: The contributions of parts would not fit.
         Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's, or where the
             gradient is stopped (detach(), torch.no_grad) on its way.
         ReplayMismatch: The run can't be repeated.
@@ -111,24 +117,27 @@ def attribute(
         raise QueryError(f"route must be one of auto, {', '.join(ROUTES)}, got {route!r}.")
     queries = queries_of(query)
     sample_ids = checked_samples(samples, run.manifest.data["length"])
-    plan = make_plan(run, method, sample_ids=sample_ids, labels=labels, stretches=stretches)
+    plan = make_plan(run, method, sample_ids=sample_ids, labels=labels, stretches=stretches, parts=parts)
     if curvature != "none":
         require_curvature(plan)
+    if parts:
+        require_room_for_first(plan, sum(len(query.names()) for query in queries))
     attributing = _Attributing(plan, queries, route, memory, workers)
-    parts = [attributing.sums(gradients) for gradients in gradients_in_chunks(plan, queries, memory)]
+    chunks = [attributing.sums(gradients) for gradients in gradients_in_chunks(plan, queries, memory)]
     return Scores(
-        values=-torch.cat([part.tally.values for part in parts]),
+        values=-torch.cat([chunk.tally.values for chunk in chunks]),
         sample_ids=sample_ids,
-        query_names=numbered([name for part in parts for name in part.names]),
-        query_values=torch.tensor([value for part in parts for value in part.values], dtype=torch.float64),
-        label_contributions=-torch.cat([part.tally.labels for part in parts]) if labels else None,
-        over_time=-torch.cat([part.tally.over_time for part in parts]).float() if stretches else None,
-        evidence=_evidence(run, method, parts, attributing.comparisons),
+        query_names=numbered([name for chunk in chunks for name in chunk.names]),
+        query_values=torch.tensor([value for chunk in chunks for value in chunk.values], dtype=torch.float64),
+        label_contributions=-torch.cat([chunk.tally.labels for chunk in chunks]) if labels else None,
+        part_contributions=-torch.cat([chunk.tally.parts for chunk in chunks]) if parts else None,
+        over_time=-torch.cat([chunk.tally.over_time for chunk in chunks]).float() if stretches else None,
+        evidence=_evidence(run, method, chunks, attributing.comparisons),
         queries=tuple(queries),
     )
 
 
-class _Part(NamedTuple):
+class _Chunk(NamedTuple):
     """Some of the queries' scalars, their sums, the largest drift, and how derivatives were taken and compared."""
 
     names: tuple[str, ...]
@@ -149,12 +158,12 @@ class _Attributing:
         self._done = 0
         self.comparisons = Comparisons.fresh()
 
-    def sums(self, gradients: QueryGradients) -> _Part:
+    def sums(self, gradients: QueryGradients) -> _Chunk:
         """The sums of the next chunk."""
         numbers = range(self._done, self._done + len(gradients.names))
         self._done = numbers.stop
         tally, drift = self._summed(gradients, numbers)
-        return _Part(gradients.names, gradients.values, tally, drift, self._route, gradients.held)
+        return _Chunk(gradients.names, gradients.values, tally, drift, self._route, gradients.held)
 
     def _summed(self, gradients: QueryGradients, numbers: range) -> tuple[Tally, float]:
         plan = self._plan
@@ -217,27 +226,28 @@ def _route_of(plan: Plan, route: RouteOption) -> Route | Literal["sweep"]:
     return valid
 
 
-def _evidence(run: Recording, method: Method, parts: Sequence[_Part], comparisons: Comparisons) -> Evidence:
+def _evidence(run: Recording, method: Method, chunks: Sequence[_Chunk], comparisons: Comparisons) -> Evidence:
     return Evidence(
         method=method,
-        route=parts[0].route,
+        route=chunks[0].route,
         steps=len(run.steps),
         completed=run.completed,
         replay_exact=run.same_machine,
-        replay_drift=max(part.drift for part in parts),
+        replay_drift=max(chunk.drift for chunk in chunks),
         notes=tuple(_notes(run, method)),
-        compared=tuple(_compared(parts, comparisons)),
+        compared=tuple(_compared(chunks, comparisons)),
     )
 
 
-def _compared(parts: Sequence[_Part], comparisons: Comparisons) -> Iterator[Compared]:
-    queries = Held(sum(part.queries.times for part in parts), max(part.queries.gap for part in parts))
+def _compared(chunks: Sequence[_Chunk], comparisons: Comparisons) -> Iterator[Compared]:
+    queries = Held(sum(chunk.queries.times for chunk in chunks), max(chunk.queries.gap for chunk in chunks))
     for what, held in (
         ("gradients of queries with tangents", queries),
         ("derivatives of losses with the gradient that trained", comparisons.gradients),
         ("derivatives of losses with the half-precision gradient that trained", comparisons.half),
         ("losses without autocast with those that trained", comparisons.losses),
         ("derivatives of single losses with a backward pass of random weights", comparisons.coupling),
+        ("derivatives of single parts with a backward pass of random weights", comparisons.parts),
         ("curvature products with how the gradient changes", comparisons.curvature),
     ):
         if held.times:

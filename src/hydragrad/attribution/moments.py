@@ -9,7 +9,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hydragrad.attribution.plan import Plan
-from hydragrad.derivatives import Batch
+from hydragrad.derivatives import Batch, Terms, terms_of
 from hydragrad.derivatives.graph import Kind, kind_of_graph
 from hydragrad.replay import Replay
 from hydragrad.replay.histories import state_names
@@ -21,13 +21,15 @@ from hydragrad.steps import StepPoint
 
 
 class Evaluated(NamedTuple):
-    """One micro-batch of a step: its data, the buffers before it, the losses it had, and the operations behind them."""
+    """One micro-batch of a step: its data, the buffers before it, the losses it had, and the operations behind them;
+    and the terms of the losses, where parts are summed."""
 
     part: MicroBatch
     batch: Batch
     buffers: dict[str, Tensor]
     losses: Tensor
     kind: Kind
+    terms: Terms | None = None
 
 
 class Moment(NamedTuple):
@@ -92,6 +94,8 @@ class _Collecting(PlaceOfStep):
         super().__init__(replay.trajectory, plan.weights, states)
         self.buffers: list[dict[str, Tensor]] = []
         self.kinds: list[Kind] = []
+        self.terms: list[Terms | None] = []
+        self._parts = plan.parts
 
     @property
     def gradient(self) -> Tensor:
@@ -103,6 +107,7 @@ class _Collecting(PlaceOfStep):
 
     def after_forward(self, number: int, losses: Tensor) -> None:
         self.kinds.append(kind_of_graph(losses))
+        self.terms.append(terms_of(losses) if self._parts else None)
 
 
 def _forward(plan: Plan, replay: Replay, start: Checkpoint, stop: int) -> list[Moment]:
@@ -116,7 +121,9 @@ def _forward(plan: Plan, replay: Replay, start: Checkpoint, stop: int) -> list[M
         losses = replay.advance(record, batches, hooks=noted)
         evaluated = [
             Evaluated(*parts)
-            for parts in zip(record.micro_batches, batches, noted.buffers, losses, noted.kinds, strict=True)
+            for parts in zip(
+                record.micro_batches, batches, noted.buffers, losses, noted.kinds, noted.terms, strict=True
+            )
         ]
         moments.append(Moment(record, parameters, evaluated, noted.gradient, noted.point, noted.gradients))
     check_end(plan.run, replay, stop)

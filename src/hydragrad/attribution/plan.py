@@ -6,7 +6,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from hydragrad.derivatives import Directional, Layout, LossModule, require_cross_entropy, tensor_leaves
+from hydragrad.derivatives import (
+    Directional,
+    Layout,
+    LossModule,
+    PerSampleLoss,
+    one_number_a_part,
+    require_cross_entropy,
+    require_parts,
+    tensor_leaves,
+)
 from hydragrad.derivatives.label_leaf import class_numbers
 from hydragrad.derivatives.one_call import capture_output
 from hydragrad.errors import LossError, QueryError
@@ -32,6 +41,7 @@ class Plan:
         sample_ids: The samples to score, int64.
         classes: Number of labels whose contributions are summed as well, or 0.
         stretches: Equal stretches of the run whose own sums are taken as well, or 0.
+        parts: Whether the contributions of the samples' parts are summed as well.
     """
 
     run: Recording
@@ -42,6 +52,12 @@ class Plan:
     sample_ids: Tensor
     classes: int = 0
     stretches: int = 0
+    parts: bool = False
+
+    @property
+    def loss(self) -> PerSampleLoss:
+        """What is differentiated: one number a sample, or, where parts are summed, one a part."""
+        return one_number_a_part(require_parts(self.run.loss)) if self.parts else self.run.loss
 
     @property
     def like(self) -> Tensor:
@@ -73,7 +89,9 @@ class Plan:
         return has_closed_form(self.run, self.histories)
 
 
-def make_plan(run: Recording, method: Method, *, sample_ids: Tensor, labels: bool = False, stretches: int = 0) -> Plan:
+def make_plan(
+    run: Recording, method: Method, *, sample_ids: Tensor, labels: bool = False, stretches: int = 0, parts: bool = False
+) -> Plan:
     """Plan the attribution of a run.
 
     Args:
@@ -82,15 +100,22 @@ def make_plan(run: Recording, method: Method, *, sample_ids: Tensor, labels: boo
         sample_ids: The samples to score, int64.
         labels: Sum the contributions of every label, too.
         stretches: Equal stretches of the run whose own sums are taken as well, or 0.
+        parts: Sum the contributions of the samples' parts, too.
 
     Raises:
-        QueryError: More stretches than steps.
-        LossError: `labels`, and the model does not return logits for integer labels.
+        QueryError: More stretches than steps, or labels and parts at once.
+        LossError: `labels`, and the model does not return logits for integer labels; `parts`, and a loss without.
         Unsupported: Curvature, and buffers that update themselves and are not BatchNorm's, or an average of the
             weights with running statistics that are no average.
     """
     if not 0 <= stretches <= len(run.steps):
         raise QueryError(f"stretches must be 0 to {len(run.steps):,}, the number of steps, got {stretches}.")
+    if parts and labels:
+        raise QueryError(
+            "labels=True is for losses of one label a sample, parts=True for those of several parts. Take one."
+        )
+    if parts:
+        require_parts(run.loss)
     histories = run_histories(run)
     statistics = moved_statistics(run) if method.curvature != "none" else {}
     if statistics and run.average is not None and run.ends.statistics is None:
@@ -104,6 +129,7 @@ def make_plan(run: Recording, method: Method, *, sample_ids: Tensor, labels: boo
         sample_ids=sample_ids,
         classes=_label_count(run) if labels else 0,
         stretches=stretches,
+        parts=parts,
     )
 
 

@@ -85,6 +85,7 @@ class _Replay:
             sample_ids=self._plan.sample_ids,
             labels=self._plan.classes > 0,
             stretches=self._plan.stretches,
+            parts=self._plan.parts,
         )
         tally, drift = sweep(plan, self._differentiate(plan), memory=self._memory)
         return tally.sums() | {"drift": torch.tensor(drift, dtype=torch.float64)}

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hydragrad.attribution.full_precision import FullPrecision
 from hydragrad.attribution.moments import Evaluated, Moment
+from hydragrad.attribution.part_probe import PartProbe
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.routes import Comparisons
 from hydragrad.attribution.tally import Tally
@@ -25,6 +26,7 @@ from hydragrad.derivatives import (
     Products,
     ReverseProducts,
     ZeroCurvature,
+    by_sample,
     fastest_products,
     require_one_call,
     require_symmetric,
@@ -71,8 +73,12 @@ class ReverseStep:
 
     def __init__(self, plan: Plan, replay: Replay, comparisons: Comparisons) -> None:
         self._plan, self._replay, self._comparisons = plan, replay, comparisons
-        self._problem = LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm)
-        self._full = FullPrecision(plan, self._problem, comparisons.losses)
+        self._problem = LossModule(plan.run.model, plan.loss, use_explicit_batch_norm)
+        self._of_samples = (
+            LossModule(plan.run.model, plan.run.loss, use_explicit_batch_norm) if plan.parts else self._problem
+        )
+        self._full = FullPrecision(plan, self._of_samples, comparisons.losses)
+        self._probe = PartProbe(self._problem, plan.weights, comparisons.parts)
         self._check_one_call = plan.method.curvature == "ggn"
         self._ways = self._all_ways()
         self._way = next(self._ways)
@@ -87,7 +93,8 @@ class ReverseStep:
         """
         record = moment.record
         self._replay.trajectory.arrange(record)
-        self._problem.take_modes(self._replay.trajectory.model)
+        for problem in (self._problem, self._of_samples):
+            problem.take_modes(self._replay.trajectory.model)
         g_bar, before = self._through_update(moment, cotangents)
         products = self._first_that_holds(moment, g_bar, cotangents.r_bar)
         w_bar, r_bar = before.w_bar, cotangents.r_bar
@@ -191,8 +198,11 @@ class ReverseStep:
 
     def _through_micro_batch(self, moment: Moment, evaluated: Evaluated, g_bar: Tensor, r_bar: Tensor) -> CurvatureStep:
         """Derivatives of the losses, the curvature product, and the statistics' cotangent before the micro-batch."""
-        part, batch = evaluated.part, evaluated.batch
-        point = Point(moment.parameters, evaluated.buffers, batch, part.divisor, self._loss_weights(part, g_bar))
+        part, batch, terms = evaluated.part, evaluated.batch, evaluated.terms
+        weights = self._loss_weights(part, g_bar)
+        if terms is not None:
+            batch, weights = terms.batch(batch), terms.spread(weights)
+        point = Point(moment.parameters, evaluated.buffers, batch, part.divisor, weights)
         if self._check_one_call:
             require_one_call(self._problem, moment.parameters, point)
             self._check_one_call = False
@@ -202,7 +212,11 @@ class ReverseStep:
         if self._way.held is not None and self._kinds.wants(moment.record.step, evaluated.kind):
             require_symmetric(self._problem, self._plan.weights, point.parameters, point.buffers, batch)
             self._hold_curvature(self._way.held, point, g_bar, r_bar, moment.record.step)
-        return product
+        if terms is None:
+            return product
+        where = point.parameters, point.buffers, batch
+        self._probe.hold(moment.record.step, evaluated.kind, where, product.along, g_bar)
+        return product._replace(along=by_sample(product.along, terms))
 
     def _hold_curvature(self, held: HeldProducts, point: Point, g_bar: Tensor, r_bar: Tensor, seed: int) -> None:
         try:

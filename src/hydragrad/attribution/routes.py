@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hydragrad.attribution.full_precision import GAP, FullPrecision
+from hydragrad.attribution.part_probe import PartProbe
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import (
@@ -26,16 +27,18 @@ from hydragrad.derivatives import (
     LayerDots,
     LossModule,
     SharedForward,
+    by_sample,
     directional_derivatives,
     directional_one_by_one,
+    terms_of,
     works_at_once,
 )
 from hydragrad.derivatives.coupling import CouplingWatch, random_weights, weighted_gradients
+from hydragrad.derivatives.graph import Kind, kind_of_graph
 from hydragrad.derivatives.held import Held, NotHeld
 from hydragrad.replay import Replay
 from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
-from hydragrad.runs.log import MicroBatch
 
 Route = Literal["hooks", "jvp", "samples"]
 ROUTES: tuple[Route, ...] = ("hooks", "jvp", "samples")
@@ -53,6 +56,7 @@ class Comparisons(NamedTuple):
         curvature: Curvature products with how the gradient changes.
         half: Sums of derivatives with the gradient that trained under autocast.
         losses: Losses without autocast with those that trained under it.
+        parts: Derivatives of parts with a backward pass of random weights.
     """
 
     gradients: Held
@@ -60,11 +64,12 @@ class Comparisons(NamedTuple):
     curvature: Held
     half: Held
     losses: Held
+    parts: Held
 
     @classmethod
     def fresh(cls) -> "Comparisons":
         """Nothing was compared yet."""
-        return cls(Held(), Held(), Held(), Held(), Held())
+        return cls(*(Held() for _ in cls._fields))
 
     def hold(
         self, record: StepRecord, terms: Tensor, trained: Tensor, in_full: Tensor | None, directions: Tensor
@@ -115,7 +120,7 @@ def measuring(route: Route, what: Measuring) -> Iterator[OneStep]:
         finally:
             dots.remove()
         return
-    problem = LossModule(what.plan.run.model, what.plan.run.loss)
+    problem = LossModule(what.plan.run.model, what.plan.loss)
     shares = route == "jvp" and what.plan.run.autocast is None
     shared = SharedForward(what.replay.trajectory.model, problem.model) if shares else None
     evaluate = _forward_mode(what, problem) if route == "jvp" else _one_by_one(what, problem)
@@ -249,11 +254,12 @@ class _Between(_NotesGradient):
         shared: SharedForward | None,
         batches: Sequence[Batch],
         evaluate: Callable[[Batch, dict[str, Tensor]], Directional],
-        parts: Sequence[MicroBatch],
+        record: StepRecord,
         full: FullPrecision | None,
+        hold_parts: Callable[[Kind, tuple[dict[str, Tensor], dict[str, Tensor], Batch], Directional], None],
     ) -> None:
         super().__init__(what.plan, what.replay)
-        self._parts, self._full = parts, full
+        self._parts, self._full, self._hold_parts = record.micro_batches, full, hold_parts
         self.in_full: Tensor | None = None
         self._problem, self._shared, self._batches, self._evaluate = problem, shared, batches, evaluate
         self._buffers: dict[str, Tensor] = {}
@@ -266,16 +272,28 @@ class _Between(_NotesGradient):
         self._buffers = {name: value.clone() for name, value in self._replay.trajectory.buffers.items()}
 
     def after_forward(self, number: int, losses: Tensor) -> None:
-        self.along.append(self._evaluate(self._batches[number], self._buffers))
+        self.along.append(self._derivatives(self._batches[number], losses))
         if self._full is not None:
             where = self._replay.trajectory.parameters, self._buffers
             gradient = self._full.gradient(self._parts[number], self._batches[number], *where)
             self.in_full = gradient if self.in_full is None else self.in_full + gradient
 
+    def _derivatives(self, batch: Batch, losses: Tensor) -> Directional:
+        if not self._plan.parts:
+            return self._evaluate(batch, self._buffers)
+        terms = terms_of(losses)
+        batch = terms.batch(batch)
+        along = self._evaluate(batch, self._buffers)
+        where = self._replay.trajectory.parameters, self._buffers, batch
+        self._hold_parts(kind_of_graph(losses), where, along)
+        return by_sample(along, terms)
+
 
 def _by_directions(what: Measuring, problem: LossModule, shared: SharedForward | None, evaluate: Evaluate) -> OneStep:
     spans = what.plan.spans()
-    full = FullPrecision(what.plan, problem, what.comparisons.losses)
+    of_samples = LossModule(what.plan.run.model, what.plan.run.loss) if what.plan.parts else problem
+    full = FullPrecision(what.plan, of_samples, what.comparisons.losses)
+    probe = PartProbe(problem, what.plan.weights, what.comparisons.parts)
 
     def one_step(record: StepRecord, batches: Sequence[Batch]) -> None:
         factors = what.kappa[:, record.step]
@@ -291,8 +309,9 @@ def _by_directions(what: Measuring, problem: LossModule, shared: SharedForward |
             shared,
             batches,
             lambda batch, buffers: evaluate(batch, buffers, directions),
-            record.micro_batches,
+            record,
             full if full.wants(record) else None,
+            lambda kind, where, along: probe.hold(record.step, kind, where, along, directions),
         )
         every = what.replay.advance(record, batches, hooks=hooks)
         assert hooks.gradient is not None

@@ -74,6 +74,8 @@ def choose_route(plan: Plan) -> tuple[Route, str]:
     """
     if plan.classes:
         return "jvp", "contributions of every label need the tangent of the logits"
+    if plan.parts:
+        return "jvp", "contributions of parts need derivatives of the single parts' losses"
     if plan.run.autocast is not None:
         return "jvp", "the run's own passes are of half precision (autocast)"
     with plan.run.replay() as replay:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hydragrad.attribution.part_sums import Named, add_parts
 from hydragrad.attribution.plan import Plan
-from hydragrad.derivatives import Batch, Directional, label_derivatives, require_cross_entropy
+from hydragrad.derivatives import Batch, Directional, OfParts, label_derivatives, require_cross_entropy
 from hydragrad.errors import LossError
 from hydragrad.runs import StepRecord
 from hydragrad.runs.log import MicroBatch
 
-SUMS = ("values", "labels", "over_time")
+SUMS = ("values", "labels", "over_time", "parts", "visits")
 
 
 class Tally:
@@ -25,6 +26,9 @@ class Tally:
         values: (queries, samples).
         labels: (queries, samples, classes), or (queries, samples, 0) where no labels are summed.
         over_time: The same as values by stretch of the run, (queries, stretches, samples).
+        parts: The same by part, (queries, samples, most parts), NaN where a sample has no such part; no parts where
+            none are summed.
+        visits: How often each sample's parts were summed, (samples,).
     """
 
     def __init__(self, plan: Plan, queries: int) -> None:
@@ -35,6 +39,8 @@ class Tally:
         self.values = torch.zeros(queries, samples, dtype=torch.float64)
         self.labels = torch.zeros(queries, samples, plan.classes, dtype=torch.float64)
         self.over_time = torch.zeros(queries, plan.stretches, samples, dtype=torch.float64)
+        self.parts = torch.zeros(queries, samples, 0, dtype=torch.float64)
+        self.visits = torch.zeros(samples, dtype=torch.float64)
 
     def wants(self, indices: Sequence[int]) -> bool:
         """Whether any of these samples is to be scored."""
@@ -81,6 +87,8 @@ class Tally:
         """
         require_same_losses(along.losses, losses, record.step, half=part.autocast is not None)
         self.add(record.step, part.indices, part.weighted(along.losses_dot))
+        if along.parts is not None:
+            self._add_parts(record, part, along.parts)
         if not self._plan.classes:
             return
         require_cross_entropy(along, batch.data)
@@ -90,6 +98,14 @@ class Tally:
         else:
             derivatives = (1 / part.divisor) * derivatives
         self.labels.index_add_(1, *self._scored(part.indices, derivatives))
+
+    def _add_parts(self, record: StepRecord, part: MicroBatch, along: OfParts) -> None:
+        require_same_losses(along.losses, along.trained.values, record.step, half=part.autocast is not None)
+        columns, derivatives = self._scored(part.indices, part.weighted(along.losses_dot, dim=1))
+        scored = self._column[part.indices] >= 0
+        named = Named(record.step, torch.tensor(part.indices)[scored].tolist())
+        is_part = along.trained.is_part.cpu()[scored]
+        self.parts = add_parts(self.parts, self.visits, columns, is_part, derivatives, named)
 
     def _scored(self, indices: Sequence[int], derivatives: Tensor) -> tuple[Tensor, Tensor]:
         """Columns and derivatives of the samples that are scored; the second dimension is that of samples."""

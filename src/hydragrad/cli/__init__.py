@@ -7,6 +7,7 @@ forecast           time, memory and disk before long jobs
 console            what a person sees: lines, tables, errors without tracebacks
 terminal_pictures  small pictures in a terminal
 terminal_texts     texts in a terminal
+marked_tokens      texts with their tokens marked by contribution
 """
 
 from hydragrad.cli.console import person_friendly, run_app

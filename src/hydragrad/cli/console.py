@@ -37,23 +37,25 @@ def complain(text: str) -> None:
     _write(errors, text)
 
 
-def table(title: str, rows: Mapping[str, str]) -> None:
+def table(title: str, rows: Mapping[str, str | Text]) -> None:
     """Print names and values."""
     grid = _grid(show_header=False)
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
     for name, value in rows.items():
-        grid.add_row(name, Text(value))
+        grid.add_row(name, Text(value) if isinstance(value, str) else value)
     _show(title, grid)
 
 
-def columns(title: str, headings: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str] = ()) -> None:
+def columns(
+    title: str, headings: Sequence[str], rows: Iterable[Sequence[str | Text]], *, left: Collection[str] = ()
+) -> None:
     """Print a table with headings; columns are right-aligned, except those named in `left`."""
     grid = _grid(show_header=True)
     for heading in headings:
         grid.add_column(Text(heading), justify="left" if heading in left else "right", overflow="fold")
     for row in rows:
-        grid.add_row(*(Text(cell) for cell in row))
+        grid.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in row))
     _show(title, grid)
 
 

@@ -71,6 +71,11 @@ class TextSplits:
         _, following = item
         return self.tokenizer.decode(following[following != PADDING]).removesuffix(self.end)
 
+    def pieces(self, item: Any) -> list[str]:
+        """Return what is predicted at every place of a sample, "" where that is nothing: with the mark of the end."""
+        _, following = item
+        return ["" if token == PADDING else self.tokenizer.decode([token]) for token in following.tolist()]
+
 
 @dataclass(frozen=True)
 class _Part:

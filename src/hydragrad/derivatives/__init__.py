@@ -11,6 +11,7 @@ held_outputs the model's outputs, held while the batch changes
 target       a target that is more than one class a sample
 target_search which leaf is the target
 loss_module  model and per-sample loss as one function of parameters and buffers
+part_losses  losses of samples made of those of their parts
 one_call     the model's one call inside the loss
 point        where one step is differentiated
 refusals     models that are refused, with the reason
@@ -51,18 +52,26 @@ from hydragrad.derivatives.loss_module import Batch as Batch
 from hydragrad.derivatives.loss_module import LossModule as LossModule
 from hydragrad.derivatives.loss_module import PerSampleLoss as PerSampleLoss
 from hydragrad.derivatives.loss_module import check_losses as check_losses
+from hydragrad.derivatives.part_losses import LossOfParts as LossOfParts
+from hydragrad.derivatives.part_losses import Terms as Terms
+from hydragrad.derivatives.part_losses import loss_of_parts as loss_of_parts
+from hydragrad.derivatives.part_losses import one_number_a_part as one_number_a_part
+from hydragrad.derivatives.part_losses import require_parts as require_parts
+from hydragrad.derivatives.part_losses import terms_of as terms_of
 from hydragrad.derivatives.one_call import require_one_call as require_one_call
 from hydragrad.derivatives.point import Point as Point
 from hydragrad.derivatives.refusals import require_differentiable as require_differentiable
 
 # Derivatives of all samples along directions
 from hydragrad.derivatives.directional.forward_mode import Directional as Directional
+from hydragrad.derivatives.directional.forward_mode import OfParts as OfParts
 from hydragrad.derivatives.directional.forward_mode import directional_derivatives as directional_derivatives
 from hydragrad.derivatives.directional.forward_mode import works_at_once as works_at_once
 from hydragrad.derivatives.per_sample.along import directional_one_by_one as directional_one_by_one
 from hydragrad.derivatives.directional.labels import label_derivatives as label_derivatives
 from hydragrad.derivatives.directional.labels import require_cross_entropy as require_cross_entropy
 from hydragrad.derivatives.directional.layer_dots import LayerDots as LayerDots
+from hydragrad.derivatives.directional.parts import by_sample as by_sample
 from hydragrad.derivatives.directional.shared_forward import SharedForward as SharedForward
 
 # Gradients of single samples

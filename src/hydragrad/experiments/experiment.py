@@ -34,6 +34,7 @@ class Experiment:
         planted: Which training samples are wrong on purpose where they have no labels, bool (N,).
         classes: Names of the labels, where known.
         render: Picture of any data set's item, if the data are images; its text, if they are texts.
+        pieces: Text of every part of any data set's item, "" where there is none, if the data are texts.
         shown: Picture of any data set's input, if the data are images.
         measure: `measure(model, data_set)` returns mean loss and accuracy; the loss and its labels say how if None.
         accuracy_name: What a person calls that accuracy.
@@ -48,6 +49,7 @@ class Experiment:
     planted: Tensor | None = None
     classes: tuple[str, ...] | None = None
     render: Callable[[Any], NDArray[np.uint8] | str] | None = None
+    pieces: Callable[[Any], list[str]] | None = None
     shown: Callable[[Tensor], NDArray[np.uint8]] | None = None
     measure: Callable[[nn.Module, Dataset[Any]], tuple[float, float | None]] | None = None
     accuracy_name: str = "accuracy"

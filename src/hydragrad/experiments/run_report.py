@@ -51,6 +51,7 @@ def write_report(
         explain=explain,
         test_set=None if name is None else experiment.held_out[name],
         render=experiment.render,
+        pieces=experiment.pieces,
         classes=experiment.classes,
         accuracies=accuracies,
         cleaning=cleaning,

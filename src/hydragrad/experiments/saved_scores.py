@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from hydragrad.attribution import attribute
-from hydragrad.errors import LossError, RunDamaged
+from hydragrad.errors import LossError, QueryError, RunDamaged
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.seeds import score_seeds
 from hydragrad.replay import Recording
@@ -35,23 +35,38 @@ def compute_scores(
     method: Method,
     *,
     labels: bool | None = None,
+    parts: bool = False,
     seeds: int = 1,
     workers: int = 1,
 ) -> Scores:
-    """Attribute and save the scores; `labels=None` takes label contributions where the loss allows them."""
+    """Attribute and save the scores; `labels=None` takes label contributions where the loss allows them.
+
+    Raises:
+        QueryError: The parts of several seeds.
+    """
+    if seeds > 1 and parts:
+        raise QueryError("Contributions of parts are those of one run; leave out --parts, or --seeds.")
     if seeds > 1:
         scores = score_seeds(experiment, run, query, method, seeds=seeds, labels=labels, workers=workers)
     else:
-        scores = _attributed(experiment, run, query, method, labels=labels, workers=workers)
+        scores = _attributed(experiment, run, query, method, labels=labels, parts=parts, workers=workers)
     scores = replace(scores, about={DATA_SET: experiment.named_query(query).data_set, RUN: run.digest})
     scores.save(scores_path(run.path, query, method, seeds))
     return scores
 
 
 def saved_or_computed(
-    experiment: Experiment, run: Recording, query: str, method: Method, *, seeds: int = 1, workers: int = 1
+    experiment: Experiment,
+    run: Recording,
+    query: str,
+    method: Method,
+    *,
+    parts: bool = False,
+    seeds: int = 1,
+    workers: int = 1,
 ) -> Scores:
-    """Return the scores saved with the run; compute and save them where there are none of the whole run."""
+    """Return the scores saved with the run; compute and save them where there are none of the whole run, or none with
+    the `parts` that are wanted."""
     path = scores_path(run.path, query, method, seeds)
     if path.exists():
         with warnings.catch_warnings(record=True) as of_another_file:
@@ -61,17 +76,26 @@ def saved_or_computed(
             except RunDamaged:
                 scores = None
         scores = None if of_another_file else scores
+        if scores is not None and parts and scores.part_contributions is None:
+            scores = None
         # Scores of earlier versions do not name their run.
         if scores is not None and (len(run.steps), run.digest) == (
             scores.evidence.steps,
             scores.about.get(RUN, run.digest),
         ):
             return scores
-    return compute_scores(experiment, run, query, method, seeds=seeds, workers=workers)
+    return compute_scores(experiment, run, query, method, parts=parts, seeds=seeds, workers=workers)
 
 
 def _attributed(
-    experiment: Experiment, run: Recording, query: str, method: Method, *, labels: bool | None, workers: int
+    experiment: Experiment,
+    run: Recording,
+    query: str,
+    method: Method,
+    *,
+    labels: bool | None,
+    parts: bool,
+    workers: int,
 ) -> Scores:
     attributed = partial(
         attribute,
@@ -81,6 +105,8 @@ def _attributed(
         stretches=min(experiment.settings.epochs, MOST_STRETCHES, len(run.steps)),
         workers=workers,
     )
+    if parts:
+        return attributed(labels=bool(labels), parts=True)
     try:
         return attributed(labels=labels is not False)
     except LossError:

@@ -68,6 +68,7 @@ def experiment_of_text(settings: Settings, *, data_dir: Path | None) -> Experime
         train_set=train_set,
         held_out={"validation": splits.validation, "test": splits.test},
         render=splits.text,
+        pieces=splits.pieces,
         measure=loss_and_next_token_accuracy,
         planted=planted,
         accuracy_name="next-character accuracy",

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from hydragrad.datasets import TextSplits
 from hydragrad.datasets.sequences import PADDING
+from hydragrad.derivatives import loss_of_parts
 from hydragrad.experiments.recipes import OptimizerName, Start
 from hydragrad.models import TEXT_MODELS
 from hydragrad.replay import fetch
@@ -114,19 +115,23 @@ def _optimizer(name: OptimizerName, model: nn.Module, recipe: TextRecipe, lr: fl
     return AdamW(groups, lr=recipe.lr if lr is None else lr, betas=recipe.betas)
 
 
-def next_token_loss(model: nn.Module, batch: Any) -> Tensor:
-    """Mean cross-entropy of the tokens of each sequence, one number a sequence, in nats a token.
-
-    For blocks of one length this is nanoGPT's loss. Of sequences of different lengths each counts the same, however
-    long it is: a batch's loss is their mean, and so a sequence's weight does not depend on the others in its batch.
-    """
+def next_token_losses(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of every token, (batch, length), in nats; and which are tokens rather than padding."""
     tokens, following = batch
-    return _sequence_losses(model(tokens), following)
+    return _token_losses(model(tokens), following)
 
 
-def _sequence_losses(logits: Tensor, following: Tensor) -> Tensor:
+next_token_loss = loss_of_parts(next_token_losses)
+"""Mean cross-entropy of the tokens of each sequence, one number a sequence, in nats a token.
+
+For blocks of one length this is nanoGPT's loss. Of sequences of different lengths each counts the same, however long it
+is: a batch's loss is their mean, and so a sequence's weight does not depend on the others in its batch.
+"""
+
+
+def _token_losses(logits: Tensor, following: Tensor) -> tuple[Tensor, Tensor]:
     losses = F.cross_entropy(logits.flatten(0, 1), following.flatten(), ignore_index=PADDING, reduction="none")
-    return losses.view_as(following).sum(1) / (following != PADDING).sum(1)
+    return losses.view_as(following), following != PADDING
 
 
 def loss_and_next_token_accuracy(model: nn.Module, dataset: Dataset[Any]) -> tuple[float, float]:
@@ -144,9 +149,10 @@ def loss_and_next_token_accuracy(model: nn.Module, dataset: Dataset[Any]) -> tup
                 indices = range(start, min(start + AT_ONCE, length))
                 tokens, following = fetch(dataset, indices, seed=0, collate=None, device=device)
                 logits = model(tokens)
-                total += float(_sequence_losses(logits, following).double().sum())
+                losses, is_token = _token_losses(logits, following)
+                total += float((losses.sum(1) / is_token.sum(1)).double().sum())
                 right += int((logits.argmax(2) == following).sum())
-                count += int((following != PADDING).sum())
+                count += int(is_token.sum())
     finally:
         model.train(training)
     return total / length, right / count

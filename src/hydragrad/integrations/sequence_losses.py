@@ -1,4 +1,4 @@
-"""Per-sample losses of Hugging Face models, from their logits: one number a sequence.
+"""Per-sample losses of Hugging Face models, from their logits: one number a sequence, and which tokens it is made of.
 
 Sequence classification: its cross-entropy, squared error or binary cross-entropies. Language models: the sum over the
 sequence's tokens, where label -100 is ignored; what a model's own loss averages over is left to the reduction.
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hydragrad.derivatives import LossOfParts, Terms
 from hydragrad.errors import LossError, Unsupported
 
 IGNORED = -100
@@ -29,8 +30,11 @@ KINDS: dict[str, Kind] = {
 
 
 @dataclass(frozen=True)
-class SequenceLosses:
+class SequenceLosses(LossOfParts):
     """`loss(model, batch)` of a Hugging Face model whose batches are mappings with `labels`.
+
+    Its parts are the tokens that are predicted: of causal models part p is token p + 1. A sequence that is classified
+    is one part.
 
     Attributes:
         kind: What the labels are: of the next token, of every token, or of the whole sequence.
@@ -44,8 +48,8 @@ class SequenceLosses:
     with_labels: bool = False
     caches: bool = False
 
-    def __call__(self, model: Any, batch: Mapping[str, Any]) -> Tensor:
-        """One loss a sequence, shape (batch,)."""
+    def terms(self, model: Any, batch: Mapping[str, Any]) -> Terms:
+        """The losses of tokens, (batch, tokens), whose sums are those of sequences."""
         if batch.get("labels") is None:
             raise LossError(
                 f"The model's own loss must come from the batch's labels; the batch has {sorted(batch)}. Give "
@@ -56,11 +60,12 @@ class SequenceLosses:
         options = {"use_cache": False} if self.caches else {}
         logits = _full_precision(model(**inputs, **options)["logits"])
         if self.kind == "sequence":
-            return _of_sequence(logits, labels, self.problem)
+            losses = _of_sequence(logits, labels, self.problem)[:, None]
+            return Terms(losses, torch.ones_like(losses, dtype=torch.bool), None)
         if self.kind == "next token":
             logits, labels = logits[:, :-1], labels[:, 1:]
         every = F.cross_entropy(logits.transpose(1, 2), labels, ignore_index=IGNORED, reduction="none")
-        return every.sum(1)
+        return Terms(every, labels != IGNORED, None)
 
     def tokens(self, batch: Mapping[str, Any]) -> int | None:
         """Labels of a batch that count; None where a sequence has one loss."""

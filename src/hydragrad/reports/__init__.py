@@ -13,6 +13,7 @@ facts        facts about the run
 charts       the numbers behind the page's charts
 wording      numbers as text
 labels       names of labels
+tokens       texts whose parts are shown with their contributions
 rendering    a sample as picture, text or values
 gallery      the samples that are shown
 sheets       many small pictures in one image

@@ -19,6 +19,7 @@ from hydragrad.reports.over_time import over_time
 from hydragrad.reports.packing import Kind, Packed, packed
 from hydragrad.reports.predictions import Predictions, predictions
 from hydragrad.reports.subject import Subject, subject_of
+from hydragrad.reports.tokens import Pieces, tokens
 from hydragrad.reports.verdict import Verdict, verdict
 from hydragrad.reports.wording import percent
 from hydragrad.scores import Check, Scores
@@ -58,6 +59,7 @@ def read_content(
     *,
     query: str | int,
     gallery: Gallery,
+    pieces: Pieces | None,
     classes: Sequence[str] | None,
     accuracies: Mapping[str, float],
     cleaned: str | None,
@@ -86,6 +88,8 @@ def read_content(
         shown = list(dict.fromkeys([*shown, *explanations.named()]))
         explained |= _of_training_samples(explanations, shown)
     galleries = {"train": gallery.shown(run.train_set, shown)}
+    if pieces is not None and scores.part_contributions is not None:
+        galleries["train"]["tokens"] = tokens(run.train_set, shown, pieces, scores, position)
     if explanations is not None and explanations.dataset is not None:
         galleries["test"] = gallery.shown(explanations.dataset, explanations.samples.tolist())
     gain = _gain(accuracies) if cleaned is None else [cleaned]

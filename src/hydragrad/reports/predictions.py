@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
+from hydragrad.derivatives import require_parts
 from hydragrad.randomness import preserved
 from hydragrad.replay import Trained
 from hydragrad.replay.held_out import HeldOutBatches
@@ -86,6 +87,22 @@ def predictions(
         of_other=_whole(of_other, done),
         classes=classes,
     )
+
+
+def part_losses(run: Trained, dataset: Dataset[Any], sample: int) -> list[float]:
+    """Losses of the parts of a sample by the run's trained model, in eval mode; NaN where there is no part.
+
+    Args:
+        run: Whose loss is made by `hg.loss_of_parts`.
+        dataset: Held-out data.
+        sample: Which one.
+    """
+    loss = require_parts(run.loss)
+    batch = HeldOutBatches(run.model, run.loss, run.collate_fn, run.device)(dataset, [sample])
+    with preserved(), torch.no_grad():
+        terms = loss.terms(run.trained_model().eval(), batch)
+    losses: list[float] = terms.part_losses.masked_fill(~terms.is_part, torch.nan)[0].double().tolist()
+    return losses
 
 
 def _fits(labels: torch.Tensor, classes: int) -> bool:

@@ -17,6 +17,7 @@ from hydragrad.reports.gallery import Gallery
 from hydragrad.reports.listing import listing
 from hydragrad.reports.page import page
 from hydragrad.reports.rendering import Render
+from hydragrad.reports.tokens import Pieces
 from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Check, Scores
 from hydragrad.surroundings import in_clean_surroundings
@@ -46,6 +47,7 @@ def report(
     test_set: Dataset[Any] | None = None,
     render: Render | None = None,
     columns: Sequence[str] | None = None,
+    pieces: Pieces | None = None,
     classes: Sequence[str] | None = None,
     accuracies: Mapping[str, float] | None = None,
     cleaning: Cleaning | Reweighting | None = None,
@@ -72,6 +74,9 @@ def report(
             width) or (height, width, 3), a text, a mapping of names to values, or None. Without it images, texts and
             rows of numbers are shown for what they are.
         columns: Names of the numbers in a row of tabular data.
+        pieces: `pieces(item)` returns the text of every part of a training item (of its tokens, as a tokenizer's
+            `decode` gives it), "" where there is no part. Where the scores have `part_contributions`, the listed
+            samples are shown with their parts coloured by contribution.
         classes: Name of each label.
         accuracies: Name ("labels as given", "cleaned", ...) to accuracy, a fraction.
         cleaning: What hg.clean or hg.reweigh returned: its sentence leads the page; without `accuracies` its own are
@@ -115,6 +120,7 @@ def report(
         listing(run, scores, row, suspects),
         query=row,
         gallery=Gallery(render, columns),
+        pieces=pieces,
         classes=classes,
         accuracies=_accuracies(cleaning) if accuracies is None and cleaning is not None else accuracies or {},
         cleaned=None if cleaning is None else cleaning.sentence,

@@ -3,6 +3,7 @@
 queries         scalars of the trained model, their values and gradients
 query_gradient  a scalar's gradient, held to the scalar itself
 margins         margins of single samples as queries
+continuations   losses and log-probabilities of tokens as queries; differences of queries
 samples         ids of training samples, checked
 method          curvature, damping, smoothing, replays: how contributions are computed
 scores          contributions, and their file
@@ -14,6 +15,10 @@ spread          how contributions vary between independent runs
 """
 
 from hydragrad.scores.checks import Check as Check
+from hydragrad.scores.continuations import continuation_loss as continuation_loss
+from hydragrad.scores.continuations import difference as difference
+from hydragrad.scores.continuations import log_probability as log_probability
+from hydragrad.scores.continuations import token_losses as token_losses
 from hydragrad.scores.evidence import Compared as Compared
 from hydragrad.scores.evidence import Evidence as Evidence
 from hydragrad.scores.margins import sample_margins as sample_margins

@@ -39,6 +39,8 @@ class Scores:
             spread of the runs; where they come from projected rows, by the projection. Else None.
         label_contributions: What each sample's contribution would be under every label, float64,
             (queries, samples, classes), or None.
+        part_contributions: The contribution of every part of every sample (tokens, pixels, boxes, answers), float64,
+            (queries, samples, most parts), or None. They add up to `values`; NaN where a sample has no such part.
         over_time: What each of equal stretches of the run's steps added to a contribution, float32,
             (queries, stretches, samples), or None. The stretches add up to `values`.
         evidence: How the scores were computed and what was measured about them.
@@ -56,6 +58,7 @@ class Scores:
     evidence: Evidence
     standard_errors: Tensor | None = None
     label_contributions: Tensor | None = None
+    part_contributions: Tensor | None = None
     over_time: Tensor | None = None
     query_samples: tuple[int, ...] | None = None
     about: Mapping[str, Any] = field(default_factory=dict)
@@ -166,6 +169,7 @@ class Scores:
         optional = {
             "standard_errors": self.standard_errors,
             "label_contributions": self.label_contributions,
+            "part_contributions": self.part_contributions,
             "over_time": self.over_time,
         }
         tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}

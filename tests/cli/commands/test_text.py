@@ -1,11 +1,14 @@
 """Texts on the command line: the main job, what a person reads, and what is refused."""
 
 import json
+import re
 import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
+import hydragrad as hg
 import small_texts
 from cli.test_app import hydragrad as hydragrad
 from hydragrad import cli
@@ -72,8 +75,22 @@ def test_the_texts_that_moved_a_prediction_are_shown(hydragrad, run, tmp_path, c
     assert ("without curvature" in out) == (curvature == "none")
     assert (run / "scores" / f"test:3-{curvature}.safetensors").exists()
     every = set(small_texts.names().split())
-    rows = [line.split() for line in out.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
-    assert len(rows) == 4 and all(row[-1] in every for row in rows)
+    rows = [line.split(maxsplit=2) for line in out.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+    texts = [re.sub(r"\[(.) [-+][^]]*\]", r"\1", row[-1].strip()) for row in rows]
+    assert len(rows) == 4 and all(text.removesuffix(".") in every for text in texts)
+    assert all(row[-1].count("[") == 3 for row in rows), "the strongest characters have their numbers"
+    assert re.search(r"loss by token +\S*\[. \d\.\d\d\]", out)
+
+
+def test_the_contributions_of_tokens_are_saved_and_add_up(hydragrad, run, play):
+    for folder in (run, play):
+        code, out, err = hydragrad("attribute", folder, "--parts", "--curvature", "ggn")
+        assert code == 0, err
+        assert "tokens: + helps, - harms" in out
+        scores = hg.Scores.load(folder / "scores" / "validation-ggn.safetensors")
+        assert torch.allclose(scores.part_contributions.nansum(-1), scores.values, rtol=1e-4, atol=1e-9)
+    code, _, err = hydragrad("attribute", run, "--parts", "--seeds", 2)
+    assert code == 1 and "Contributions of parts are those of one run; leave out --parts, or --seeds." in err
 
 
 def test_ends_of_lines_are_shown_as_such(hydragrad, play):

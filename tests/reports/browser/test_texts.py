@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
+from hydragrad.errors import PresentationError
 from hydragrad.reports import report
+from hydragrad.reports.tokens import tokens
 from hydragrad.scores import Evidence, Scores, sample_losses
 from hydragrad.training import train
 
@@ -83,3 +85,59 @@ def test_a_prediction_is_explained_by_texts(opened, page):
     view = opened(page, "#explain")
     words = view.inner_text("#explained")
     assert "Helped most" in words and "in the mind to suffer" in words
+
+
+@pytest.fixture(scope="module")
+def page_of_tokens(tmp_path_factory):
+    """Two texts of three parts each, of which one has no second."""
+    folder = tmp_path_factory.mktemp("tokens")
+    data = TensorDataset(torch.eye(2))
+    model = nn.Linear(2, 2)
+    run = train(model, loss, data, torch.optim.SGD(model.parameters(), 0.1), epochs=1, batch_size=2, out=folder / "r")
+    parts = torch.tensor([[[0.5, -1.0, 0.1], [0.2, torch.nan, 0.0]]], dtype=torch.float64)
+    scores = Scores(
+        values=parts.nansum(-1),
+        sample_ids=torch.arange(2),
+        query_names=("validation loss",),
+        query_values=torch.ones(1, dtype=torch.float64),
+        evidence=Evidence(),
+        part_contributions=parts,
+    )
+    texts = [["to ", "<b>be</b> ", "or"], ["not", "", " to"]]
+    return report(
+        run,
+        scores,
+        folder / "report.html",
+        render=lambda item: "".join(texts[int(item[0].argmax())]),
+        pieces=lambda item: texts[int(item[0].argmax())],
+    )
+
+
+def test_tokens_are_coloured_by_their_contributions(opened, page_of_tokens):
+    view = opened(page_of_tokens, "#suspects")
+    card = view.locator(".card", has_text="<b>be</b>").first
+    found = card.locator(".token").evaluate_all(
+        "all => all.map(one => [one.textContent, one.className, one.title, one.style.getPropertyValue('--share')])"
+    )
+    assert found == [
+        ["to ", "token helps", "+0.500", "50%"],
+        ["<b>be</b> ", "token harms", "\u22121.00", "100%"],
+        ["or", "token helps", "+0.100", "10%"],
+    ]
+    colours = card.locator(".token").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
+    assert len(set(colours)) == 3 and "rgba(0, 0, 0, 0)" not in colours
+    other = view.locator(".card", has_text="not to").first
+    assert other.locator(".token").all_text_contents() == ["not"]
+
+
+def test_pieces_that_are_no_texts_are_refused():
+    scores = Scores(
+        values=torch.zeros(1, 1),
+        sample_ids=torch.arange(1),
+        query_names=("q",),
+        query_values=torch.ones(1),
+        evidence=Evidence(),
+        part_contributions=torch.zeros(1, 1, 1),
+    )
+    with pytest.raises(PresentationError, match="must return the text of every part"):
+        tokens([0], [0], lambda item: [1], scores, 0)

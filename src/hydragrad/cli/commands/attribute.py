@@ -15,6 +15,7 @@ from hydragrad.cli.forecast import (
     training_disk,
     training_seconds,
 )
+from hydragrad.cli.marked_tokens import show_tokens
 from hydragrad.cli.options import CurvatureByData, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, scores_path
@@ -41,6 +42,9 @@ def attribute(
         bool | None,
         typer.Option("--labels/--no-labels", help="Contributions of every label (default: where possible)."),
     ] = None,
+    parts: Annotated[
+        bool, typer.Option("--parts", help="Of texts, also the contribution of every token of every sequence.")
+    ] = False,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -70,7 +74,9 @@ def attribute(
     for text in query:
         begin = time.monotonic()
         with quiet(silent):
-            scores = compute_scores(experiment, recording, text, method, labels=labels, seeds=seeds, workers=workers)
+            scores = compute_scores(
+                experiment, recording, text, method, labels=labels, parts=parts, seeds=seeds, workers=workers
+            )
         path = scores_path(run, text, method, seeds)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
@@ -85,6 +91,8 @@ def attribute(
             "took": duration(time.monotonic() - begin),
         }
         table(f"{MEANING}, curvature {method.in_words}", rows)
+        if experiment.pieces is not None and scores.part_contributions is not None:
+            show_tokens(experiment.pieces, experiment.train_set, scores, [*harmful[:3], *helpful[:3]])
         for note in scores.evidence.notes:
             say(f"note: {note.text}")
         figures |= {

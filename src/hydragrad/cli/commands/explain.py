@@ -1,20 +1,22 @@
 """`hydragrad explain`."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, cast, get_args
 
 import typer
+from rich.text import Text
 from torch.utils.data import Dataset
 
 from hydragrad.cli.console import columns, console, say, table, write_json
 from hydragrad.cli.forecast import announce, duration, store_seconds
+from hydragrad.cli.marked_tokens import LOSSES, marked, marked_samples
 from hydragrad.cli.options import CurvatureByData, DataDir, Json, Quiet, Run, SmoothingOption, named_among
 from hydragrad.cli.terminal_pictures import print_pictures
 from hydragrad.cli.terminal_texts import one_line
-from hydragrad.derivatives import BatchStatistics
+from hydragrad.derivatives import BatchStatistics, LossOfParts
 from hydragrad.errors import QueryError, RecordingMismatch
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.from_settings import open_run
@@ -23,7 +25,7 @@ from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form, run_histories
 from hydragrad.reports.listing import given_labels
-from hydragrad.reports.predictions import predictions
+from hydragrad.reports.predictions import part_losses, predictions
 from hydragrad.scores import Method, Scores, sample_losses
 from hydragrad.tracking import Store, TopContributions, hypergradients
 from hydragrad.tracking.facts import FILE
@@ -67,7 +69,7 @@ def explain(
     interrupted, the same command resumes); after that any sample is explained at once. Contributions are to the
     sample's loss, without curvature: positive helps; read the ranking, not the scale. Of optimizers, only runs of
     SGD and ASGD have such a store; others are attributed to each sample that is explained, once, and so are all runs
-    with --curvature.
+    with --curvature. Tokens of texts are marked by their contributions where the run is attributed; a store has none.
 
     Example: hydragrad explain runs/m --test 42
     """
@@ -100,6 +102,8 @@ class Explained:
         predicted: The predicted label and its probability, if the model classifies.
         label: Of the sample, where the loss has one.
         trained: Labels of the training samples in `top`, by sample, where the loss has them.
+        scores: With the contributions of parts, where they were computed.
+        losses: Of the sample's own parts, where it has parts.
         figures: Flat values for JSON.
     """
 
@@ -111,6 +115,8 @@ class Explained:
     label: int | None
     trained: Mapping[int, int | None]
     figures: dict[str, Any]
+    scores: Scores | None = None
+    losses: Sequence[float] | None = None
 
 
 def explain_sample(
@@ -147,9 +153,10 @@ def explain_sample(
     method = method or Method()
     by_store = method == Method() and _has_closed_form(run)
     store = _store(experiment, run, projection, statistics) if by_store else None
-    begin = time.monotonic()
+    begin, scores = time.monotonic(), None
     if store is None:  # rows would need every column, at every step of the run
-        scores = saved_or_computed(experiment, run, f"{name}:{number}", method)
+        parts = experiment.pieces is not None and isinstance(run.loss, LossOfParts)
+        scores = saved_or_computed(experiment, run, f"{name}:{number}", method, parts=parts)
         extremes = _extremes(scores, min(top, len(scores.sample_ids)))
     else:
         extremes = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
@@ -182,6 +189,8 @@ def explain_sample(
         label=None if says.given is None else int(says.given[0]),
         trained=dict(zip(trained, given_labels(run, trained), strict=True)),
         figures=figures,
+        scores=None if scores is None or scores.part_contributions is None else scores,
+        losses=part_losses(run, dataset, number) if isinstance(run.loss, LossOfParts) else None,
     )
 
 
@@ -189,11 +198,13 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
     """Print the sample and the training samples that moved it."""
     figures, item = explained.figures, explained.dataset[explained.number]
     label, text = _class_name(experiment, explained.label), _text(experiment, item)
-    rows = {"loss": f"{figures['loss']:.4f}", "answered in": _took(figures["seconds"])}
+    rows: dict[str, str | Text] = {"loss": f"{figures['loss']:.4f}", "answered in": _took(figures["seconds"])}
     if label is not None:
-        rows = {"label": label} | rows
+        rows = {"label": label, **rows}
     if text is not None:
-        rows = {"text": text} | rows
+        rows = {"text": text, **rows}
+    if experiment.pieces is not None and explained.losses is not None:
+        rows["loss by token"] = marked(experiment.pieces(item), explained.losses, number=".2f", positive=LOSSES)
     if explained.predicted is not None:
         rows["predicted"] = f"{_class_name(experiment, explained.predicted[0])} ({100 * explained.predicted[1]:.1f} %)"
     table(figures["sample"], rows)
@@ -215,6 +226,13 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
             items = [experiment.train_set[i] for i in ids]
             _print_items(experiment, items, [f"{i}: {label}\n{contribution}" for i, label, contribution in samples])
         elif text is not None:
+            if experiment.pieces is not None and explained.scores is not None:
+                lines = marked_samples(experiment.pieces, experiment.train_set, explained.scores, ids)
+                marked_cells = [
+                    (i, contribution, line) for (i, _, contribution), (*_, line) in zip(samples, lines, strict=True)
+                ]
+                columns(title, ("sample", "contribution", "text"), marked_cells, left={"text"})
+                continue
             texts = [_text(experiment, experiment.train_set[i]) or "" for i in ids]
             cells = [(i, contribution, words) for (i, _, contribution), words in zip(samples, texts, strict=True)]
             columns(title, ("sample", "contribution", "text"), cells, left={"text"})

@@ -19,12 +19,27 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.one_call import capture_output
+from hydragrad.derivatives.part_losses import Terms
 from hydragrad.derivatives.stopped import stopped_gradients
 from hydragrad.derivatives.torch_gaps.twins import Twins
 from hydragrad.derivatives.trusted import compare_with_safe, tolerance_of
 
 DIRECTIONS_AT_ONCE = 8
 """Directions in one vectorised tangent; every one holds activations of its own."""
+
+
+class OfParts(NamedTuple):
+    """Terms of the samples' losses and their derivatives along Q directions.
+
+    Attributes:
+        losses: (batch, parts).
+        losses_dot: (Q, batch, parts).
+        trained: The terms that training had, and which are parts.
+    """
+
+    losses: Tensor
+    losses_dot: Tensor
+    trained: Terms
 
 
 class Directional(NamedTuple):
@@ -35,12 +50,14 @@ class Directional(NamedTuple):
         losses_dot: (Q, batch).
         output: What the model's one call returned; None unless requested.
         output_dot: Its derivatives, with a leading Q.
+        parts: Those of the parts that the samples' losses are made of; None unless requested.
     """
 
     losses: Tensor
     losses_dot: Tensor
     output: Tensor | None
     output_dot: Tensor | None
+    parts: OfParts | None = None
 
 
 @contextmanager

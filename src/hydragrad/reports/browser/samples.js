@@ -30,9 +30,9 @@ function thumbnail(place, name) {
 
 /* Which samples of a set ("train", "test") are shown, and where. */
 const SHOWN = Object.fromEntries(
-  Object.entries(DATA.shown).map(([set, { ids, pictures, texts, rows }]) => [
+  Object.entries(DATA.shown).map(([set, { ids, pictures, texts, rows, tokens }]) => [
     set,
-    { places: new Map(Array.from(unpacked(ids), (id, at) => [id, at])), pictures: unpacked(pictures), texts, rows },
+    { places: new Map(Array.from(unpacked(ids), (id, at) => [id, at])), pictures: unpacked(pictures), texts, rows, tokens },
   ]),
 );
 const HAS_VIEWS = Object.values(SHOWN).some(({ pictures, texts, rows }) => pictures || texts || rows);
@@ -55,6 +55,20 @@ function sampleView(set, id, name, full = false) {
   if (!row) return null;
   const entries = (full ? row : row.slice(0, 3)).map(([column, value]) => element("span", { class: "entry" }, element("span", { class: "quiet", text: `${DATA.columns[column]} ` }), element("span", { text: value })));
   return element("span", { class: full ? "values full" : "values" }, ...entries);
+}
+
+/** A training sample's tokens, coloured by their contributions to the report's query; null where these are not known. */
+function tokensView(id, full = false) {
+  const shown = SHOWN.train?.tokens?.[SHOWN.train.places.get(id)];
+  if (!shown) return null;
+  const parts = shown.pieces.map((piece, at) => {
+    const share = shown.shares[at];
+    if (!share) return piece;
+    const part = element("span", { class: share < 0 ? "token harms" : "token helps", title: signed((share / 100) * shown.largest), text: piece });
+    part.style.setProperty("--share", `${Math.abs(share)}%`);
+    return part;
+  });
+  return element("span", { class: full ? "words full" : "words" }, ...parts);
 }
 
 /** A contribution on a card, its standard error in percent of it where that is known. */

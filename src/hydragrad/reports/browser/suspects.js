@@ -138,7 +138,7 @@ function suspectCard(row, card) {
     mark ? element("span", { class: "mark", text: mark }) : element("span", { class: "quiet", text: `sample ${id}` }),
   );
   card.classList.toggle("worded", HAS_TEXTS);
-  return [sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
+  return [tokensView(id) ?? sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
 }
 
 function suspectName(row) {
@@ -187,7 +187,7 @@ function showDetail(row, opened) {
   const list = facts.map(([name, value, note]) => element("div", {}, element("dt", { text: name }), element("dd", {}, element("span", { text: value }), note ? element("span", { class: "quiet", text: ` ${note}` }) : null)));
   panel.replaceChildren(
     element("div", { class: "head" }, element("h2", { text: `Sample ${id}` }), element("button", { type: "button", class: "plain close", "aria-label": "Close", text: "✕", onclick: closeDetail })),
-    element("div", { class: "close-up" }, sampleView("train", id, `Sample ${id}`, true) ?? ""),
+    element("div", { class: "close-up" }, tokensView(id, true) ?? sampleView("train", id, `Sample ${id}`, true) ?? ""),
     element("dl", {}, ...list),
     markButtons(row),
     timeOf(id) ?? "",
