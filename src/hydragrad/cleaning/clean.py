@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 import pandas as pd
-import torch
 from torch.utils.data import Dataset
 
 from hydragrad.cleaning.outcomes import Outcome, frame_of, in_words, measured, outcomes_of
@@ -14,7 +13,7 @@ from hydragrad.cleaning.signals import training_signals
 from hydragrad.cleaning.suspects import WRONG_SHARE, estimated_share
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
-from hydragrad.replay.changed_run import Change
+from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import retrain
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
@@ -91,8 +90,7 @@ def clean(
     length = run.manifest.data["length"]
     listed = [one for kind in treatments for one in _remedies(kind, run, suspects, share)]
     remedies = list({remedy.name: remedy for remedy in listed if remedy.changed}.values())
-    rounding = torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps
-    changes = [Change(noise=rounding), *(remedy.change(length) for remedy in remedies)]
+    changes = [Change(noise=one_rounding(run)), *(remedy.change(length) for remedy in remedies)]
     retrained = dict(retrain(run, changes, workers=workers, keep=True)) if remedies else {}
     states = [run.final.parameters | run.final.buffers, *(retrained[number] for number in range(len(retrained)))]
     named = [Remedy(name=AS_GIVEN), Remedy(name=AGAIN), *remedies][: len(states)]

@@ -21,7 +21,7 @@ from hydragrad.cleaning.remedies import Remedy
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar, quiet
 from hydragrad.replay import Recording
-from hydragrad.replay.changed_run import Change, ChangedRun
+from hydragrad.replay.changed_run import Change, ChangedRun, one_rounding
 from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Curvature, Query
 from hydragrad.surroundings import in_clean_surroundings
@@ -105,9 +105,8 @@ def reweigh(
     if not steps or min(steps) <= 0 or rounds < 1:
         raise QueryError(f"reweigh needs sizes above 0 and at least one round, got {list(steps)} and {rounds}.")
     length = run.manifest.data["length"]
-    rounding = torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps
     given = _Place(torch.ones(length, dtype=torch.float64), Remedy(name=EQUAL), _final(run), run)
-    (again,) = _trained(run, [Change(noise=rounding)], workers)
+    (again,) = _trained(run, [Change(noise=one_rounding(run))], workers)
     search = _Search(run, query, choose_on, {"curvature": curvature, "smoothing": smoothing}, tuple(steps), workers)
     places = [given]
     with bar("reweighting", rounds, unit="rounds") as progress:

@@ -1,9 +1,10 @@
 """What training shows about each sample's label: the trained model, earlier checkpoints, models that never saw it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -155,11 +156,16 @@ def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
     return probabilities
 
 
-def _logits(run: Trained, model: nn.Module) -> tuple[Tensor, Tensor]:
-    """Logits float64 (samples, classes) and labels int64 (samples,) of the training set."""
+def logits_of(
+    run: Trained, model: nn.Module, fetch_batch: Callable[[Sequence[int]], Any], length: int
+) -> tuple[Tensor, Tensor]:
+    """Logits float64 (samples, classes) and labels int64 (samples,) of a data set.
+
+    Raises:
+        LossError: The model's one call does not return logits, or the loss compares them with no label.
+    """
     logits, labels = [], []
-    length = samples_in(run)
-    for part in evaluated(model, run.loss, range(length), run.collate, length=length):
+    for part in evaluated(model, run.loss, range(length), fetch_batch, length=length):
         if part.output is None or part.labels is None or not part.softmax:
             raise LossError(
                 "Signals of training need a classifier: the loss calls the model once, its output is logits (batch, "
@@ -169,6 +175,11 @@ def _logits(run: Trained, model: nn.Module) -> tuple[Tensor, Tensor]:
         logits.append(part.output.double().cpu())
         labels.append(part.labels.long().cpu())
     return torch.cat(logits), torch.cat(labels)
+
+
+def _logits(run: Trained, model: nn.Module) -> tuple[Tensor, Tensor]:
+    """The same of the training set."""
+    return logits_of(run, model, run.collate, samples_in(run))
 
 
 def _margin(logits: Tensor, labels: Tensor) -> Tensor:

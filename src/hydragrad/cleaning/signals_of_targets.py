@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hydragrad.cleaning.signals import POINTS, checkpoints_of
 from hydragrad.cleaning.target_evidence import Block, Evidence, positions, several_labels, values
 from hydragrad.derivatives import Evaluator, Target, floating_outputs
 from hydragrad.errors import NonFinite
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, Trained, samples_in
-from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
+from hydragrad.replay.checkpoint_spread import spread_steps
 from hydragrad.replay.labels import target_of
 from hydragrad.runs import Checkpoint
 from hydragrad.runs.buffers import put_state
@@ -57,7 +58,7 @@ class TargetSignals:
 
 
 @in_clean_surroundings
-def target_signals(run: Recording | Checkpoints, *, points: int = 10) -> TargetSignals:
+def target_signals(run: Recording | Checkpoints, *, points: int = POINTS) -> TargetSignals:
     """Measure them once; they are saved in RUN/signals, those of checkpoints nowhere.
 
     Args:
@@ -71,7 +72,7 @@ def target_signals(run: Recording | Checkpoints, *, points: int = 10) -> TargetS
     Cost: `points` evaluations of the training set, and one of the loss for which elements count.
     """
     if isinstance(run, Checkpoints):
-        return _measured(run, target_of(run), [_reading(run.at, number) for number in run.spread(max(1, points))])
+        return _measured(run, target_of(run), checkpoints_of(run, points))
     steps = spread_steps(run, max(1, points))
     kept = Kept(
         run.path / "signals",
@@ -80,9 +81,7 @@ def target_signals(run: Recording | Checkpoints, *, points: int = 10) -> TargetS
     )
     signals = kept.read_as(_unpacked)
     if signals is None:
-        recording = run
-        reading = [_reading(lambda step: checkpoint_at(recording, step), step) for step in steps]
-        signals = _measured(run, target_of(run), reading)
+        signals = _measured(run, target_of(run), checkpoints_of(run, points))
         about = {"kind": signals.kind, "how": signals.how, "columns": " ".join(signals.columns)}
         kept.write({"against": signals.against, **signals.columns}, about)
     return signals
@@ -91,10 +90,6 @@ def target_signals(run: Recording | Checkpoints, *, points: int = 10) -> TargetS
 def _unpacked(tensors: dict[str, Tensor], metadata: dict[str, str]) -> TargetSignals:
     columns = {name: tensors[name] for name in metadata["columns"].split()}  # files do not keep their order
     return TargetSignals(kind=metadata["kind"], how=metadata["how"], against=tensors["against"], columns=columns)
-
-
-def _reading(read: Callable[[int], Checkpoint], number: int) -> Callable[[], Checkpoint]:
-    return lambda: read(number)
 
 
 def _measured(run: Trained, target: Target, checkpoints: Sequence[Callable[[], Checkpoint]]) -> TargetSignals:

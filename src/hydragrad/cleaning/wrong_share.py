@@ -13,12 +13,13 @@ Source: the lower end is that of mixture proportions: Blanchard, Lee and Scott, 
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 
-from hydragrad.cleaning.signals import POINTS, Signals, checkpoints_of, model_with
+from hydragrad.cleaning.signals import POINTS, Signals, checkpoints_of, logits_of, model_with
 from hydragrad.cleaning.suspicion import against
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording
@@ -26,7 +27,6 @@ from hydragrad.replay.data import data_fingerprint
 from hydragrad.replay.held_out import HeldOutBatches
 from hydragrad.runs.kept import Kept
 from hydragrad.trained_elsewhere import Checkpoints
-from hydragrad.training.measuring import evaluated
 
 NORMAL_90 = 1.6449
 """Half of the central 90 % of a normal distribution, in standard deviations."""
@@ -107,31 +107,19 @@ def held_out_errors(run: Recording | Checkpoints, held_out: Dataset[object]) -> 
 
 
 def _measured(run: Recording | Checkpoints, held_out: Dataset[object]) -> HeldOutErrors | None:
+    batches, length = HeldOutBatches(run.model, run.loss, run.collate_fn, run.device), len(held_out)  # type: ignore[arg-type]
     total, labels = None, torch.empty(0)
     for read in checkpoints_of(run, POINTS):
         checkpoint = read()
         model = model_with(run, checkpoint.parameters | checkpoint.buffers)
         try:
-            probabilities, labels = _predicted(run, model, held_out)
+            logits, labels = logits_of(run, model, partial(batches, held_out), length)
         except LossError:
             return None
-        total = probabilities if total is None else total + probabilities
+        total = logits.softmax(1) if total is None else total + logits.softmax(1)
     assert total is not None
     mean = total / total.sum(1, keepdim=True)
     counts = torch.zeros(2 * [mean.shape[1]], dtype=torch.float64)
     counts.index_put_((labels, mean.argmax(1)), torch.ones(len(labels), dtype=torch.float64), accumulate=True)
     confused = counts.fill_diagonal_(0).max(1).values.sum()
     return HeldOutErrors(against(mean, labels), float(confused) / len(labels))
-
-
-def _predicted(run: Recording | Checkpoints, model: nn.Module, held_out: Dataset[object]) -> tuple[Tensor, Tensor]:
-    """Probabilities (samples, classes) and labels (samples,) of held-out data."""
-    batches = HeldOutBatches(run.model, run.loss, run.collate_fn, run.device)
-    probabilities, labels = [], []
-    length = len(held_out)  # type: ignore[arg-type]
-    for part in evaluated(model, run.loss, range(length), lambda some: batches(held_out, some), length=length):
-        if part.output is None or part.labels is None or not part.softmax:
-            raise LossError("The held-out data show no labels.")
-        probabilities.append(part.output.double().softmax(1).cpu())
-        labels.append(part.labels.long().cpu())
-    return torch.cat(probabilities), torch.cat(labels)

@@ -93,7 +93,7 @@ class Target:
             losses, _ = held.gradients(loss_of, data, held.floating)
             output = held.floating(len(losses))[self.output]
             target = self.of(data, output)
-            off = beside(target, output) if self.kind == "values" else undecided(self, output)
+            off = off_target(target, output) if self.kind == "values" else undecided(self, output)
             put(output, off.reshape(output.shape))
             _, gradients = held.gradients(loss_of, data, held.floating)
         gradient = self.answers(gradients[self.output])
@@ -105,7 +105,7 @@ def undecided(target: Target, output: Tensor) -> Tensor:
     return torch.full_like(output, 0.5 if target.probabilities else 0.0)
 
 
-def beside(target: Tensor, output: Tensor) -> Tensor:
+def off_target(target: Tensor, output: Tensor) -> Tensor:
     """Values that are no target; between 0 and 1 where all targets and outputs are, which a loss may ask for."""
     if between_0_and_1(target) and between_0_and_1(output):
         return torch.where(target < 0.5, target + 0.25, target - 0.25)

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
-from torch import nn
 from torch.utils.data import Dataset
 
 from hydragrad.cleaning import (
@@ -16,8 +16,8 @@ from hydragrad.cleaning import (
     Kind,
     Labels,
     Marks,
-    Outcome,
     Remedy,
+    Reweighting,
     Signals,
     area_under_roc,
     estimated_share,
@@ -26,12 +26,15 @@ from hydragrad.cleaning import (
     training_signals,
 )
 from hydragrad.cleaning import clean as treated
+from hydragrad.cleaning.signals import model_with
 from hydragrad.cleaning.suspects import WRONG_SHARE
+from hydragrad.disk import replace_file, save_file
 from hydragrad.errors import QueryError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.named_query import HALF
 from hydragrad.replay import Recording
-from hydragrad.runs.buffers import put_state
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import retrain
 from hydragrad.scores import Scores
 from hydragrad.training import mean_loss_and_accuracy
 
@@ -98,10 +101,10 @@ def clean(
     choose_on = _choose_on(experiment, query)
     ranked = ranked_suspects(experiment, run, scores, query, folds=folds)
     wanted = _treatments(ranked, treatments) if marks is None else [_by_hand(marks)]
-    truth = [_true_labels(experiment.labels)] if reference and experiment.labels is not None else []
     result = treated(run, ranked, choose_on, treatments=wanted, share=remove, workers=workers)
-    reached = treated(run, ranked, choose_on, treatments=truth, workers=workers) if truth else None
-    tested = _test_accuracies(experiment, run, result, reached)
+    tested = test_accuracies(experiment, run, result, AGAIN)
+    if reference and experiment.labels is not None:
+        tested |= _with_true_labels(experiment, run, experiment.labels)
     figures = _figures(ranked, result, remove, marks) | _tested(result, tested)
     if experiment.labels is not None:
         figures |= _against_truth(ranked, experiment.labels, marks)
@@ -156,30 +159,29 @@ def _by_hand(marks: Marks) -> Remedy:
     return Remedy(name=BY_HAND, labels=marks.fixed)
 
 
-def _true_labels(labels: Labels) -> Remedy:
+def _with_true_labels(experiment: Experiment, run: Recording, labels: Labels) -> dict[str, float]:
+    """Test accuracy of the run repeated with the true labels, if there is a test set."""
     wrong = labels.flipped.nonzero().flatten().tolist()
-    return Remedy(name=TRUE_LABELS, labels={i: int(labels.true[i]) for i in wrong})
+    change = Change(labels={i: int(labels.true[i]) for i in wrong})
+    ((_, state),) = retrain(run, [change], workers=1, keep=True)
+    accuracy = experiment.test_accuracy(model_with(run, state))
+    return {} if accuracy is None else {TRUE_LABELS: accuracy}
 
 
-def _test_accuracies(
-    experiment: Experiment, run: Recording, result: Cleaning, reached: Cleaning | None
+def test_accuracies(
+    experiment: Experiment, run: Recording, result: Cleaning | Reweighting, without: str
 ) -> dict[str, float]:
-    """Test accuracy by name: as given, recommended, the other treatments, true labels."""
-    given, *others = (one for one in result.outcomes if one.remedy.name != AGAIN)
+    """Test accuracy by name of what was trained, as given first, then the recommended; without one of the names."""
+    given, *others = (one for one in result.outcomes if one.remedy.name != without)
     others.sort(key=lambda one: one is not result.recommended)
-    others += [] if reached is None else list(reached.outcomes[2:])
-    accuracies = {}
-    for outcome in [given, *others]:
-        accuracy = experiment.test_accuracy(_model(run, outcome))
-        if accuracy is not None:
-            accuracies[outcome.remedy.name] = accuracy
-    return accuracies
+    accuracies = {one.remedy.name: experiment.test_accuracy(model_with(run, one.state)) for one in [given, *others]}
+    return {name: accuracy for name, accuracy in accuracies.items() if accuracy is not None}
 
 
-def _model(run: Recording, outcome: Outcome) -> nn.Module:
-    model = run.trained_model()
-    put_state(model, outcome.state)
-    return model
+def save_model(result: Cleaning | Reweighting, to: Path) -> None:
+    """Write parameters and buffers of the recommended model."""
+    state = {name: value.contiguous() for name, value in result.recommended.state.items()}
+    replace_file(to, lambda file: save_file(state, file, {}))
 
 
 def _figures(ranked: pd.DataFrame, result: Cleaning, remove: float | None, marks: Marks | None) -> dict[str, Any]:

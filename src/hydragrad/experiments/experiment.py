@@ -15,7 +15,6 @@ from hydragrad.errors import QueryError, UnknownName
 from hydragrad.experiments.named_query import NamedQuery
 from hydragrad.experiments.recipes import Start
 from hydragrad.experiments.settings import Settings
-from hydragrad.replay import Recording, labels_of
 from hydragrad.scores import Curvature, Query, mean_loss, sample_losses
 from hydragrad.training import mean_loss_and_accuracy
 
@@ -86,14 +85,6 @@ class Experiment:
             QueryError: No such data set, or no number of a sample.
         """
         return NamedQuery.parse(text, self._data_sets())
-
-    def known_labels(self, run: Recording) -> frozenset[int]:
-        """Return the labels that a training sample of a run may have: those with a name, or else those that occur.
-
-        Raises:
-            LossError: No tensor of the batches is the label, or several are.
-        """
-        return frozenset(range(len(self.classes)) if self.classes else labels_of(run).tolist())
 
     def data_set(self, name: str) -> Dataset[Any]:
         """Return a data set by name: train, or one of the held-out ones.

@@ -45,6 +45,11 @@ class Change:
         return [run.digest, sorted(self.weights.items()), sorted(self.labels.items()), self.noise, self.seed]
 
 
+def one_rounding(run: Recording) -> float:
+    """The relative size of one rounding of the run's weights: the smallest change of its start that means anything."""
+    return float(torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps)
+
+
 class ChangedRun(Recording):
     """A recorded run as it would have been with a change, ready to be replayed and differentiated.
 

@@ -199,7 +199,11 @@ class Recording:
     @property
     def final(self) -> Checkpoint:
         """The state that queries are about, after the last complete step, or the average that was asked for."""
-        return self.last if self.average is None else self.average.at(self.last)
+        return self.asked_about(self.last)
+
+    def asked_about(self, checkpoint: Checkpoint) -> Checkpoint:
+        """What queries are about at a checkpoint: its own weights, or those of the average that was asked for."""
+        return checkpoint if self.average is None else self.average.at(checkpoint)
 
     @property
     def ends(self) -> Ends:

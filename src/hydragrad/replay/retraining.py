@@ -64,7 +64,6 @@ class _Retraining:
             for done in run.repeat(replay):
                 if done and self._advance is not None:
                     self._advance()
-            last = run.reached(replay, len(run.steps))
-            end = last if run.average is None else run.average.at(last)
+            end = run.asked_about(run.reached(replay, len(run.steps)))
             state = end.parameters | end.buffers
             return {name: value.cpu().clone() for name, value in state.items()}

@@ -20,7 +20,7 @@ from hydragrad.attribution.advice import Advice
 from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
-from hydragrad.replay.changed_run import Change
+from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Curvature, Evidence, Method, Note, Query
 from hydragrad.surroundings import in_clean_surroundings
@@ -126,7 +126,7 @@ def smoothness(
     if len(scalar.names()) != 1:
         raise QueryError(f"smoothness takes one scalar, got {len(scalar.names())}.")
     sizes = sorted(steps)
-    epsilon = float(torch.finfo(next(iter(run.final.parameters.values())).dtype).eps)
+    epsilon = one_rounding(run)
     groups = _groups(run, directions, share, seed)
     changes = [Change(noise=epsilon, seed=seed)]
     changes += [

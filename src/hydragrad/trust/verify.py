@@ -12,7 +12,7 @@ from hydragrad.errors import DataError, QueryError
 from hydragrad.figures import agreement
 from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
-from hydragrad.replay.changed_run import Change
+from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import retrain
 from hydragrad.scores import Check, Evidence, Query, Scores, numbered, queries_of
 from hydragrad.scores.checks import CheckKind, Interval
@@ -105,7 +105,7 @@ def verify(
 
 def _repeated(run: Recording, groups: Sequence[Sequence[int]], queries: Sequence[Query], workers: int) -> Array:
     """How the same retrainings change the queries from initial weights changed by one rounding, (queries, groups)."""
-    rounding = torch.finfo(next(iter(run.initial.parameters.values())).dtype).eps
+    rounding = one_rounding(run)
     changes = [Change(weights=dict.fromkeys(group, 0.0), noise=rounding) for group in groups]
     values: Array = measure(run, retrain(run, changes, workers=workers, keep=True), queries)[1].numpy()
     return values

@@ -9,9 +9,8 @@ from hydragrad.cleaning import KINDS, Kind, Outcome
 from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.forecast import announce, ranking_seconds, training_seconds
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
-from hydragrad.disk import replace_file, save_file
 from hydragrad.errors import QueryError
-from hydragrad.experiments.clean_and_retrain import ESTIMATED, Cleaned, with_names
+from hydragrad.experiments.clean_and_retrain import ESTIMATED, Cleaned, save_model, with_names
 from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
@@ -111,8 +110,7 @@ def clean(
     files = {name: run / f"{name.partition('.')[0]}{ending}.{name.partition('.')[2]}" for name in FILES}
     with_names(cleaned.suspects, experiment.classes).to_csv(files["suspects.csv"], index=False)
     with_names(cleaned.training, experiment.classes).to_csv(files["cleaned.csv"], index=False)
-    state = {name: value.contiguous() for name, value in cleaned.cleaning.recommended.state.items()}
-    replace_file(files["cleaned.safetensors"], lambda to: save_file(state, to, {}))
+    save_model(cleaned.cleaning, files["cleaned.safetensors"])
     page = files["report.html"]
     write_report(
         experiment,

@@ -5,21 +5,18 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from hydragrad.cleaning import Reweighting, reweigh
+from hydragrad.cleaning import reweigh
 from hydragrad.cleaning.reweigh import AGAIN
-from hydragrad.cleaning.signals import model_with
 from hydragrad.cli.commands.clean import outcome_row
 from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.forecast import announce, attribution_seconds, training_again_seconds
 from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, SmoothingOption
-from hydragrad.disk import replace_file, save_file
-from hydragrad.experiments.experiment import Experiment
+from hydragrad.experiments.clean_and_retrain import save_model, test_accuracies
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.named_query import HALF
 from hydragrad.experiments.run_report import write_report
 from hydragrad.experiments.saved_scores import saved_or_computed
 from hydragrad.progress import quiet
-from hydragrad.replay import Recording
 from hydragrad.scores import Method
 
 
@@ -66,9 +63,8 @@ def reweight(
         scores = saved_or_computed(experiment, recording, ranking, method)
     weights, model, page = run / "weights.csv", run / "reweighted.safetensors", run / "report-reweighted.html"
     pd.DataFrame({"sample": range(len(result.weights)), "weight": result.weights.numpy()}).to_csv(weights, index=False)
-    state = {name: value.contiguous() for name, value in result.recommended.state.items()}
-    replace_file(model, lambda to: save_file(state, to, {}))
-    accuracies = _test_accuracies(experiment, recording, result)
+    save_model(result, model)
+    accuracies = test_accuracies(experiment, recording, result, AGAIN)
     write_report(experiment, recording, scores, page, accuracies=accuracies, cleaning=result)
     table("what the weights do, on the half of the data that decided", dict(map(outcome_row, result.outcomes)))
     if accuracies:
@@ -77,12 +73,3 @@ def reweight(
     say(f"weights: {weights}\nmodel trained with them: {model}\nreport: {page}")
     figures = {"recommended": result.recommended.remedy.name, "sentence": result.sentence, "test": accuracies}
     write_json(json, figures | {"outcomes": result.to_frame().reset_index().to_dict("records")})
-
-
-def _test_accuracies(experiment: Experiment, run: Recording, result: Reweighting) -> dict[str, float]:
-    found = {}
-    for outcome in result.outcomes:
-        accuracy = experiment.test_accuracy(model_with(run, outcome.state))
-        if accuracy is not None and outcome.remedy.name != AGAIN:
-            found[outcome.remedy.name] = accuracy
-    return found
