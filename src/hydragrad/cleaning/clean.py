@@ -7,7 +7,16 @@ from typing import Literal, Self
 import pandas as pd
 from torch.utils.data import Dataset
 
-from hydragrad.cleaning.outcomes import Outcome, frame_of, in_words, measured, outcomes_of
+from hydragrad.cleaning.outcomes import (
+    SURE,
+    Outcome,
+    frame_of,
+    in_words,
+    measured,
+    net_gain,
+    outcomes_of,
+    surely_less_loss,
+)
 from hydragrad.cleaning.remedies import Remedy, down_weighted, relabelled, removed
 from hydragrad.cleaning.signals import training_signals
 from hydragrad.cleaning.suspects import WRONG_SHARE, estimated_share
@@ -21,8 +30,6 @@ from hydragrad.trained_elsewhere import require_recorded
 Kind = Literal["remove", "relabel", "down-weight"]
 KINDS: tuple[Kind, ...] = ("remove", "relabel", "down-weight")
 AS_GIVEN, AGAIN = "labels as given", "labels as given, again"
-SURE = 2.0
-"""Standard errors: the best of several treatments gains one by luck alone."""
 ALIKE = 0.85
 """Two shares of suspects that differ less are one."""
 
@@ -155,10 +162,9 @@ class _Verdict:
     @classmethod
     def of(cls, again: Outcome, treated: Sequence[Outcome]) -> Self:
         best = max(treated, key=lambda one: one.gain)
-        gain, repeats = best.gain - max(0.0, again.gain), abs(again.gain)
-        surely_less_loss = best.loss_gain - max(0.0, again.loss_gain) > SURE * best.loss_gain_error
+        gain, repeats = net_gain(best, again), abs(again.gain)
         clear = gain > max(SURE * best.gain_error, repeats)
-        return cls(best, repeats, clear, likely=gain > 0 and surely_less_loss)
+        return cls(best, repeats, clear, likely=gain > 0 and surely_less_loss(best, again))
 
 
 def _recommended(outcomes: Sequence[Outcome]) -> Outcome:

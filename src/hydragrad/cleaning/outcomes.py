@@ -97,6 +97,20 @@ def _standard_error(values: Tensor) -> float:
     return float(values.std() / len(values) ** 0.5) if len(values) > 1 else float("inf")
 
 
+SURE = 2.0
+"""Standard errors: the best of several treatments gains one by luck alone."""
+
+
+def net_gain(outcome: Outcome, again: Outcome) -> float:
+    """How much better an outcome is than the better one of the run as given and itself once more."""
+    return outcome.gain - max(0.0, again.gain)
+
+
+def surely_less_loss(outcome: Outcome, again: Outcome) -> bool:
+    """Whether the loss is lower than both, by more than what other held-out data would change."""
+    return outcome.loss_gain - max(0.0, again.loss_gain) > SURE * outcome.loss_gain_error
+
+
 def frame_of(outcomes: Sequence[Outcome]) -> pd.DataFrame:
     """One row a treatment."""
     measures = ("accuracy", "loss", "error", "gain", "gain_error", "loss_gain", "loss_gain_error")

@@ -15,8 +15,17 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from hydragrad.attribution import attribute
-from hydragrad.cleaning.clean import SURE
-from hydragrad.cleaning.outcomes import Outcome, frame_of, in_words, measured, outcomes_of
+from hydragrad.cleaning.outcomes import (
+    SURE,
+    Measured,
+    Outcome,
+    frame_of,
+    in_words,
+    measured,
+    net_gain,
+    outcomes_of,
+    surely_less_loss,
+)
 from hydragrad.cleaning.remedies import Remedy
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar, quiet
@@ -92,7 +101,8 @@ def reweigh(
     Raises:
         QueryError: A run that was not completed, a query of several scalars, or sizes that are not positive.
 
-    Cost: a round takes one attribution and one training a size; trainings are saved in RUN/retrained.
+    Cost: a round takes one attribution and one training a size, from the second on one training more; those of the
+    sizes are saved in RUN/retrained.
 
     Source: the gradient of a held-out loss by sample weights is that of Ren et al., ICML 2018 ("learning to reweight"),
     here of the whole run.
@@ -105,7 +115,9 @@ def reweigh(
     if not steps or min(steps) <= 0 or rounds < 1:
         raise QueryError(f"reweigh needs sizes above 0 and at least one round, got {list(steps)} and {rounds}.")
     length = run.manifest.data["length"]
-    given = _Place(torch.ones(length, dtype=torch.float64), Remedy(name=EQUAL), _final(run), run)
+    state = run.final.parameters | run.final.buffers
+    equal = torch.ones(length, dtype=torch.float64)
+    given = _Place(equal, Remedy(name=EQUAL), state, measured(run, state, choose_on), run)
     (again,) = _trained(run, [Change(noise=one_rounding(run))], workers)
     search = _Search(run, query, choose_on, {"curvature": curvature, "smoothing": smoothing}, tuple(steps), workers)
     places = [given]
@@ -118,7 +130,8 @@ def reweigh(
             places.append(following)
     remedies = [given.remedy, Remedy(name=AGAIN), *(place.remedy for place in places[1:])]
     states = [given.state, again, *(place.state for place in places[1:])]
-    outcomes = tuple(outcomes_of(remedies, states, [measured(run, state, choose_on) for state in states]))
+    found = [given.measured, measured(run, again, choose_on), *(place.measured for place in places[1:])]
+    outcomes = tuple(outcomes_of(remedies, states, found))
     best = places[-1] if len(places) > 1 and _better(outcomes[-1], outcomes[1]) else given
     recommended = outcomes[0] if best is given else outcomes[-1]
     weights = best.weights / best.weights.mean()
@@ -129,11 +142,12 @@ def reweigh(
 
 @dataclass(frozen=True)
 class _Place:
-    """Weights, and the run trained with them."""
+    """Weights, the run trained with them, and what it does on the data that decide."""
 
     weights: Tensor
     remedy: Remedy
     state: State
+    measured: Measured
     run: Recording
 
 
@@ -156,18 +170,14 @@ class _Search:
         names = [f"weights of round {number}, step {size:g}" for size in self.steps]
         remedies = [_remedy(weights, name) for weights, name in zip(tried, names, strict=True)]
         changes = [remedy.change(len(contributions)) for remedy in remedies]
-        states = [place.state, *_trained(self.run, changes, self.workers)]
+        states = _trained(self.run, changes, self.workers)
         found = [measured(self.run, state, self.choose_on) for state in states]
-        _, *outcomes = outcomes_of([place.remedy, *remedies], states, found)
+        _, *outcomes = outcomes_of([place.remedy, *remedies], [place.state, *states], [place.measured, *found])
         best = max(range(len(outcomes)), key=lambda which: outcomes[which].loss_gain)
         if outcomes[best].loss_gain <= 0 or outcomes[best].gain < 0:
             return None
         reweighted = ChangedRun(self.run, changes[best], memory=MEMORY)
-        return _Place(tried[best], remedies[best], states[1 + best], reweighted)
-
-
-def _final(run: Recording) -> State:
-    return run.final.parameters | run.final.buffers
+        return _Place(tried[best], remedies[best], states[best], found[best], reweighted)
 
 
 def _trained(run: Recording, changes: Sequence[Change], workers: int) -> list[State]:
@@ -186,9 +196,8 @@ def _remedy(weights: Tensor, name: str) -> Remedy:
 
 
 def _better(best: Outcome, again: Outcome) -> bool:
-    gain = best.gain - max(0.0, again.gain)
-    surely_less_loss = best.loss_gain - max(0.0, again.loss_gain) > SURE * best.loss_gain_error
-    return gain > 0 and (surely_less_loss or gain > SURE * best.gain_error)
+    gain = net_gain(best, again)
+    return gain > 0 and (surely_less_loss(best, again) or gain > SURE * best.gain_error)
 
 
 def _sentence(outcomes: Sequence[Outcome], recommended: Outcome) -> str:
