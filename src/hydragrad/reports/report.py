@@ -14,8 +14,10 @@ from hydragrad.replay import Recording, samples_in
 from hydragrad.reports.content import read_content
 from hydragrad.reports.explaining import EXPLAINED, Explanations, explained_samples, from_scores, from_store
 from hydragrad.reports.gallery import Gallery
+from hydragrad.reports.grouped import require_groups
 from hydragrad.reports.listing import listing
 from hydragrad.reports.page import page
+from hydragrad.reports.pairs import require_pairs, require_test_set
 from hydragrad.reports.rendering import Render
 from hydragrad.reports.tokens import Pieces
 from hydragrad.runs.lines import replace_file
@@ -43,6 +45,9 @@ def report(
     *,
     query: str | int | None = None,
     suspects: pd.DataFrame | None = None,
+    groups: pd.DataFrame | None = None,
+    duplicates: pd.DataFrame | None = None,
+    leaks: pd.DataFrame | None = None,
     explain: Store | Scores | None = None,
     test_set: Dataset[Any] | None = None,
     render: Render | None = None,
@@ -66,10 +71,14 @@ def report(
         query: Which query of the scores; the first if None.
         suspects: What hg.suspects returned, most suspect first: columns sample, given_label, contribution,
             and optionally suggested_label, true_label, flipped. If None, samples are ranked by contribution. Of targets
-            that are more than one class (values, several labels, positions) the order is shown, not the targets.
+            that are more than one class (values, several labels, positions) what is given and suggested is shown, and
+            of positions where.
+        groups: What hg.suspect_groups returned for these suspects; each can be marked as a whole.
+        duplicates: What hg.near_duplicates(run) returned: pairs inside the training set.
+        leaks: What hg.near_duplicates(run, test_set) returned: training samples in the test set; with `test_set`.
         explain: A store (with `test_set`) or contributions to losses of single test samples: which training samples
             moved which predictions. If None, the scores' own queries where they are such losses.
-        test_set: The samples whose predictions are explained.
+        test_set: The samples whose predictions are explained, and in which training samples were found.
         render: `render(item)` shows what the data set returns for an index: a PIL image, a uint8 array (height,
             width) or (height, width, 3), a text, a mapping of names to values, or None. Without it images, texts and
             rows of numbers are shown for what they are.
@@ -93,9 +102,9 @@ def report(
 
     Raises:
         QueryError: An unknown query, scores of other samples than the run's, of other checkpoints or of candidates, or
-            a store without `test_set`.
+            a store or leaks without `test_set`.
         Unsupported: A store for checkpoints of a model trained elsewhere.
-        PresentationError: Suspects, labels, accuracies, samples or checks that can't be shown.
+        PresentationError: Suspects, groups, pairs, labels, accuracies, samples or checks that can't be shown.
 
     Cost: one forward pass of the training set; with a store also one of the test set, and `explained` gradients.
     """
@@ -114,10 +123,18 @@ def report(
         )
     row = 0 if query is None else query
     scores.row(row)  # refuses an unknown one before the work begins
+    listed = listing(run, scores, row, suspects)
+    if duplicates is not None:
+        require_pairs(duplicates, "duplicates", run, None)
+    if leaks is not None:
+        require_pairs(leaks, "leaks", run, require_test_set(test_set))
     content = read_content(
         run,
         scores,
-        listing(run, scores, row, suspects),
+        listed,
+        groups=None if groups is None else require_groups(groups, listed),
+        duplicates=duplicates,
+        leaks=None if leaks is None else (leaks, require_test_set(test_set)),
         query=row,
         gallery=Gallery(render, columns),
         pieces=pieces,

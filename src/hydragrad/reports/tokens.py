@@ -21,18 +21,20 @@ def tokens(
 ) -> list[dict[str, Any] | None]:
     """Pieces of samples with their contributions to a query, in the order of the samples; None without a score.
 
-    Each has its `pieces`, their `shares` of the largest contribution in percent with its sign, and that `largest` one.
+    Each has its `pieces`, their `shares` of the largest contribution in percent with its sign, that `largest` one, and
+    the `places` of the pieces among the parts. Where the scores are of whole samples, the shares are 0.
 
     Raises:
         PresentationError: Pieces that are no texts.
     """
-    assert scores.part_contributions is not None
     column = {sample: place for place, sample in enumerate(scores.sample_ids.tolist())}
-    every = scores.part_contributions[query]
-    return [
-        _shown(_pieces(dataset, sample, pieces), every[column[sample]].tolist()) if sample in column else None
-        for sample in dict.fromkeys(samples)
-    ]
+    every = None if scores.part_contributions is None else scores.part_contributions[query]
+
+    def shown(sample: int) -> dict[str, Any]:
+        texts = _pieces(dataset, sample, pieces)
+        return _shown(texts, [0.0] * len(texts) if every is None else every[column[sample]].tolist())
+
+    return [shown(sample) if sample in column else None for sample in dict.fromkeys(samples)]
 
 
 def _pieces(dataset: Dataset[Any], sample: int, pieces: Pieces) -> list[str]:
@@ -48,11 +50,13 @@ def _pieces(dataset: Dataset[Any], sample: int, pieces: Pieces) -> list[str]:
 
 
 def _shown(pieces: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
-    pairs = [(piece, value) for piece, value in zip(pieces, values, strict=False) if piece and value == value]
-    largest = max((abs(value) for _, value in pairs), default=0.0)
-    shown = pairs[:LONGEST]
+    both = zip(pieces, values, strict=False)  # batches may have been cut to their longest sequence
+    parts = [(place, piece, value) for place, (piece, value) in enumerate(both) if piece and value == value]
+    largest = max((abs(value) for *_, value in parts), default=0.0)
+    shown = parts[:LONGEST]
     return {
-        "pieces": [piece for piece, _ in shown] + (["…"] if len(pairs) > LONGEST else []),
-        "shares": [round(100 * value / largest) if largest else 0 for _, value in shown],
+        "pieces": [piece for _, piece, _ in shown] + (["…"] if len(parts) > LONGEST else []),
+        "shares": [round(100 * value / largest) if largest else 0 for *_, value in shown],
+        "places": [place for place, *_ in shown],
         "largest": float(f"{largest:.3g}"),
     }
