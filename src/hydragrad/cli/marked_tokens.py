@@ -56,7 +56,7 @@ def marked(
 
 
 def show_tokens(
-    pieces: Callable[[Any], list[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
+    pieces: Callable[[Any], Sequence[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
 ) -> None:
     """Print training sequences with the contributions of their tokens to the first query."""
     rows = [(str(i), f"{value:+.3g}", line) for i, value, line in marked_samples(pieces, train_set, scores, samples)]
@@ -65,7 +65,7 @@ def show_tokens(
 
 
 def marked_samples(
-    pieces: Callable[[Any], list[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
+    pieces: Callable[[Any], Sequence[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
 ) -> list[tuple[int, float, Text]]:
     """Samples, each with its contribution to the first query and its text."""
     every = scores.part_contributions
@@ -77,7 +77,7 @@ def marked_samples(
     ]
 
 
-def _aligned(pieces: list[str], values: Tensor) -> tuple[list[str], list[float]]:
+def _aligned(pieces: Sequence[str], values: Tensor) -> tuple[Sequence[str], list[float]]:
     """Pieces and values of the places that both have: batches may have been cut to their longest sequence."""
     count = min(len(pieces), len(values))
     return pieces[:count], values[:count].tolist()

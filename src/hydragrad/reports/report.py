@@ -19,6 +19,7 @@ from hydragrad.reports.listing import listing
 from hydragrad.reports.page import page
 from hydragrad.reports.pairs import require_pairs, require_test_set
 from hydragrad.reports.rendering import Render
+from hydragrad.reports.tokenized import Texts, texts_by
 from hydragrad.reports.tokens import Pieces
 from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Check, Scores
@@ -53,6 +54,7 @@ def report(
     render: Render | None = None,
     columns: Sequence[str] | None = None,
     pieces: Pieces | None = None,
+    tokenizer: Any = None,
     classes: Sequence[str] | None = None,
     accuracies: Mapping[str, float] | None = None,
     cleaning: Cleaning | Reweighting | None = None,
@@ -86,6 +88,9 @@ def report(
         pieces: `pieces(item)` returns the text of every part of a training item (of its tokens, as a tokenizer's
             `decode` gives it), "" where there is no part. Where the scores have `part_contributions`, the listed
             samples are shown with their parts coloured by contribution.
+        tokenizer: An object with `decode(tokens)`, such as a Hugging Face tokenizer, or a function that does the same:
+            shows sequences of tokens as texts, and their parts as tokens, in place of `render` and `pieces`. Where the
+            tokens stand in a batch is found.
         classes: Name of each label.
         accuracies: Name ("labels as given", "cleaned", ...) to accuracy, a fraction.
         cleaning: What hg.clean or hg.reweigh returned: its sentence leads the page; without `accuracies` its own are
@@ -123,6 +128,9 @@ def report(
         )
     row = 0 if query is None else query
     scores.row(row)  # refuses an unknown one before the work begins
+    if tokenizer is not None:
+        texts = texts_by(run, tokenizer)
+        render, pieces = render or texts.text, pieces or _pieces(texts, scores)
     listed = listing(run, scores, row, suspects)
     if duplicates is not None:
         require_pairs(duplicates, "duplicates", run, None)
@@ -156,6 +164,17 @@ def report(
 
     replace_file(file, write)
     return file
+
+
+def _pieces(texts: Texts, scores: Scores) -> Pieces | None:
+    """How the parts of an item are shown; nothing where there is one part only, or none."""
+    parts = scores.part_contributions
+    if texts.pieces is None and parts is not None and parts.shape[-1] > 1:
+        raise PresentationError(
+            f"Which tokens the parts of the loss are was not found ({texts.why_no_pieces}). Say it: "
+            f"pieces=lambda item: [the text of every part]."
+        )
+    return texts.pieces
 
 
 def _explanations(

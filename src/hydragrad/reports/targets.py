@@ -22,7 +22,7 @@ COLUMNS: dict[str, Kind] = {
     "column": "f4",
     "position": "f4",
 }
-"""What suspects hold of targets; NaN where a sample is no suspect. Numbers of places are floats that hold whole ones."""
+"""What suspects hold of targets, NaN where a sample is no suspect."""
 
 
 def target_columns(listed: pd.DataFrame) -> dict[str, Packed]:

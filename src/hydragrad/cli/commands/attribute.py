@@ -16,7 +16,17 @@ from hydragrad.cli.forecast import (
     training_seconds,
 )
 from hydragrad.cli.marked_tokens import show_tokens
-from hydragrad.cli.options import CurvatureByData, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import (
+    CurvatureByData,
+    DataDir,
+    DryRun,
+    Json,
+    Quiet,
+    Run,
+    Seeds,
+    SmoothingOption,
+    TokenizerOption,
+)
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
@@ -45,6 +55,7 @@ def attribute(
     parts: Annotated[
         bool, typer.Option("--parts", help="Of texts, also the contribution of every token of every sequence.")
     ] = False,
+    tokenizer: TokenizerOption = None,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -58,7 +69,7 @@ def attribute(
 
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
-    experiment, recording = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir, tokenizer=tokenizer)
     curvature = curvature or experiment.curvature
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
     parallel = workers if max(replays, seeds) > 1 else 1

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from hydragrad.cli.console import say, write_json
-from hydragrad.cli.options import CurvatureByData, DataDir, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import CurvatureByData, DataDir, Json, Quiet, Run, Seeds, SmoothingOption, TokenizerOption
 from hydragrad.experiments.clean_and_retrain import ranked_suspects
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.run_report import write_report
@@ -27,6 +27,7 @@ def report(
     duplicates: Annotated[
         bool, typer.Option("--duplicates", help="Show near duplicates, and training samples in held-out data.")
     ] = False,
+    tokenizer: TokenizerOption = None,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -40,7 +41,7 @@ def report(
 
     Example: hydragrad report runs/m --query validation --curvature none
     """
-    experiment, recording = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir, tokenizer=tokenizer)
     method = Method.of(curvature or experiment.curvature, smoothing=smoothing)
     with quiet(silent):
         scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
