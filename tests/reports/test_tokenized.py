@@ -138,6 +138,19 @@ def test_a_report_shows_texts_and_tokens_by_a_tokenizer(tmp_path):
     assert shown["train"]["tokens"][0]["pieces"] == list(TOKENIZER.decode(tokens[first, 1:]))
 
 
+@hg.loss_of_parts
+def in_chunks(model, batch):
+    (tokens,) = batch
+    hidden = model(tokens)[:, :-1]
+    return hg.chunked_cross_entropy(hidden, model.embedding.weight, tokens[:, 1:], chunk=2)
+
+
+def test_the_tokens_of_a_chunked_head_are_found(tmp_path):
+    tokens = tokens_of()
+    run = trained(in_chunks, TensorDataset(tokens), tmp_path / "run")
+    assert texts_by(run, TOKENIZER).pieces((tokens[3],)) == list(TOKENIZER.decode(tokens[3, 1:]))
+
+
 def whole(model, batch):
     tokens, label = batch
     return F.cross_entropy(model(tokens).mean(1), label, reduction="none")

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from hydragrad.derivatives import Target, tensor_leaves
+from hydragrad.derivatives import Target, head_calls, tensor_leaves
 from hydragrad.errors import LossError, PresentationError
 from hydragrad.randomness import preserved, reseed_everything
-from hydragrad.replay import Trained, target_of
+from hydragrad.replay import Trained, samples_in, target_of
 from hydragrad.reports.tokens import Pieces
 
 Decode = Callable[[Sequence[int]], str]
+SEEN = 8
+"""Samples by which labels are recognised."""
+
 READ, MASK = "input_ids", "attention_mask"
 """What batches that are mappings call the tokens that are read, and which of them are no padding."""
 
@@ -65,7 +68,7 @@ def texts_by(run: Trained, tokenizer: Any) -> Texts:
         return decode(_read(batch_of(item), padding))
 
     try:
-        target = target_of(run)
+        target = _of_chunked_head(run) or target_of(run)
         why = "" if target.kind == "positions" else f"the loss compares the output with {target.kind}"
     except LossError as error:
         target, why = None, str(error)
@@ -77,6 +80,24 @@ def texts_by(run: Trained, tokenizer: Any) -> Texts:
         return _pieces(batch_of(item), target, piece)
 
     return Texts(text, pieces)
+
+
+def _of_chunked_head(run: Trained) -> Target | None:
+    """What the loss compares with, where it calls `chunked_cross_entropy`, which sees the labels; else None."""
+    batch = run.collate(range(min(SEEN, samples_in(run))))
+    with preserved(), torch.no_grad(), head_calls() as calls:
+        run.loss(run.trained_model().eval(), batch)
+    if len(calls) != 1:
+        return None
+    for number, leaf in enumerate(tensor_leaves(batch)):
+        if leaf.dim() != 2 or not _is_integer(leaf) or len(calls[0].y) % len(leaf):
+            continue
+        seen = calls[0].y.reshape(len(leaf), -1)
+        for shift in (0, 1):
+            part = leaf[:, shift : shift + seen.shape[1]]
+            if part.shape == seen.shape and bool((part == seen)[part >= 0].all()):
+                return Target("positions", number, "", shift=shift)
+    return None
 
 
 def _decode(tokenizer: Any) -> Decode:
