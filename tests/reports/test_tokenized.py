@@ -59,7 +59,7 @@ def dicts(items):
     return {
         "attention_mask": mask,
         "input_ids": padded,
-        "labels": torch.where(mask.bool(), padded, torch.tensor(-100)),
+        "labels": torch.where(mask.bool() & (torch.arange(longest) != 2), padded, torch.tensor(-100)),
     }
 
 
@@ -77,6 +77,7 @@ def test_tokens_that_are_read_and_predicted_in_one_tensor(tmp_path):
     words = TOKENIZER.decode(tokens[3])
     assert texts.text((tokens[3],)) == words
     assert texts.pieces((tokens[3],)) == list(words[1:])
+    assert texts.lead((tokens[3],)) == words[0]
 
 
 def test_tokens_that_are_read_and_predicted_in_two_tensors(tmp_path):
@@ -86,10 +87,11 @@ def test_tokens_that_are_read_and_predicted_in_two_tensors(tmp_path):
     texts = texts_by(run, TOKENIZER.decode)  # a function does as well
     item = run.train_set[2]
     assert texts.text(item) == TOKENIZER.decode(tokens[2])
+    assert texts.lead is None
     assert texts.pieces(item) == [*TOKENIZER.decode(tokens[2, 1:5]), "", ""]
 
 
-def test_batches_that_are_mappings_are_shown_without_padding(tmp_path):
+def test_batches_that_are_mappings_are_shown_without_padding_and_with_what_is_read_only(tmp_path):
     sequences = [row[: 3 + i % 3] for i, row in enumerate(tokens_of())]
     model = Model()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
@@ -104,7 +106,8 @@ def test_batches_that_are_mappings_are_shown_without_padding(tmp_path):
     run = hg.Recording(tmp_path / "run", model, by_name, sequences, collate=dicts)
     texts = texts_by(run, TOKENIZER)
     assert texts.text(sequences[1]) == TOKENIZER.decode(sequences[1])
-    assert texts.pieces(sequences[1]) == list(TOKENIZER.decode(sequences[1]))[1:]
+    assert texts.pieces(sequences[1]) == list(TOKENIZER.decode(sequences[1]))[1:], "though the third has no label"
+    assert texts.lead(sequences[1]) == TOKENIZER.decode(sequences[1][:1])
 
 
 class Pieces:

@@ -37,12 +37,13 @@ def marked(
 
     Args:
         pieces: Text of every token, "" where there is none.
-        values: Contribution of every token; NaN where there is none.
+        values: Contribution of every token; NaN where it has none, as in a prompt.
         number: Format of the strongest tokens' numbers.
         positive: Backgrounds of positive values; those of negative ones are HARMS.
         longest: Characters of the tokens that are shown; of a longer text, those around the strongest token.
     """
-    tokens = [(one_line(piece), value) for piece, value in zip(pieces, values, strict=True) if piece and value == value]
+    both = zip(pieces, values, strict=True)
+    tokens = [(one_line(piece), value if value == value else 0.0) for piece, value in both if piece]
     strongest = sorted(range(len(tokens)), key=lambda place: -abs(tokens[place][1]))[:IN_BRACKETS]
     largest = abs(tokens[strongest[0]][1]) if strongest else 0.0
     first, last = _shown([len(piece) for piece, _ in tokens], strongest[0] if strongest else 0, longest)

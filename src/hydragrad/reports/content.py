@@ -1,6 +1,6 @@
 """The content of the page: run and scores as plain data, before anything is drawn or marked up."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,7 @@ def read_content(
     query: str | int,
     gallery: Gallery,
     pieces: Pieces | None,
+    lead: Callable[[Any], str] | None,
     classes: Sequence[str] | None,
     accuracies: Mapping[str, float],
     cleaned: str | None,
@@ -104,7 +105,7 @@ def read_content(
     galleries = {"train": gallery.shown(run.train_set, shown)}
     targets = target_facts(run, listed, classes)
     if pieces is not None and (scores.part_contributions is not None or (targets or {}).get("kind") == "positions"):
-        galleries["train"]["tokens"] = tokens(run.train_set, shown, pieces, scores, position)
+        galleries["train"]["tokens"] = tokens(run.train_set, shown, pieces, scores, position, lead)
     if explanations is not None and explanations.dataset is not None:
         galleries["test"] = gallery.shown(explanations.dataset, explanations.samples.tolist())
     if leaks is not None:

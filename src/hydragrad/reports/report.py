@@ -86,8 +86,8 @@ def report(
             rows of numbers are shown for what they are.
         columns: Names of the numbers in a row of tabular data.
         pieces: `pieces(item)` returns the text of every part of a training item (of its tokens, as a tokenizer's
-            `decode` gives it), "" where there is no part. Where the scores have `part_contributions`, the listed
-            samples are shown with their parts coloured by contribution.
+            `decode` gives it), "" where there is nothing to show. Where the scores have `part_contributions`, the
+            listed samples are shown with their parts coloured by contribution.
         tokenizer: An object with `decode(tokens)`, such as a Hugging Face tokenizer, or a function that does the same:
             shows sequences of tokens as texts, and their parts as tokens, in place of `render` and `pieces`. Where the
             tokens stand in a batch is found.
@@ -128,8 +128,10 @@ def report(
         )
     row = 0 if query is None else query
     scores.row(row)  # refuses an unknown one before the work begins
+    lead = None
     if tokenizer is not None:
         texts = texts_by(run, tokenizer)
+        lead = texts.lead if pieces is None else None
         render, pieces = render or texts.text, pieces or _pieces(texts, scores)
     listed = listing(run, scores, row, suspects)
     if duplicates is not None:
@@ -146,6 +148,7 @@ def report(
         query=row,
         gallery=Gallery(render, columns),
         pieces=pieces,
+        lead=lead,
         classes=classes,
         accuracies=_accuracies(cleaning) if accuracies is None and cleaning is not None else accuracies or {},
         cleaned=None if cleaning is None else cleaning.sentence,

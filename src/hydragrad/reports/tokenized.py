@@ -33,14 +33,16 @@ class Texts:
 
     Attributes:
         text: Of an item: the tokens that are read, without padding.
-        pieces: Of an item: the text of every token that the loss is made of, "" where there is none; None where the
-            loss is about whole sequences.
+        pieces: Of an item: the text of every token that the loss is made of, of tokens that are read only (a prompt)
+            where it leaves one out, and "" where there is none; None where the loss is about whole sequences.
         why_no_pieces: Why, if so.
+        lead: Of an item: the text of what is read before the first piece.
     """
 
     text: Callable[[Any], str]
     pieces: Pieces | None
     why_no_pieces: str = ""
+    lead: Callable[[Any], str] | None = None
 
 
 def texts_by(run: Trained, tokenizer: Any) -> Texts:
@@ -79,7 +81,13 @@ def texts_by(run: Trained, tokenizer: Any) -> Texts:
     def pieces(item: Any) -> list[str]:
         return _pieces(batch_of(item), target, piece)
 
-    return Texts(text, pieces)
+    def lead(item: Any) -> str:
+        batch = batch_of(item)
+        first = tensor_leaves(batch)[target.leaf][0].flatten()[: target.shift]
+        read = _read_at_labels(batch, tensor_leaves(batch)[target.leaf][0])[: target.shift]
+        return decode([label if label >= 0 else other for label, other in zip(first.tolist(), read, strict=True)])
+
+    return Texts(text, pieces, lead=lead if target.shift else None)
 
 
 def _of_chunked_head(run: Trained) -> Target | None:
@@ -144,10 +152,25 @@ def _is_integer(tensor: Tensor) -> bool:
 
 def _pieces(batch: Any, target: Target, piece: Callable[[int | None, int], str]) -> list[str]:
     """The text of every predicted token; part n of the loss is about the token `shift` places later."""
-    tokens: list[int] = tensor_leaves(batch)[target.leaf][0].flatten().tolist()
+    labels = tensor_leaves(batch)[target.leaf][0]
+    pairs = zip(labels.flatten().tolist(), _read_at_labels(batch, labels), strict=True)
+    tokens: list[int] = [label if label >= 0 else read for label, read in pairs]
     before = [None, *(token if token >= 0 else None for token in tokens)]
     every = ["" if token < 0 else piece(left, token) for left, token in zip(before, tokens, strict=False)]
     return every[target.shift :]
+
+
+def _read_at_labels(batch: Any, labels: Tensor) -> list[int]:
+    """The token that is read where each label stands, -1 for padding and where it is not known."""
+    read = batch.get(READ) if isinstance(batch, Mapping) else None
+    mask = batch.get(MASK) if isinstance(batch, Mapping) else None
+    if (
+        not isinstance(read, Tensor)
+        or not isinstance(mask, Tensor)
+        or not read.shape[1:] == labels.shape == mask[0].shape
+    ):
+        return [-1] * labels.numel()
+    return torch.where(mask[0].bool(), read[0], -1).tolist()
 
 
 def _by_context(decode: Decode) -> Callable[[int | None, int], str]:

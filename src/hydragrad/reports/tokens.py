@@ -17,12 +17,18 @@ LONGEST = 600
 
 
 def tokens(
-    dataset: Dataset[Any], samples: Iterable[int], pieces: Pieces, scores: Scores, query: int
+    dataset: Dataset[Any],
+    samples: Iterable[int],
+    pieces: Pieces,
+    scores: Scores,
+    query: int,
+    lead: Callable[[Any], str] | None = None,
 ) -> list[dict[str, Any] | None]:
     """Pieces of samples with their contributions to a query, in the order of the samples; None without a score.
 
     Each has its `pieces`, their `shares` of the largest contribution in percent with its sign, that `largest` one, and
-    the `places` of the pieces among the parts. Where the scores are of whole samples, the shares are 0.
+    the `places` of the pieces among the parts. Where the scores are of whole samples, and where a piece has no
+    contribution, the shares are 0. With `lead` also the text before the first piece.
 
     Raises:
         PresentationError: Pieces that are no texts.
@@ -32,7 +38,8 @@ def tokens(
 
     def shown(sample: int) -> dict[str, Any]:
         texts = _pieces(dataset, sample, pieces)
-        return _shown(texts, [0.0] * len(texts) if every is None else every[column[sample]].tolist())
+        entry = _shown(texts, [0.0] * len(texts) if every is None else every[column[sample]].tolist())
+        return entry if lead is None else entry | {"lead": lead(dataset[sample])}
 
     return [shown(sample) if sample in column else None for sample in dict.fromkeys(samples)]
 
@@ -51,7 +58,7 @@ def _pieces(dataset: Dataset[Any], sample: int, pieces: Pieces) -> list[str]:
 
 def _shown(pieces: Sequence[str], values: Sequence[float]) -> dict[str, Any]:
     both = zip(pieces, values, strict=False)  # batches may have been cut to their longest sequence
-    parts = [(place, piece, value) for place, (piece, value) in enumerate(both) if piece and value == value]
+    parts = [(place, piece, value if value == value else 0.0) for place, (piece, value) in enumerate(both) if piece]
     largest = max((abs(value) for *_, value in parts), default=0.0)
     shown = parts[:LONGEST]
     return {

@@ -69,7 +69,7 @@ function tokensView(id, full = false, marked = -1) {
     part.style.setProperty("--share", `${Math.abs(share)}%`);
     return part;
   });
-  return element("span", { class: full ? "words full" : "words" }, ...parts);
+  return element("span", { class: full ? "words full" : "words" }, shown.lead ?? "", ...parts);
 }
 
 /** A contribution on a card, its standard error in percent of it where that is known. */
