@@ -57,8 +57,10 @@ const TARGET_LEADS = {
 function suspectsLead() {
   const labels = TARGETS ? TARGET_LEADS[TARGETS.kind] : TABLE.suggested ? "the given label → the suggested one" : TABLE.given ? "the given label" : "";
   const model = TABLE.sure_given ? " (and how sure of it the trained model is); " : labels && "; ";
+  const shaded = SHOWN.train.tokens?.some((entry) => entry?.largest);
+  const tokens = shaded ? " Tokens that helped are blue, those that harmed orange and dotted." : "";
   const marked = TARGETS ? " Mark what is wrong as fixed and the rest as fine, save the marks, and correct your data." : TABLE.given ? " Mark labels as fixed or fine, save the marks, and train again: hydragrad clean RUN --labels FILE." : "";
-  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps${TABLE.error ? ", ± its standard error in percent" : ""}.${marked}`;
+  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps${TABLE.error ? ", ± its standard error in percent" : ""}.${tokens}${marked}`;
 }
 
 function fillTools() {
