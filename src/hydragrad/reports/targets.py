@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from hydragrad.derivatives import tensor_leaves
+from hydragrad.randomness import preserved
 from hydragrad.replay import Trained, target_of
 from hydragrad.reports.packing import Kind, Packed, packed
 
@@ -46,5 +47,6 @@ def target_facts(run: Trained, listed: pd.DataFrame, classes: Sequence[str] | No
     if kind != "positions":
         return facts
     target = target_of(run)
-    leaf = tensor_leaves(run.collate([int(listed["sample"].iloc[0])]))[target.leaf]
+    with preserved():
+        leaf = tensor_leaves(run.collate([int(listed["sample"].iloc[0])]))[target.leaf]
     return facts | {"shape": list(leaf.shape[1:]), "shift": target.shift}

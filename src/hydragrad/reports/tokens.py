@@ -22,19 +22,21 @@ def tokens(
     pieces: Pieces,
     scores: Scores,
     query: int,
+    factor: float,
     lead: Callable[[Any], str] | None = None,
 ) -> list[dict[str, Any] | None]:
     """Pieces of samples with their contributions to a query, in the order of the samples; None without a score.
 
-    Each has its `pieces`, their `shares` of the largest contribution in percent with its sign, that `largest` one, and
-    the `places` of the pieces among the parts. Where the scores are of whole samples, and where a piece has no
-    contribution, the shares are 0. With `lead` also the text before the first piece.
+    Contributions are multiplied by `factor`. Each has its `pieces`, their `shares` of the largest contribution in
+    percent with its sign, that `largest` one, and the `places` of the pieces among the parts. Where the scores are of
+    whole samples, and where a piece has no contribution, the shares are 0. With `lead` also the text before the first
+    piece.
 
     Raises:
         PresentationError: Pieces that are no texts.
     """
     column = {sample: place for place, sample in enumerate(scores.sample_ids.tolist())}
-    every = None if scores.part_contributions is None else scores.part_contributions[query]
+    every = None if scores.part_contributions is None else factor * scores.part_contributions[query]
 
     def shown(sample: int) -> dict[str, Any]:
         texts = _pieces(dataset, sample, pieces)

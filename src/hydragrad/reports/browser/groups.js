@@ -79,7 +79,7 @@ function groupFacts({ ids, agreement, contribution, flipped, place }) {
     `group ${place + 1}`,
     counted(ids.length, "sample"),
     agreement === null ? null : `agreement ${agreement.toFixed(2)}`,
-    `together ${signed(contribution)}`,
+    `together ${amount(contribution)}`,
     flipped === undefined ? null : `truly wrong: ${percent(flipped, 0)}`,
   ].filter(Boolean);
 }
