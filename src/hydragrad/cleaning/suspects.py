@@ -53,7 +53,7 @@ def suspects(
             evidence over training, and nothing is saved.
         scores: Contributions to a loss on held-out data whose labels are right.
         query: Which query, if the scores answer several.
-        held_out: The query of the scores, one mean loss: influence functions, averaged over the run, are computed for it,
+        held_out: The query of the scores, one mean loss: influence functions averaged over the run are computed for it,
             saved with the run, and used as well. With `signals` only.
         signals: What training shows about the labels. "auto" measures it where the kind is known (saved with the run),
             and does without for classes whose loss is no cross-entropy; None ranks by contribution alone.
