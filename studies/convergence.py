@@ -23,6 +23,7 @@ from hydragrad.attribution.ensemble import score_members
 from hydragrad.cli.console import columns, number, percent, say, write_json
 from hydragrad.cli.options import DataDir, Json, Quiet, named_among, require_one_of
 from hydragrad.datasets import DATASETS, Splits, load
+from hydragrad.execution import execution_of
 from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
@@ -154,7 +155,7 @@ def _measured(
     workers: int,
 ) -> ConvergenceRow:
     query = mean_loss(TensorDataset(*(tensor[:HELD_OUT] for tensor in splits.test.tensors)), name="test loss")
-    members = score_members(make, [query], range(runs), folder, method=Method.of(curvature), workers=workers)
+    members = score_members(make, [query], range(runs), folder, method=Method.of(curvature), execution=execution_of(workers=workers))
     values = torch.stack([scores.values for scores in members])
     mean, error = mean_and_standard_error(values)
     single = float(rank_agreement(values)[0])

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hydragrad.datasets import Splits
+from hydragrad.execution import execution_of
 from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
@@ -78,7 +79,7 @@ class Removals:
 
         def measured() -> Array:
             begin = time.process_time()
-            list(retrain(self.run, [_without([0])], workers=1, keep=False))
+            list(retrain(self.run, [_without([0])], keep=False))
             return np.array([time.process_time() - begin])
 
         return float(saved_array(self._folder / "training-seconds.npy", measured)[0])
@@ -119,7 +120,7 @@ class Removals:
 
     def _changes(self, name: str, changes: Sequence[Change]) -> Array:
         def measured() -> Array:
-            states = retrain(self.run, changes, workers=self.workers, keep=True)
+            states = retrain(self.run, changes, execution=execution_of(workers=self.workers), keep=True)
             values: Array = measure(self.run, states, self.queries)[1].numpy()
             return values
 

@@ -2,6 +2,9 @@
 
 attribute            the public function
 ensemble             the public function over independent runs
+blocks               their segments in groups, each a job of its own
+chunks               many queries in groups, each a job of its own
+summed               what was summed, and how exactly
 segments             without curvature: a sum over segments, in any order
 full_precision       runs under autocast: what their derivatives are held to
 routes               how directional derivatives of a replayed step are taken

@@ -163,7 +163,7 @@ def _with_true_labels(experiment: Experiment, run: Recording, labels: Labels) ->
     """Test accuracy of the run repeated with the true labels, if there is a test set."""
     wrong = labels.flipped.nonzero().flatten().tolist()
     change = Change(labels={i: int(labels.true[i]) for i in wrong})
-    ((_, state),) = retrain(run, [change], workers=1, keep=True)
+    ((_, state),) = retrain(run, [change], keep=True)
     accuracy = experiment.test_accuracy(model_with(run, state))
     return {} if accuracy is None else {TRUE_LABELS: accuracy}
 
