@@ -16,6 +16,7 @@ claims        jobs that a process works on, so that no other does
 from hydragrad.execution.execution import HERE as HERE
 from hydragrad.execution.execution import Execution as Execution
 from hydragrad.execution.execution import ExecutorOption as ExecutorOption
+from hydragrad.execution.execution import Keywords as Keywords
 from hydragrad.execution.execution import execution_of as execution_of
 from hydragrad.execution.jobs import run_jobs as run_jobs
 from hydragrad.execution.part import PartOption as PartOption

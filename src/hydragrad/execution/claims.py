@@ -5,7 +5,7 @@ same result, in one step.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,6 +29,17 @@ def claimed(numbers: Sequence[int], names: Sequence[str], part: Part | None, cla
     for number in numbers if part is None else part.first_own(numbers):
         if part is None or claims.take(names[number]):
             yield number
+
+
+@contextmanager
+def exclusive(folder: Path, name: str = "exclusive") -> Iterator[None]:
+    """Wait until no other process is in the same block, as far as the file system has locks."""
+    path = folder / f".{name}.lock"
+    with ExitStack() as stack:
+        with suppress(OSError, NotImplementedError):
+            stack.enter_context(FileLock(path))
+            stack.callback(path.unlink, missing_ok=True)
+        yield
 
 
 class Claims:
