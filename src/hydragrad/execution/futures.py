@@ -6,7 +6,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future
 from concurrent.futures import wait as wait_for
 from typing import Any
 
-from hydragrad.execution.pool import LostJob
+from hydragrad.execution.pool import worker_lost
 from hydragrad.execution.shipping import Done, Shipment, do_shipped
 
 ROOM = 64
@@ -27,7 +27,7 @@ class Futures:
 
     def __init__(self, shipment: Shipment, executor: Any, workers: int | None) -> None:
         self._shipment, self._executor = shipment, executor
-        self.room, self.losses = workers or ROOM, 0  # a broken executor takes no more jobs
+        self.room = workers or ROOM
 
     def submit(self, job: Any) -> Any:
         """Start a job."""
@@ -46,7 +46,7 @@ class Futures:
         try:
             done: Done = handle.result()
         except BrokenExecutor as error:
-            raise LostJob(str(error)) from error
+            raise worker_lost(error) from error  # a broken executor takes no more jobs
         return done
 
     def close(self, handles: Collection[Any]) -> None:

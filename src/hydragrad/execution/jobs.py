@@ -5,10 +5,9 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from hydragrad.errors import WorkerLost
 from hydragrad.execution.execution import HERE, Execution
 from hydragrad.execution.futures import Futures
-from hydragrad.execution.pool import AnotherTry, LostJob, Pool
+from hydragrad.execution.pool import AnotherTry, Pool
 from hydragrad.execution.processes import Processes
 from hydragrad.execution.ray_executor import RayExecutor
 from hydragrad.execution.ray_pool import RayPool
@@ -43,7 +42,7 @@ def run_jobs(
         return
     pool = _pool(work, execution)
     running: dict[Any, tuple[int, Job]] = {}
-    lost, warned = 0, set[tuple[type[Warning], str]]()
+    warned = set[tuple[type[Warning], str]]()
     try:
         running[pool.submit(first[0][1])] = first[0]
         while True:
@@ -56,11 +55,6 @@ def run_jobs(
                 try:
                     done = pool.result(handle)
                 except AnotherTry:
-                    running[pool.submit(job)] = number, job
-                except LostJob as error:
-                    lost += 1
-                    if lost > pool.losses:
-                        raise WorkerLost(_in_words(error)) from error
                     running[pool.submit(job)] = number, job
                 else:
                     _warn(done, warned)
@@ -85,10 +79,3 @@ def _warn(done: Done, warned: set[tuple[type[Warning], str]]) -> None:
             warned.add(warning)
             category, message = warning
             warnings.warn(message, category, stacklevel=4)
-
-
-def _in_words(error: LostJob) -> str:
-    return (
-        f"Every job must come to its end, and the worker of one was lost ({error}): it was killed, or ran out of "
-        f"memory. Finished results are saved: give fewer workers, or workers with more memory, and call again."
-    )

@@ -3,15 +3,12 @@
 from collections.abc import Collection
 from typing import Any, Protocol
 
+from hydragrad.errors import WorkerLost
 from hydragrad.execution.shipping import Done
 
 
-class LostJob(Exception):
-    """The worker that did a job is gone: the job must be done again."""
-
-
 class AnotherTry(Exception):
-    """The job must be submitted again, and nobody is to blame."""
+    """The job must be submitted again."""
 
 
 class Pool(Protocol):
@@ -19,14 +16,16 @@ class Pool(Protocol):
 
     Attributes:
         room: Jobs that may wait or run at the same time.
-        losses: Lost jobs that are done again, before the call gives up.
     """
 
     room: int
-    losses: int
 
     def submit(self, job: Any) -> Any:
-        """Start a job; returns its handle."""
+        """Start a job; returns its handle.
+
+        Raises:
+            WorkerLost: Workers were lost too often.
+        """
         ...
 
     def wait(self, handles: Collection[Any]) -> Collection[Any]:
@@ -37,11 +36,20 @@ class Pool(Protocol):
         """What an ended job gave.
 
         Raises:
-            LostJob: Its worker is gone.
-            AnotherTry: It has to be submitted again.
+            AnotherTry: Its worker was lost, or was the wrong one.
+            WorkerLost: Workers were lost too often.
         """
         ...
 
     def close(self, handles: Collection[Any]) -> None:
         """Cancel jobs that have not ended, and release what the pool holds."""
         ...
+
+
+def worker_lost(error: Exception) -> WorkerLost:
+    """The refusal to do a job once more."""
+    reason = str(error).strip().partition("\n")[0].rstrip(".")
+    return WorkerLost(
+        f"Every job must come to its end, and the worker of one was lost: {reason}. It was killed, or ran out of "
+        f"memory. Finished results are saved: give fewer workers, or workers with more memory, and call again."
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 
-from hydragrad.execution.pool import LostJob
+from hydragrad.execution.pool import AnotherTry, worker_lost
 from hydragrad.execution.shipping import Done, Shipment, do_shipped
 
 WAITING = 1
@@ -28,14 +28,17 @@ class Processes:
 
     def __init__(self, shipment: Shipment, workers: int) -> None:
         self._shipment, self._workers = shipment, workers
-        self.room, self.losses = workers + WAITING, LOSSES * (workers + WAITING)  # a pool loses all of its jobs at once
+        self.room, self._losses = workers + WAITING, 0
         self._pool = self._start()
 
     def submit(self, job: Any) -> "Future[Done]":
         """Start a job."""
         try:
             future: Future[Done] = self._pool.submit(_do, job)
-        except (BrokenProcessPool, ShutdownExecutorError):
+        except (BrokenProcessPool, ShutdownExecutorError) as error:
+            self._losses += 1
+            if self._losses > LOSSES:
+                raise worker_lost(error) from error
             self._pool.shutdown(wait=True, kill_workers=True)
             self._pool = self._start()
             future = self._pool.submit(_do, job)
@@ -50,7 +53,7 @@ class Processes:
         try:
             return handle.result()
         except BrokenProcessPool as error:
-            raise LostJob(str(error).partition("\n")[0]) from error
+            raise AnotherTry from error  # in new processes
 
     def close(self, handles: Collection["Future[Done]"]) -> None:
         """End the processes, whatever they do."""

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from hydragrad.errors import FrameworkMissing, Unsupported
-from hydragrad.execution.pool import AnotherTry, LostJob
+from hydragrad.execution.pool import AnotherTry, worker_lost
 from hydragrad.execution.ray_executor import RayExecutor
 from hydragrad.execution.shipping import Content, Done, Label, Shipment, do
 
@@ -40,7 +40,7 @@ class RayPool:
     def __init__(self, shipment: Shipment, executor: RayExecutor, workers: int | None, *, on_gpu: bool) -> None:
         self._ray = _connected(executor)
         self._shipment, self._executor = shipment, executor
-        self.room, self.losses = workers or ROOM, 0  # Ray itself does lost jobs again
+        self.room = workers or ROOM
         self._archive: Any = None
         needs = dict(executor.resources or {"CPU": 1} | ({"GPU": 1} if on_gpu else {}))
         _require_possible(self._ray, needs)
@@ -68,7 +68,7 @@ class RayPool:
         except errors.RayTaskError as error:
             raise (error.cause or error) from error
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.ObjectLostError) as error:
-            raise LostJob(str(error).partition("\n")[0]) from error
+            raise worker_lost(error) from error  # Ray has done the job again
         if isinstance(result, Unseen):
             if self._archive is None:
                 assert self._shipment.label.listing is not None
