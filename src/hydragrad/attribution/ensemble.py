@@ -14,7 +14,7 @@ from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError, RecordingMismatch, Unfinished
 from hydragrad.execution import HERE, Execution, ExecutorOption, PartOption, execution_of, run_jobs
 from hydragrad.execution.claims import Claims, claimed
-from hydragrad.execution.folders import shared_folder
+from hydragrad.execution.folders import Listing, shared_folder
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
@@ -160,9 +160,13 @@ class _Work:
         labels: bool,
         samples: list[int] | None,
     ) -> None:
-        self.shared = shared_folder(out)
         self._make, self._queries, self._out = make, queries, out
         self._method, self._labels, self._samples = method, labels, samples
+
+    @property
+    def shared(self) -> Listing:
+        """The folder of the runs, which workers must see."""
+        return shared_folder(self._out)
 
     def __call__(self, seed: int) -> _Member:
         with users_default_device():

@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hydragrad.disk import make_folder
 from hydragrad.errors import RunExists, Unfinished
 from hydragrad.execution import Execution, run_jobs
 from hydragrad.execution.claims import Claims, claimed, exclusive
-from hydragrad.execution.folders import shared_folder
+from hydragrad.execution.folders import Listing, shared_folder
 from hydragrad.progress import bar
 from hydragrad.replay import Recording
 from hydragrad.replay.on_run import OnRun
@@ -81,18 +82,23 @@ class _Filling(OnRun):
     """Fills one shard.
 
     Attributes:
-        shared: A file of the folder of shards.
         folders: Of the shards.
     """
 
     def __init__(self, run: Recording, ids: Sequence[Tensor], folder: Path, fill: Fill) -> None:
         super().__init__(run)
-        self.shared = shared_folder(folder)
+        self._folder = folder
+        make_folder(folder)
         self.folders = [folder / f"{number:05d}" for number in range(len(ids))]
         self._ids, self._fill = ids, fill
 
+    @property
+    def shared(self) -> Listing:
+        """The folder of the shards, which workers must see."""
+        return shared_folder(self._folder)
+
     def __call__(self, number: int) -> None:
-        with exclusive(self.shared.folder, f"filling {number}"):  # a store has one writer
+        with exclusive(self._folder, f"filling {number}"):  # a store has one writer
             if (self.folders[number] / FILE).exists():
                 return
             self._fill(self.run, self._ids[number], self.folders[number])
