@@ -9,7 +9,7 @@ import typer
 
 from hydragrad.cli.console import say
 from hydragrad.errors import QueryError, Unfinished, UnknownName
-from hydragrad.execution import Keywords, RayExecutor, execution_of
+from hydragrad.execution import Execution, Keywords, RayExecutor, execution_of
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by `hydragrad train`.")]
 DataDir = Annotated[
@@ -90,6 +90,20 @@ def keywords_of(
         raise QueryError(f"--ray-address is for --executor ray, got --executor {executor}.")
     chosen = executor if ray_address is None else RayExecutor(address=ray_address)
     return execution_of(chosen, workers, part).keywords
+
+
+def execution_from(
+    executor: Literal["here", "processes", "ray"] | None,
+    ray_address: str | None,
+    workers: int | None,
+    part: str | None = None,
+) -> Execution:
+    """The same as a value.
+
+    Raises:
+        QueryError: As for `keywords_of`.
+    """
+    return execution_of(**keywords_of(executor, ray_address, workers, part))
 
 
 def jobs_at_a_time(where: Keywords) -> int:

@@ -104,8 +104,8 @@ class Recording:
     @property
     def files(self) -> list[Path]:
         """The files of the run directory that a replay reads."""
-        patterns = ("*.json", "*.jsonl", "checkpoints/*.safetensors", "batches/*.safetensors")
-        return sorted(path for pattern in patterns for path in self.path.glob(pattern))
+        patterns = ("*.json", "*.jsonl", "checkpoints/*", "batches/*", "ranks/**/*")
+        return sorted(path for pattern in patterns for path in self.path.glob(pattern) if path.is_file())
 
     def moved_to(self, folder: Path) -> "Recording":
         """The same run, read from a copy of its directory."""
