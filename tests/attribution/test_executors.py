@@ -248,3 +248,31 @@ def test_a_sample_with_other_parts_elsewhere_is_refused(sequences):
 def test_no_scalars_at_once_are_refused(run, queries):
     with pytest.raises(QueryError, match="queries_at_once must be at least 1"):
         hg.attribute(run, queries, queries_at_once=0)
+
+
+def test_influence_at_every_checkpoint_is_a_job(run, queries, processes):
+    expected = hg.influence(run, queries, checkpoints=3)
+    scores = hg.influence(run, queries, checkpoints=3, executor=processes)
+    assert_equal(scores, expected)
+    assert scores.evidence == expected.evidence
+    assert left_over(run) == []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Unfinished, match="3 of 3 checkpoints are still missing"):
+        patch.setattr(Claims, "take", lambda *_: False)
+        hg.influence(run, queries, checkpoints=3, part="1/2")
+    assert_equal(hg.influence(run, queries, checkpoints=3, part="2/2"), expected)
+    assert len(left_over(run)) == 3
+    other = hg.sample_losses(CASE.held_out, [5])
+    assert torch.equal(hg.influence(run, other, part="1/1").values, hg.influence(run, other).values)
+    hg.influence(run, queries, checkpoints=3, executor=processes)
+    hg.influence(run, other, executor=processes)
+    assert left_over(run) == []
+
+
+def test_slices_of_a_model_trained_elsewhere_need_a_folder(run, queries, tmp_path):
+    final = run.final.parameters | run.final.buffers
+    checkpoints = hg.Checkpoints([final], CASE.build(), CASE.loss, CASE.train_set)
+    with pytest.raises(QueryError, match="give out="):
+        hg.influence(checkpoints, queries, part="1/1")
+    scores = hg.influence(checkpoints, queries, part="1/1", out=tmp_path)
+    assert_equal(scores, hg.influence(checkpoints, queries))
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1

@@ -15,6 +15,7 @@ replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
 tracin               sums of gradient products over checkpoints
 sample_rows          projected gradients of single samples at the trained weights
+at_checkpoints       what is computed at each of some checkpoints, as jobs
 averaged_over        the checkpoints that an average is over
 conjugate_gradients  solves with a matrix that is known by its products
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set
