@@ -1,6 +1,6 @@
 """Options that several commands share."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -111,6 +111,18 @@ def jobs_at_a_time(where: Keywords) -> int:
     return where["workers"] or 1
 
 
+def end_slice(missing: Sequence[Unfinished]) -> None:
+    """Say what is missing of a slice's results, if anything, and end the command.
+
+    Raises:
+        typer.Exit: With code 0.
+    """
+    for one in missing:
+        say(str(one))
+    if missing:
+        raise typer.Exit
+
+
 @contextmanager
 def slice_done() -> Iterator[None]:
     """Say that a slice is done and others are not, and end the command: nothing is wrong.
@@ -121,8 +133,7 @@ def slice_done() -> Iterator[None]:
     try:
         yield
     except Unfinished as done:
-        say(str(done))
-        raise typer.Exit from done
+        end_slice([done])
 
 
 TrainSize = Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")]

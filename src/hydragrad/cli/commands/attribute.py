@@ -29,10 +29,11 @@ from hydragrad.cli.options import (
     Seeds,
     SmoothingOption,
     Workers,
+    end_slice,
     jobs_at_a_time,
     keywords_of,
-    slice_done,
 )
+from hydragrad.errors import Unfinished
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, saved_or_computed, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
@@ -85,7 +86,8 @@ def attribute(
     curvature = curvature or experiment.curvature
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
     where = keywords_of(executor, ray_address, workers, part)
-    parallel = jobs_at_a_time(where) if max(replays, seeds) > 1 or curvature == "none" else 1
+    segments = curvature == "none" and all(rule.closed_form is not None for rule in recording.rules)
+    parallel = jobs_at_a_time(where) if segments or max(replays, seeds) > 1 else 1
     seconds = attribution_seconds(recording, method) * len(query) * seeds / parallel
     seconds += seeds * sum(query_seconds(experiment, recording.trained_model(), text) for text in query)
     plan = plan_of(experiment)
@@ -95,21 +97,27 @@ def attribute(
     if dry_run:
         return
     figures: dict[str, Any] = {"run": str(run), "curvature": curvature, "seeds": seeds}
+    missing: list[Unfinished] = []
     for text in query:
         begin = time.monotonic()
-        with quiet(silent), slice_done():
-            take = compute_scores if part is None else saved_or_computed  # a slice that comes late has nothing to do
-            scores = take(
-                experiment,
-                recording,
-                text,
-                method,
-                labels=labels,
-                parts=parts,
-                seeds=seeds,
-                where=where,
-                queries_at_once=queries_at_once,
-            )
+        try:
+            with quiet(silent):
+                # A slice that comes late has nothing to do.
+                take = compute_scores if part is None else saved_or_computed
+                scores = take(
+                    experiment,
+                    recording,
+                    text,
+                    method,
+                    labels=labels,
+                    parts=parts,
+                    seeds=seeds,
+                    where=where,
+                    queries_at_once=queries_at_once,
+                )
+        except Unfinished as error:
+            missing.append(error)
+            continue
         path = scores_path(run, text, method, seeds)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
@@ -135,6 +143,7 @@ def attribute(
             f"{text} most helpful": helpful,
             f"{text} seconds": time.monotonic() - begin,
         }
+    end_slice(missing)
     following = "report" if experiment.is_text else "clean"
     options = "" if curvature == experiment.curvature or following == "clean" else f" --curvature {curvature}"
     say(f"next: hydragrad {following} {run}{options}")

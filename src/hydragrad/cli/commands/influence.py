@@ -18,11 +18,11 @@ from hydragrad.cli.options import (
     Quiet,
     RayAddress,
     Workers,
+    end_slice,
     keywords_of,
-    slice_done,
 )
 from hydragrad.disk import make_folder
-from hydragrad.errors import LossError
+from hydragrad.errors import LossError, Unfinished
 from hydragrad.experiments.elsewhere import Elsewhere, open_elsewhere
 from hydragrad.progress import quiet
 from hydragrad.reports import report
@@ -86,15 +86,21 @@ def influence(
         "digest": opened.checkpoints.digest,
     }
     every = {}
+    missing: list[Unfinished] = []
     for text, scored in queries.items():
-        with quiet(silent), slice_done():
-            scores = influence_scores(
-                opened.checkpoints, scored, checkpoints=checkpoints, damping=damping, out=out / "scores", **where
-            )
+        try:
+            with quiet(silent):
+                scores = influence_scores(
+                    opened.checkpoints, scored, checkpoints=checkpoints, damping=damping, out=out / "scores", **where
+                )
+        except Unfinished as error:
+            missing.append(error)
+            continue
         every[text] = scores
         path = out / "scores" / f"{text}-influence.safetensors"
         scores.save(path)
         figures |= _show(text, scores, path)
+    end_slice(missing)
     for note in every[query[0]].evidence.notes:
         say(f"note: {note.text}")
     figures |= _pages(opened, every[query[0]], out, silent=silent)
