@@ -22,7 +22,7 @@ ray = pytest.importorskip("ray", reason="pip install 'hydragrad[ray]' for the te
 def cluster():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what Ray says of itself
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
+        ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, configure_logging=False)
         yield
         ray.shutdown()
 
@@ -120,6 +120,16 @@ def test_resources_go_by_the_names_that_ray_has_for_them():
         "resources": {"fast": 1},
     }
     assert ray_pool._options({"GPU": 1}) == {"num_gpus": 1}
+
+
+def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
+    def refused(**options):
+        raise ConnectionError(f"nobody at {options['address']}")
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refused)
+    with pytest.raises(Unsupported, match=r"'10\.0\.0\.1:1' can't be used: nobody at 10\.0\.0\.1:1\. Start it"):
+        list(run_jobs(str, [1], execution_of(hg.RayExecutor(address="10.0.0.1:1"))))
 
 
 def test_ray_that_is_not_installed_is_named(monkeypatch):

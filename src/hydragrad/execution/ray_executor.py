@@ -18,9 +18,12 @@ class RayExecutor:
         ship: Whether the run directory is copied to the machines, through Ray's object store. None: to those that do
             not see it under its path.
         retries: How often a job is done again whose worker or machine was lost.
+        autoscaling: Whether machines that have what a job needs may still come. Otherwise a cluster without one is
+            refused, rather than waited for.
     """
 
     address: str | None = None
     resources: Mapping[str, float] | None = field(default=None, hash=False)
     ship: bool | None = None
     retries: int = 3
+    autoscaling: bool = False

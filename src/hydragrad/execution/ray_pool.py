@@ -43,7 +43,8 @@ class RayPool:
         self.room = workers or ROOM
         self._archive: Any = None
         needs = dict(executor.resources or {"CPU": 1} | ({"GPU": 1} if on_gpu else {}))
-        _require_possible(self._ray, needs)
+        if not executor.autoscaling:
+            _require_possible(self._ray, needs)
         self._about, self._work = shipment.label, self._ray.put(shipment)
         if executor.ship and shipment.label.listing is not None:
             self._archive = self._ray.put(shipment.label.listing.packed())
@@ -97,10 +98,10 @@ def _connected(executor: RayExecutor) -> Any:
                 logging_level=logging.ERROR,
                 configure_logging=False,
             )
-        except (ConnectionError, ValueError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             raise Unsupported(
-                f"RayExecutor must name a running cluster, and none answers at {executor.address!r} ({error}). Start "
-                f"it (ray start --head), or leave the address out for one on this machine."
+                f"RayExecutor must name a running cluster, and {executor.address!r} can't be used: {error}. Start it "
+                f"(ray start --head), or leave the address out for one on this machine."
             ) from error
     return ray
 
@@ -113,14 +114,14 @@ def _options(needs: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _require_possible(ray: Any, needs: Mapping[str, float]) -> None:
-    """Refuse jobs that would wait for ever, where no autoscaler could bring the machine."""
+    """Refuse jobs that would wait for ever."""
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(machine.get(name, 0.0) >= amount for name, amount in needs.items()) for machine in machines):
         best = {name: max((machine.get(name, 0.0) for machine in machines), default=0.0) for name in needs}
         raise Unsupported(
             f"A job needs {_in_words(needs)} of one machine, and no machine of the Ray cluster has more than "
-            f"{_in_words(best)}. Choose other resources: hg.RayExecutor(resources=...), or start a machine that has "
-            f"them."
+            f"{_in_words(best)}. Choose others (hg.RayExecutor(resources=...)), start a machine that has them, or wait "
+            f"for one with autoscaling=True."
         )
 
 
