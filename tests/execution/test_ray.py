@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import FrameworkMissing, Unsupported
-from hydragrad.execution import execution_of, folders, ray_pool, run_jobs
+from hydragrad.execution import execution_of, folders, ray_address, ray_pool, run_jobs
 
 ray = pytest.importorskip("ray", reason="pip install 'hydragrad[ray]' for the tests of Ray")
 
@@ -128,6 +128,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch):
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refused)
+    monkeypatch.setattr(ray_address, "answers", lambda address: True)
     with pytest.raises(Unsupported, match=r"'10\.0\.0\.1:1' can't be used: nobody at 10\.0\.0\.1:1\. Start it"):
         list(run_jobs(str, [1], execution_of(hg.RayExecutor(address="10.0.0.1:1"))))
 

@@ -9,6 +9,7 @@ pool          the protocol of what runs jobs elsewhere
 processes     processes of this machine
 futures       any executor with submit
 ray_executor  a Ray cluster, as a value
+ray_address   whether a Ray cluster answers
 ray_pool      jobs on a Ray cluster
 claims        jobs that a process works on, so that no other does
 """

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from hydragrad.errors import FrameworkMissing, Unsupported
 from hydragrad.execution.pool import AnotherTry, worker_lost
+from hydragrad.execution.ray_address import cluster_address
 from hydragrad.execution.ray_executor import RayExecutor
 from hydragrad.execution.shipping import Content, Done, Label, Shipment, do
 
@@ -91,9 +92,10 @@ def _connected(executor: RayExecutor) -> Any:
             "executor='ray' needs Ray, which is not installed. Install it: pip install 'hydragrad[ray]'."
         ) from error
     if not ray.is_initialized():
+        address = cluster_address(executor.address)
         try:
             ray.init(
-                address=executor.address,
+                address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 configure_logging=False,
