@@ -77,7 +77,7 @@ def test_an_outcome_is_the_run_retrained_and_its_gain_is_paired(noisy):
     cleaning = hg.clean(run, suspects, held_out(1), treatments=["remove"], share=0.3)
     worst = suspects["sample"].head(120).tolist()
     weights = dict.fromkeys(range(TRAINED), 400 / 280) | dict.fromkeys(worst, 0.0)
-    ((_, state),) = retrain(run, [Change(weights=weights)], workers=1, keep=False)
+    ((_, state),) = retrain(run, [Change(weights=weights)], keep=False)
     outcome = cleaning.outcomes[-1]
     for name, value in state.items():
         torch.testing.assert_close(outcome.state[name], value, rtol=1e-4, atol=1e-5)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hydragrad.errors import LossError, QueryError
+from hydragrad.execution import Execution, ExecutorOption, execution_of
 from hydragrad.progress import bar
 from hydragrad.replay import Recording, Trained, samples_in
 from hydragrad.replay.changed_run import Change
@@ -59,7 +60,13 @@ class Signals:
 
 @in_clean_surroundings
 def training_signals(
-    run: Recording | Checkpoints, *, points: int = POINTS, folds: int = 0, seed: int = 0, workers: int = 1
+    run: Recording | Checkpoints,
+    *,
+    points: int = POINTS,
+    folds: int = 0,
+    seed: int = 0,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
 ) -> Signals:
     """Measure them once; they are saved in RUN/signals, those of checkpoints nowhere.
 
@@ -69,7 +76,7 @@ def training_signals(
             run, the trained model included; and as many again that are dense at the start.
         folds: Train so many times without one part of the samples each; 0 leaves out-of-fold probabilities out.
         seed: Of the parts.
-        workers: Processes that train at the same time.
+        executor, workers: As `counterfactual` takes them.
 
     Raises:
         LossError: The model's one call does not return logits (batch, classes), or the loss has no label.
@@ -86,7 +93,7 @@ def training_signals(
     if signals is None:
         signals = _measure(run, points)
         if folds:
-            signals = replace(signals, out_of_fold=_out_of_fold(run, folds, seed, workers))
+            signals = replace(signals, out_of_fold=_out_of_fold(run, folds, seed, execution_of(executor, workers)))
         kept.write({name: values for name, values in vars(signals).items() if values is not None})
     return signals
 
@@ -153,7 +160,7 @@ def _model_at(run: Recording | Checkpoints, place: int) -> nn.Module:
     return model_with(run, checkpoint.parameters | checkpoint.buffers)
 
 
-def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
+def _out_of_fold(run: Recording, folds: int, seed: int, execution: Execution) -> Tensor:
     """Every sample by the run repeated without its fold; the others weigh more, so that steps keep their size."""
     length = run.manifest.data["length"]
     if not 2 <= folds <= length:
@@ -169,7 +176,7 @@ def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
         weights = dict.fromkeys(range(length), weight) | dict.fromkeys(part.tolist(), 0.0)
         changes.append(Change(weights=weights))
     probabilities: Tensor | None = None
-    for number, state in retrain(run, changes, workers=workers, keep=True):
+    for number, state in retrain(run, changes, execution=execution, keep=True):
         logits, _ = _logits(run, model_with(run, state))
         probabilities = torch.empty_like(logits) if probabilities is None else probabilities
         probabilities[parts[number]] = logits[parts[number]].softmax(1)
