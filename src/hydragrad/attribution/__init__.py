@@ -10,10 +10,12 @@ reverse_step         one step of it, in reverse
 moments              what it needs of every step
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
+losses_along         derivatives of the losses of samples along directions
 tracin               sums of gradient products over checkpoints
 sample_rows          projected gradients of single samples at the trained weights
 averaged_over        the checkpoints that an average is over
 conjugate_gradients  solves with a matrix that is known by its products
+nystrom              a matrix of low rank from one block of products
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set
 advice               which method suits the run
 plan                 what run and method decide, worked out once

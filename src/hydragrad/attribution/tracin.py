@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hydragrad.attribution.averaged_over import AveragedOver, averaged_over, in_a_range
-from hydragrad.attribution.influence import losses_along, query_rows
+from hydragrad.attribution.influence import query_rows
+from hydragrad.attribution.losses_along import losses_along
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.replay import Recording, samples_in

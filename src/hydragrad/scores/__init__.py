@@ -10,6 +10,7 @@ scores          contributions, and their file
 saved           what the files of scores in a folder say, without their tensors
 evidence        how scores were computed, and what was measured about them
 checks          predicted against actual changes
+solved          how far the systems of influence functions were solved
 notes           what a reader must know
 spread          how contributions vary between independent runs
 """
@@ -39,3 +40,4 @@ from hydragrad.scores.saved import SavedScores as SavedScores
 from hydragrad.scores.saved import saved_scores as saved_scores
 from hydragrad.scores.scores import MEANING as MEANING
 from hydragrad.scores.scores import Scores as Scores
+from hydragrad.scores.solved import Solved as Solved

@@ -7,6 +7,7 @@ from typing import Any, Self
 from hydragrad.scores.checks import Check
 from hydragrad.scores.method import Curvature, Method
 from hydragrad.scores.notes import Note
+from hydragrad.scores.solved import Solved
 
 HYDRA = Method()
 INFLUENCE = "influence"
@@ -47,6 +48,7 @@ class Evidence:
         notes: Anything a reader must know.
         checks: Predicted against actual changes, by whoever measured them.
         compared: What the derivatives were held to on the way, and how often.
+        solved: How far the systems of influence functions were solved, one entry a checkpoint.
     """
 
     method: Method = HYDRA
@@ -60,6 +62,7 @@ class Evidence:
     notes: tuple[Note, ...] = ()
     checks: tuple[Check, ...] = ()
     compared: tuple[Compared, ...] = ()
+    solved: tuple[Solved, ...] = ()
 
     @property
     def curvature(self) -> Curvature:
@@ -131,5 +134,6 @@ class Evidence:
                 "notes": tuple(Note.read(note) for note in values.get("notes", ())),
                 "checks": tuple(Check.read(check) for check in values.get("checks", ())),
                 "compared": tuple(Compared(**entry) for entry in values.get("compared", ())),
+                "solved": tuple(Solved(**entry) for entry in values.get("solved", ())),
             }
         )
