@@ -6,6 +6,7 @@ from . import errors as errors
 from .attribution import attribute as attribute
 from .attribution import ensemble as ensemble
 from .attribution import influence as influence
+from .attribution import self_influence as self_influence
 from .attribution import tracin as tracin
 
 # Ask

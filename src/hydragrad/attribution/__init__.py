@@ -11,6 +11,8 @@ moments              what it needs of every step
 replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
 losses_along         derivatives of the losses of samples along directions
+self_influence       of every sample on its own loss
+gradients_at         gradients of single samples at a checkpoint
 tracin               sums of gradient products over checkpoints
 sample_rows          projected gradients of single samples at the trained weights
 averaged_over        the checkpoints that an average is over
@@ -30,4 +32,5 @@ from hydragrad.attribution.attribute import attribute as attribute
 from hydragrad.attribution.ensemble import ensemble as ensemble
 from hydragrad.attribution.influence import influence as influence
 from hydragrad.attribution.influence import influence_functions as influence_functions
+from hydragrad.attribution.self_influence import self_influence as self_influence
 from hydragrad.attribution.tracin import tracin as tracin

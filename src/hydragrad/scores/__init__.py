@@ -12,6 +12,7 @@ evidence        how scores were computed, and what was measured about them
 checks          predicted against actual changes
 solved          how far the systems of influence functions were solved
 notes           what a reader must know
+relative        scores relative to self-influence; how far queries have the same extreme samples
 spread          how contributions vary between independent runs
 """
 
@@ -35,6 +36,7 @@ from hydragrad.scores.queries import queries_of as queries_of
 from hydragrad.scores.queries import query as query
 from hydragrad.scores.queries import sample_losses as sample_losses
 from hydragrad.scores.queries import single_samples_of as single_samples_of
+from hydragrad.scores.relative import Overlap as Overlap
 from hydragrad.scores.samples import checked_samples as checked_samples
 from hydragrad.scores.saved import SavedScores as SavedScores
 from hydragrad.scores.saved import saved_scores as saved_scores

@@ -6,7 +6,7 @@ from typing import Any, Self
 
 from hydragrad.scores.checks import Check
 from hydragrad.scores.method import Curvature, Method
-from hydragrad.scores.notes import Note
+from hydragrad.scores.notes import Note, NoteKind
 from hydragrad.scores.solved import Solved
 
 HYDRA = Method()
@@ -100,6 +100,16 @@ class Evidence:
         return any(note.kind == "candidates" for note in self.notes)
 
     @property
+    def about_itself(self) -> bool:
+        """Whether these are self-influence: of each sample on its own loss."""
+        return any(note.kind == "self-influence" for note in self.notes)
+
+    @property
+    def relative(self) -> bool:
+        """Whether these were divided by self-influence: a ranking without a unit."""
+        return any(note.kind == "relative" for note in self.notes)
+
+    @property
     def scale_is_measured(self) -> bool:
         """Whether predicted changes may be read as such. Always with curvature; without it, once checked."""
         return self.curvature != "none" or bool(self.checks)
@@ -107,6 +117,10 @@ class Evidence:
     def with_note(self, note: Note) -> Self:
         """A copy with a note, in place of earlier ones of its kind."""
         return replace(self, notes=(*(other for other in self.notes if other.kind != note.kind), note))
+
+    def without_notes(self, *kinds: NoteKind) -> Self:
+        """A copy without notes of these kinds."""
+        return replace(self, notes=tuple(note for note in self.notes if note.kind not in kinds))
 
     def with_checks(self, checks: Sequence[Check]) -> Self:
         """A copy with checks, in place of earlier ones of the same query, kind and size."""
