@@ -7,7 +7,7 @@ vector. Self-influence: how well it ranks the wrong labels, and how near the app
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,7 +27,6 @@ from hydragrad.datasets import load, load_text
 from hydragrad.datasets.sequences import PADDING
 from hydragrad.models import GPT, LeNet5
 
-SHARES = (1e-2, 1e-3)
 TOLERANCES = (1e-2, 1e-4)
 MOST = 500
 
@@ -92,8 +91,8 @@ def train(setup: Setup, epochs: int, rate: float) -> None:
             optimizer.step()
 
 
-def iterations(name: str, setup: Setup) -> None:
-    """Print the table of iterations."""
+def iterations(name: str, setup: Setup, shares: Sequence[float]) -> None:
+    """Print the table of iterations, for dampings that are such shares of the largest eigenvalue."""
     checkpoints = opened(setup)
     queries = [hg.mean_loss(setup.held_out), hg.sample_losses(setup.held_out, range(4))]
     gradients = torch.cat([query_gradients(checkpoints, checkpoints.layout, checkpoints.final, q) for q in queries])
@@ -102,7 +101,7 @@ def iterations(name: str, setup: Setup) -> None:
         for kind in ("none", "ekfac", "nystrom")
     }
     largest = 100 * matrices["none"].damping
-    for share in SHARES:
+    for share in shares:
         for kind, matrix in matrices.items():
             matrix.damping = share * largest
             about = matrix.approximation
@@ -137,6 +136,7 @@ if __name__ == "__main__":
     parser.add_argument("--size", type=int, default=300, help="training samples")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--only", default="", help="only networks whose name contains this text")
+    parser.add_argument("--shares", default="0.01,0.001", help="dampings, as shares of the largest eigenvalue")
     options = parser.parse_args()
     networks: dict[str, Callable[[], Setup]] = {
         "MLP": lambda: images(mlp, options.size, options.epochs),
@@ -147,4 +147,4 @@ if __name__ == "__main__":
         if options.only in name:
             setup = build()
             self_influences(name, setup)
-            iterations(name, setup)
+            iterations(name, setup, [float(share) for share in options.shares.split(",")])

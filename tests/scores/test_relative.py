@@ -7,7 +7,8 @@ import torch
 
 import hydragrad as hg
 from hydragrad.errors import QueryError
-from hydragrad.scores import Evidence, Note
+from hydragrad.scores import Evidence, Method, Note
+from hydragrad.scores.amounts import amounts_of
 from hydragrad.scores.evidence import INFLUENCE
 from hydragrad.scores.notes import of_candidates
 from hydragrad.scores.relative import overlap_of
@@ -52,6 +53,14 @@ def test_scores_are_divided_by_the_root_in_the_order_of_their_samples():
     assert relative.evidence.relative and not scores.evidence.relative
     with pytest.raises(QueryError, match="do not add up over samples"):
         relative.total([1])
+
+
+def test_relative_scores_are_never_read_as_changes():
+    scores = made([[0.2, -0.1]])
+    scores = scores.with_evidence(Evidence(method=Method(curvature="hessian")))
+    relative = scores.relative_to(made([[4.0, 4.0]], SELF))
+    assert scores.evidence.scale_is_measured and not relative.evidence.scale_is_measured
+    assert amounts_of(scores).kind == "derivative" and amounts_of(relative).kind == "share"
 
 
 def test_a_sample_without_any_influence_stays_at_zero():

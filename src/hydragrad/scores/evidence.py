@@ -111,8 +111,11 @@ class Evidence:
 
     @property
     def scale_is_measured(self) -> bool:
-        """Whether predicted changes may be read as such. Always with curvature; without it, once checked."""
-        return self.curvature != "none" or bool(self.checks)
+        """Whether predicted changes may be read as such. Always with curvature; without it, once checked.
+
+        Never of relative scores, which are no changes.
+        """
+        return not self.relative and (self.curvature != "none" or bool(self.checks))
 
     def with_note(self, note: Note) -> Self:
         """A copy with a note, in place of earlier ones of its kind."""
