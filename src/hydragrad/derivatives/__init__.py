@@ -87,6 +87,8 @@ from hydragrad.derivatives.curvature.products import Products as Products
 from hydragrad.derivatives.curvature.many_products import VectorisedProducts as VectorisedProducts
 from hydragrad.derivatives.curvature.many_products import fastest_products as fastest_products
 from hydragrad.derivatives.curvature.reverse_products import ReverseProducts as ReverseProducts
+from hydragrad.derivatives.curvature.eigenbasis import Eigenbasis as Eigenbasis
+from hydragrad.derivatives.curvature.ekfac import fit_ekfac as fit_ekfac
 from hydragrad.derivatives.curvature.zero import ZeroCurvature as ZeroCurvature
 from hydragrad.derivatives.curvature.tangents import ExactTangents as ExactTangents
 from hydragrad.derivatives.curvature.tangents import Tangents as Tangents
