@@ -10,14 +10,16 @@ Source: Koh and Liang, ICML 2017.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hydragrad.attribution.at_checkpoints import At, folder_of, in_order, key_of
 from hydragrad.attribution.averaged_over import AveragedOver, averaged_over, in_a_range
 from hydragrad.attribution.gauss_newton_matrix import (
     DAMPING_SHARE,
@@ -30,12 +32,16 @@ from hydragrad.attribution.gradients import query_point
 from hydragrad.attribution.losses_along import LossesAlong, sample_ids
 from hydragrad.derivatives import Layout
 from hydragrad.errors import QueryError
+from hydragrad.execution import ExecutorOption, PartOption, execution_of
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, Trained, samples_in
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
+from hydragrad.replay.data import data_fingerprint
 from hydragrad.replay.histories import trained_layout
+from hydragrad.replay.machine import threads
 from hydragrad.runs.checkpoints import Checkpoint
+from hydragrad.runs.kept import Key, tensor_key
 from hydragrad.scores import Note, Query, QueryRow, Scores, Solved, numbered, queries_of
 from hydragrad.scores.evidence import INFLUENCE
 from hydragrad.scores.notes import of_candidates
@@ -62,6 +68,10 @@ def influence(
     iterations: int = MOST_ITERATIONS,
     tolerance: float = TOLERANCE,
     preconditioner: Preconditioner | None = None,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
+    out: str | Path | None = None,
 ) -> Scores:
     """Influence functions, averaged over checkpoints: about the data rather than about this run.
 
@@ -85,6 +95,9 @@ def influence(
         preconditioner: What shortens the way of conjugate gradients; it does not change where they lead. "nystrom": an
             approximation of low rank by one product of 32 vectors; "ekfac": one by layers; "none". None takes nystrom
             for 4 scalars or more, for which it pays.
+        executor, workers, part: As `hg.counterfactual` takes them, for the checkpoints.
+        out: Folder in which the results of single checkpoints lie until all are there; RUN/scores if None. Needed for
+            an executor or a slice of checkpoints of a model trained elsewhere.
 
     Returns:
         Scores with one row a query scalar. `evidence.solved` has damping, residual and iterations of every checkpoint;
@@ -96,14 +109,16 @@ def influence(
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
         NonFinite: A sample's loss has no finite derivative.
         Unsupported: `run` is neither.
+        Unfinished: `part`, and checkpoints of other slices are missing.
 
     Cost: at every checkpoint, a gradient of the samples, and up to `iterations` Gauss-Newton products of up to 5,000
-    training samples a query; 8 more products for the largest eigenvalue, one of 32 vectors for nystrom, about
-    2 for ekfac. Queries are solved for
-    side by side, 32 at a time or as many as fit into 1 GiB; no gradient of a sample is stored.
+    training samples a query; 8 more products for the largest eigenvalue, one of 32 vectors for nystrom, about 2 for
+    ekfac. Queries are solved for side by side, 32 at a time or as many as fit into 1 GiB; no gradient of a sample is
+    stored.
 
     Source: Koh and Liang, ICML 2017; Martens and Grosse 2015 and George et al. 2018 (EK-FAC).
     """
+    execution = execution_of(executor, workers, part)
     over = averaged_over(run, checkpoints, "influence")
     queries, ids = queries_of(query), sample_ids(run, samples, candidates)
     if preconditioner is None:
@@ -111,15 +126,17 @@ def influence(
         preconditioner = "nystrom" if scalars >= PAYS_FROM or iterations == 0 else "none"
     require_solvable(damping, iterations, tolerance, preconditioner)
     total, parts, answers = torch.zeros((), dtype=torch.float64), list[Influence](), list[_Answer]()
-    for read in over.read:
-        at = read()
-        with preserved():
-            matrix = DampedGaussNewton(run, over.layout, at, damping, MATRIX, preconditioner=preconditioner)
-        along = LossesAlong(run, over.layout, at, ids, candidates)
-        answers = list(_answers(run, over.layout, at, queries, matrix, along, iterations, tolerance))
-        one = _together([answer.influence for answer in answers])
-        total = total + one.values
-        parts.append(one)
+    options = {
+        "damping": damping,
+        "iterations": iterations,
+        "tolerance": tolerance,
+        "preconditioner": preconditioner,
+    }
+    work = _AtCheckpoint(run, over, queries, ids, candidates, options)
+    for tensors, facts in in_order(work, len(over), execution, folder_of(run, out), work.key):
+        answers.append(_Answer.of(tensors, facts))
+        total = total + answers[-1].influence.values
+        parts.append(answers[-1].influence)
     solved = [solved_at(name, part, damping is None, tolerance) for name, part in zip(over.called, parts, strict=True)]
     unfinished = not_converged(solved)
     notes = [_note(over, parts, damping is None), *([] if unfinished is None else [unfinished])]
@@ -128,9 +145,8 @@ def influence(
     return Scores(
         values=total / len(over),
         sample_ids=ids,
-        query_names=numbered(name for answer in answers for name in answer.names),
-        # The last is the trained model.
-        query_values=torch.tensor([value for answer in answers for value in answer.values], dtype=torch.float64),
+        query_names=numbered(answers[-1].names),
+        query_values=torch.tensor(answers[-1].values, dtype=torch.float64),  # the last is the trained model
         evidence=over.evidence(run, INFLUENCE, notes, solved),
         queries=tuple(queries),
     )
@@ -199,11 +215,60 @@ class Influence(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """Names and values of some scalars, and influence on them."""
+    """Names and values of some scalars at one checkpoint, and influence on them."""
 
     names: tuple[str, ...]
     values: tuple[float, ...]
     influence: Influence
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "_Answer":
+        """Of what `_AtCheckpoint` gives."""
+        influence = Influence(values=tensors["influence"], **facts["influence"])
+        return cls(tuple(facts["names"]), tuple(tensors["values"].tolist()), influence)
+
+
+class _AtCheckpoint:
+    """Influence at one checkpoint; a class, so that it can be sent to workers."""
+
+    def __init__(
+        self,
+        run: Recording | Checkpoints,
+        over: AveragedOver,
+        queries: list[Query],
+        ids: Tensor,
+        candidates: Dataset[Any] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._run, self._over, self._queries = run, over, queries
+        self._ids, self._candidates, self._options = ids, candidates, options
+        self._threads = torch.get_num_threads()  # workers round as this process does
+
+    def __call__(self, number: int) -> At:
+        with threads(self._threads):
+            return self._answer(number)
+
+    def _answer(self, number: int) -> At:
+        run, layout, at = self._run, self._over.layout, self._over.read[number]()
+        with preserved():
+            matrix = DampedGaussNewton(
+                run, layout, at, self._options["damping"], MATRIX, preconditioner=self._options["preconditioner"]
+            )
+        along = LossesAlong(run, layout, at, self._ids, self._candidates)
+        iterations, tolerance = self._options["iterations"], self._options["tolerance"]
+        answers = list(_answers(run, layout, at, self._queries, matrix, along, iterations, tolerance))
+        one = _together([answer.influence for answer in answers])
+        facts = {name: value for name, value in one._asdict().items() if name != "values"}
+        values = torch.tensor([value for answer in answers for value in answer.values], dtype=torch.float64)
+        names = [name for answer in answers for name in answer.names]
+        return {"influence": one.values, "values": values}, {"names": names, "influence": facts}
+
+    def key(self) -> Key:
+        """What the results depend on, next to the number of the checkpoint."""
+        candidates = None if self._candidates is None else data_fingerprint(self._candidates)
+        over = [*self._over.steps, *self._over.names]
+        options = ["influence", self._options, over, tensor_key(self._ids), candidates]
+        return key_of(self._run, self._run.digest, self._queries, options)
 
 
 def influence_at(
