@@ -192,3 +192,9 @@ def test_a_matrix_of_low_rank_is_found_whole():
     assert solution.products == 2
     nothing = low_rank(lambda v: 0 * v, 30, 8, matrix)
     torch.testing.assert_close(nothing.inverse(rows, 0.5), rows / 0.5)
+
+
+def test_conjugate_gradients_leave_the_right_hand_side_as_it_is():
+    b = torch.ones(1, 3, dtype=torch.float64)
+    conjugate_gradients(lambda v: 2 * v, b, iterations=3, tolerance=1e-6)
+    assert torch.equal(b, torch.ones(1, 3, dtype=torch.float64))

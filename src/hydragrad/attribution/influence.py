@@ -56,10 +56,6 @@ PAYS_FROM = 4
 """Scalars for which the products that make a preconditioner are fewer than those that it saves; docs/costs.md."""
 
 
-_Options = tuple[float | None, Preconditioner, int, float]
-"""Damping, preconditioner, iterations and tolerance of `influence`."""
-
-
 @in_clean_surroundings
 def influence(
     run: Recording | Checkpoints,
@@ -116,9 +112,9 @@ def influence(
         Unfinished: `part`, and checkpoints of other slices are missing.
 
     Cost: at every checkpoint, a gradient of the samples, and up to `iterations` Gauss-Newton products of up to 5,000
-    training samples a query; 8 more products for the largest eigenvalue, one of 32 vectors for nystrom, about
-    2 for ekfac. Queries are solved for
-    side by side, 32 at a time or as many as fit into 1 GiB; no gradient of a sample is stored.
+    training samples a query; 8 more products for the largest eigenvalue, one of 32 vectors for nystrom, about 2 for
+    ekfac. Queries are solved for side by side, 32 at a time or as many as fit into 1 GiB; no gradient of a sample is
+    stored.
 
     Source: Koh and Liang, ICML 2017; Martens and Grosse 2015 and George et al. 2018 (EK-FAC).
     """
@@ -130,7 +126,12 @@ def influence(
         preconditioner = "nystrom" if scalars >= PAYS_FROM or iterations == 0 else "none"
     require_solvable(damping, iterations, tolerance, preconditioner)
     total, parts, answers = torch.zeros((), dtype=torch.float64), list[Influence](), list[_Answer]()
-    options: _Options = (damping, preconditioner, iterations, tolerance)
+    options = {
+        "damping": damping,
+        "iterations": iterations,
+        "tolerance": tolerance,
+        "preconditioner": preconditioner,
+    }
     work = _AtCheckpoint(run, over, queries, ids, candidates, options)
     for tensors, facts in in_order(work, len(over), execution, folder_of(run, out), work.key):
         answers.append(_Answer.of(tensors, facts))
@@ -214,7 +215,7 @@ class Influence(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """Names and values of the queries' scalars at one checkpoint, and influence on them."""
+    """Names and values of some scalars at one checkpoint, and influence on them."""
 
     names: tuple[str, ...]
     values: tuple[float, ...]
@@ -237,7 +238,7 @@ class _AtCheckpoint:
         queries: list[Query],
         ids: Tensor,
         candidates: Dataset[Any] | None,
-        options: _Options,
+        options: Mapping[str, Any],
     ) -> None:
         self._run, self._over, self._queries = run, over, queries
         self._ids, self._candidates, self._options = ids, candidates, options
@@ -249,10 +250,12 @@ class _AtCheckpoint:
 
     def _answer(self, number: int) -> At:
         run, layout, at = self._run, self._over.layout, self._over.read[number]()
-        damping, preconditioner, iterations, tolerance = self._options
         with preserved():
-            matrix = DampedGaussNewton(run, layout, at, damping, MATRIX, preconditioner=preconditioner)
+            matrix = DampedGaussNewton(
+                run, layout, at, self._options["damping"], MATRIX, preconditioner=self._options["preconditioner"]
+            )
         along = LossesAlong(run, layout, at, self._ids, self._candidates)
+        iterations, tolerance = self._options["iterations"], self._options["tolerance"]
         answers = list(_answers(run, layout, at, self._queries, matrix, along, iterations, tolerance))
         one = _together([answer.influence for answer in answers])
         facts = {name: value for name, value in one._asdict().items() if name != "values"}
@@ -264,7 +267,7 @@ class _AtCheckpoint:
         """What the results depend on, next to the number of the checkpoint."""
         candidates = None if self._candidates is None else data_fingerprint(self._candidates)
         over = [*self._over.steps, *self._over.names]
-        options = ["influence", list(self._options), over, tensor_key(self._ids), candidates]
+        options = ["influence", self._options, over, tensor_key(self._ids), candidates]
         return key_of(self._run, self._run.digest, self._queries, options)
 
 

@@ -80,6 +80,8 @@ def test_rows_are_made_once_and_answer_later_queries(hydragrad, monkeypatch, tmp
         assert code and f"holds rows that differ in: {others[0][2:]}" in err
     code, _, err = hydragrad(*words[:-5], "--projection", 20, "--out", tmp_path / "out")
     assert code and "--projection is of the rows" in err
+    code, _, err = hydragrad(*words, "--part", "1/2")
+    assert code and "--rows are made in this process" in err
 
 
 def test_a_loss_without_labels_has_no_suspects_by_label(hydragrad, monkeypatch, tmp_path):

@@ -59,10 +59,6 @@ def influence(
         float | None,
         typer.Option(min=0, help="Added to the Gauss-Newton matrix (default: 0.01 of its largest eigenvalue)."),
     ] = None,
-    executor: ExecutorName = None,
-    ray_address: RayAddress = None,
-    workers: Workers = None,
-    part: Part = None,
     rows: Annotated[
         Path | None,
         typer.Option(
@@ -74,6 +70,10 @@ def influence(
     projection: Annotated[
         int | None, typer.Option(min=1, help="Project the rows to about so many columns (default: whole rows).")
     ] = None,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     json: Json = None,
     dry_run: DryRun = False,
     silent: Quiet = False,
@@ -85,13 +85,11 @@ def influence(
 
     Example: hydragrad influence --from my_training:setup epoch1.pt epoch2.pt --query validation --out influence
     """
+    where = keywords_of(executor, ray_address, workers, part)
     if projection is not None and rows is None:
         raise typer.BadParameter("--projection is of the rows: name their folder, --rows FOLDER.")
-    where = keywords_of(executor, ray_address, workers, part)
-    if rows is not None and (executor or ray_address or workers or part):
-        raise typer.BadParameter(
-            "Rows are made in this process: leave out --rows, or --executor, --workers and --part."
-        )
+    if rows is not None and (executor is not None or part is not None):
+        raise typer.BadParameter("--rows are made in this process: leave --executor and --part out.")
     opened = open_elsewhere(source, states)
     queries = {text: opened.query(text) for text in query}
     announce("influence", influence_seconds(opened.checkpoints, checkpoints, len(query)), 0, always=dry_run)
@@ -104,26 +102,16 @@ def influence(
         "digest": opened.checkpoints.digest,
     }
     every = {}
+    missing: list[Unfinished] = []
     with quiet(silent):
         store = None
         if rows is not None:
             store = opened.rows(rows, checkpoints=checkpoints, damping=damping, projection=projection)
-    missing: list[Unfinished] = []
+    options = {"checkpoints": checkpoints, "damping": damping, "out": out / "scores", **where}
     for text, scored in queries.items():
         try:
             with quiet(silent):
-                scores = (
-                    _of_rows(store, scored)
-                    if store is not None
-                    else influence_scores(
-                        opened.checkpoints,
-                        scored,
-                        checkpoints=checkpoints,
-                        damping=damping,
-                        out=out / "scores",
-                        **where,
-                    )
-                )
+                scores = _scored(opened, store, scored, options)
         except Unfinished as error:
             missing.append(error)
             continue
@@ -138,7 +126,9 @@ def influence(
     write_json(json, figures)
 
 
-def _of_rows(store: InfluenceStore, query: Query) -> Scores:
+def _scored(opened: Elsewhere, store: InfluenceStore | None, query: Query, options: dict[str, Any]) -> Scores:
+    if store is None:
+        return influence_scores(opened.checkpoints, query, **options)
     scores = store.contributions(query)
     assert isinstance(scores, Scores)
     return scores
