@@ -232,7 +232,7 @@ def _evidence(run: Recording, method: Method, chunks: Sequence[_Chunk], comparis
         route=chunks[0].route,
         steps=len(run.steps),
         completed=run.completed,
-        replay_exact=run.same_machine,
+        replay_exact=run.exact,
         replay_drift=max(chunk.drift for chunk in chunks),
         notes=tuple(_notes(run, method)),
         compared=tuple(_compared(chunks, comparisons)),

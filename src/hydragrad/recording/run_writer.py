@@ -17,6 +17,7 @@ from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines, make_folder
 from hydragrad.runs.log import LOG, StepRecord, to_line
 from hydragrad.runs.manifest import FILE, Manifest, Status, closed, write_manifest
+from hydragrad.runs.processes import never_common, position_only
 from hydragrad.runs.stored_batches import store_batch, sync_batches
 from hydragrad.runs.unstarted import clear_away, never_started
 
@@ -61,7 +62,7 @@ class RunWriter:
             RunExists: Names the files.
         """
         present = self._present()
-        if present and not never_started(self.path):
+        if present and not (never_started(self.path) or never_common(self.path)):
             raise RunExists(
                 f"{self.path} already holds a run ({', '.join(present)}). Choose another directory, delete it, or "
                 f"resume the run with resume=True (--resume)."
@@ -83,7 +84,7 @@ class RunWriter:
         if (self.path / AVERAGES).exists():
             self._averages = self._opened_averages(keep=updates)
         self._last, self.resumed = progress.before, True
-        self.last_checkpoint = NONE_YET if progress.checkpoint is None else progress.step
+        self.last_checkpoint = progress.step if progress.checkpoints else NONE_YET
         self._write_manifest(dataclasses.replace(manifest, status="running", steps=None))
 
     def write_step(self, record: StepRecord) -> None:
@@ -109,7 +110,7 @@ class RunWriter:
         self._log.sync()
         if self._averages is not None:
             self._averages.sync()
-        self._folder.write(checkpoint, self._index)
+        self._folder.write(position_only(checkpoint) if self.manifest.rank else checkpoint, self._index)
         self.last_checkpoint = checkpoint.step
 
     def store_batch(self, step: int, number: int, batch: Any) -> None:
@@ -157,6 +158,9 @@ class RunWriter:
             clear_away(self.path)
             if self._made_folder:
                 self.path.rmdir()  # unless somebody put something there
+            if self.manifest.rank:
+                self.path.parent.rmdir()  # and the run's, unless rank 0 left something there
+                self.path.parent.parent.rmdir()
 
     def _present(self) -> list[str]:
         return [name for name in (FILE, *OWN_FILES) if (self.path / name).exists()]

@@ -18,7 +18,9 @@ from hydragrad.derivatives import (
     naming_label_dtype,
 )
 from hydragrad.randomness import generator_states, reseed_everything, set_generator_states
+from hydragrad.replay.buffer_flow import BufferFlow
 from hydragrad.replay.fingerprints import state_number, state_of
+from hydragrad.runs.buffers import put_buffers
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.runs.log import Autocast, MicroBatch, StepRecord
 from hydragrad.steps import StepPoint, StepRule, Together, torch_group
@@ -184,7 +186,10 @@ class Trajectory:
         for parameter in self._parameters.values():
             parameter.grad = None
         every = []
+        flow = self._buffer_flow(record)
         for number, (part, batch) in enumerate(zip(record.micro_batches, batches, strict=True)):
+            if flow is not None:
+                put_buffers(self.model, flow.before(number))
             start = sum(len(before) for before in record.micro_batches[:number])
             mine = None if weights is None else weights[start : start + len(part)]
             watched.before_forward(number)
@@ -199,6 +204,10 @@ class Trajectory:
             losses.backward(gradient=_coefficients(part, losses, mine))
             watched.after_backward(number)
             every.append(losses.detach())
+            if flow is not None:
+                flow.after(number, self._copied_buffers())
+        if flow is not None:
+            put_buffers(self.model, flow.end)
         clipped = {name for transform in record.transforms for name in transform.names}
         self._settle_gradients(record, kept=clipped)
         for transform in record.transforms:
@@ -209,6 +218,13 @@ class Trajectory:
         watched.before_update()
         self._optimizer.step()
         return every
+
+    def _buffer_flow(self, record: StepRecord) -> BufferFlow[dict[str, Tensor]] | None:
+        """Buffers by rank, where several processes made the step; None where each micro-batch goes on with them."""
+        return None if record.buffers_from is None else BufferFlow(record, self._copied_buffers())
+
+    def _copied_buffers(self) -> dict[str, Tensor]:
+        return {name: buffer.clone() for name, buffer in self.buffers.items()}
 
     def _settle_gradients(self, record: StepRecord, kept: Collection[str] = ()) -> None:
         """Make the same parameters have a gradient as in the run: those without one are skipped.

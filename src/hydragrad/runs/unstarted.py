@@ -33,13 +33,15 @@ def never_started(path: Path) -> bool:
         return False
     if log.exists() and b"\n" in log.read_bytes():
         return False
-    first = {file.name for file in _of_the_first_step(path)}
+    first = {file.name for file in _of_the_step(path, 0)}
     return all(file.name in first for folder in _folders(path) if folder.exists() for file in folder.iterdir())
 
 
 def clear_away(path: Path) -> None:
     """Remove what the Recorder wrote of a run that never started, and nothing else; the manifest goes last."""
-    for file in (path / LOG, path / AVERAGES, CheckpointFolder(path).index, *_of_the_first_step(path)):
+    for file in (path / LOG, path / AVERAGES, CheckpointFolder(path).index):
+        file.unlink(missing_ok=True)
+    for file in (*_of_the_step(path, 0), *_of_the_step(path, 1)):  # one of several processes may have been a step ahead
         file.unlink(missing_ok=True)
     for folder in _folders(path):
         with suppress(OSError):  # not there
@@ -51,6 +53,6 @@ def _folders(path: Path) -> tuple[Path, Path]:
     return CheckpointFolder(path).folder, batch_path(path, 0).parent
 
 
-def _of_the_first_step(path: Path) -> tuple[Path, ...]:
-    checkpoint = CheckpointFolder(path).path(0)
-    return checkpoint, checkpoint.with_name(checkpoint.name + ".tmp"), batch_path(path, 0)
+def _of_the_step(path: Path, step: int) -> tuple[Path, ...]:
+    checkpoint = CheckpointFolder(path).path(step)
+    return checkpoint, checkpoint.with_name(checkpoint.name + ".tmp"), batch_path(path, step)
