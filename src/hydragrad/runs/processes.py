@@ -11,7 +11,6 @@ weights and optimizer states shows: it must be the same in all logs. The buffers
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -159,15 +158,14 @@ def merged(records: Sequence[StepRecord]) -> StepRecord:
     for rank, other in enumerate(records[1:], start=1):
         require_same_step(first, other, rank)
     count = len(records)
-    rounds = list(zip_longest(*(record.micro_batches for record in records)))
-    parts = [(place, part) for place, one in enumerate(rounds) for part in one if part is not None]
+    parts = [part for record in records for part in record.micro_batches]
     losses = [record.loss for record in records]
     reported = [loss for loss in losses if loss is not None]
     return replace(
         first,
-        micro_batches=tuple(_averaged(part, count) for _, part in parts),
+        micro_batches=tuple(_averaged(part, count) for part in parts),
         loss=sum(reported) / count if len(reported) == count else None,
-        buffers_from=tuple(_sources(first.step, parts)),
+        buffers_from=tuple(_sources(first.step, records)),
     )
 
 
@@ -199,28 +197,27 @@ def _averaged(part: MicroBatch, count: int) -> MicroBatch:
     return replace(part, coefficients=coefficients / count)
 
 
-def _sources(step: int, parts: Sequence[tuple[int, MicroBatch]]) -> Iterator[int]:
+def _sources(step: int, records: Sequence[StepRecord]) -> Iterator[int]:
     """The micro-batch that left the buffers which each one began with; -1 stands for those before the step.
 
-    Rank 0 goes on with its own. Every other rank has rank 0's where they are sent before the forward pass, and else
-    goes on with its own, which happens between micro-batches under no_sync().
+    Rank 0 goes on with its own. Every other rank has those that rank 0 begins the same micro-batch with, where they
+    are sent before the forward pass, and else goes on with its own, which happens under no_sync().
     """
-    latest: dict[int, int] = {}
-    sent, of_rank_0 = -1, None
-    for number, (place, part) in enumerate(parts):
-        if part.rank == 0:
-            sent, of_rank_0 = latest.get(0, -1), part.buffers
-            yield sent
-        elif part.buffers == of_rank_0:
-            yield sent
-        elif place and part.rank in latest:
-            yield latest[part.rank]
-        else:
-            raise RecordingMismatch(
-                f"Every rank must begin a step with the buffers of rank 0; at step {step} rank {part.rank} had others. "
-                f"Leave broadcast_buffers=True, call the DistributedDataParallel itself, and evaluate with its .module."
-            )
-        latest[part.rank] = number
+    of_rank_0, number = records[0].micro_batches, 0
+    for rank, record in enumerate(records):
+        for place, part in enumerate(record.micro_batches):
+            sent = min(place, len(of_rank_0) - 1)
+            if part.buffers == of_rank_0[sent].buffers:
+                yield sent - 1
+            elif place:
+                yield number - 1
+            else:
+                raise RecordingMismatch(
+                    f"Every rank must begin a step with the buffers of rank 0; at step {step} rank {rank} had others. "
+                    f"Leave broadcast_buffers=True, call the DistributedDataParallel itself, and evaluate with its "
+                    f".module."
+                )
+            number += 1
 
 
 def _first_difference(ours: Any, theirs: Any) -> str:
