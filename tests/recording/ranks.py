@@ -38,7 +38,8 @@ def together(job: Callable[..., Any], folder: Path, *args: Any, count: int = 2, 
         codes: Exit codes that are expected; all zero if None.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "store").unlink(missing_ok=True)
+    for file in (*folder.glob("error-*"), folder / "store", folder / "result.pt"):
+        file.unlink(missing_ok=True)
     processes = [server.Process(target=_member, args=(job, rank, count, folder, args)) for rank in range(count)]
     for process in processes:
         process.start()
@@ -46,7 +47,8 @@ def together(job: Callable[..., Any], folder: Path, *args: Any, count: int = 2, 
         process.join(PATIENCE)
     errors = [path.read_text() for path in sorted(folder.glob("error-*"))]
     ended = [process.exitcode for process in processes]
-    assert set(ended) == (codes or {0}), (ended, *errors)
+    if set(ended) != (codes or {0}):
+        raise AssertionError("\n".join([f"exit codes {ended}", *errors]))
     result = folder / "result.pt"
     return torch.load(result, weights_only=False) if result.exists() else None
 

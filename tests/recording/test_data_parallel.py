@@ -1,4 +1,4 @@
-"""Runs of two ranks under DistributedDataParallel: contributions are central differences of the same two-rank training."""
+"""Two ranks under DistributedDataParallel: contributions are central differences of the same training of both."""
 
 import pytest
 import torch

@@ -4,6 +4,7 @@ What a rank knows of itself is read off the DistributedDataParallel: its number,
 pass went through it, and what it does with buffers. Nothing here communicates.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -80,6 +81,30 @@ def processes_of(model: nn.Module) -> Processes:
             f"are not recorded; for a run of its own in every process, record before init_process_group()."
         )
     return Processes(model)
+
+
+def require_one_process(model: nn.Module, what: str, remedy: str) -> None:
+    """Refuse what is for the training of one process.
+
+    Raises:
+        Unsupported: Several train together.
+    """
+    processes = processes_of(model)
+    if processes.several:
+        raise Unsupported(
+            f"{what} is for the training of one process, and {processes.count} train this model together. {remedy}"
+        )
+
+
+def of_a_launcher() -> str:
+    """What to say where a launcher (torchrun) started several processes, each recorded as if it were alone."""
+    count, rank = os.environ.get("WORLD_SIZE", "1"), os.environ.get("RANK", "0")
+    if count == "1" or (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return ""
+    return (
+        f" This is process {rank} of {count} that a launcher started: give each a folder of its own, or have all train "
+        f"one model with DistributedDataParallel, and pass that."
+    )
 
 
 @contextmanager

@@ -26,8 +26,14 @@ def bare_optimizer(optimizer: Any) -> Optimizer:
     """The torch optimizer inside of accelerate's wrapper; any other optimizer as it is.
 
     Raises:
-        Unsupported: The wrapper scales losses, as for float16, and so divides gradients.
+        Unsupported: The wrapper scales losses, as for float16, and so divides gradients; or each process has a part of
+            the optimizer's state.
     """
+    if any(base.__name__ == "ZeroRedundancyOptimizer" for base in type(optimizer).__mro__):
+        raise Unsupported(
+            "The optimizer must have the whole of its state; of a ZeroRedundancyOptimizer each process has a part. Use "
+            "the optimizer that it wraps."
+        )
     if not _of_accelerate(optimizer):
         bare: Optimizer = optimizer
         return bare

@@ -25,6 +25,7 @@ from hydragrad.recording.loop_state import LoopState
 from hydragrad.recording.observer import StepHandle
 from hydragrad.recording.prepared import bare_optimizers
 from hydragrad.recording.rank_watch import RankWatch
+from hydragrad.recording.rank_zero import RankZero
 from hydragrad.recording.resuming import Progress, read_common_progress, read_progress, require_same_run
 from hydragrad.recording.run_writer import RunWriter
 from hydragrad.recording.sampler_position import SamplerPosition, position_after, position_before, resumed_position
@@ -152,6 +153,7 @@ class Recorder:
         self._averages = Averages(averages, model)
         self._state = LoopState(model, together, scheduler, self._averages)
         self._rank = RankWatch(processes, together.members, "recorder.step()") if processes.several else None
+        self._rank_zero = RankZero(self._run, processes.rank) if processes.rank else None
         self._block = StepBlock(
             model,
             together,
@@ -279,6 +281,8 @@ class Recorder:
             self._start = self._segment_start(indices)
             if self._rank is not None:
                 self._rank.begin_step(noted=self._start is not None)
+            if self._rank_zero is not None:
+                self._rank_zero.compare(self.next_step, self._writer.manifest)
         if self._last_record is None and getattr(indices, "leaves_one", False):
             require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
         # The loop may take its batch apart.
@@ -299,6 +303,8 @@ class Recorder:
         self._check(record, self._start)
         self._unfinished_segment = self._start = None
         self._writer.write_step(record)
+        if self._rank_zero is not None:
+            self._rank_zero.note(record)
         self._last_record = record
         self.next_step += 1
         self._rest.go_on()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydragrad.errors import RunExists, StepError
+from hydragrad.recording.data_parallel import of_a_launcher
 from hydragrad.recording.resuming import Progress
 from hydragrad.replay.outside_state import OUTSIDE_STATE
 from hydragrad.runs import averages
@@ -17,7 +18,7 @@ from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines, make_folder
 from hydragrad.runs.log import LOG, StepRecord, to_line
 from hydragrad.runs.manifest import FILE, Manifest, Status, closed, write_manifest
-from hydragrad.runs.processes import never_common, position_only
+from hydragrad.runs.processes import RANKS, never_common, position_only
 from hydragrad.runs.stored_batches import store_batch, sync_batches
 from hydragrad.runs.unstarted import clear_away, never_started
 
@@ -65,17 +66,18 @@ class RunWriter:
         if present and not (never_started(self.path) or never_common(self.path)):
             raise RunExists(
                 f"{self.path} already holds a run ({', '.join(present)}). Choose another directory, delete it, or "
-                f"resume the run with resume=True (--resume)."
+                f"resume the run with resume=True (--resume).{of_a_launcher()}"
             )
 
     def start(self, manifest: Manifest) -> None:
         """Start a run in a directory that is free."""
         if self._present():
             clear_away(self.path)
-        self._made_folder = not self.path.exists()
+        self._made_folder = not self.path.exists() or (manifest.processes > 1 and _holds_ranks_only(self.path))
         make_folder(self.path)
+        self.manifest = manifest
+        self._open_files()  # first: of two processes that record into one folder, the second writes nothing
         self._write_manifest(manifest)
-        self._open_files()
 
     def resume(self, manifest: Manifest, progress: Progress) -> None:
         """Continue a run from its last checkpoint; steps after it are dropped."""
@@ -176,3 +178,8 @@ class RunWriter:
         """Open the log and the index of checkpoints at their first lines."""
         self._log = self._files.enter_context(closing(AppendOnlyLines(self.path / LOG, keep=steps)))
         self._index = self._files.enter_context(closing(AppendOnlyLines(self._folder.index, keep=checkpoints)))
+
+
+def _holds_ranks_only(path: Path) -> bool:
+    """Whether another rank made the folder, for its own part."""
+    return [file.name for file in path.iterdir()] == [RANKS]

@@ -181,7 +181,7 @@ def require_same_step(first: StepRecord, other: StepRecord, rank: int) -> None:
             f"rank 0. Its gradients were not averaged (a last micro-batch under no_sync(), a forward pass that did not "
             f"go through DistributedDataParallel), or the log is of another run. Correct the loop, and train again."
         )
-    for name in ("options", "structure", "transforms", "clipped"):
+    for name in ("options", "structure", "transforms", "transformed"):
         if getattr(first, name) != getattr(other, name):
             raise RecordingMismatch(
                 f"All ranks must make the same step; {name} of ranks 0 and {rank} differ at step {first.step}: "

@@ -20,9 +20,11 @@ def holds_run(path: Path) -> bool:
 def never_started(path: Path) -> bool:
     """Whether `path` holds a run without a single complete step that no process is recording now.
 
-    A manifest that can't be read, checkpoints or batches of later steps, or scores make it one that did start: a
-    damaged run may be worth repairing.
+    A run that was killed before it had a manifest is one, too. A manifest that can't be read, checkpoints or batches of
+    later steps, or scores make it one that did start: a damaged run may be worth repairing.
     """
+    if not (path / FILE).exists():
+        return _opened_only(path)
     try:
         manifest = read_manifest(path)
         entries = CheckpointFolder(path).entries() if CheckpointFolder(path).index.exists() else {}
@@ -35,6 +37,14 @@ def never_started(path: Path) -> bool:
         return False
     first = {file.name for file in _of_the_step(path, 0)}
     return all(file.name in first for folder in _folders(path) if folder.exists() for file in folder.iterdir())
+
+
+def _opened_only(path: Path) -> bool:
+    """Whether it was killed between opening its files and writing the manifest."""
+    files = [file for file in (path / LOG, CheckpointFolder(path).index) if file.exists()]
+    empty = all(file.stat().st_size == 0 and not locked(file, otherwise=False) for file in files)
+    others = any((path / name).exists() for name in (AVERAGES, "scores")) or any(map(Path.exists, _folders(path)))
+    return bool(files) and empty and not others
 
 
 def clear_away(path: Path) -> None:
