@@ -94,20 +94,13 @@ def prepared_batches(loader: Any, batches: Batches) -> Iterator[tuple[Indices, A
         batches: Makes these batches of a stock DataLoader.
 
     Raises:
-        Unsupported: Several processes share the loader, or its class is not known here.
+        Unsupported: The loader hands out batches of another process, or its class is not known here.
     """
     base = getattr(loader, "base_dataloader", None)
     if base is None or type(loader).__name__ not in ("DataLoaderShard", "SkipDataLoader"):
         raise Unsupported(
-            f"hg.indexed takes a DataLoader, or what one process's accelerator.prepare made of it (accelerate 1.0 or "
-            f"newer); it got accelerate's {type(loader).__name__}. Set dispatch_batches=False, or pass the DataLoader "
-            f"itself."
-        )
-    processes = getattr(base.batch_sampler, "num_processes", 1)
-    if processes > 1:
-        raise Unsupported(
-            f"A run is recorded by one process; this loader is divided among {processes}. Launch the "
-            f"script with one process."
+            f"hg.indexed takes a DataLoader, or what accelerator.prepare made of it (accelerate 1.0 or newer); it "
+            f"got accelerate's {type(loader).__name__}. Set dispatch_batches=False, or pass the DataLoader itself."
         )
     waiting: deque[Indices] = deque()
     loader.base_dataloader = _Noting(base, batches, waiting)
