@@ -71,8 +71,8 @@ def process_parts(model: Any) -> list[Part]:
             return "one process in DistributedDataParallel"
         return (
             f"rank {processes.rank} of {processes.count} in DistributedDataParallel; each records its own part. The "
-            f"rest is about this rank's batches: a replay takes those of all ranks one after the other. No hg.Tracker: rows "
-            f"come from hg.hypergradients"
+            f"rest is about this rank's batches: a replay takes those of all ranks one after the other. No hg.Tracker: "
+            f"rows come from hg.hypergradients"
         )
 
     if not isinstance(model, nn.Module):

@@ -49,7 +49,11 @@ def require_whole(model: nn.Module) -> None:
                 f"{len(module.device_ids)} devices, whose copies draw random numbers of their own. Use "
                 f"DistributedDataParallel (torchrun), or one device."
             )
-    split = [name for name, parameter in model.named_parameters() if type(parameter.data).__name__ == "DTensor"]
+    split = [
+        name
+        for name, parameter in model.named_parameters()
+        if "DTensor" in (type(parameter).__name__, type(parameter.data).__name__)
+    ]
     if split:
         raise Unsupported(
             f"A run is replayed with the whole model in one process; {split[0]} is a DTensor, split over processes "
