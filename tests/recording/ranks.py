@@ -91,6 +91,12 @@ def mlp() -> nn.Module:
         return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, CLASSES)).double()
 
 
+def setup() -> tuple[Any, ...]:
+    """What the command line asks for."""
+    model = mlp()
+    return model, loss, samples(), sgd(model), {"validation": held_out()}
+
+
 def dropped() -> nn.Module:
     with seeded(7):
         return nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Dropout(0.3), nn.Linear(5, CLASSES)).double()
@@ -134,7 +140,7 @@ class Training:
     name: str
     build: Callable[[], nn.Module] = mlp
     optimizer: Callable[[nn.Module], Optimizer] = sgd
-    micro_batches: tuple[int, int] = (1, 1)
+    micro_batches: tuple[int, ...] = (1, 1)
     no_sync: bool = True
     clip: float | None = None
     frozen_from: int | None = None

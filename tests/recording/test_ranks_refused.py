@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
+from hydragrad.checking.parts import process_parts
 from hydragrad.errors import HydragradError, RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.recording.rank_zero import RankZero
 from hydragrad.recording.resuming import read_common_progress
@@ -184,6 +185,10 @@ def refuse_all(rank, folder):
         record(Training("whole"), rank, folder / "whole")
     except HydragradError as error:
         found["again"] = str(error)
+    dist.barrier()
+    ddp = DistributedDataParallel(mlp())
+    found["opened with it"] = hg.Recording(folder / "whole", ddp, loss, DATA).steps[3].indices
+    found["checked"] = process_parts(ddp)[0].found, process_parts(mlp())[0].refusal.message
     return found
 
 
@@ -200,6 +205,17 @@ def test_what_several_processes_do_that_is_not_recorded_is_refused_by_name(case,
 
 def test_a_run_of_ranks_is_not_overwritten(refused):
     assert re.search(r"whole already holds a run", refused[1]["again"])
+
+
+def test_a_run_is_opened_with_the_distributed_data_parallel_too(refused):
+    assert refused[1]["opened with it"] == opened(refused[0] / "whole").steps[3].indices
+
+
+def test_check_says_what_it_finds_of_several_processes(refused):
+    found, refusal = refused[1]["checked"]
+    assert found.startswith("rank 0 of 2 in DistributedDataParallel; each records its own part.")
+    assert "2 processes train together here" in refusal
+    assert not process_parts(mlp())
 
 
 @pytest.mark.parametrize(

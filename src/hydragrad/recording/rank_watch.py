@@ -109,10 +109,16 @@ class RankWatch:
             require_plain(wrapper, self._processes.model)
         return replace(part, rank=self._processes.rank, buffers=self._buffers)
 
-    def shared(self) -> float:
-        """One number over parameters and optimizer states, which all ranks have alike."""
+    def shared(self, state: float) -> float:
+        """One number over parameters and optimizer states, which all ranks have alike.
+
+        Args:
+            state: The same with the buffers.
+        """
         model = self._processes.model
         buffers = {id(buffer) for buffer in model.buffers()}
+        if not buffers:
+            return state
         return state_number(value for value in state_of(model, self._optimizers) if id(value) not in buffers)
 
     def own_gradient(self, record: StepRecord) -> Named:

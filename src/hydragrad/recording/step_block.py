@@ -238,17 +238,17 @@ class StepBlock:
             return None
         structure = self.watch.structure()
         self.watch.end_block()
-        parts, self._before = (*self._before, part), []
+        parts, self._before, state = (*self._before, part), [], self._state()
         return StepRecord(
             step,
             parts,
             self.watch.options,
             structure,
-            self._state(),
+            state,
             loss,
             self.watch.transforms,
             clipped=self.watch.clipped,
-            shared=None if self._rank is None else self._rank.shared(),
+            shared=None if self._rank is None else self._rank.shared(state),
         )
 
     @property
