@@ -26,6 +26,8 @@ PLACES = [
     ("write_step", 0, 0),  # rank 1 logged it
 ]
 
+AT_THE_START = "at-the-start"
+
 
 def build():
     torch.manual_seed(4)
@@ -66,6 +68,18 @@ def killed(rank, folder, name, method, by, at):
     train(folder / name, resume=True)
 
 
+def killed_at_the_start(rank, folder, name):
+    """Rank 1 before it writes anything, rank 0 once it has the first checkpoint."""
+    start, write = RunWriter.start, RunWriter.write_checkpoint
+
+    def die(self, *what):
+        write(self, *what) if rank == 0 else None
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    RunWriter.start, RunWriter.write_checkpoint = (start, die) if rank == 0 else (die, write)
+    train(folder / name, resume=True)
+
+
 def resumed(rank, folder, names):
     return {name: train(folder / name, resume=True) for name in names}
 
@@ -80,13 +94,13 @@ def runs(tmp_path_factory):
     names = [name_of(place) for place in PLACES]
     for place, name in zip(PLACES, names, strict=True):
         together(killed, folder, name, *place, codes={1, -signal.SIGKILL})
-    return folder, together(resumed, folder, [*names, "whole"])
+    together(killed_at_the_start, folder, AT_THE_START, codes={-signal.SIGKILL})
+    return folder, together(resumed, folder, [*names, AT_THE_START, "whole"])
 
 
-@pytest.mark.parametrize("place", PLACES, ids=name_of)
-def test_a_run_of_which_a_rank_was_killed_goes_on_as_if_it_had_not_been(place, runs):
+@pytest.mark.parametrize("name", [*map(name_of, PLACES), AT_THE_START])
+def test_a_run_of_which_a_rank_was_killed_goes_on_as_if_it_had_not_been(name, runs):
     folder, ends = runs
-    name = name_of(place)
     for tensor, expected in zip(ends[name].values(), ends["whole"].values(), strict=True):
         assert torch.equal(tensor, expected)
     for rank in (0, 1):

@@ -74,8 +74,9 @@ class Recorder:
 
     Args:
         path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
-            first step fails leaves nothing behind; one that was killed in its first step is replaced.
-        model: The model being trained.
+            first step fails leaves nothing behind; one that was killed in its first step is replaced. The same in every
+            process, where several train together: each writes a part of its own in it.
+        model: The model being trained; the DistributedDataParallel around it where several processes train it.
         optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm, also as accelerate
             wraps it; or several in a list, each over parameters of its own.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
@@ -103,8 +104,9 @@ class Recorder:
 
     Raises:
         RunExists: `path` holds a run and `resume` is not set, or is being recorded by another process.
-        RecordingMismatch: `resume` with another model, optimizer, data set, reduction or seed.
-        Unsupported: Optimizer, precision or module whose derivatives would be silently wrong.
+        RecordingMismatch: `resume` with another model, optimizer, data set, reduction, seed or number of processes.
+        Unsupported: Optimizer, precision or module whose derivatives would be silently wrong; processes that train
+            together otherwise than by DistributedDataParallel.
         DataError: An empty data set, a stream, NaN in memory.
     """
 
