@@ -71,7 +71,7 @@ def over_replays(
     # In the order of the replays, not in that in which workers finished, so that sums round alike.
     states = [results[place] for place in range(len(numbers))]
     mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in SUMS}
-    exact = plan.run.same_machine and all(bool(state["exact"]) for state in states)
+    exact = plan.run.exact and all(bool(state["exact"]) for state in states)
     tally = Tally(plan, len(gradients.names)).of(mean)
     return Summed(tally, max(state["drift"].item() for state in states), exact)
 

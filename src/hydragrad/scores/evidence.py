@@ -42,7 +42,7 @@ class Evidence:
             functions and tracin for TracIn, whose checkpoints and damping or rates are in the note of that kind.
         steps: Steps of the run that were differentiated; 0 for these two.
         completed: Whether the run had ended.
-        replay_exact: Whether the replay was held to be equal to the bit.
+        replay_exact: Whether the replay was held to be equal to the bit: on the recording's machine, of one process.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
         states: Digests of the checkpoints of a model trained elsewhere; none of a recorded run.
         notes: Anything a reader must know.
