@@ -9,6 +9,7 @@ sweep                the reverse sweep, with curvature or without
 reverse_step         one step of it, in reverse
 moments              what it needs of every step
 replays              averages over replays that leave some samples out
+robust_mean          the mean over replays, without those that exploded
 influence            influence functions, from weights alone
 tracin               sums of gradient products over checkpoints
 sample_rows          projected gradients of single samples at the trained weights

@@ -1,6 +1,7 @@
 """`attribute`: contributions of training samples to queries, from a recorded run."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal, NamedTuple
 
@@ -12,6 +13,7 @@ from hydragrad.attribution.gradients import QueryGradients, gradients_in_chunks,
 from hydragrad.attribution.part_sums import require_room_for_first
 from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.replays import over_replays
+from hydragrad.attribution.robust_mean import EXPLODED
 from hydragrad.attribution.routes import ROUTES, Comparisons, Route
 from hydragrad.attribution.segments import choose_route, sum_segments
 from hydragrad.attribution.sweep import require_curvature, sweep
@@ -34,7 +36,14 @@ from hydragrad.scores import (
     numbered,
     queries_of,
 )
-from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, about_average, interrupted, under_autocast
+from hydragrad.scores.notes import (
+    CURVATURE_DROPPED,
+    STATISTICS_CONSTANT,
+    about_average,
+    interrupted,
+    of_exploded,
+    under_autocast,
+)
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
 
@@ -82,7 +91,8 @@ def attribute(
         samples: Training samples to score; all if None.
         replays: Average over so many replays that each leave out their own random share of the samples, in place of
             the run itself: for runs with kinks. Takes that many trainings and sweeps. Or the numbers of the replays,
-            as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3.
+            as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3. A replay whose contributions
+            to a query exploded (ten times those of the median replay) is not in that query's mean; a note says so.
         drop: Share of the samples that a replay leaves out.
         workers: Processes that replay at the same time.
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
@@ -106,6 +116,7 @@ def attribute(
         Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's, or where the
             gradient is stopped (detach(), torch.no_grad) on its way.
         ReplayMismatch: The run can't be repeated.
+        NonFinite: Fewer than half of the replays have finite contributions.
 
     Cost: one training step is 3 units; see the table "what it costs" in the docs.
 
@@ -132,7 +143,7 @@ def attribute(
         label_contributions=-torch.cat([chunk.tally.labels for chunk in chunks]) if labels else None,
         part_contributions=-torch.cat([chunk.tally.parts for chunk in chunks]) if parts else None,
         over_time=-torch.cat([chunk.tally.over_time for chunk in chunks]).float() if stretches else None,
-        evidence=_evidence(run, method, chunks, attributing.comparisons),
+        evidence=_evidence(run, method, chunks, attributing),
         queries=tuple(queries),
     )
 
@@ -157,6 +168,7 @@ class _Attributing:
         self._route: Route | Literal["sweep"] = _route_of(plan, route)
         self._done = 0
         self.comparisons = Comparisons.fresh()
+        self.exploded: Counter[int] = Counter()
 
     def sums(self, gradients: QueryGradients) -> _Chunk:
         """The sums of the next chunk."""
@@ -169,7 +181,9 @@ class _Attributing:
         plan = self._plan
         if plan.method.replays:
             differentiate = partial(gradients_of_some, queries=self._queries, numbers=numbers)
-            return over_replays(plan, gradients, differentiate, memory=self._memory, workers=self._workers)
+            over = over_replays(plan, gradients, differentiate, memory=self._memory, workers=self._workers)
+            self.exploded.update(over.exploded)
+            return over.tally, over.drift
         if self._route == "sweep":
             return sweep(plan, gradients, memory=self._memory, comparisons=self.comparisons)
         while True:
@@ -226,7 +240,7 @@ def _route_of(plan: Plan, route: RouteOption) -> Route | Literal["sweep"]:
     return valid
 
 
-def _evidence(run: Recording, method: Method, chunks: Sequence[_Chunk], comparisons: Comparisons) -> Evidence:
+def _evidence(run: Recording, method: Method, chunks: Sequence[_Chunk], attributing: _Attributing) -> Evidence:
     return Evidence(
         method=method,
         route=chunks[0].route,
@@ -234,8 +248,8 @@ def _evidence(run: Recording, method: Method, chunks: Sequence[_Chunk], comparis
         completed=run.completed,
         replay_exact=run.same_machine,
         replay_drift=max(chunk.drift for chunk in chunks),
-        notes=tuple(_notes(run, method)),
-        compared=tuple(_compared(chunks, comparisons)),
+        notes=tuple(_notes(run, method, attributing.exploded, sum(len(chunk.names) for chunk in chunks))),
+        compared=tuple(_compared(chunks, attributing.comparisons)),
     )
 
 
@@ -254,12 +268,14 @@ def _compared(chunks: Sequence[_Chunk], comparisons: Comparisons) -> Iterator[Co
             yield Compared(what, held.times, held.gap)
 
 
-def _notes(run: Recording, method: Method) -> Iterator[Note]:
+def _notes(run: Recording, method: Method, exploded: Mapping[int, int], queries: int) -> Iterator[Note]:
     if method.replays:
         yield Note(
             "replays",
             f"Averaged over {len(method.replays)} replays that each left out their own random {100 * method.drop:g} %.",
         )
+    if exploded:
+        yield of_exploded(exploded, queries, EXPLODED)
     if run.average is not None:
         yield about_average(run.average.name, run.average.error)
     if method.curvature == "none":

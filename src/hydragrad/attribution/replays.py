@@ -5,6 +5,7 @@ that each miss some samples, it is a slope over the very cloud of removals that 
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,12 +13,27 @@ from torch import Tensor
 from hydragrad.attribution.gradients import QueryGradients
 from hydragrad.attribution.partial import Partial
 from hydragrad.attribution.plan import Plan, make_plan
+from hydragrad.attribution.robust_mean import mean_over, not_exploded
 from hydragrad.attribution.sweep import sweep
 from hydragrad.attribution.tally import Tally
 from hydragrad.execution import run_jobs
 from hydragrad.progress import bar
 from hydragrad.replay.changed_run import Change, ChangedRun
 from hydragrad.replay.repeatable import require_repeatable
+
+
+class OverReplays(NamedTuple):
+    """What several replays gave.
+
+    Attributes:
+        tally: The mean of their tallies.
+        drift: The largest one.
+        exploded: Number of a replay → to how many queries its contributions exploded and are not in the mean.
+    """
+
+    tally: Tally
+    drift: float
+    exploded: dict[int, int]
 
 
 def leave_out(length: int, share: float, seed: int) -> Change:
@@ -34,8 +50,10 @@ def over_replays(
     *,
     memory: int,
     workers: int,
-) -> tuple[Tally, float]:
+) -> OverReplays:
     """Average the sweeps of several runs; finished ones are saved until all are done.
+
+    A replay whose contributions to a query exploded is left out of that query's mean.
 
     Args:
         plan: Of the run itself; its method says which replays, and which share they leave out.
@@ -46,9 +64,7 @@ def over_replays(
 
     Raises:
         ReplayMismatch: The run itself can't be repeated.
-
-    Returns:
-        The mean of their tallies, and the largest drift.
+        NonFinite: Fewer than half of the replays have finite contributions.
     """
     method, numbers = plan.method, plan.method.replays
     partials = [Partial(plan, gradients, f"{method.curvature} replay {n} without {method.drop}") for n in numbers]
@@ -62,12 +78,17 @@ def over_replays(
             results[waiting[job]] = sums
             partials[waiting[job]].write(sums)
             progress.advance()
-    for partial in partials:
-        partial.remove()
     # In the order of the replays, not in that in which workers finished, so that sums round alike.
     states = [results[place] for place in range(len(numbers))]
-    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
-    return Tally(plan, len(gradients.names)).of(mean), max(state["drift"].item() for state in states)
+    kept = not_exploded(torch.stack([state["values"].norm(dim=1) for state in states]))
+    for partial in partials:
+        partial.remove()
+    left_out = (~kept).sum(1).tolist()
+    return OverReplays(
+        tally=Tally(plan, len(gradients.names)).of(mean_over(states, kept)),
+        drift=max(state["drift"].item() for state in states),
+        exploded={number: count for number, count in zip(numbers, left_out, strict=True) if count},
+    )
 
 
 class _Replay:
