@@ -46,9 +46,17 @@ def smoothness(
         ("step", "cosine of the weights' two changes", "agreement of the query's two slopes"),
         [(f"{p.step:g}", number(p.cosine), number(p.slope_agreement)) for p in smooth.probes],
     )
+    if smooth.smoothings:
+        columns(
+            "changes of the weights, predicted with one smoothing or another against real ones",
+            ("smoothing", "size, of the real ones", "relative error"),
+            [(f"{p.smoothing:g}", number(p.size), number(p.error)) for p in smooth.smoothings],
+        )
     say(smooth.sentence)
     options = " ".join(f"--{name} {value}" for name, value in smooth.options.items())
     say(f"next: hydragrad attribute {run} --query {query} {options}")
     figures = {"run": str(run), "rounding_growth": smooth.rounding_growth, "recommended": smooth.recommended}
+    if smooth.smoothing is not None:
+        figures["smoothing"] = smooth.smoothing
     cosines = {f"cosine_{p.step:g}": p.cosine for p in smooth.probes}
     write_json(json, figures | cosines | {f"recommended_{name}": value for name, value in smooth.options.items()})
