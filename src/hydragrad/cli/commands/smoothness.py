@@ -9,7 +9,9 @@ from hydragrad.cli.forecast import announce, model_bytes, training_again_seconds
 from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.progress import quiet
+from hydragrad.scores import Method
 from hydragrad.trust import smoothness as probe
+from hydragrad.trust.second_moments import SMOOTHINGS
 
 
 def smoothness(
@@ -27,13 +29,16 @@ def smoothness(
     """Measure whether derivatives of this run predict the effect of removals, and recommend a method.
 
     Trains the run again with the weights of some samples lowered in steps, and once with the initial weights changed
-    by one rounding. The verdict is saved in RUN/smoothness.json, and scores note it if another method is used.
+    by one rounding. Of a run of Adam or its kin it also compares smoothings, by three attributions with curvature. The
+    verdict is saved in RUN/smoothness.json, and scores note it if another method is used.
 
     Example: hydragrad smoothness runs/m --workers 2
     """
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = 1 + 6 * directions
-    seconds = training_again_seconds(recording) * trainings / workers
+    compared = any(rule.second_moment is not None for rule in recording.rules)
+    sweeps = len(SMOOTHINGS) * Method.of("hessian").trainings if compared else 0.0
+    seconds = training_again_seconds(recording) * (trainings / workers + sweeps)
     announce(f"the probe ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
     if dry_run:
         return
