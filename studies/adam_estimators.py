@@ -93,7 +93,7 @@ def _trak(adam: AdamRun, queries: Sequence[Query]) -> Tensor:
             f"TRAK needs dattri, which is not installed ({error}). Run this study by .venv-peers/bin/python (`make "
             f"bench-peers` makes it), or leave trak out of --estimators."
         ) from error
-    model = adam.run.trained_model()
+    model = adam.run.trained_model().requires_grad_(True)  # dattri takes the gradients of such parameters only
 
     def loss(params: Any, sample: Any) -> Tensor:
         """Of one sample: the mean cross-entropy of what it predicts."""

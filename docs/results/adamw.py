@@ -37,7 +37,6 @@ def one_image() -> str:
     subjects = {
         "mlp-gelu 1e-3": "GELU, 1e-3",
         "mlp-relu 1e-3": "ReLU, 1e-3",
-        "mlp-relu 1e-4": "ReLU, 1e-4",
         "mlp-relu 1e-5": "ReLU, 1e-5",
     }
     seeds = {name: rows[rows.subject == name].seed.nunique() for name in subjects}
@@ -99,7 +98,6 @@ TABLES = {
         {
             "10 % left out": ("gpt", "10 %"),
             "1 % left out": ("gpt", "1 %"),
-            "random halves": ("gpt", "random halves"),
         },
     ),
     "adam-choice": choice,
