@@ -218,7 +218,7 @@ class AdamRun:
 
         def measured() -> Array:
             begin = time.process_time()
-            list(retrain(self.run, [Change(weights={0: 0.0})], workers=1, keep=False))
+            list(retrain(self.run, [Change(weights={0: 0.0})], keep=False))
             return np.array([time.process_time() - begin])
 
         return float(saved_array(self.folder / "training-seconds.npy", measured)[0])
@@ -316,7 +316,7 @@ class AdamRun:
     def _changes(self, name: str, changes: Sequence[Change]) -> Array:
         def measured() -> Array:
             before, columns = self._answers(self.run.trained_model()), {}
-            for number, state in retrain(self.run, changes, workers=1, keep=True):
+            for number, state in retrain(self.run, changes, keep=True):
                 model = copy_of(self.run.model)
                 put_state(model, state)
                 columns[number] = self._answers(model) - before
