@@ -6,6 +6,7 @@ import typer
 
 from hydragrad.cli.console import person_friendly, run_app
 from studies.accuracy import accuracy
+from studies.adam import adam
 from studies.bae import bae
 from studies.cleaning import cleaning
 from studies.convergence import convergence
@@ -33,8 +34,8 @@ app = typer.Typer(
 )
 
 STUDIES: tuple[Callable[..., None], ...] = (
-    *(figure1, table1, table2, table4, damping, weights, ranking, accuracy),
-    *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding, targets, groups),
+    *(figure1, table1, table2, table4, damping, weights, ranking, accuracy, cleaning),
+    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, adam, rounding, targets, groups),
 )
 for study in STUDIES:
     app.command()(study)

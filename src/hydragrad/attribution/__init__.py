@@ -12,6 +12,7 @@ sweep                the reverse sweep, with curvature or without
 reverse_step         one step of it, in reverse
 moments              what it needs of every step
 replays              averages over replays that leave some samples out
+robust_mean          the mean over replays, without those that exploded
 influence            influence functions, from weights alone
 losses_along         derivatives of the losses of samples along directions
 self_influence       of every sample on its own loss

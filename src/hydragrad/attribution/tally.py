@@ -12,7 +12,8 @@ from hydragrad.errors import LossError
 from hydragrad.runs import StepRecord
 from hydragrad.runs.log import MicroBatch
 
-SUMS = ("values", "labels", "over_time", "parts", "visits")
+BY_QUERY = ("values", "labels", "over_time", "parts")
+SUMS = (*BY_QUERY, "visits")
 
 
 def _sample_dimension(name: str) -> int:
