@@ -22,6 +22,7 @@ fingerprints       one number over the state after a step, one digest of a batch
 histories          the run's optimizer histories
 statistics         which running statistics the run moved
 changed_run        the run with other weights or labels of some samples, or another start
+on_run             work on a run that may be done on another machine
 retraining         many changed runs, their final states saved
 checkpoint_spread  which checkpoints stand for the run
 resumable          a fold over segments that an interruption does not lose
