@@ -1,6 +1,5 @@
 """Predicted against actual: how well scores predict what really happens when groups of samples are left out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +18,7 @@ from hydragrad.scores.checks import CheckKind, Interval
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
 from hydragrad.trust.counterfactual import counterfactual, measure
+from hydragrad.trust.fit import defined, median, scale_of
 from hydragrad.trust.lds import lds, lds_interval
 
 Array = NDArray[np.float64]
@@ -122,15 +122,15 @@ def _checks(
         size=part.size,
         groups=len(part.samples),
         queries=len(predicted),
-        slope=_defined(_median([one.slope for one in agreements])),
-        scale=_defined(_median([_scale_of(p, a) for p, a in zip(predicted, actual, strict=True)])),
-        pearson=_defined(_median([one.pearson for one in agreements])),
-        spearman=_defined(_median([one.spearman for one in agreements])),
-        lds=_defined(lds(predicted, actual)),
+        slope=defined(median([one.slope for one in agreements])),
+        scale=defined(median([scale_of(p, a) for p, a in zip(predicted, actual, strict=True)])),
+        pearson=defined(median([one.pearson for one in agreements])),
+        spearman=defined(median([one.spearman for one in agreements])),
+        lds=defined(lds(predicted, actual)),
         lds_interval=_interval(predicted, actual, seed),
-        lds_per_query=tuple(_defined(float(value)) for value in rank_correlation(predicted, actual)),
+        lds_per_query=tuple(defined(float(value)) for value in rank_correlation(predicted, actual)),
         sign_agreement=float((np.sign(predicted) == np.sign(actual)).mean()),
-        ceiling_lds=None if repeat is None else _defined(lds(repeat, actual)),
+        ceiling_lds=None if repeat is None else defined(lds(repeat, actual)),
         ceiling_interval=None if repeat is None else _interval(repeat, actual, seed),
     )
     return [
@@ -147,12 +147,7 @@ def _checks(
 
 def _interval(predicted: Array, actual: Array, seed: int) -> Interval:
     low, high = lds_interval(predicted, actual, seed=seed, confidence=CONFIDENCE)
-    return _defined(low), _defined(high)
-
-
-def _scale_of(predicted: Array, actual: Array) -> float:
-    """Least-squares factor from predicted to actual changes: no removal, no change."""
-    return float(predicted @ actual / (predicted @ predicted)) if predicted.any() else math.nan
+    return defined(low), defined(high)
 
 
 def _plan(
@@ -208,12 +203,3 @@ def _queries(scores: Scores, queries: Query | Sequence[Query] | None) -> list[Qu
             f"the queries that they were computed for."
         )
     return listed
-
-
-def _median(values: Sequence[float]) -> float:
-    finite = [value for value in values if not math.isnan(value)]
-    return float(np.median(finite)) if finite else math.nan
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
