@@ -10,6 +10,7 @@ from torch import Tensor
 from hydragrad.errors import QueryError
 from hydragrad.scores import Scores
 from hydragrad.trust.matrices import EffectOf, Matrix, Rows, placed
+from hydragrad.trust.retrainings import Bank
 
 End = Literal["helpful", "harmful"]
 
@@ -42,6 +43,7 @@ def top_overlap(
     end: End = "helpful",
     rows: Rows | None = None,
     effect_of: tuple[EffectOf, EffectOf] = ("removal", "removal"),
+    bank: Bank | None = None,
 ) -> Overlap:
     """Compare the first k samples of two rankings, query by query.
 
@@ -52,13 +54,14 @@ def top_overlap(
         end: The most helpful ones (the largest contributions) or the most harmful ones.
         rows: What the rows of two matrices are, where their shape does not say it.
         effect_of: Of the first and of the second, where it is a matrix: as for `hg.evaluate`.
+        bank: Says queries and samples of matrices; they may then be (samples, queries), too.
 
     Raises:
         QueryError: Other samples or queries, or k out of range.
     """
     if end not in ("helpful", "harmful"):
         raise QueryError(f"end must be one of helpful, harmful, got {end!r}.")
-    names, ids = _names_and_ids(one, other, rows)
+    names, ids = _names_and_ids(one, other, rows) if bank is None else (bank.query_names, bank.sample_ids)
     every = torch.ones(len(ids), dtype=torch.bool)
     found = []
     for matrix, effect in zip((one, other), effect_of, strict=True):
