@@ -19,6 +19,7 @@ convergence         convergence: after how many runs a ranking of samples conver
 hara                single removals, the protocol of SGD-influence
 dattri              random halves and removals on dattri's settings
 bae                 random halves on SOURCE's setting
+libraries           scores of several libraries against the same retrainings
 rounding            what rounding of other machines does to a replay, and how far faults are beyond it
 
 What they share:
@@ -30,6 +31,7 @@ checked_labels      test labels that people checked
 noisy_run           one noisy training set and its recorded run
 rankings            how suspect labels are, by several methods
 baselines           confident learning and TracIn
+other_libraries     score matrices of captum, dattri and traker
 removals            one run and its real removals
 estimates           contributions of one run by several estimators
 estimator_rows      rows, summary and tables of the study of estimators

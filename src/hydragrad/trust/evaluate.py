@@ -50,7 +50,8 @@ def evaluate(
         rows: What the rows of a matrix are, where its shape does not say it.
         sample_ids: Which training samples a matrix is about; those of the bank, in their order, if None.
         effect_of: What a number of a matrix says: what the query rises by without the sample (`removal`: ours; TracIn
-            and influence functions of a loss where positive helps), or with it (`presence`: TRAK, datamodels).
+            and influence functions of a loss where positive helps), or with it (`presence`: datamodels, and
+            TRAK where the query is its margin).
         seed: Which of the bank's runs, counted from 0, a matrix was computed from.
 
     Returns:
