@@ -29,12 +29,20 @@ from hydragrad.scores import (
     Method,
     Note,
     Query,
+    Removal,
     Scores,
     checked_samples,
     numbered,
     queries_of,
 )
-from hydragrad.scores.notes import CURVATURE_DROPPED, STATISTICS_CONSTANT, about_average, interrupted, under_autocast
+from hydragrad.scores.notes import (
+    CURVATURE_DROPPED,
+    RENORMALISED,
+    STATISTICS_CONSTANT,
+    about_average,
+    interrupted,
+    under_autocast,
+)
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
 
@@ -59,6 +67,7 @@ def attribute(
     stretches: int = 0,
     replays: int | Sequence[int] = 0,
     drop: float = 0.1,
+    removal: Removal = "weight",
     workers: int = 1,
     route: RouteOption = "auto",
     memory: int = MEMORY,
@@ -84,6 +93,8 @@ def attribute(
             the run itself: for runs with kinks. Takes that many trainings and sweeps. Or the numbers of the replays,
             as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3.
         drop: Share of the samples that a replay leaves out.
+        removal: What leaving a sample out means: its loss has weight 0 and the others keep theirs ("weight"), or the
+            mean of its batch is taken over the rest ("renormalised"). Of a sum both are the same.
         workers: Processes that replay at the same time.
         labels: Also the contribution each sample would have under every label (plain cross-entropy only).
         parts: Also the contribution of every part of every sample (tokens, pixels, boxes, answers), for losses made by
@@ -103,8 +114,9 @@ def attribute(
         LossError: "ggn" or labels with a loss that does not call the model once; labels without cross-entropy; parts
             without a loss of parts, or of samples whose parts change from visit to visit.
         NotEnoughMemory: The contributions of parts would not fit.
-        Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's, or where the
-            gradient is stopped (detach(), torch.no_grad) on its way.
+        Unsupported: "renormalised", and a loss that is neither a mean nor a sum; "hessian" or "ggn" with buffers that
+            update themselves and are not BatchNorm's, or where the gradient is stopped (detach(), torch.no_grad) on
+            its way.
         ReplayMismatch: The run can't be repeated.
 
     Cost: one training step is 3 units; see the table "what it costs" in the docs.
@@ -112,7 +124,7 @@ def attribute(
     Source: Chen et al. 2021, eqs. 35-36, transposed.
     """
     require_recorded(run, "attribute")
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop, removal=removal)
     if route not in ("auto", *ROUTES):
         raise QueryError(f"route must be one of auto, {', '.join(ROUTES)}, got {route!r}.")
     queries = queries_of(query)
@@ -260,6 +272,8 @@ def _notes(run: Recording, method: Method) -> Iterator[Note]:
             "replays",
             f"Averaged over {len(method.replays)} replays that each left out their own random {100 * method.drop:g} %.",
         )
+    if method.removal == "renormalised":
+        yield RENORMALISED
     if run.average is not None:
         yield about_average(run.average.name, run.average.error)
     if method.curvature == "none":

@@ -17,7 +17,7 @@ from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.runs.kept import Kept, Key
-from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Removal, Scores, queries_of
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 from hydragrad.surroundings import in_clean_surroundings, users_default_device
 
@@ -43,6 +43,7 @@ def ensemble(
     labels: bool = False,
     replays: int | Sequence[int] = 0,
     drop: float = 0.1,
+    removal: Removal = "weight",
     workers: int = 1,
 ) -> Scores:
     """Attribute several independent runs of the same training: mean contributions with their standard errors.
@@ -56,7 +57,7 @@ def ensemble(
         query: As for `attribute`.
         seeds: How many runs (then 0, 1, ...), or their seeds; at least two.
         out: Runs lie in OUT/seed-0, OUT/seed-1, ...
-        curvature, damping, smoothing, samples, labels, replays, drop: As for `attribute`.
+        curvature, damping, smoothing, samples, labels, replays, drop, removal: As for `attribute`.
         workers: Processes that train and attribute at the same time.
 
     Returns:
@@ -71,7 +72,7 @@ def ensemble(
 
     Cost: a training and an attribution a seed.
     """
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop, removal=removal)
     numbers = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if len(numbers) < 2 or len(set(numbers)) < len(numbers):
         raise QueryError(f"An ensemble takes at least two different seeds, got {seeds}.")
@@ -164,6 +165,8 @@ class _Work:
         }
         if method.smoothing is not None:
             options["smoothing"] = method.smoothing
+        if method.removal != "weight":
+            options["removal"] = method.removal
         return [run.digest, len(run.steps), names, options, self._samples]
 
     def _saved(self, run: Recording, file: Kept) -> Scores | None:

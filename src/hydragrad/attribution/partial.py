@@ -30,6 +30,7 @@ class Partial:
         tensors = [tensor_key(tensor) for tensor in (gradients.w_bar, gradients.r_bar, plan.sample_ids)]
         key = [plan.run.digest, method, plan.method.damping, plan.smoothing, plan.classes, plan.stretches, *tensors]
         key += ["parts"] if plan.parts else []
+        key += [plan.method.removal] if plan.method.removal != "weight" else []
         self._kept = Kept(plan.run.path / "scores", "partial", key)
 
     def read(self) -> dict[str, Tensor] | None:

@@ -13,7 +13,7 @@ from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import retrain
-from hydragrad.scores import Check, Evidence, Query, Scores, numbered, queries_of
+from hydragrad.scores import Check, Evidence, Method, Query, Removal, Scores, numbered, queries_of
 from hydragrad.scores.checks import CheckKind, Interval
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
@@ -51,6 +51,7 @@ def verify(
     queries: Query | Sequence[Query] | None = None,
     workers: int = 1,
     ceiling: bool = False,
+    removal: Removal | None = None,
 ) -> Evidence:
     """Really retrain without groups of samples and compare with what the scores predicted.
 
@@ -67,6 +68,8 @@ def verify(
         workers: Processes that retrain at the same time.
         ceiling: Also retrain without the same groups from initial weights changed by one rounding: how far such a
             repeat predicts what happened is what any score of this run can be expected to reach.
+
+        removal: What leaving a group out means, as for `counterfactual`; None is what the scores predict.
 
     Returns:
         The scores' evidence with one `Check` a size, kind and query (at most three queries): predicted and actual
@@ -87,26 +90,33 @@ def verify(
     runs = [run] if isinstance(run, Recording) else list(run)
     if not runs:
         raise QueryError("verify needs the run that the scores come from, or all runs of an ensemble, got none.")
+    removal = Method(removal=removal or scores.evidence.method.removal).removal
     plan = _plan(runs[0], scores, groups, size, seed, extremes)
     everything = [group for part in plan for group in part.samples]
-    changes = [counterfactual(one, everything, listed, workers=workers).values for one in runs]
+    changes = [counterfactual(one, everything, listed, removal=removal, workers=workers).values for one in runs]
     actual = torch.stack(changes).mean(0).numpy()
     predicted = torch.stack([scores.total(group) for group in everything], 1).numpy()
-    again = np.mean([_repeated(one, everything, listed, workers) for one in runs], axis=0) if ceiling else None
+    again = np.mean([_repeated(one, everything, listed, removal, workers) for one in runs], axis=0) if ceiling else None
     checks: list[Check] = []
     start = 0
     for part in plan:
         columns = slice(start, start + len(part.samples))
         start = columns.stop
         repeat = None if again is None else again[:, columns]
-        checks += _checks(part, predicted[:, columns], actual[:, columns], repeat, scores, seed)
+        checks += [
+            replace(check, removal=removal)
+            for check in _checks(part, predicted[:, columns], actual[:, columns], repeat, scores, seed)
+        ]
     return scores.evidence.with_checks(checks)
 
 
-def _repeated(run: Recording, groups: Sequence[Sequence[int]], queries: Sequence[Query], workers: int) -> Array:
+def _repeated(
+    run: Recording, groups: Sequence[Sequence[int]], queries: Sequence[Query], removal: Removal, workers: int
+) -> Array:
     """How the same retrainings change the queries from initial weights changed by one rounding, (queries, groups)."""
     rounding = one_rounding(run)
-    changes = [Change(weights=dict.fromkeys(group, 0.0), noise=rounding) for group in groups]
+    renormalised = removal == "renormalised"
+    changes = [Change(weights=dict.fromkeys(group, 0.0), noise=rounding, renormalised=renormalised) for group in groups]
     values: Array = measure(run, retrain(run, changes, workers=workers, keep=True), queries)[1].numpy()
     return values
 
