@@ -92,6 +92,27 @@ def test_other_weights_than_zero_are_trained_with(runs):
     assert torch.allclose(bank.changes(bank.values)[:, 0], actual, rtol=0, atol=1e-15)
 
 
+def test_the_mean_over_the_rest_is_trained_with(runs):
+    bank = hg.bank(
+        runs[0], queries()[0], groups=[[3, 4], [7, 8], [1, 2, 5]], removal="renormalised", repeats=1, halves=1
+    )
+    actual = hg.counterfactual(runs[0], [[3, 4], [7, 8], [1, 2, 5]], queries()[0], removal="renormalised").values
+    assert torch.allclose(bank.changes(bank.values)[:, 0], actual, rtol=0, atol=1e-15)
+    assert bank.settings["removal"] == "renormalised"
+    half = hg.counterfactual(runs[0], [[3]], queries()[0], removal="renormalised").values
+    assert bank.changes(bank.halves)[0, 0, 0, 0].item() == pytest.approx(half.item(), rel=1e-12)
+    same, other = (
+        hg.evaluate(hg.attribute(runs[0], queries()[0], curvature="hessian", removal=removal), bank)
+        for removal in ("renormalised", "weight")
+    )
+    assert same.remarks == (
+        "The groups of the bank have different sizes, so that a part of the LDS is due to their size.",
+    )
+    assert other.remarks[0] == (
+        "The scores predict removals of the kind 'weight'; those of the bank are 'renormalised'."
+    ) and other.remarks[0] in str(other)
+
+
 def test_a_bank_is_one_small_file_and_comes_back_as_it_was(bank, tmp_path):
     file = tmp_path / "banks" / "bank.safetensors"
     bank.save(file)

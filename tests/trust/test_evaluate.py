@@ -86,6 +86,8 @@ def test_half_removed_counts_half(linear):
     run, queries, closed_form = linear
     bank = hg.bank(run, queries, groups=[[0, 1], [3, 4], [5, 6]], weight=0.5)
     assert hg.evaluate(closed_form, bank).scale == pytest.approx(1.0, rel=1e-9)
+    mixed = replace(bank, weights=torch.tensor([0.0, 0.5, 0.5], dtype=torch.float64))
+    assert "different weights" in hg.evaluate(closed_form, mixed).remarks[0]
 
 
 def test_queries_and_samples_are_matched_by_name_and_id(linear, bank):

@@ -1,6 +1,7 @@
 """`bank`: really make recorded runs again without some samples, and save what the queries were then."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hydragrad.errors import DataError, QueryError, RecordingMismatch
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import retrain
-from hydragrad.scores import Query, numbered, queries_of
+from hydragrad.scores import Method, Query, Removal, numbered, queries_of
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
 from hydragrad.trust.counterfactual import measure, require_completed, warn_of_overlap
@@ -30,6 +31,7 @@ def bank(
     groups: Groups | None = None,
     seed: int = 0,
     weight: float = 0.0,
+    removal: Removal = "weight",
     repeats: int = 0,
     halves: int = 0,
     path: str | Path | None = None,
@@ -47,6 +49,7 @@ def bank(
         groups: Instead: the groups themselves. `[[i] for i in some]` are single removals.
         seed: Of the random groups; the same groups as those of `hg.verify` with this seed.
         weight: Loss weight of what is left out, where it is not 0.
+        removal: What leaving a group out means, as for `hg.counterfactual`.
         repeats: For how many of the first groups the retraining is made once more from initial weights changed by one
             rounding: how far repeats predict each other is a ceiling for every score.
         halves: For how many of the first groups both halves are left out, too, one by one: how far removals add up.
@@ -72,7 +75,8 @@ def bank(
     chosen = _random(length, subsets, size, seed) if groups is None else [[int(i) for i in group] for group in groups]
     _check_groups(chosen, length, weight)
     warn_of_overlap(runs[0], listed)
-    made = [_Made.of(one, listed, chosen, weight, repeats, halves, workers, keep) for one in runs]
+    renormalised = Method(removal=removal).removal == "renormalised"
+    made = [_Made.of(one, listed, chosen, weight, renormalised, repeats, halves, workers, keep) for one in runs]
     first = [group[::2] if number < halves and len(group) > 1 else [] for number, group in enumerate(chosen)]
     result = Bank(
         left_out=_masks(chosen, length),
@@ -85,7 +89,7 @@ def bank(
         halves=torch.stack([one.halves for one in made], 1) if halves else None,
         first_halves=_masks(first, length) if halves else None,
         runs=tuple(one.digest for one in runs),
-        settings=_settings(runs, None if groups is not None else seed, size) | dict(about or {}),
+        settings=_settings(runs, None if groups is not None else seed, size, removal) | dict(about or {}),
     )
     if path is not None:
         result.save(path)
@@ -105,6 +109,7 @@ class _Made:
         queries: Sequence[Query],
         groups: Groups,
         weight: float,
+        renormalised: bool,
         repeats: int,
         halves: int,
         workers: int,
@@ -112,9 +117,10 @@ class _Made:
     ) -> "_Made":
         rounding = one_rounding(run)
         halved = [number for number, group in enumerate(groups[:halves]) if len(group) > 1]
-        changes = [_change(group, weight) for group in groups]
-        changes += [_change(group, weight, noise=rounding) for group in groups[:repeats]]
-        changes += [_change(half, weight) for number in halved for half in (groups[number][::2], groups[number][1::2])]
+        change = partial(_change, weight=weight, renormalised=renormalised)
+        changes = [change(group) for group in groups]
+        changes += [change(group, noise=rounding) for group in groups[:repeats]]
+        changes += [change(half) for number in halved for half in (groups[number][::2], groups[number][1::2])]
         before, differences = measure(run, retrain(run, changes, workers=workers, keep=keep), queries)
         values = before[:, None] + differences
         count, end = len(groups), len(groups) + len(groups[:repeats])
@@ -124,8 +130,8 @@ class _Made:
         return cls(before, values[:, :count], of_repeats, of_halves)
 
 
-def _change(group: Sequence[int], weight: float, *, noise: float = 0.0) -> Change:
-    return Change(weights=dict.fromkeys(group, float(weight)), noise=noise)
+def _change(group: Sequence[int], *, weight: float, renormalised: bool, noise: float = 0.0) -> Change:
+    return Change(weights=dict.fromkeys(group, float(weight)), noise=noise, renormalised=renormalised)
 
 
 def _masks(groups: Iterable[Sequence[int]], length: int) -> Tensor:
@@ -177,13 +183,13 @@ def _check_groups(groups: Groups, length: int, weight: float) -> None:
         raise QueryError(f"A bank needs groups, and a finite weight other than 1 for them, got weight={weight}.")
 
 
-def _settings(runs: Sequence[Recording], seed: int | None, size: int | float) -> dict[str, Any]:
+def _settings(runs: Sequence[Recording], seed: int | None, size: int | float, removal: Removal) -> dict[str, Any]:
     """What the bank says of itself."""
     manifest = runs[0].manifest
     parameters = sum(torch.Size(shape).numel() for shape, _ in manifest.model["parameters"].values())
     return {
         "protocol": "the recorded run made again: initialisation, order and randomness as they were",
-        "removal": "weight",
+        "removal": removal,
         "groups": "named" if seed is None else "random",
         "groups_seed": seed,
         "size": None if seed is None else size,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording
-from hydragrad.scores import Query, Scores, numbered, queries_of
+from hydragrad.scores import Query, Removal, Scores, numbered, queries_of
 from hydragrad.trust.counterfactual import counterfactual
 from hydragrad.trust.matrices import EffectOf, Matrix, Rows, placed
 
@@ -57,6 +57,7 @@ def brittleness(
     seed: int = 0,
     rows: Rows | None = None,
     effect_of: EffectOf = "removal",
+    removal: Removal | None = None,
     workers: int = 1,
 ) -> Brittleness:
     """Really leave out the samples that help a query most, for every query, and measure what it loses.
@@ -70,6 +71,8 @@ def brittleness(
         seed: Of these.
         rows: What the rows of a matrix are, where its shape does not say it.
         effect_of: What a number of a matrix says, as for `hg.evaluate`.
+        removal: What leaving samples out means, as for `hg.counterfactual`; None is what the scores predict, and of a
+            matrix "weight".
         workers: Processes that retrain at the same time.
 
     Raises:
@@ -98,7 +101,10 @@ def brittleness(
     best = contributions.argsort(dim=1, descending=True, stable=True)[:, :size]
     generator = torch.Generator().manual_seed(seed)
     others = [torch.randperm(length, generator=generator)[:size] for _ in range(random)]
-    changes = counterfactual(run, [group.tolist() for group in [*best, *others]], listed, workers=workers).values
+    if removal is None:
+        removal = scores.evidence.method.removal if isinstance(scores, Scores) else "weight"
+    groups = [group.tolist() for group in [*best, *others]]
+    changes = counterfactual(run, groups, listed, removal=removal, workers=workers).values
     return Brittleness(
         query_names=names,
         size=size,

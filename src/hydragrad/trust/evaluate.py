@@ -76,7 +76,7 @@ def evaluate(
     seed = _seed_of(scores, truth, queries, seed)
     sizes = truth.left_out.sum(1)
     single = sizes == 1
-    some = ~single if int((~single).sum()) else single
+    some = ~single if int((~single).sum()) >= FEWEST else single
     if int(some.sum()) < FEWEST:
         raise QueryError(f"A bank needs at least {FEWEST} retrainings to compare with, got {int(some.sum())}.")
     predicted = values @ truth.removed.numpy().T
@@ -106,6 +106,7 @@ def evaluate(
         ceilings=tuple(_ceilings(truth, queries, some)),
         seed=seed,
         lds_by_seed=_each(by_seed),
+        remarks=tuple(_remarks(scores, truth)),
         cross_seed_lds=defined(mean(others)) if seed is not None and others else None,
         **_over_singles(predicted[:, single.numpy()], actual[:, single.numpy()]),
     )
@@ -134,6 +135,19 @@ def _seed_of(scores: Matrix, bank: Bank, queries: Sequence[int], seed: int | Non
                     f"same name for other data. Score the queries that the bank was made with."
                 )
     return seed
+
+
+def _remarks(scores: Matrix, bank: Bank) -> Iterator[str]:
+    """What scores and bank do not have in common."""
+    known = bank.settings.get("removal", "weight")
+    if isinstance(scores, Scores) and not scores.evidence.from_checkpoints:
+        predicted = scores.evidence.method.removal
+        if predicted != known:
+            yield f"The scores predict removals of the kind {predicted!r}; those of the bank are {known!r}."
+    if len(set(bank.weights.tolist())) > 1:
+        yield "The retrainings of the bank left their groups different weights: larger changes rank first by size."
+    elif len(set(bank.left_out.sum(1).tolist()) - {1}) > 1:
+        yield "The groups of the bank have different sizes, so that a part of the LDS is due to their size."
 
 
 def _ceilings(bank: Bank, queries: Sequence[int], some: Tensor) -> Iterator[Ceiling]:

@@ -62,6 +62,7 @@ class Evaluation:
         singles: Single removals in the bank.
         loo_pearson: Pearson's correlation over single removals, mean over the queries.
         loo_spearman: Spearman's.
+        remarks: What a reader must know, one or several sentences each.
         loo_pearson_per_query, loo_spearman_per_query: Of each query.
     """
 
@@ -85,6 +86,7 @@ class Evaluation:
     singles: int = 0
     loo_pearson: float | None = None
     loo_spearman: float | None = None
+    remarks: tuple[str, ...] = ()
     loo_pearson_per_query: tuple[float | None, ...] = ()
     loo_spearman_per_query: tuple[float | None, ...] = ()
 
@@ -122,6 +124,7 @@ class Evaluation:
         if self.singles:
             both = f"Pearson {short(self.loo_pearson)}, Spearman {short(self.loo_spearman)}"
             lines["single removals"] = f"{both} over {self.singles:,}"
+        lines |= {f"remark {number}": text for number, text in enumerate(self.remarks, start=1)}
         return lines
 
     def __str__(self) -> str:

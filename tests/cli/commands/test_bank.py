@@ -84,3 +84,17 @@ def test_files_that_hold_no_scores_are_refused(hydragrad, tmp_path):
     ):
         code, _, err = hydragrad("evaluate", bank, tmp_path / name)
         assert code == 1 and message in err, (name, err)
+
+
+def test_removals_that_leave_the_mean_over_the_rest_have_files_of_their_own(hydragrad, trained, tmp_path):
+    words = ("--curvature", "ggn", "--removal", "renormalised", "--quiet")
+    code, out, err = hydragrad("attribute", trained, *words)
+    assert code == 0 and "curvature ggn, renormalised" in out, err
+    code, _, err = hydragrad("verify", trained, "--groups", 3, "--size", 12, *words)
+    assert code == 0, err
+    scores = hg.Scores.load(trained / "scores" / "validation-ggn-renormalised.safetensors")
+    assert {check.removal for check in scores.evidence.checks} == {"renormalised"}
+    file = tmp_path / "bank.safetensors"
+    words = ("--subsets", 3, "--size", 12, "--removal", "renormalised", "--out", file, "--quiet")
+    assert hydragrad("bank", trained, *words)[0] == 0
+    assert list(scores.evidence.checks[0].actual) == hg.evaluate(scores, file).actual[0].tolist()

@@ -16,7 +16,17 @@ from hydragrad.cli.forecast import (
     training_seconds,
 )
 from hydragrad.cli.marked_tokens import show_tokens
-from hydragrad.cli.options import CurvatureByData, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import (
+    CurvatureByData,
+    DataDir,
+    DryRun,
+    Json,
+    Quiet,
+    RemovalOption,
+    Run,
+    Seeds,
+    SmoothingOption,
+)
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
@@ -37,6 +47,7 @@ def attribute(
         int,
         typer.Option(min=0, help="Average over replays that each leave out a random tenth; for runs with kinks."),
     ] = 0,
+    removal: RemovalOption = "weight",
     workers: Annotated[int, typer.Option(min=1, help="Processes that replay at the same time.")] = 1,
     labels: Annotated[
         bool | None,
@@ -60,7 +71,7 @@ def attribute(
     """
     experiment, recording = open_run(run, data_dir=data_dir)
     curvature = curvature or experiment.curvature
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
     parallel = workers if max(replays, seeds) > 1 else 1
     seconds = attribution_seconds(recording, method) * len(query) * seeds / parallel
     seconds += seeds * sum(query_seconds(experiment, recording.trained_model(), text) for text in query)

@@ -7,7 +7,7 @@ import typer
 
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.forecast import announce, model_bytes, query_seconds, training_again_seconds
-from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run, Seeds
+from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, RemovalOption, Run, Seeds
 from hydragrad.errors import QueryError
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.seeds import runs_of
@@ -26,6 +26,7 @@ def bank(
     subsets: Annotated[int, typer.Option(min=1, help="Random groups that are left out, one at a time.")] = 40,
     size: Annotated[float, typer.Option(help="Samples of a group: a number, or a share (0.1 is a tenth).")] = 0.1,
     seed: Annotated[int, typer.Option(help="Of the random groups.")] = 0,
+    removal: RemovalOption = "weight",
     repeats: Annotated[
         int, typer.Option(min=0, help="Of so many groups also a repeat, one rounding apart: a ceiling for scores.")
     ] = 0,
@@ -65,6 +66,7 @@ def bank(
             subsets=subsets,
             size=samples,
             seed=seed,
+            removal=removal,
             repeats=repeats,
             halves=halves,
             path=path,

@@ -10,7 +10,17 @@ import typer
 from hydragrad.attribution.advice import saved_advice
 from hydragrad.cli.console import number, percent, say, table, write_json
 from hydragrad.cli.forecast import announce, model_bytes, query_seconds, training_again_seconds
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import (
+    CurvatureOption,
+    DataDir,
+    DryRun,
+    Json,
+    Quiet,
+    RemovalOption,
+    Run,
+    Seeds,
+    SmoothingOption,
+)
 from hydragrad.errors import QueryError
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
@@ -29,6 +39,7 @@ def verify(
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
     smoothing: SmoothingOption = None,
     replays: Annotated[int, typer.Option(min=0, help="Of scores averaged over this many replays.")] = 0,
+    removal: RemovalOption = "weight",
     groups: Annotated[int, typer.Option(min=3, help="Random groups of every size.")] = 20,
     size: Annotated[
         str, typer.Option(help="Samples of a group: numbers or shares (0.1 is a tenth), with commas between.")
@@ -58,7 +69,7 @@ def verify(
     sizes = _parsed_sizes(size)
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
     seconds = training_again_seconds(recording) * (trainings / workers + method.trainings)
     seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / workers
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
