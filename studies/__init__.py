@@ -20,6 +20,7 @@ hara                single removals, the protocol of SGD-influence
 dattri              random halves and removals on dattri's settings
 bae                 random halves on SOURCE's setting
 libraries           scores of several libraries against the same retrainings
+offset              why predictions and removals differ by an offset, and what removes it
 rounding            what rounding of other machines does to a replay, and how far faults are beyond it
 
 What they share:

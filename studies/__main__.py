@@ -19,6 +19,7 @@ from studies.groups import groups
 from studies.hara import hara
 from studies.label_errors import label_errors
 from studies.libraries import libraries
+from studies.offset import offset
 from studies.rounding import rounding
 from studies.table4 import table4
 from studies.targets import targets
@@ -34,21 +35,8 @@ app = typer.Typer(
 
 STUDIES: tuple[Callable[..., None], ...] = (
     *(figure1, table1, table2, table4, damping, weights, accuracy),
-    *(
-        cleaning,
-        label_errors,
-        trust,
-        error,
-        estimators,
-        convergence,
-        hara,
-        dattri,
-        bae,
-        libraries,
-        rounding,
-        targets,
-        groups,
-    ),
+    *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, libraries),
+    *(offset, rounding, targets, groups),
 )
 for study in STUDIES:
     app.command()(study)

@@ -291,6 +291,7 @@ def test_every_mean_is_over_what_the_weights_leave(loop, runs):
     assert oracle.relative(found.values[0, [0, 2, 5]], expected) < 1e-6
     plain = hg.attribute(runs(loop), hg.mean_loss(loop.held_out), **options)
     assert oracle.relative(plain.values[0, [0, 2, 5]], expected) > 1e-2
+    assert abs(float(found.values.sum())) < 1e-12  # all weights times a number change no mean
 
 
 @pytest.mark.parametrize("loop", LOOPS.values(), ids=lambda loop: loop.name)

@@ -8,6 +8,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
+from documents import ROOT
 from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import DataError, QueryError, RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.trust.retrainings import FORM
@@ -224,3 +225,12 @@ def test_it_refuses_groups_and_runs_that_make_no_bank(runs, tmp_path):
     other = train(tmp_path, 2, TensorDataset(points[:39], labels[:39]))
     with pytest.raises(RecordingMismatch, match="on different data"):
         hg.bank([runs[0], other], query)
+
+
+@pytest.mark.parametrize(("name", "seeds", "size"), [("digits-this-run", 1, 100), ("digits-the-data", 5, 500)])
+def test_the_banks_of_the_documentation_open(name, seeds, size):
+    file = ROOT / "docs" / "banks" / f"{name}.safetensors"
+    bank = hg.Bank.open(file)
+    assert file.stat().st_size < 60_000 and bank.values.shape == (20, seeds, 60)
+    assert bank.left_out.shape == (60, 1000) and bank.left_out.sum(1).tolist() == [size] * 60
+    assert bank.query_names[3] == "loss of sample 3" and bank.settings["parameters"] == 66_250
