@@ -1,12 +1,12 @@
 """Why predicted and actual changes differ by an offset, and what predicts it.
 
-Predictions are linear in the sample weights. What random removals of one size have in common beyond that is of second
-order: training with fewer samples. Two parts of it are measured, each by retrainings other than those that are
+Predictions are linear in the sample weights. What random removals of one size have in common beyond that is an offset:
+training with fewer samples. Two ways to predict it are tried, each by retrainings other than those that are
 predicted. *common*: the retraining in which all weights are at 1 - s takes the place of the predictions' own mean, s
-times the sum of all contributions. *pairs*: of other random groups G, half the sum of the changes with weight 0 and
-with weight 2, in which everything linear cancels, is added to all predictions. A removal that leaves the mean over the
-rest (*renormalised*) has no common part; without a share s of a batch the rest weighs 1/(1 - s) as much, which its
-derivatives do not know.
+times the sum of all contributions. *pairs*: of other random groups, half the sum of the changes with weight 0 and with
+weight 2, in which everything linear cancels, is added to all predictions. A removal that leaves the mean over the rest
+(*renormalised*) has predictions that add up to 0; without a share s of a batch the rest weighs 1/(1 - s) as much,
+which its derivatives do not know.
 
 Networks of the study of trust on 1,000 digits, SGD .01/.9; exact contributions to the mean test loss; random groups.
 """
