@@ -36,6 +36,8 @@ def test_a_store_explains_wrong_predictions_first(run, test_set, monkeypatch):
     assert found.samples.tolist() == expected
     np.testing.assert_allclose(found.predictions.losses, losses[expected], rtol=1e-4, atol=1e-7)
     whole = store.contributions(sample_losses(test_set, expected)).values
+    whole = 100 * whole / whole.abs().sum(1, keepdim=True)  # shares: the scale was not measured
+    assert found.suffix == " %"
     np.testing.assert_allclose(found.helpful_values, whole.topk(8).values, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(found.harmful_values, -(-whole).topk(8).values, rtol=1e-4, atol=1e-7)
     assert found.helpful.tolist() == whole.topk(8).indices.tolist()

@@ -138,7 +138,11 @@ def test_every_sample_is_in_the_data(run: Recording, scores: Scores, suspects: p
     report(run, scores, report_path, suspects=suspects, render=picture, classes=["cat", "dog", "eel"], thumbnails=3)
     page = Page(report_path)
     assert page.column("samples", "id").tolist() == suspects["sample"].tolist()
-    np.testing.assert_allclose(page.column("samples", "contribution"), suspects["contribution"], rtol=1e-6)
+    np.testing.assert_allclose(
+        page.column("samples", "contribution"),
+        100 * suspects["contribution"] / scores.values[0].abs().sum().item(),
+        rtol=1e-6,
+    )
     names = page.data["labels"]["names"]
     assert names == ["cat", "dog", "eel"] and page.data["labels"]["values"] == [0, 1, 2]
     for column in ("given", "suggested", "true"):
@@ -232,7 +236,7 @@ def test_markup_in_data_is_shown_and_not_run(
     [
         (
             Evidence(),
-            ["as a ranking only", "scale not measured)", "Do not read the scale as predicted change"],
+            ["as a ranking only", "in percent of the sum of all sizes", "Do not read the scale as predicted change"],
             ["by about this much"],
         ),
         (
@@ -245,12 +249,12 @@ def test_markup_in_data_is_shown_and_not_run(
                 "yes, by 1 check",
                 "wrong by orders of magnitude",
             ],
-            ["by about this much", "scale not measured", "Do not read"],
+            ["by about this much", "has not been measured", "Do not read"],
         ),
         (
             Evidence(method=Method.of("hessian")),
             ["exact first derivatives", "by about this much", "has not been checked on this run"],
-            ["Do not read", "scale not measured"],
+            ["Do not read", "in percent of the sum"],
         ),
         (
             Evidence(method=Method.of("ggn", damping=0.5), replay_exact=False, replay_drift=2e-6, completed=False),

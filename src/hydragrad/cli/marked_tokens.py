@@ -9,7 +9,7 @@ from torch.utils.data import Dataset
 
 from hydragrad.cli.console import columns
 from hydragrad.cli.terminal_texts import LONGEST, one_line
-from hydragrad.scores import Scores
+from hydragrad.scores import Amounts, Scores, amounts_of
 
 VISIBLE_SPACE = "␣"
 """Of a token in brackets."""
@@ -59,17 +59,23 @@ def show_tokens(
     pieces: Callable[[Any], list[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
 ) -> None:
     """Print training sequences with the contributions of their tokens to the first query."""
-    rows = [(str(i), f"{value:+.3g}", line) for i, value, line in marked_samples(pieces, train_set, scores, samples)]
+    amounts = amounts_of(scores, 0)
+    texts = marked_samples(pieces, train_set, scores, samples, amounts)
+    rows = [(str(i), amounts.text(value), line) for i, value, line in texts]
     title = "tokens: + helps, - harms; those in brackets are the strongest of their text"
     columns(title, ("sample", "contribution", "text"), rows, left={"text"})
 
 
 def marked_samples(
-    pieces: Callable[[Any], list[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
+    pieces: Callable[[Any], list[str]],
+    train_set: Dataset[Any],
+    scores: Scores,
+    samples: Sequence[int],
+    amounts: Amounts,
 ) -> list[tuple[int, float, Text]]:
-    """Samples, each with its contribution to the first query and its text."""
-    every = scores.part_contributions
-    assert every is not None
+    """Samples, each with its contribution to the first query and its text, whose tokens' numbers are `amounts`."""
+    assert scores.part_contributions is not None
+    every = amounts.factor * scores.part_contributions
     place = {sample: number for number, sample in enumerate(scores.sample_ids.tolist())}
     return [
         (i, float(scores.values[0, place[i]]), marked(*_aligned(pieces(train_set[i]), every[0, place[i]])))

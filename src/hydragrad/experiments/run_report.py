@@ -15,7 +15,7 @@ from hydragrad.experiments.saved_scores import DATA_SET
 from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form, run_histories
 from hydragrad.reports import report
-from hydragrad.scores import Check, Scores, saved_scores
+from hydragrad.scores import Check, Scores, calibration_of, saved_scores
 from hydragrad.tracking import Store
 from hydragrad.tracking.facts import FILE
 
@@ -36,6 +36,7 @@ def write_report(
     accuracies: Mapping[str, float] | None = None,
     cleaning: Cleaning | Reweighting | None = None,
     checks: Sequence[Check] = (),
+    removals: Scores | None = None,
     title: str | None = None,
 ) -> Path:
     """Write the page; predictions are explained by RUN/store, or by scores of single samples in RUN/scores."""
@@ -56,10 +57,30 @@ def write_report(
         accuracies=accuracies,
         cleaning=cleaning,
         checks=checks,
+        removals=removals or _with_measured_scale(run, scores),
         title=title,
         how_to_explain=_how_to_explain(run, name, scores.evidence.curvature),
         thumbnails=TEXTS if experiment.is_text else PICTURES,
     )
+
+
+def _with_measured_scale(run: Recording, like: Scores) -> Scores | None:
+    """The saved scores of the same query that predict removals best, of those whose scale was measured."""
+    (query, *others) = like.query_names
+    if others or like.evidence.trained_elsewhere:
+        return None
+    known = []
+    for saved in saved_scores(run.path / "scores"):
+        calibration = calibration_of(saved.evidence, query)
+        if calibration is None or saved.query_names != like.query_names or saved.evidence.steps != len(run.steps):
+            continue
+        known.append((calibration.half / calibration.scale, saved.path))
+    for _, path in sorted(known):
+        try:
+            return Scores.load(path)
+        except HydragradError:
+            continue  # damaged; the command that needs it says so
+    return None
 
 
 def by_harm(scores: Scores, planted: Tensor) -> pd.DataFrame:

@@ -1,7 +1,8 @@
 """The content of the page: run and scores as plain data, before anything is drawn or marked up."""
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from hydragrad.reports.subject import Subject, subject_of
 from hydragrad.reports.tokens import Pieces, tokens
 from hydragrad.reports.verdict import Verdict, verdict
 from hydragrad.reports.wording import percent
-from hydragrad.scores import Check, Scores
+from hydragrad.scores import Amounts, Check, Scores, amounts_of
 from hydragrad.trained_elsewhere import Checkpoints
 
 ALL_TRAINING_SAMPLES = 60_000
@@ -68,8 +69,12 @@ def read_content(
     how_to_explain: str,
     title: str | None,
     thumbnails: int,
+    removals: Scores,
 ) -> Content:
     """Collect the page's content.
+
+    Args:
+        removals: Scores of the same query, by whose measured scale the page predicts what removing samples does.
 
     Raises:
         QueryError: An unknown query.
@@ -79,17 +84,19 @@ def read_content(
     name = scores.query_names[position]
     subject = subject_of(run)
     comparisons = read_comparisons(scores.evidence, checks)
-    judged = verdict(scores.evidence, comparisons)
+    amounts = amounts_of(scores, position)
+    judged = verdict(scores.evidence, comparisons, amounts)
     predicted = _predictions(run, listed)
     labels = _label_names(listed, predicted, explanations, classes)
     explained = None if explanations is None else _explained(explanations, labels)
+    listed = _shown(listed, amounts)
     shown = list(dict.fromkeys([*listed["sample"].head(thumbnails).tolist(), *extremes(listed)]))
     if explanations is not None and explained is not None:
         shown = list(dict.fromkeys([*shown, *explanations.named()]))
         explained |= _of_training_samples(explanations, shown)
     galleries = {"train": gallery.shown(run.train_set, shown)}
     if pieces is not None and scores.part_contributions is not None:
-        galleries["train"]["tokens"] = tokens(run.train_set, shown, pieces, scores, position)
+        galleries["train"]["tokens"] = tokens(run.train_set, shown, pieces, scores, position, amounts.factor)
     if explanations is not None and explanations.dataset is not None:
         galleries["test"] = gallery.shown(explanations.dataset, explanations.samples.tolist())
     gain = _gain(accuracies) if cleaned is None else [cleaned]
@@ -107,13 +114,17 @@ def read_content(
             "version": 1,
             "run": {"name": subject.name, "digest": run.digest, "samples": subject.samples},
             "query": name,
-            "column": judged.column,
+            "column": amounts.meaning,
+            "suffix": amounts.suffix,
+            "removal": _removal(listed, removals, name),
             "labels": {"names": labels.names, "values": labels.values},
             "samples": _columns(listed, labels, predicted),
             "shown": galleries,
             **gallery.packed(),
             "explain": explained or {"how": how_to_explain},
-            "time": over_time(run, scores, position, listed, shown) if isinstance(run, Recording) else None,
+            "time": over_time(run, scores, position, listed, shown, amounts.factor)
+            if isinstance(run, Recording)
+            else None,
             "how_over_time": subject.how_over_time,
             "curves": curves(subject.epochs),
             "accuracies": [{"name": key, "value": value} for key, value in accuracies.items()],
@@ -121,6 +132,24 @@ def read_content(
             "detection": detection(listed),
         },
     )
+
+
+def _shown(listed: pd.DataFrame, amounts: Amounts) -> pd.DataFrame:
+    """The listing with contributions as a person is shown them."""
+    columns = [name for name in ("contribution", "standard_error") if name in listed]
+    return listed.assign(**{name: amounts.factor * listed[name] for name in columns})
+
+
+def _removal(listed: pd.DataFrame, removals: Scores, query: str) -> dict[str, Any] | None:
+    """What the page predicts removals by: a contribution a row, and its measured scale; None where there is none."""
+    if query not in removals.query_names:
+        return None
+    calibration = amounts_of(removals, query).calibration
+    if calibration is None:
+        return None
+    values = dict(zip(removals.sample_ids.tolist(), removals.row(query).tolist(), strict=True))
+    contributions = [values.get(sample, math.nan) for sample in listed["sample"].tolist()]
+    return {"contribution": packed(contributions, "f4"), **asdict(calibration)}
 
 
 def _predictions(run: Recording | Checkpoints, listed: pd.DataFrame) -> Predictions:
@@ -179,7 +208,7 @@ def _explained(explanations: Explanations, labels: LabelNames) -> dict[str, Any]
         "harmful": packed(explanations.harmful, "u4"),
         "harmful_values": packed(explanations.harmful_values, "f4"),
         **_errors(explanations, ("helpful_errors", "harmful_errors")),
-        "measured": explanations.curvature != "none",
+        "suffix": explanations.suffix,
         "notes": [note.text for note in explanations.notes],
     }
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from hydragrad.errors import QueryError
 from hydragrad.replay import Recording, Trained
 from hydragrad.reports.predictions import Predictions, predictions
-from hydragrad.scores import Note, Scores, sample_losses, single_samples_of
+from hydragrad.scores import SHARE, Note, Scores, reads_as_change, sample_losses, shares_of, single_samples_of
 from hydragrad.tracking import Store
 
 EXPLAINED = 300
@@ -50,7 +50,7 @@ class Explanations:
         helped, harmed: Places of the test samples that each of them helped and harmed most, (trained, back).
         helped_values, harmed_values: Its contributions to them, (trained, back).
         errors: Standard errors of all four by name (helpful_errors, ...), in the same shapes; None where not known.
-        curvature: As in the evidence.
+        suffix: What follows a contribution: " %" where they are shares of the sum of all sizes, else nothing.
         notes: What a reader must know.
     """
 
@@ -68,7 +68,7 @@ class Explanations:
     harmed: NDArray[np.int64]
     harmed_values: NDArray[np.float64]
     errors: Mapping[str, NDArray[np.float32]] | None
-    curvature: str
+    suffix: str
     notes: tuple[Note, ...]
 
     def named(self) -> list[int]:
@@ -97,9 +97,10 @@ def from_store(run: Recording, store: Store, dataset: Dataset[Any], *, count: in
         for start in range(0, len(samples), AT_ONCE):
             scores = store.contributions(sample_losses(dataset, samples[start : start + AT_ONCE].tolist()))
             assert isinstance(scores, Scores)
-            yield scores.values, scores.standard_errors
+            yield _part(scores, shares)
 
     evidence = store.evidence()
+    shares = evidence.curvature == "none"
     wrong = None if everything.predicted is None else (int((everything.predicted != everything.given).sum()), length)
     return _explanations(
         parts(),
@@ -108,7 +109,7 @@ def from_store(run: Recording, store: Store, dataset: Dataset[Any], *, count: in
         samples=samples,
         predictions=predictions(run, dataset, samples.tolist()),
         misclassified=wrong,
-        curvature=evidence.curvature,
+        suffix=SHARE if shares else "",
         notes=evidence.notes,
     )
 
@@ -136,17 +137,28 @@ def from_scores(run: Trained, scores: Scores, dataset: Dataset[Any] | None) -> E
     order = np.arange(len(samples)) if predicted is None else _order(predicted)
     if predicted is not None:
         predicted = predictions(run, dataset, np.asarray(samples)[order].tolist())  # type: ignore[arg-type]
+    values = zip(scores.values, scores.query_values.tolist(), strict=True)
+    shares = not all(reads_as_change(scores.evidence, row, value) for row, value in values)
+    every, errors = _part(scores, shares)
     rows = torch.from_numpy(order)
     return _explanations(
-        iter([(scores.values[rows], None if scores.standard_errors is None else scores.standard_errors[rows])]),
+        iter([(every[rows], None if errors is None else errors[rows])]),
         scores.sample_ids,
         dataset=dataset,
         samples=np.asarray(samples)[order],
         predictions=predicted,
         misclassified=None,
-        curvature=scores.evidence.curvature,
+        suffix=SHARE if shares else "",
         notes=scores.evidence.notes,
     )
+
+
+def _part(scores: Scores, shares: bool) -> Part:
+    """Contributions and standard errors as a person is shown them."""
+    if not shares:
+        return scores.values, scores.standard_errors
+    factors = torch.tensor([[shares_of(row).factor] for row in scores.values], dtype=torch.float64)
+    return factors * scores.values, None if scores.standard_errors is None else factors * scores.standard_errors
 
 
 def explained_samples(scores: Scores) -> tuple[Dataset[Any] | None, tuple[int, ...]] | None:

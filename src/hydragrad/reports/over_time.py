@@ -16,7 +16,7 @@ EXTREME = 0.01
 
 
 def over_time(
-    run: Recording, scores: Scores, position: int, listed: pd.DataFrame, shown: Sequence[int]
+    run: Recording, scores: Scores, position: int, listed: pd.DataFrame, shown: Sequence[int], factor: float
 ) -> dict[str, Any] | None:
     """Mean contributions of groups by stretch, and those of single samples; None where the scores do not hold them.
 
@@ -26,10 +26,11 @@ def over_time(
         position: Row of the query.
         listed: All scored samples.
         shown: Samples whose stretches are on the page, ids.
+        factor: What contributions are multiplied by before they are shown.
     """
     if scores.over_time is None:
         return None
-    values = scores.over_time[position].numpy()  # (stretches, samples)
+    values = factor * scores.over_time[position].numpy()  # (stretches, samples)
     stretches = values.shape[0]
     column = {sample: at for at, sample in enumerate(scores.sample_ids.tolist())}
     scored = [sample for sample in shown if sample in column]

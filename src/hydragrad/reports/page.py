@@ -20,6 +20,7 @@ SCRIPTS = (
     "charts",
     "listing",
     "marks",
+    "removal",
     "overview",
     "suspects",
     "explain",

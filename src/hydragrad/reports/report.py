@@ -52,6 +52,7 @@ def report(
     accuracies: Mapping[str, float] | None = None,
     cleaning: Cleaning | Reweighting | None = None,
     checks: Sequence[Check | Mapping[str, Any]] = (),
+    removals: Scores | None = None,
     title: str | None = None,
     thumbnails: int = 2000,
     explained: int = EXPLAINED,
@@ -83,6 +84,9 @@ def report(
             shown.
         checks: Further checks, or mappings with name, predicted and actual changes, each a number or (n,), and unit.
             The checks in the scores' evidence are shown as well.
+        removals: Scores of the same query whose scale was measured by really leaving groups out (hg.verify): the page
+            then predicts, with an interval, what leaving out the most suspect or the marked samples does. If None, the
+            scores themselves where they carry such a measurement.
         title: Heading of the page.
         thumbnails: So many suspects are shown as pictures, texts or values; of the others only the numbers.
         explained: So many test samples are explained, misclassified ones first, where `explain` is a store.
@@ -106,6 +110,8 @@ def report(
     _require_fractions(accuracies or {})
     require_scores_about(run, scores)
     length = samples_in(run)
+    if removals is not None:
+        require_scores_about(run, removals)
     last = int(scores.sample_ids.max())
     if last >= length:
         raise QueryError(
@@ -129,6 +135,7 @@ def report(
         how_to_explain=how_to_explain or (EXPLAIN_ELSEWHERE if isinstance(run, Checkpoints) else HOW_TO_EXPLAIN),
         title=title,
         thumbnails=thumbnails,
+        removals=removals or scores,
     )
     file = Path(path)
     html = page(content)

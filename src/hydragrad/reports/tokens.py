@@ -17,18 +17,19 @@ LONGEST = 600
 
 
 def tokens(
-    dataset: Dataset[Any], samples: Iterable[int], pieces: Pieces, scores: Scores, query: int
+    dataset: Dataset[Any], samples: Iterable[int], pieces: Pieces, scores: Scores, query: int, factor: float
 ) -> list[dict[str, Any] | None]:
     """Pieces of samples with their contributions to a query, in the order of the samples; None without a score.
 
-    Each has its `pieces`, their `shares` of the largest contribution in percent with its sign, and that `largest` one.
+    Contributions are multiplied by `factor`. Each has its `pieces`, their `shares` of the largest contribution in
+    percent with its sign, and that `largest` one.
 
     Raises:
         PresentationError: Pieces that are no texts.
     """
     assert scores.part_contributions is not None
     column = {sample: place for place, sample in enumerate(scores.sample_ids.tolist())}
-    every = scores.part_contributions[query]
+    every = factor * scores.part_contributions[query]
     return [
         _shown(_pieces(dataset, sample, pieces), every[column[sample]].tolist()) if sample in column else None
         for sample in dict.fromkeys(samples)

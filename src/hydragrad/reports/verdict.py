@@ -6,7 +6,8 @@ from typing import Any
 
 from hydragrad.reports.comparisons import Comparison
 from hydragrad.reports.wording import counted, number
-from hydragrad.scores import MEANING, Check, Evidence
+from hydragrad.scores import Amounts, Calibration, Check, Evidence
+from hydragrad.scores.amounts import IMPLAUSIBLE
 from hydragrad.scores.evidence import INFLUENCE, TRACIN
 from hydragrad.scores.notes import NoteKind
 
@@ -15,8 +16,6 @@ CURVATURES = {
     "hessian": "exact Hessian",
     "ggn": "Gauss–Newton approximation",
 }
-
-MEANING_WITHOUT_SCALE = "contribution (positive helps; unit of the query; scale not measured)"
 
 ROUTES = {INFLUENCE: "influence functions", TRACIN: "sums over checkpoints (TracIn)"}
 AT_CHECKPOINTS = {INFLUENCE: "Gauss–Newton, at checkpoints", TRACIN: "dropped"}
@@ -31,7 +30,6 @@ class Verdict:
 
     Attributes:
         headline: In one sentence.
-        column: Heading of contributions.
         meaning: What sign and unit mean.
         warnings: What must not be done or was not possible.
         measurements: What was measured about the numbers, and what was not.
@@ -39,7 +37,6 @@ class Verdict:
     """
 
     headline: str
-    column: str
     meaning: tuple[str, ...]
     warnings: tuple[str, ...]
     measurements: tuple["Measurement", ...]
@@ -61,19 +58,20 @@ class Measurement:
     how: str
 
 
-def verdict(evidence: Evidence, comparisons: Sequence[Comparison]) -> Verdict:
-    """Judge scores by their evidence and by comparisons with what really happened."""
+def verdict(evidence: Evidence, comparisons: Sequence[Comparison], amounts: Amounts) -> Verdict:
+    """Judge scores by their evidence, by comparisons with what really happened, and by how they are shown."""
     return Verdict(
-        headline=_headline(evidence, comparisons),
-        column=MEANING if evidence.scale_is_measured else MEANING_WITHOUT_SCALE,
-        meaning=_meaning(evidence),
+        headline=_headline(evidence, comparisons, amounts),
+        meaning=_meaning(evidence, amounts),
         warnings=_warnings(evidence),
         measurements=_measurements(evidence, comparisons),
         evidence=_facts(evidence),
     )
 
 
-def _headline(evidence: Evidence, comparisons: Sequence[Comparison]) -> str:
+def _headline(evidence: Evidence, comparisons: Sequence[Comparison], amounts: Amounts) -> str:
+    if amounts.calibration is not None:
+        return _calibrated(amounts.calibration)
     own = [one for one in comparisons if one.curvature in (None, evidence.curvature)]
     if not evidence.scale_is_measured:
         known = "the checks show how far their scale is off" if own else "their scale has not been measured"
@@ -93,6 +91,14 @@ def _headline(evidence: Evidence, comparisons: Sequence[Comparison]) -> str:
     if own:
         return f"{kind} Checked by really training again: {_largest(own).sentence}"
     return f"{kind} Whether they predict real changes has not been checked on this run (hg.verify)."
+
+
+def _calibrated(calibration: Calibration) -> str:
+    scale, low, high = map(number, (calibration.scale, calibration.low, calibration.high))
+    return (
+        f"The scale of these contributions was measured by really leaving {calibration.groups} groups out, and is in "
+        f"the numbers: actual changes are {scale} times the computed ones (90 % interval {low} to {high})."
+    )
 
 
 def _largest(comparisons: Sequence[Comparison]) -> Comparison:
@@ -141,12 +147,12 @@ def _measurements(evidence: Evidence, comparisons: Sequence[Comparison]) -> tupl
     )
 
 
-def _meaning(evidence: Evidence) -> tuple[str, ...]:
+def _meaning(evidence: Evidence, amounts: Amounts) -> tuple[str, ...]:
     sign = (
         "Negative harms, by the same measure. This takes the query for a loss, where low is good; for one "
         "that should be high, such as a margin, helps and harms change places."
     )
-    if evidence.scale_is_measured and evidence.curvature != "none":
+    if amounts.kind != "share":
         return (
             "Positive helps: had the sample not been trained on, the query would be higher by about this much.",
             sign,
@@ -154,15 +160,18 @@ def _meaning(evidence: Evidence) -> tuple[str, ...]:
             "first order: the larger the change, the rougher the estimate.",
         )
     why = (
-        "influence functions of checkpoints approximate what other runs lose without the sample, so the scale of "
-        "these numbers can be wrong."
+        "influence functions of checkpoints approximate what other runs lose without the sample"
         if evidence.route == INFLUENCE
-        else "without the curvature of the loss, the scale of these numbers can be wrong by orders of magnitude."
+        else "without the curvature of the loss it can be wrong by orders of magnitude"
+        if evidence.curvature == "none"
+        else f"single contributions exceed the query itself more than {IMPLAUSIBLE:g} times, which no change does"
     )
+    known = "no scale fits what the checks measured" if evidence.checks else "their scale has not been measured"
     return (
         "Positive helps: had the sample not been trained on, the query is expected to be higher.",
         sign,
-        f"The unit is that of the query, and contributions of a group add up; but {why}",
+        f"Contributions are in percent of the sum of all sizes, and those of a group add up. They are not in the unit "
+        f"of the query because {known}: {why}.",
     )
 
 

@@ -11,9 +11,19 @@ saved           what the files of scores in a folder say, without their tensors
 evidence        how scores were computed, and what was measured about them
 checks          predicted against actual changes
 notes           what a reader must know
+amounts         how contributions are shown: calibrated, as derivatives, or as shares
 spread          how contributions vary between independent runs
 """
 
+from hydragrad.scores.amounts import SHARE as SHARE
+from hydragrad.scores.amounts import AmountKind as AmountKind
+from hydragrad.scores.amounts import Amounts as Amounts
+from hydragrad.scores.amounts import Calibration as Calibration
+from hydragrad.scores.amounts import amounts_of as amounts_of
+from hydragrad.scores.amounts import calibrate as calibrate
+from hydragrad.scores.amounts import calibration_of as calibration_of
+from hydragrad.scores.amounts import reads_as_change as reads_as_change
+from hydragrad.scores.amounts import shares_of as shares_of
 from hydragrad.scores.checks import Check as Check
 from hydragrad.scores.continuations import continuation_loss as continuation_loss
 from hydragrad.scores.continuations import difference as difference

@@ -28,6 +28,7 @@ class Check:
         size: Samples in a group; None where sizes differ.
         groups: How many groups.
         group_names: A name for each group.
+        group_sizes: Samples of each group, where they differ.
         queries: How many queries the measures are taken over.
         predicted: Predicted changes of the query, one a group.
         actual: Measured changes of the query, one a group.
@@ -51,6 +52,7 @@ class Check:
     size: int | None = None
     groups: int = 0
     group_names: tuple[str, ...] | None = None
+    group_sizes: tuple[int, ...] | None = None
     queries: int = 1
     predicted: tuple[float, ...] = ()
     actual: tuple[float, ...] = ()

@@ -120,7 +120,7 @@ class Scores:
         Raises:
             QueryError: An unknown query, or none given where there are several.
         """
-        return self.values[self._position(query)]
+        return self.values[self.position(query)]
 
     def standard_errors_of(self, query: str | int | None = None) -> Tensor | None:
         """Standard errors of the contributions to one query, (samples,), or None.
@@ -128,7 +128,7 @@ class Scores:
         Raises:
             QueryError: An unknown query, or none given where there are several.
         """
-        position = self._position(query)
+        position = self.position(query)
         return None if self.standard_errors is None else self.standard_errors[position]
 
     def suggested_labels(self, query: str | int | None = None) -> Tensor:
@@ -142,7 +142,7 @@ class Scores:
         """
         if self.label_contributions is None:
             raise QueryError("These scores have no label contributions. Compute them: hg.attribute(..., labels=True).")
-        return self.label_contributions[self._position(query)].argmax(-1)
+        return self.label_contributions[self.position(query)].argmax(-1)
 
     def to_frame(self) -> pd.DataFrame:
         """One row a training sample, one column a query; positive helps, unit of the query.
@@ -216,7 +216,12 @@ class Scores:
             )
         return scores
 
-    def _position(self, query: str | int | None) -> int:
+    def position(self, query: str | int | None = None) -> int:
+        """The row of a query.
+
+        Raises:
+            QueryError: An unknown query, or none given where there are several.
+        """
         if query is None and len(self.query_names) == 1:
             return 0
         if isinstance(query, int) and 0 <= query < len(self.query_names):

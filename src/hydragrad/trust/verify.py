@@ -130,6 +130,7 @@ def _checks(
         kind=part.kind,
         curvature=None if scores.evidence.from_checkpoints else scores.evidence.curvature,
         size=part.size,
+        group_sizes=None if part.size is not None else tuple(map(len, part.samples)),
         groups=len(part.samples),
         queries=len(predicted),
         slope=defined(median([one.slope for one in agreements])),

@@ -72,10 +72,14 @@ def test_the_texts_that_moved_a_prediction_are_shown(hydragrad, run, tmp_path, c
     assert code == 0, err
     figures = json.loads((tmp_path / "figures").read_text())
     assert len(figures["most_helpful"]) == 2 and "label" not in out
-    assert ("without curvature" in out) == (curvature == "none")
+    assert ("in percent of the sum of all sizes" in out) == (curvature == "none")
     assert (run / "scores" / f"test:3-{curvature}.safetensors").exists()
     every = set(small_texts.names().split())
-    rows = [line.split(maxsplit=2) for line in out.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+    rows = [
+        line.replace(" %", "%").split(maxsplit=2)
+        for line in out.splitlines()
+        if line.split()[:1] and line.split()[0].isdigit()
+    ]
     texts = [re.sub(r"\[(.) [-+][^]]*\]", r"\1", row[-1].strip()) for row in rows]
     assert len(rows) == 4 and all(text.removesuffix(".") in every for text in texts)
     assert all(row[-1].count("[") == 3 for row in rows), "the strongest characters have their numbers"
@@ -96,7 +100,7 @@ def test_the_contributions_of_tokens_are_saved_and_add_up(hydragrad, run, play):
 def test_ends_of_lines_are_shown_as_such(hydragrad, play):
     code, out, err = hydragrad("explain", play, "--test", 0, "--top", 1)
     assert code == 0, err
-    assert "curvature hessian" in out, "the default of texts trained by AdamW"
+    assert "Curvature hessian" in out, "the default of texts trained by AdamW"
     assert "⏎" in out and "Resolved" in out
 
 

@@ -1,6 +1,7 @@
 """The page in a real browser: what a reader does with it."""
 
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +14,7 @@ from hydragrad.attribution import attribute
 from hydragrad.cleaning import suspects
 from hydragrad.labelling import import_labels
 from hydragrad.reports import report
-from hydragrad.scores import mean_loss
+from hydragrad.scores import Check, Evidence, Method, amounts_of, mean_loss
 from hydragrad.training import train
 
 VIEWS = ("overview", "suspects", "explain", "contributions")
@@ -94,7 +95,7 @@ def test_marks_are_saved_as_files_that_clean_reads(opened, path, run, scores, tm
     by_hand = sample_of(selected(page).get_attribute("aria-label"))
     page.locator("#detail select").select_option(label="eel" if by_hand % 3 != 2 else "cat")
     page.locator("#detail").get_by_role("button", name="Fixed").click()
-    assert page.locator("#tally").inner_text() == "3 marked: 2 fixed, 1 fine"
+    assert page.locator("#tally").inner_text() == "3 marked: 2 fixed, 1 fine."
     with page.expect_download() as download:
         page.get_by_role("button", name="Save marks (JSON)").click()
     assert download.value.suggested_filename == "tiny-marks.json"
@@ -117,9 +118,9 @@ def test_marks_are_saved_as_files_that_clean_reads(opened, path, run, scores, tm
     assert page.locator("#count").inner_text() == "2 of 90 samples"
     first_card(page).focus()
     page.keyboard.press("u")
-    assert page.locator("#tally").inner_text() == "2 marked: 1 fixed, 1 fine"
+    assert page.locator("#tally").inner_text() == "2 marked: 1 fixed, 1 fine."
     page.reload()
-    assert page.locator("#tally").inner_text() == "2 marked: 1 fixed, 1 fine", "the browser keeps them"
+    assert page.locator("#tally").inner_text() == "2 marked: 1 fixed, 1 fine.", "the browser keeps them"
 
 
 def test_predictions_are_explained_from_both_ends(opened, path, explaining):
@@ -141,7 +142,7 @@ def test_predictions_are_explained_from_both_ends(opened, path, explaining):
     worst = int(values.argmin())
     box.get_by_text(f"Training sample {worst}").first.wait_for()
     assert page.locator("#training-number").input_value() == str(worst)
-    column = explaining.values[:, worst]
+    column = explaining.values[:, worst] / explaining.values.abs().sum(1)
     back = box.locator("section[aria-label='Test samples that it harmed most'] .card")
     expected = [i for i in column.argsort()[:4].tolist() if column[i] < 0]
     assert [int(href.split("/")[-1]) for href in back.evaluate_all("e => e.map(x => x.hash)")] == expected
@@ -162,10 +163,12 @@ def test_contributions_by_class_and_over_time(opened, path, scores):
     assert sample_of(extreme.get_attribute("aria-label")) == worst
     lines = page.locator("section[aria-labelledby=time-title] path.line")
     assert lines.count() == 3
-    means = scores.over_time[0].double().mean(1)
+    means = 100 * scores.over_time[0].double().mean(1) / scores.values[0].abs().sum()
     page.get_by_text("As a table").last.click()
     cells = page.locator("section[aria-labelledby=time-title] tbody tr").first.locator("td")
-    assert float(cells.nth(1).inner_text().replace("−", "-")) == pytest.approx(float(means[0]), rel=1e-2)
+    assert float(cells.nth(1).inner_text().replace("−", "-").removesuffix("%")) == pytest.approx(
+        float(means[0]), rel=1e-2
+    )
     extreme.click()
     page.locator("#suspects").wait_for()
     assert sample_of(selected(page).get_attribute("aria-label")) == worst
@@ -328,13 +331,19 @@ def test_standard_errors_stand_beside_contributions(opened, run, scores, explain
     errors = torch.full_like(values, 0.25)
     errors[0, 1] = 10.0
     some = replace(scores, values=values, standard_errors=errors)
-    tests = replace(explaining, standard_errors=torch.full_like(explaining.values, 0.125))
+    tests = replace(
+        explaining,
+        standard_errors=torch.full_like(explaining.values, 0.125),
+        evidence=Evidence(method=Method.of("hessian")),
+        query_values=explaining.values.abs().max(1).values,
+    )
     listed = suspects(run, some, signals=None)
     page = opened(report(run, some, tmp_path / "report.html", suspects=listed, explain=tests), "#suspects")
     assert "± its standard error in percent" in page.locator("#suspects-lead").inner_text()
 
     page.locator("#number").fill("0")
-    assert "contribution −0.500\u00a0±\u00a00.250" in first_card(page).get_attribute("aria-label")
+    value, error = (100 * part / float(values[0].abs().sum()) for part in (0.5, 0.25))
+    assert f"contribution −{value:.3f}%\u00a0±\u00a0{error:.3f}%" in first_card(page).get_attribute("aria-label")
     assert "harms" in page.locator("#detail dl").inner_text()
     page.locator("#number").fill("1")
     page.locator("#order").select_option("number")
@@ -357,3 +366,43 @@ def test_no_errors_no_plus_minus(opened, path):
     assert "±" not in page.content().split("<script")[0]
     assert "±" not in first_card(page).inner_text()
     assert page.locator("#order option[value=certain]").count() == 0
+
+
+def test_what_leaving_samples_out_will_do_is_predicted_with_its_interval(opened, run, scores, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    groups = [
+        torch.randperm(len(scores.sample_ids), generator=generator)[:size].tolist() for size in (5, 9, 14, 20, 3, 7)
+    ]
+    predicted = [float(scores.total(group)) for group in groups]
+    actual = [
+        0.5 * value + 0.01 * len(group) + noise
+        for value, group, noise in zip(predicted, groups, (0.02, -0.01, 0.03, -0.02, 0.01, -0.03), strict=True)
+    ]
+    check = Check(
+        unit=scores.query_names[0],
+        curvature="none",
+        predicted=tuple(predicted),
+        actual=tuple(actual),
+        group_sizes=tuple(map(len, groups)),
+    )
+    measured = scores.with_evidence(scores.evidence.with_checks([check]))
+    calibration = amounts_of(measured, 0).calibration
+    listed = suspects(run, measured, signals=None)
+    page = opened(report(run, measured, tmp_path / "report.html", suspects=listed), "#suspects")
+    page.locator("#leave").fill("8")
+    change, low, high = calibration.change(float(measured.total(listed["sample"][:8].tolist())), 8)
+    words = page.locator("#left-out").inner_text().replace("−", "-")
+    numbers = [float(number) for number in re.findall(r"[-+]\d[\d.]*", words)]
+    assert numbers == pytest.approx([change, low, high], rel=6e-3)
+    assert "at the scale of 6 groups that were really left out" in page.locator("#removal-how").inner_text()
+    other = page.locator("#detail select option:not(:checked)").first.get_attribute("value")
+    page.locator("#detail select").select_option(other)
+    page.locator("#detail").get_by_role("button", name="Fixed").click()
+    assert "Trained without those to be fixed" in page.locator("#tally").inner_text()
+    card = first_card(page).locator(".number").inner_text().replace("−", "-")
+    own = scores.values[0, sample_of(first_card(page).get_attribute("aria-label"))]
+    assert float(card) == pytest.approx(calibration.scale * float(own), rel=6e-3), "in the unit of the query"
+
+
+def test_without_a_measured_scale_no_change_is_predicted(opened, path):
+    assert opened(path, "#suspects").locator("#removal").is_hidden()

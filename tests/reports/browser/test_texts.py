@@ -120,9 +120,9 @@ def test_tokens_are_coloured_by_their_contributions(opened, page_of_tokens):
         "all => all.map(one => [one.textContent, one.className, one.title, one.style.getPropertyValue('--share')])"
     )
     assert found == [
-        ["to ", "token helps", "+0.500", "50%"],
-        ["<b>be</b> ", "token harms", "\u22121.00", "100%"],
-        ["or", "token helps", "+0.100", "10%"],
+        ["to ", "token helps", "+83.5%", "50%"],
+        ["<b>be</b> ", "token harms", "\u2212167%", "100%"],
+        ["or", "token helps", "+16.7%", "10%"],
     ]
     colours = card.locator(".token").evaluate_all("all => all.map(one => getComputedStyle(one).backgroundColor)")
     assert len(set(colours)) == 3 and "rgba(0, 0, 0, 0)" not in colours
@@ -140,4 +140,4 @@ def test_pieces_that_are_no_texts_are_refused():
         part_contributions=torch.zeros(1, 1, 1),
     )
     with pytest.raises(PresentationError, match="must return the text of every part"):
-        tokens([0], [0], lambda item: [1], scores, 0)
+        tokens([0], [0], lambda item: [1], scores, 0, 1.0)

@@ -31,7 +31,7 @@ from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import compute_scores, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
 from hydragrad.progress import quiet
-from hydragrad.scores import MEANING, Method, Scores
+from hydragrad.scores import Method, Scores, amounts_of
 
 
 def attribute(
@@ -101,7 +101,7 @@ def attribute(
             "written": str(path),
             "took": duration(time.monotonic() - begin),
         }
-        table(f"{MEANING}, curvature {method.in_words}", rows)
+        table(f"{amounts_of(scores, 0).meaning}, curvature {method.in_words}", rows)
         if experiment.pieces is not None and scores.part_contributions is not None:
             show_tokens(experiment.pieces, experiment.train_set, scores, [*harmful[:3], *helpful[:3]])
         for note in scores.evidence.notes:
@@ -124,5 +124,5 @@ def _with_errors(scores: Scores, samples: Sequence[int]) -> str:
     if scores.standard_errors is None:
         return ", ".join(map(str, samples))
     column = {sample: number for number, sample in enumerate(scores.sample_ids.tolist())}
-    values, errors = scores.values[0], scores.standard_errors[0]
-    return ", ".join(f"{i} ({values[column[i]]:+.2g} ± {errors[column[i]]:.1g})" for i in samples)
+    values, errors, amounts = scores.values[0].tolist(), scores.standard_errors[0].tolist(), amounts_of(scores, 0)
+    return ", ".join(f"{i} ({amounts.text(values[column[i]], errors[column[i]])})" for i in samples)

@@ -28,7 +28,7 @@ from hydragrad.experiments.training import record
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.runs.manifest import FILE, read_manifest
-from hydragrad.scores import Check, Method
+from hydragrad.scores import Check, Method, Scores
 from hydragrad.tracking import hypergradients
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=24, batch_size=64)
@@ -112,7 +112,8 @@ def run_demo(out: Path) -> dict[str, Any]:
         "What treating the suspects does, on the test set",
         {f"test accuracy, {name}": percent(accuracy) for name, accuracy in accuracies.items()},
     )
-    check = _check(experiment, run, ranked)
+    checked = _checked(experiment, run, ranked)
+    (check,) = checked.evidence.checks
     show(check, digits=3)
     say("Last, one row is saved for every training sample, with which the report explains single predictions.")
     hypergradients(run, projection=PROJECTION, store=out / "store")
@@ -125,6 +126,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         accuracies=accuracies,
         cleaning=cleaned.cleaning,
         checks=[check],
+        removals=checked,
         title="hydragrad demo: digits with 40 % wrong labels",
     )
     with_names(ranked, experiment.classes).to_csv(out / "suspects.csv", index=False)
@@ -160,8 +162,8 @@ def _show_suspects(ranked: pd.DataFrame) -> None:
     table("The most suspect samples", rows)
 
 
-def _check(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> Check:
-    """Predicted (Gauss-Newton) and actual change of the validation loss, for groups that are really left out."""
+def _checked(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> Scores:
+    """Scores by Gauss-Newton, with predicted and actual change of the loss for groups that are really left out."""
     query = experiment.query(QUERY)
     scores = attribute(run, query, curvature="ggn")
     generator = torch.Generator().manual_seed(0)
@@ -174,7 +176,7 @@ def _check(experiment: Experiment, run: Recording, ranked: pd.DataFrame) -> Chec
         ].tolist()
         for n in range(RANDOM_GROUPS)
     }
-    return left_out(run, scores, query, groups)
+    return scores.with_evidence(scores.evidence.with_checks([left_out(run, scores, query, groups)]))
 
 
 def _figures(ranked: pd.DataFrame, check: Check) -> dict[str, float]:

@@ -24,9 +24,10 @@ def left_out(run: Recording, scores: Scores, query: Query, groups: Mapping[str, 
         curvature=scores.evidence.curvature,
         groups=len(groups),
         group_names=tuple(groups),
+        group_sizes=tuple(map(len, samples)),
         predicted=tuple(float(scores.total(group)) for group in samples),
         actual=tuple(actual.values[0].tolist()),
-        unit="validation loss",
+        unit=scores.query_names[0],
     )
 
 

@@ -22,7 +22,7 @@ from hydragrad.experiments.saved_scores import DATA_SET, RUN, scores_path
 from hydragrad.experiments.settings import Settings
 from hydragrad.experiments.training import record
 from hydragrad.replay import Recording
-from hydragrad.scores import Check, Method, Scores, mean_loss, sample_losses
+from hydragrad.scores import Check, Method, Scores, amounts_of, mean_loss, sample_losses
 
 SETTINGS = Settings(
     data="names",
@@ -60,12 +60,13 @@ def run_text_demo(out: Path, data_dir: Path | None) -> dict[str, Any]:
     )
     scores, explained = _scores(experiment, run)
     ranked = by_harm(scores, experiment.planted)
+    amounts = amounts_of(scores)
     names = _texts(experiment, "train", range(len(experiment.planted)))
     columns(
         "The most harmful names",
         ("sample", "contribution", "name", ""),
         [
-            (str(sample), f"{contribution:+.2g}", names[sample], _truth(names[sample], wrong=flipped))
+            (str(sample), amounts.text(contribution), names[sample], _truth(names[sample], wrong=flipped))
             for sample, contribution, flipped in zip(
                 *(ranked[name].head(SHOWN).tolist() for name in ("sample", "contribution", "flipped")), strict=True
             )
@@ -93,10 +94,9 @@ def run_text_demo(out: Path, data_dir: Path | None) -> dict[str, Any]:
     page = write_report(
         experiment,
         run,
-        scores,
+        scores.with_evidence(scores.evidence.with_checks([check])),
         out / "report.html",
         suspects=ranked,
-        checks=[check],
         title=f"hydragrad demo: names, {percent(share)} of them spelled backwards",
     )
     say(f"\nLook at the names: {page}\nOn your own text: docs/text.md; hydragrad train --help.")

@@ -26,7 +26,7 @@ from hydragrad.replay import Recording
 from hydragrad.replay.histories import has_closed_form, run_histories
 from hydragrad.reports.listing import given_labels
 from hydragrad.reports.predictions import part_losses, predictions
-from hydragrad.scores import Method, Scores, sample_losses
+from hydragrad.scores import AmountKind, Method, Scores, amounts_of, sample_losses
 from hydragrad.tracking import Store, TopContributions, hypergradients
 from hydragrad.tracking.facts import FILE
 
@@ -35,6 +35,12 @@ PROJECTION = 2048
 
 MOST_MILLISECONDS = 5000
 """What took longer is said in seconds."""
+
+WHAT_IS_SHOWN: dict[AmountKind, str] = {
+    "share": "Contributions are in percent of the sum of all sizes, as their scale was not measured: read the ranking.",
+    "derivative": "Contributions are in the unit of the loss; whether they predict real changes was not checked.",
+    "calibrated": "Contributions are in the unit of the loss, at the scale that really leaving groups out measured.",
+}
 
 
 def explain(
@@ -102,7 +108,7 @@ class Explained:
         predicted: The predicted label and its probability, if the model classifies.
         label: Of the sample, where the loss has one.
         trained: Labels of the training samples in `top`, by sample, where the loss has them.
-        scores: With the contributions of parts, where they were computed.
+        scores: All contributions to the sample's loss, with those of parts where they were computed.
         losses: Of the sample's own parts, where it has parts.
         figures: Flat values for JSON.
     """
@@ -115,7 +121,7 @@ class Explained:
     label: int | None
     trained: Mapping[int, int | None]
     figures: dict[str, Any]
-    scores: Scores | None = None
+    scores: Scores
     losses: Sequence[float] | None = None
 
 
@@ -153,13 +159,13 @@ def explain_sample(
     method = method or Method()
     by_store = method == Method() and _has_closed_form(run)
     store = _store(experiment, run, projection, statistics) if by_store else None
-    begin, scores = time.monotonic(), None
+    begin = time.monotonic()
     if store is None:  # rows would need every column, at every step of the run
         parts = experiment.pieces is not None and isinstance(run.loss, LossOfParts)
         scores = saved_or_computed(experiment, run, f"{name}:{number}", method, parts=parts)
-        extremes = _extremes(scores, min(top, len(scores.sample_ids)))
     else:
-        extremes = cast(TopContributions, store.contributions(query, top=min(top, len(store.rows))))
+        scores = cast(Scores, store.contributions(query))
+    extremes = _extremes(scores, min(top, len(scores.sample_ids)))
     seconds = time.monotonic() - begin
     says = predictions(run, dataset, [number])
     predicted = None if says.predicted is None or says.sure is None else (int(says.predicted[0]), float(says.sure[0]))
@@ -189,7 +195,7 @@ def explain_sample(
         label=None if says.given is None else int(says.given[0]),
         trained=dict(zip(trained, given_labels(run, trained), strict=True)),
         figures=figures,
-        scores=None if scores is None or scores.part_contributions is None else scores,
+        scores=scores,
         losses=part_losses(run, dataset, number) if isinstance(run.loss, LossOfParts) else None,
     )
 
@@ -208,6 +214,7 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
     if explained.predicted is not None:
         rows["predicted"] = f"{_class_name(experiment, explained.predicted[0])} ({100 * explained.predicted[1]:.1f} %)"
     table(figures["sample"], rows)
+    amounts = amounts_of(explained.scores, 0)
     with_pictures = experiment.shown is not None and console.is_terminal
     if with_pictures:
         _print_items(experiment, [item], [""])
@@ -218,7 +225,7 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
         ids, contributions = figures[f"most_{side}"], figures[f"{side}_contributions"]
         errors = figures.get(f"{side}_standard_errors", [None] * len(ids))
         samples = [
-            (str(i), _class_name(experiment, explained.trained[i]) or "", _with_error(contribution, error))
+            (str(i), _class_name(experiment, explained.trained[i]) or "", amounts.text(contribution, error))
             for i, contribution, error in zip(ids, contributions, errors, strict=True)
         ]
         if with_pictures:
@@ -226,8 +233,8 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
             items = [experiment.train_set[i] for i in ids]
             _print_items(experiment, items, [f"{i}: {label}\n{contribution}" for i, label, contribution in samples])
         elif text is not None:
-            if experiment.pieces is not None and explained.scores is not None:
-                lines = marked_samples(experiment.pieces, experiment.train_set, explained.scores, ids)
+            if experiment.pieces is not None and explained.scores.part_contributions is not None:
+                lines = marked_samples(experiment.pieces, experiment.train_set, explained.scores, ids, amounts)
                 marked_cells = [
                     (i, contribution, line) for (i, _, contribution), (*_, line) in zip(samples, lines, strict=True)
                 ]
@@ -240,10 +247,7 @@ def show_explained(experiment: Experiment, explained: Explained) -> None:
             columns(title, ("sample", "label", "contribution"), samples)
         else:
             columns(title, ("sample", "contribution"), [(i, contribution) for i, _, contribution in samples])
-    if explained.method.curvature == "none":
-        say("\nContributions without curvature (HYDRA): read the ranking, not the scale.")
-    else:
-        say(f"\nContributions with curvature {explained.method.in_words}.")
+    say(f"\nCurvature {explained.method.in_words}. {WHAT_IS_SHOWN[amounts.kind]}")
     if "columns" in figures:
         say(
             f"They are estimates, from rows projected to {figures['columns']:,} columns; ± is the standard error of "
@@ -255,15 +259,12 @@ def _took(seconds: float) -> str:
     return f"{1e3 * seconds:.0f} ms" if seconds < MOST_MILLISECONDS / 1e3 else duration(seconds)
 
 
-def _with_error(value: float, error: float | None) -> str:
-    return f"{value:+.3g}" if error is None else f"{value:+.3g} ± {error:.1g}"
-
-
 def _has_closed_form(run: Recording) -> bool:
     return has_closed_form(run, run_histories(run))
 
 
 def _extremes(scores: Scores, count: int) -> TopContributions:
+    errors = scores.standard_errors
     helpful, harmful = (scores.values.topk(count, dim=1, largest=largest) for largest in (True, False))
     return TopContributions(
         query_names=scores.query_names,
@@ -272,6 +273,8 @@ def _extremes(scores: Scores, count: int) -> TopContributions:
         helpful=helpful.values,
         harmful_ids=scores.sample_ids[harmful.indices],
         harmful=harmful.values,
+        helpful_noise=None if errors is None else errors.gather(1, helpful.indices),
+        harmful_noise=None if errors is None else errors.gather(1, harmful.indices),
     )
 
 

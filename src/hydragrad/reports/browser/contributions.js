@@ -27,12 +27,12 @@ function showAll(body, finite, { low, high }, scaleFor) {
   body.append(section);
   const figure = chart(section, {
     height: 240,
-    alt: `Histogram of contributions from ${signed(low)} to ${signed(high)}.`,
+    alt: `Histogram of contributions from ${amount(low)} to ${amount(high)}.`,
     draw(plot) {
       const x = scaleFor(plot.width / 70);
       const counts = groups.map(({ values }) => binned(values, x, BINS));
       const tallest = Math.max(...counts.flatMap((group) => Array.from(group)));
-      axes(plot, x, linear(0, tallest, { wanted: 4 }), { xName: "contribution", yName: "samples" });
+      axes(plot, x, linear(0, tallest, { wanted: 4 }), { xName: `contribution${DATA.suffix && ", %"}`, yName: "samples" });
       counts.forEach((group, n) => plot.picture.append(steppedArea(plot, group, tallest, groups[n].kind)));
       zeroLine(plot, x);
     },
@@ -73,7 +73,7 @@ function classRow(code, members, scaleFor) {
     left: 6,
     right: 6,
     bottom: 26,
-    alt: `Contributions of ${counted(values.length, "sample")} labelled ${name}: lowest ${signed(values[0])}, median ${signed(values[values.length >> 1])}, highest ${signed(values[values.length - 1])}.`,
+    alt: `Contributions of ${counted(values.length, "sample")} labelled ${name}: lowest ${amount(values[0])}, median ${amount(values[values.length >> 1])}, highest ${amount(values[values.length - 1])}.`,
     draw(plot) {
       const x = scaleFor(plot.width / 60);
       const counts = binned(values, x, BINS);
@@ -123,7 +123,7 @@ function showTime(body) {
     x: TIME.ends,
     lines: TIME.groups.map(({ name, mean }) => ({ name, y: mean })),
     xName: TIME.unit,
-    yName: "mean contribution",
+    yName: `mean contribution${DATA.suffix && ", %"}`,
     alt: `Mean contribution by ${TIME.unit} of ${TIME.groups.map(({ name }) => name).join(", ")}.`,
   });
 }
@@ -135,13 +135,13 @@ function timeOf(id) {
   const stretches = TIME.ends.length;
   const values = TIME.values.slice(row * stretches, (row + 1) * stretches);
   const box = element("div", { class: "over-time" }, element("h3", { text: `Contribution by ${TIME.unit}` }));
-  const table = { head: [TIME.unit, "contribution"], rows: Array.from(values, (value, n) => [tick(TIME.ends[n]), signed(value)]) };
+  const table = { head: [TIME.unit, "contribution"], rows: Array.from(values, (value, n) => [tick(TIME.ends[n]), amount(value)]) };
   const y = linear(Math.min(0, ...values), Math.max(0, ...values), { wanted: 3 });
   chart(box, {
     height: 110,
     left: roomFor(y) - 18,
     bottom: 24,
-    alt: `Contribution of sample ${id} by ${TIME.unit}: ${Array.from(values, signed).join(", ")}.`,
+    alt: `Contribution of sample ${id} by ${TIME.unit}: ${Array.from(values, (value) => amount(value)).join(", ")}.`,
     table,
     draw(plot) {
       const x = linear(0, stretches, { wanted: 4 });

@@ -3,14 +3,14 @@
 
 const EXPLAIN = DATA.explain.tests ? readExplanations(DATA.explain) : null;
 
-function readExplanations({ tests, top, back, measured, notes, misclassified, ...columns }) {
+function readExplanations({ tests, top, back, suffix, notes, misclassified, ...columns }) {
   const table = unpackedAll(columns);
   return {
     ...table,
     tests: unpackedAll(tests),
     top,
     back,
-    measured,
+    suffix,
     notes,
     misclassified,
     placeOf: new Map(Array.from(unpacked(tests.id), (id, place) => [id, place])),
@@ -53,7 +53,7 @@ function explainLead() {
   const { tests, misclassified } = EXPLAIN;
   const many = misclassified ? `${count(misclassified[0])} of ${counted(misclassified[1], "prediction")} are wrong. ` : "";
   const order = tests.predicted ? "wrong predictions first" : "the largest losses first";
-  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}: which training samples lowered (+) or raised (−) the sample’s own loss${EXPLAIN.helpful_errors ? ", ± the standard error in percent" : ""}. Or select a training sample, and see which test samples it moved.`;
+  return `${many}${counted(tests.id.length, "test sample")} can be explained here, ${order}: which training samples lowered (+) or raised (−) the sample’s own loss${EXPLAIN.suffix ? ", in percent of the sum of all sizes" : ""}${EXPLAIN.helpful_errors ? ", ± the standard error in percent" : ""}. Or select a training sample, and see which test samples it moved.`;
 }
 
 function wrongOnly() {
@@ -156,7 +156,7 @@ function trainCard(id, value, error, largest) {
   const row = ROW_OF.get(id);
   const lines = [
     row === undefined ? null : labelPair(row, false),
-    contributionLine(value, error),
+    contributionLine(value, error, EXPLAIN.suffix),
     strengthBar(value, largest),
     element("span", { class: "quiet", text: `sample ${id}` }),
     row !== undefined && TABLE.flipped?.[row] ? element("span", { class: "mark", text: LABELLED ? "✗ wrong label" : "✗ wrong" }) : null,
@@ -165,7 +165,7 @@ function trainCard(id, value, error, largest) {
 }
 
 function testCard(place, value, error, largest) {
-  const lines = [...testLines(place), contributionLine(value, error), strengthBar(value, largest)];
+  const lines = [...testLines(place), contributionLine(value, error, EXPLAIN.suffix), strengthBar(value, largest)];
   return element("a", { class: HAS_TEXTS ? "card still worded" : "card still", href: `#explain/test/${EXPLAIN.tests.id[place]}` }, testView(place) ?? "", element("span", { class: "text" }, ...lines));
 }
 

@@ -64,7 +64,7 @@ function tokensView(id, full = false) {
   const parts = shown.pieces.map((piece, at) => {
     const share = shown.shares[at];
     if (!share) return piece;
-    const part = element("span", { class: share < 0 ? "token harms" : "token helps", title: signed((share / 100) * shown.largest), text: piece });
+    const part = element("span", { class: share < 0 ? "token harms" : "token helps", title: amount((share / 100) * shown.largest), text: piece });
     part.style.setProperty("--share", `${Math.abs(share)}%`);
     return part;
   });
@@ -72,9 +72,9 @@ function tokensView(id, full = false) {
 }
 
 /** A contribution on a card, its standard error in percent of it where that is known. */
-function contributionLine(value, error) {
+function contributionLine(value, error, suffix = DATA.suffix) {
   const share = inPercent(value, error);
-  return element("span", { class: value < 0 ? "number harms" : "number helps" }, signed(value), share ? element("span", { class: "chance", text: share }) : null);
+  return element("span", { class: value < 0 ? "number harms" : "number helps" }, amount(value, suffix), share ? element("span", { class: "chance", text: share }) : null);
 }
 
 /** A bar from the middle: to the right helps, to the left harms. */

@@ -44,6 +44,7 @@ function showSuspects() {
   byId("export-csv").addEventListener("click", () => save(`${DATA.run.name}-marks.csv`, "text/csv", marksAsCsv()));
   byId("forget").addEventListener("click", () => window.confirm(`Forget ${counted(marks.size, "mark")}?`) && forgetMarks());
   markListeners.push(showMarks);
+  showRemoval();
   filterSuspects();
   showMarks(null);
 }
@@ -84,6 +85,7 @@ function filterSuspects() {
   const order = ORDERS.find(([value]) => value === byId("order").value);
   if (order[0] !== "suspect") rows.sort((a, b) => order[2](a, b) || a - b);
   suspectsList.show(rows);
+  paintRemoval();
   byId("count").textContent = rows.length === TABLE.id.length ? `${counted(rows.length, "sample")}` : `${count(rows.length)} of ${counted(TABLE.id.length, "sample")}`;
   if (rows.length) showDetail(rows[0], false);
   else byId("detail").replaceChildren();
@@ -219,7 +221,8 @@ function markButtons(row) {
 
 function showMarks(id) {
   const { fixed, fine } = markTally();
-  byId("tally").textContent = marks.size ? `${count(marks.size)} marked: ${count(fixed)} fixed, ${count(fine)} fine` : "Nothing is marked yet.";
+  const without = REMOVAL && fixed ? ` ${removalSentence([...marks].filter(([, { mark }]) => mark === "fixed").map(([at]) => ROW_OF.get(at)), "those to be fixed")}` : "";
+  byId("tally").textContent = marks.size ? `${count(marks.size)} marked: ${count(fixed)} fixed, ${count(fine)} fine.${without}` : "Nothing is marked yet.";
   for (const button of ["export-json", "export-csv", "forget"]) byId(button).disabled = !marks.size;
   byId("export").classList.toggle("idle", !marks.size);
   if (id === null) {

@@ -20,9 +20,14 @@ function signed(value) {
 
 const known = (error) => error !== undefined && Number.isFinite(error);
 
+/** A contribution to the report's query (or another, with its own suffix): in its unit, or in percent of all. */
+function amount(value, suffix = DATA.suffix) {
+  return signed(value) + suffix.trim();
+}
+
 /** A contribution and, where it is known, its standard error. */
 function uncertain(value, error) {
-  return signed(value) + (known(error) ? `\u00a0±\u00a0${signed(error).replace("+", "")}` : "");
+  return amount(value) + (known(error) ? `\u00a0±\u00a0${amount(error).replace("+", "")}` : "");
 }
 
 /** A standard error in percent of the value, where there is little room; nothing where it is not known. */
