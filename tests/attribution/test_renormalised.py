@@ -15,7 +15,7 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from attribution import oracle
-from cases import ADAPTIVE_CASES, CASES, SAMPLES, SEED, Case, collate, loop
+from cases import ADAPTIVE, ADAPTIVE_CASES, CASES, SAMPLES, SEED, Case, collate, loop
 from hydragrad.attribution import replays
 from hydragrad.errors import QueryError, Unsupported
 from hydragrad.randomness import preserved, reseed, stream_seed
@@ -46,7 +46,21 @@ def retrain_on_the_rest(case: Case, weights: Tensor) -> nn.Module:
     return model
 
 
-EVERY_OPTIMIZER = [case for case in CASES + ADAPTIVE_CASES if case.model_name == "mlp"]
+OF_SGD = (
+    "momentum",
+    "nesterov",
+    "maximize",
+    "two_groups",
+    "plateau",
+    "late",
+    "regrouped",
+    "warm",
+    "replacement",
+    "asgd",
+)
+EVERY_OPTIMIZER = [
+    case for case in CASES + ADAPTIVE_CASES if case.model_name == "mlp" and (case.options_name in (*OF_SGD, *ADAPTIVE))
+]
 OTHER_MODELS = [Case("batch_norm", "all"), Case("dropout", "cosine", by_train=True), Case("two_calls", "all")]
 
 
