@@ -47,6 +47,7 @@ def small():
     return model, states, data, TensorDataset(torch.randn(5, 3), torch.randint(2, (5,))), 0.1
 
 
+@pytest.mark.filterwarnings("ignore")  # what the libraries say of their own calls into torch
 @pytest.mark.parametrize("name", other_libraries.LIBRARIES)
 def test_matrices_of_other_libraries_have_the_sign_of_contributions(name, small):
     package, matrix = other_libraries.LIBRARIES[name]
