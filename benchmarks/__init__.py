@@ -5,6 +5,7 @@ tracking  a tracked step, against a plain step
 formats   what smaller rows lose in accuracy
 checks    what the checks cost
 frozen    what frozen batch statistics lose in accuracy
+on_paper  what a run too large for one machine would cost, reckoned from these
 many      many networks or many queries at once
 peers     the same job by other libraries
 """

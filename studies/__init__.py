@@ -30,6 +30,7 @@ noise               what is made wrong in a training set
 cifar10n            labels that people gave to CIFAR-10
 checked_labels      test labels that people checked
 noisy_run           one noisy training set and its recorded run
+ranking             the default ranking of suspects, next to every signal in it
 rankings            how suspect labels are, by several methods
 baselines           confident learning and TracIn
 other_libraries     score matrices of captum, dattri and traker

@@ -20,6 +20,7 @@ from studies.hara import hara
 from studies.label_errors import label_errors
 from studies.libraries import libraries
 from studies.offset import offset
+from studies.ranking import ranking
 from studies.rounding import rounding
 from studies.table4 import table4
 from studies.targets import targets
@@ -34,7 +35,7 @@ app = typer.Typer(
 )
 
 STUDIES: tuple[Callable[..., None], ...] = (
-    *(figure1, table1, table2, table4, damping, weights, accuracy),
+    *(figure1, table1, table2, table4, damping, weights, ranking, accuracy),
     *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, libraries),
     *(offset, rounding, targets, groups),
 )

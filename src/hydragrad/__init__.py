@@ -14,6 +14,7 @@ Clean       suspects, suspect_groups, near_duplicates, annotations: samples rank
 Treat       clean, reweigh: what treating suspects really does; loss weights from contributions
 Mend        export_suspects, import_labels: suspects for the tools in which people mend labels, and what was decided
 Show        report: one HTML page
+Scale       RayExecutor: the machines of a Ray cluster, which do the work of a call
 Errors      errors.HydragradError and its children
 
 Training loops of other frameworks are recorded by `hydragrad.integrations`, and `hydragrad.labelling.cleanlab` has an

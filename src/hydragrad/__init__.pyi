@@ -24,6 +24,9 @@ from .cleaning import suspects as suspects
 # Record
 from .derivatives import loss_of_parts as loss_of_parts
 
+# Scale
+from .execution import RayExecutor as RayExecutor
+
 # Mend
 from .labelling import export_suspects as export_suspects
 from .labelling import import_labels as import_labels

@@ -86,6 +86,14 @@ def test_a_bank_has_the_groups_of_verify_and_shares_its_retrainings(runs):
     assert (found.slope, found.scale) == pytest.approx((check.slope, check.scale), rel=1e-9)
 
 
+def test_a_slice_makes_the_same_bank_and_elsewhere_too(runs, tmp_path):
+    run = train(tmp_path, 1)
+    whole = hg.bank(runs[0], queries()[0], subsets=3, seed=5, keep=False)
+    assert torch.equal(hg.bank(run, queries()[0], subsets=3, seed=5, part="2/2").values, whole.values)
+    with pytest.raises(QueryError, match="keep=True"):
+        hg.bank([run, runs[1]], queries()[0], subsets=3, seed=6, part="1/2", keep=False)
+
+
 def test_other_weights_than_zero_are_trained_with(runs):
     bank = hg.bank(runs[0], queries()[0], groups=[[3, 4], [7]], weight=2.0)
     assert bank.removed[:, [3, 4, 7]].tolist() == [[-1, -1, 0], [0, 0, -1]]

@@ -2,6 +2,9 @@
 
 attribute            the public function
 ensemble             the public function over independent runs
+blocks               their segments in groups, each a job of its own
+chunks               many queries in groups, each a job of its own
+summed               what was summed, and how exactly
 segments             without curvature: a sum over segments, in any order
 full_precision       runs under autocast: what their derivatives are held to
 routes               how directional derivatives of a replayed step are taken
@@ -12,6 +15,7 @@ replays              averages over replays that leave some samples out
 influence            influence functions, from weights alone
 tracin               sums of gradient products over checkpoints
 sample_rows          projected gradients of single samples at the trained weights
+at_checkpoints       what is computed at each of some checkpoints, as jobs
 averaged_over        the checkpoints that an average is over
 conjugate_gradients  solves with a matrix that is known by its products
 gauss_newton_matrix  the damped Gauss-Newton matrix of the training set

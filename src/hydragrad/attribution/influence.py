@@ -10,14 +10,16 @@ Source: Koh and Liang, ICML 2017.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hydragrad.attribution.at_checkpoints import At, folder_of, in_order, key_of
 from hydragrad.attribution.averaged_over import AveragedOver, averaged_over, in_a_range
 from hydragrad.attribution.gauss_newton_matrix import CHUNK, COMPARED, TOLERANCE, DampedGaussNewton
 from hydragrad.attribution.gradients import on_device, query_point
@@ -33,12 +35,16 @@ from hydragrad.derivatives import (
 )
 from hydragrad.derivatives.directional.forward_mode import Directional
 from hydragrad.errors import NonFinite, QueryError
+from hydragrad.execution import ExecutorOption, PartOption, execution_of
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording, Trained, fetch, require_map_style, samples_in
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
+from hydragrad.replay.data import data_fingerprint
 from hydragrad.replay.histories import trained_layout
+from hydragrad.replay.machine import threads
 from hydragrad.runs.checkpoints import Checkpoint
+from hydragrad.runs.kept import Key, tensor_key
 from hydragrad.scores import Note, Query, QueryRow, Scores, checked_samples, numbered, queries_of
 from hydragrad.scores.evidence import INFLUENCE
 from hydragrad.scores.notes import of_candidates
@@ -59,6 +65,10 @@ def influence(
     candidates: Dataset[Any] | None = None,
     iterations: int = ITERATIONS,
     tolerance: float = TOLERANCE,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
+    out: str | Path | None = None,
 ) -> Scores:
     """Influence functions, averaged over checkpoints: about the data rather than about this run.
 
@@ -79,6 +89,9 @@ def influence(
             in training.
         iterations: Conjugate gradient steps, at most.
         tolerance: They end where the residual is this share of the query's gradient; the note says where they ended.
+        executor, workers, part: As `hg.counterfactual` takes them, for the checkpoints.
+        out: Folder in which the results of single checkpoints lie until all are there; RUN/scores if None. Needed for
+            an executor or a slice of checkpoints of a model trained elsewhere.
 
     Returns:
         Scores with one row a query scalar. The evidence's note names the checkpoints, the damping and the residual.
@@ -89,12 +102,14 @@ def influence(
         LossError: The loss does not call the model once, or uses the parameters otherwise, too.
         NonFinite: A sample's loss has no finite derivative.
         Unsupported: `run` is neither.
+        Unfinished: `part`, and checkpoints of other slices are missing.
 
     Cost: at every checkpoint, a gradient of the samples, and `iterations` Gauss-Newton products of up to 5,000 training
     samples a query; 8 more products for the largest eigenvalue.
 
     Source: Koh and Liang, ICML 2017.
     """
+    execution = execution_of(executor, workers, part)
     over = averaged_over(run, checkpoints, "influence")
     if damping is not None and not (math.isfinite(damping) and damping >= 0):
         raise QueryError(f"damping must be finite and not negative, or None to choose it, got {damping}.")
@@ -104,32 +119,21 @@ def influence(
             f"{tolerance}."
         )
     queries, ids = queries_of(query), _ids(run, samples, candidates)
-    total, parts, rows = torch.zeros((), dtype=torch.float64), list[Influence](), list[QueryRow]()
-    for read in over.read:
-        at = read()
-        rows = query_rows(run, over.layout, at, queries)
-        gradients = torch.stack([row.w_bar for row in rows])
-        one = influence_at(
-            run,
-            over.layout,
-            at,
-            gradients,
-            damping=damping,
-            iterations=iterations,
-            tolerance=tolerance,
-            samples=ids,
-            candidates=candidates,
-        )
-        total = total + one.values
-        parts.append(one)
+    total, parts, answers = torch.zeros((), dtype=torch.float64), list[Influence](), list[_Answer]()
+    options = {"damping": damping, "iterations": iterations, "tolerance": tolerance}
+    work = _AtCheckpoint(run, over, queries, ids, candidates, options)
+    for tensors, facts in in_order(work, len(over), execution, folder_of(run, out), work.key):
+        answers.append(_Answer.of(tensors, facts))
+        total = total + answers[-1].influence.values
+        parts.append(answers[-1].influence)
     notes = [_note(over, parts, damping is None)]
     if candidates is not None:
         notes.append(of_candidates(len(candidates)))  # type: ignore[arg-type]
     return Scores(
         values=total / len(over),
         sample_ids=ids,
-        query_names=numbered(row.name for row in rows),
-        query_values=torch.tensor([row.value for row in rows], dtype=torch.float64),  # the last is the trained model
+        query_names=numbered(answers[-1].names),
+        query_values=torch.tensor(answers[-1].values, dtype=torch.float64),  # the last is the trained model
         evidence=over.evidence(run, INFLUENCE, notes),
         queries=tuple(queries),
     )
@@ -189,6 +193,58 @@ class Influence(NamedTuple):
     damping: float
     residual: float
     products: int
+
+
+class _Answer(NamedTuple):
+    """Names and values of the queries' scalars at one checkpoint, and influence on them."""
+
+    names: tuple[str, ...]
+    values: tuple[float, ...]
+    influence: Influence
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> "_Answer":
+        """Of what `_AtCheckpoint` gives."""
+        influence = Influence(values=tensors["influence"], **facts["influence"])
+        return cls(tuple(facts["names"]), tuple(tensors["values"].tolist()), influence)
+
+
+class _AtCheckpoint:
+    """Influence at one checkpoint; a class, so that it can be sent to workers."""
+
+    def __init__(
+        self,
+        run: Recording | Checkpoints,
+        over: AveragedOver,
+        queries: list[Query],
+        ids: Tensor,
+        candidates: Dataset[Any] | None,
+        options: Mapping[str, Any],
+    ) -> None:
+        self._run, self._over, self._queries = run, over, queries
+        self._ids, self._candidates, self._options = ids, candidates, options
+        self._threads = torch.get_num_threads()  # workers round as this process does
+
+    def __call__(self, number: int) -> At:
+        with threads(self._threads):
+            return self._answer(number)
+
+    def _answer(self, number: int) -> At:
+        run, layout, at = self._run, self._over.layout, self._over.read[number]()
+        rows = query_rows(run, layout, at, self._queries)
+        gradients = torch.stack([row.w_bar for row in rows])
+        one = influence_at(run, layout, at, gradients, samples=self._ids, candidates=self._candidates, **self._options)
+        facts = {name: value for name, value in one._asdict().items() if name != "values"}
+        values = torch.tensor([row.value for row in rows], dtype=torch.float64)
+        tensors = {"influence": one.values, "values": values}
+        return tensors, {"names": [row.name for row in rows], "influence": facts}
+
+    def key(self) -> Key:
+        """What the results depend on, next to the number of the checkpoint."""
+        candidates = None if self._candidates is None else data_fingerprint(self._candidates)
+        over = [*self._over.steps, *self._over.names]
+        options = ["influence", self._options, over, tensor_key(self._ids), candidates]
+        return key_of(self._run, self._run.digest, self._queries, options)
 
 
 def influence_at(

@@ -72,6 +72,15 @@ class Comparisons(NamedTuple):
         """Nothing was compared yet."""
         return cls(*(Held() for _ in cls._fields))
 
+    def packed(self) -> Tensor:
+        """Times and gaps, float64 (what was compared, 2)."""
+        return torch.tensor([[held.times, held.gap] for held in self], dtype=torch.float64)
+
+    def take_in(self, packed: Tensor) -> None:
+        """Add what another process compared."""
+        for held, (times, gap) in zip(self, packed.tolist(), strict=True):
+            held.times, held.gap = held.times + int(times), max(held.gap, gap)
+
     def hold(
         self, record: StepRecord, terms: Tensor, trained: Tensor, in_full: Tensor | None, directions: Tensor
     ) -> None:

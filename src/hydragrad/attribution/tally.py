@@ -1,12 +1,12 @@
 """The tally of an attribution: sums of derivatives by sample, as steps are taken in."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.part_sums import Named, add_parts
+from hydragrad.attribution.part_sums import Named, add_parts, join_parts
 from hydragrad.attribution.plan import Plan
 from hydragrad.derivatives import Batch, Directional, OfParts, label_derivatives, require_cross_entropy
 from hydragrad.errors import LossError
@@ -41,6 +41,11 @@ class Derived(NamedTuple):
     def scaled(self, values: Tensor) -> Tensor:
         """Values times the factor."""
         return values if self.factor == 1 else values * self.factor
+
+
+def _sample_dimension(name: str) -> int:
+    """Which dimension of some sums is that of samples."""
+    return {"over_time": 2, "visits": 0}.get(name, 1)
 
 
 class Tally:
@@ -88,6 +93,28 @@ class Tally:
     def copy(self) -> "Tally":
         """A tally that starts from the sums of this one."""
         return self.of(self.sums())
+
+    def columns(self, records: Iterable[StepRecord]) -> Tensor:
+        """Columns of the samples of some steps that are scored, int64, ascending."""
+        found = torch.zeros(len(self._column), dtype=torch.bool)
+        for record in records:
+            found[record.indices] = True
+        columns = self._column[found]
+        return columns[columns >= 0].sort().values
+
+    def sums_of(self, columns: Tensor) -> dict[str, Tensor]:
+        """The sums of some samples, by name."""
+        return {name: getattr(self, name).index_select(_sample_dimension(name), columns) for name in SUMS}
+
+    def add_sums(self, columns: Tensor, sums: Mapping[str, Tensor]) -> None:
+        """Add the sums that another tally of the same plan has of some samples.
+
+        Raises:
+            LossError: A sample has other parts there.
+        """
+        for name in ("values", "labels", "over_time"):
+            getattr(self, name).index_add_(_sample_dimension(name), columns, sums[name])
+        self.parts = join_parts(self.parts, self.visits, columns, sums["parts"], sums["visits"], self._plan.sample_ids)
 
     def add(self, step: int, indices: Sequence[int], derivatives: Tensor) -> None:
         """Add the derivatives of a step's samples, (queries, samples), coefficients included."""

@@ -23,6 +23,7 @@ statistics         which running statistics the run moved
 means              what is left of the mean of a batch without some samples
 run_means          over what the run averages its losses
 changed_run        the run with other weights or labels of some samples, or another start
+on_run             work on a run that may be done on another machine
 retraining         many changed runs, their final states saved
 checkpoint_spread  which checkpoints stand for the run
 resumable          a fold over segments that an interruption does not lose

@@ -20,7 +20,7 @@ from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.elsewhere import Elsewhere
 from hydragrad.replay.fingerprints import batch_digest, same_batch
-from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
+from hydragrad.replay.machine import default_dtype_of, same_kind, this_machine, threads, warn_other_machine
 from hydragrad.replay.outside_state import OUTSIDE_STATE, refuse_outside_state
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.reported_losses import ReportedLosses
@@ -92,6 +92,32 @@ class Recording:
         self._machines = [self.manifest.machine, *self.manifest.resumed_on, this_machine(self.device)]
         self.same_machine = warn_other_machine(self._machines[:-1], self._machines[-1])
         self._require_same_loss()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process, which may be on another machine."""
+        vars(self).update(state)
+        there, here = self._machines[-1], this_machine(self.device)
+        self._machines = [*self._machines[:-1], here]
+        if not same_kind(there, here):
+            self.same_machine = warn_other_machine(self._machines[:-1], here)
+
+    def __copy__(self) -> "Recording":
+        """The same in this process, where nothing has to be looked at again."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the run directory that a replay reads."""
+        patterns = ("*.json", "*.jsonl", "checkpoints/*", "batches/*", "ranks/**/*")
+        return sorted(path for pattern in patterns for path in self.path.glob(pattern) if path.is_file())
+
+    def moved_to(self, folder: Path) -> "Recording":
+        """The same run, read from a copy of its directory."""
+        moved = copy.copy(self)
+        moved.path, moved._folder = folder, CheckpointFolder(folder)
+        return moved
 
     @property
     def completed(self) -> bool:

@@ -12,6 +12,7 @@ sparse           sparse tensors in safetensors files
 lines            files of sealed lines that survive a kill
 encoding         states without pickling
 kept             results that are computed once, saved and computed again where damaged
+kept_jobs        jobs whose results are such files, done by one call or by several slices
 unstarted        runs that never got through their first step
 """
 

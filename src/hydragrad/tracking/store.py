@@ -179,7 +179,17 @@ class Store:
         Raises:
             RunDamaged: A row does not have the checksum it was written with.
         """
-        block = self.rows[start:stop]
+        block = self.checked(start, stop)
+        writable = block if block.flags.writeable else block.copy()
+        return from_numpy(writable, DTYPES[self.facts.dtype])
+
+    def checked(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop) as they are stored.
+
+        Raises:
+            RunDamaged: A row does not have the checksum it was written with.
+        """
+        block: NDArray[Any] = self.rows[start:stop]
         if self._checksums is not None:
             for row, expected in enumerate(self._checksums[start:stop], start=start):
                 if zlib.crc32(np.ascontiguousarray(block[row - start]).data) != int(expected):
@@ -187,8 +197,7 @@ class Store:
                         f"Row {row} (training sample {int(self.sample_ids[row])}) of {self._path}/rows.npy does not "
                         f"have the checksum it was written with. Restore the file, or build the store again."
                     )
-        writable = block if block.flags.writeable else block.copy()
-        return from_numpy(writable, DTYPES[self.facts.dtype])
+        return block
 
     def evidence(self) -> Evidence:
         """How the rows were computed."""

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hydragrad.errors import DataError, QueryError, RecordingMismatch
+from hydragrad.errors import DataError, QueryError, RecordingMismatch, Unfinished
+from hydragrad.execution import Execution, ExecutorOption, PartOption, execution_of
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import retrain
@@ -36,7 +37,9 @@ def bank(
     halves: int = 0,
     path: str | Path | None = None,
     about: Mapping[str, Any] | None = None,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
     keep: bool = True,
 ) -> Bank:
     """Make a bank: the queries after each of many retrainings without random samples.
@@ -55,7 +58,7 @@ def bank(
         halves: For how many of the first groups both halves are left out, too, one by one: how far removals add up.
         path: Where the bank is written; a bank of the same runs there is replaced.
         about: Further settings to save in it (protocol, seed rule), as values that JSON holds.
-        workers: Processes that retrain at the same time.
+        executor, workers, part: Where they train, and which slice of them, as `hg.counterfactual` takes it.
         keep: Save the final weights of every retraining in RUN/retrained, so that an interrupted call resumes.
 
     Raises:
@@ -63,6 +66,7 @@ def bank(
         DataError: Groups as large as the data.
         RecordingMismatch: Runs on different data, or a file of something else at `path`.
         ReplayMismatch: A run that can't be repeated.
+        Unfinished: `part`, and results of other slices are missing.
 
     Cost: a training for each group, repeat and half, and each run.
 
@@ -76,7 +80,15 @@ def bank(
     _check_groups(chosen, length, weight)
     warn_of_overlap(runs[0], listed)
     renormalised = Method(removal=removal).removal == "renormalised"
-    made = [_Made.of(one, listed, chosen, weight, renormalised, repeats, halves, workers, keep) for one in runs]
+    execution = execution_of(executor, workers, part)
+    made, missing = list[_Made](), list[Unfinished]()
+    for one in runs:
+        try:
+            made.append(_Made.of(one, listed, chosen, weight, renormalised, repeats, halves, execution, keep))
+        except Unfinished as error:  # a slice does its share of every run
+            missing.append(error)
+    if missing:
+        raise missing[-1]
     first = [group[::2] if number < halves and len(group) > 1 else [] for number, group in enumerate(chosen)]
     result = Bank(
         left_out=_masks(chosen, length),
@@ -112,7 +124,7 @@ class _Made:
         renormalised: bool,
         repeats: int,
         halves: int,
-        workers: int,
+        execution: Execution,
         keep: bool,
     ) -> "_Made":
         rounding = one_rounding(run)
@@ -121,7 +133,7 @@ class _Made:
         changes = [change(group) for group in groups]
         changes += [change(group, noise=rounding) for group in groups[:repeats]]
         changes += [change(half) for number in halved for half in (groups[number][::2], groups[number][1::2])]
-        before, differences = measure(run, retrain(run, changes, workers=workers, keep=keep), queries)
+        before, differences = measure(run, retrain(run, changes, execution=execution, keep=keep), queries)
         values = before[:, None] + differences
         count, end = len(groups), len(groups) + len(groups[:repeats])
         of_repeats, of_halves = (torch.full((len(before), count, *more), torch.nan).double() for more in ((), (2,)))

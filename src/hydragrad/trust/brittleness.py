@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hydragrad.errors import QueryError
+from hydragrad.execution import ExecutorOption
 from hydragrad.replay import Recording
 from hydragrad.scores import Query, Removal, Scores, numbered, queries_of
 from hydragrad.trust.counterfactual import counterfactual
@@ -58,7 +59,8 @@ def brittleness(
     rows: Rows | None = None,
     effect_of: EffectOf = "removal",
     removal: Removal | None = None,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
 ) -> Brittleness:
     """Really leave out the samples that help a query most, for every query, and measure what it loses.
 
@@ -73,7 +75,7 @@ def brittleness(
         effect_of: What a number of a matrix says, as for `hg.evaluate`.
         removal: What leaving samples out means, as for `hg.counterfactual`; None is what the scores predict, and of a
             matrix "weight".
-        workers: Processes that retrain at the same time.
+        executor, workers: Where they train, as `hg.counterfactual` takes it.
 
     Raises:
         QueryError: A share that is none; no queries; scores that do not fit.
@@ -104,7 +106,7 @@ def brittleness(
     if removal is None:
         removal = scores.evidence.method.removal if isinstance(scores, Scores) else "weight"
     groups = [group.tolist() for group in [*best, *others]]
-    changes = counterfactual(run, groups, listed, removal=removal, workers=workers).values
+    changes = counterfactual(run, groups, listed, removal=removal, executor=executor, workers=workers).values
     return Brittleness(
         query_names=names,
         size=size,

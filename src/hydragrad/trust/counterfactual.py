@@ -13,6 +13,7 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from hydragrad.attribution.gradients import query_point
 from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
+from hydragrad.execution import ExecutorOption, PartOption, execution_of
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
@@ -52,7 +53,9 @@ def counterfactual(
     weight: float | Sequence[float] | None = None,
     labels: Mapping[int, int] | None = None,
     removal: Removal = "weight",
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
     keep: bool = True,
 ) -> Counterfactual:
     """Really train without each group: loss weight 0; initialisation, order, batch sizes and randomness as they were.
@@ -67,7 +70,12 @@ def counterfactual(
             weights leave ("renormalised"): the mean over the rest, or a weighted one. A batch of which nothing is left
             adds no gradient; the optimizer steps all the same, as with "weight".
         labels: Instead: the label to train a sample with, by sample. Samples of the groups without one keep theirs.
-        workers: Processes that train at the same time.
+        executor: Where they train: "here", "processes", "ray", an `hg.RayExecutor`, or any executor of
+            concurrent.futures whose workers are other processes; the numbers are the same. None: here, or in processes
+            where `workers` is above 1.
+        workers: Processes that train at the same time; of other executors, jobs that wait or run.
+        part: As "3/16": do this slice of the trainings, then those that are missing and that no other process works
+            on; the results meet in RUN/retrained.
         keep: Save the final weights of every retraining in RUN/retrained, so that an interrupted call resumes and
             further queries cost no training.
 
@@ -76,12 +84,14 @@ def counterfactual(
             leave no mean, or a run that was not completed.
         DataError: A group that holds all the data.
         LossError: `labels` for data without integer labels.
-        Unsupported: "renormalised", and a loss that is neither a mean nor a sum; `workers`, and a model, loss or data
-            set that can't be sent to another process.
+        Unsupported: "renormalised", and a loss that is neither a mean nor a sum; a model, loss or data set that can't
+            be sent to another process.
+        Unfinished: `part`, and results of other slices are missing.
 
     Cost: one training a group; with `keep` the size of the model on disk for each.
     """
     require_recorded(run, "counterfactual")
+    execution = execution_of(executor, workers, part)
     listed = queries_of(queries)
     changed = [tuple(int(i) for i in group) for group in groups]
     weights = _weights(weight, len(changed), relabelling=labels is not None)
@@ -91,7 +101,7 @@ def counterfactual(
     changes = [
         _change(group, number, labels or {}, renormalised) for group, number in zip(changed, weights, strict=True)
     ]
-    before, values = measure(run, retrain(run, changes, workers=workers, keep=keep), listed)
+    before, values = measure(run, retrain(run, changes, execution=execution, keep=keep), listed)
     names = numbered(name for query in listed for name in query.names())
     return Counterfactual(values=values, query_names=names, query_values=before, groups=tuple(changed))
 

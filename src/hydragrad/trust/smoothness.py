@@ -19,6 +19,7 @@ from torch import Tensor
 from hydragrad.attribution.advice import Advice
 from hydragrad.derivatives import normalises_batches
 from hydragrad.errors import QueryError
+from hydragrad.execution import ExecutorOption, PartOption, execution_of
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import State, retrain
@@ -98,7 +99,9 @@ def smoothness(
     directions: int = 2,
     share: float = 0.1,
     seed: int = 0,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
 ) -> Smoothness:
     """Measure whether derivatives of this run predict what removing samples does, and which curvature suits.
 
@@ -109,11 +112,12 @@ def smoothness(
         directions: Random groups of samples whose weights are lowered together.
         share: Of the samples, in a group.
         seed: Of the groups and of the rounding.
-        workers: Processes that retrain at the same time.
+        executor, workers, part: As `counterfactual` takes them.
 
     Raises:
         QueryError: An interrupted run, or a query of several scalars.
         ValueError: Step sizes or a share outside (0, 1).
+        Unfinished: `part`, and retrainings of other slices are missing.
 
     Cost: 1 + 2 * steps * directions trainings, saved in RUN/retrained. The verdict is saved in RUN/smoothness.json, and
     `attribute` notes where another method is used.
@@ -125,6 +129,7 @@ def smoothness(
     scalar = query or training_loss(run, seed)
     if len(scalar.names()) != 1:
         raise QueryError(f"smoothness takes one scalar, got {len(scalar.names())}.")
+    execution = execution_of(executor, workers, part)
     sizes = sorted(steps)
     epsilon = one_rounding(run)
     groups = _groups(run, directions, share, seed)
@@ -132,7 +137,7 @@ def smoothness(
     changes += [
         Change(weights=dict.fromkeys(group, 1 - scale * h)) for group in groups for h in sizes for scale in (1, 2)
     ]
-    states = dict(retrain(run, changes, workers=workers, keep=True))
+    states = dict(retrain(run, changes, execution=execution, keep=True))
     _, values = measure(run, states.items(), [scalar])
     start, final = _flat(run.initial.parameters), _flat(run.final.parameters)
     names = run.final.parameters

@@ -6,8 +6,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hydragrad.errors import DataError, QueryError
+from hydragrad.errors import DataError, QueryError, Unfinished
+from hydragrad.execution import Execution, ExecutorOption, PartOption, execution_of
 from hydragrad.figures import agreement
 from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
@@ -49,7 +51,9 @@ def verify(
     seed: int = 0,
     extremes: bool = True,
     queries: Query | Sequence[Query] | None = None,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
     ceiling: bool = False,
     removal: Removal | None = None,
 ) -> Evidence:
@@ -65,7 +69,7 @@ def verify(
         seed: Of the random groups.
         extremes: Also the most harmful and the most helpful group of every size and query.
         queries: The queries of the scores, in their order; needed for scores that were loaded from a file.
-        workers: Processes that retrain at the same time.
+        executor, workers, part: As `counterfactual` takes them.
         ceiling: Also retrain without the same groups from initial weights changed by one rounding: how far such a
             repeat predicts what happened is what any score of this run can be expected to reach.
 
@@ -80,6 +84,7 @@ def verify(
     Raises:
         QueryError: Scores of another run or without their queries; ids out of range; an interrupted run.
         DataError: Groups as large as the data.
+        Unfinished: `part`, and retrainings of other slices are missing.
 
     Cost: one training a group and run (two with `ceiling`); retrainings are saved in RUN/retrained and not made twice.
 
@@ -92,33 +97,67 @@ def verify(
         raise QueryError("verify needs the run that the scores come from, or all runs of an ensemble, got none.")
     removal = Method(removal=removal or scores.evidence.method.removal).removal
     plan = _plan(runs[0], scores, groups, size, seed, extremes)
-    everything = [group for part in plan for group in part.samples]
-    changes = [counterfactual(one, everything, listed, removal=removal, workers=workers).values for one in runs]
+    everything = [group for some in plan for group in some.samples]
+    execution = execution_of(executor, workers, part)
+    changes, repeats = _retrained(runs, everything, listed, removal, execution, ceiling=ceiling)
     actual = torch.stack(changes).mean(0).numpy()
     predicted = torch.stack([scores.total(group) for group in everything], 1).numpy()
-    again = np.mean([_repeated(one, everything, listed, removal, workers) for one in runs], axis=0) if ceiling else None
+    again = torch.stack(repeats).mean(0).numpy() if ceiling else None
     checks: list[Check] = []
     start = 0
-    for part in plan:
-        columns = slice(start, start + len(part.samples))
+    for some in plan:
+        columns = slice(start, start + len(some.samples))
         start = columns.stop
         repeat = None if again is None else again[:, columns]
         checks += [
             replace(check, removal=removal)
-            for check in _checks(part, predicted[:, columns], actual[:, columns], repeat, scores, seed)
+            for check in _checks(some, predicted[:, columns], actual[:, columns], repeat, scores, seed)
         ]
     return scores.evidence.with_checks(checks)
 
 
+def _retrained(
+    runs: Sequence[Recording],
+    groups: Sequence[Sequence[int]],
+    queries: Sequence[Query],
+    removal: Removal,
+    execution: Execution,
+    *,
+    ceiling: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What leaving out does in every run, and, for the ceiling, in its repeat; each (queries, groups).
+
+    Raises:
+        Unfinished: A slice, after its share of every run.
+    """
+    results: tuple[list[Tensor], list[Tensor]] = [], []
+    missing: Unfinished | None = None
+    for one in runs:
+        try:
+            results[0].append(counterfactual(one, groups, queries, removal=removal, **execution.keywords).values)
+        except Unfinished as error:
+            missing = error
+        try:
+            results[1].extend([_repeated(one, groups, queries, removal, execution)] if ceiling else [])
+        except Unfinished as error:
+            missing = error
+    if missing is not None:
+        raise missing
+    return results
+
+
 def _repeated(
-    run: Recording, groups: Sequence[Sequence[int]], queries: Sequence[Query], removal: Removal, workers: int
-) -> Array:
+    run: Recording,
+    groups: Sequence[Sequence[int]],
+    queries: Sequence[Query],
+    removal: Removal,
+    execution: Execution,
+) -> Tensor:
     """How the same retrainings change the queries from initial weights changed by one rounding, (queries, groups)."""
     rounding = one_rounding(run)
     renormalised = removal == "renormalised"
     changes = [Change(weights=dict.fromkeys(group, 0.0), noise=rounding, renormalised=renormalised) for group in groups]
-    values: Array = measure(run, retrain(run, changes, workers=workers, keep=True), queries)[1].numpy()
-    return values
+    return measure(run, retrain(run, changes, execution=execution, keep=True), queries)[1]
 
 
 def _checks(

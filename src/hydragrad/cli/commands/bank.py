@@ -7,7 +7,22 @@ import typer
 
 from hydragrad.cli.console import say, write_json
 from hydragrad.cli.forecast import announce, model_bytes, query_seconds, training_again_seconds
-from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, RemovalOption, Run, Seeds
+from hydragrad.cli.options import (
+    DataDir,
+    DryRun,
+    ExecutorName,
+    Json,
+    Part,
+    Quiet,
+    RayAddress,
+    RemovalOption,
+    Run,
+    Seeds,
+    Workers,
+    jobs_at_a_time,
+    keywords_of,
+    slice_done,
+)
 from hydragrad.errors import QueryError
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.seeds import runs_of
@@ -36,7 +51,10 @@ def bank(
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where it is written (default: RUN/bank.safetensors).")
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -50,16 +68,21 @@ def bank(
 
     Example: hydragrad bank runs/m --query test --subsets 40 --size 0.1 --out banks/m.safetensors
     """
-    samples = _samples(size)
+    samples, where = _samples(size), keywords_of(executor, ray_address, workers, part)
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = (subsets + min(repeats, subsets) + 2 * min(halves, subsets)) * seeds
     seconds = training_again_seconds(recording) * trainings
     seconds += trainings * sum(query_seconds(experiment, recording.trained_model(), text) / 3 for text in query)
-    announce(f"a bank ({trainings} retrainings)", seconds / workers, trainings * model_bytes(recording), always=dry_run)
+    announce(
+        f"a bank ({trainings} retrainings)",
+        seconds / jobs_at_a_time(where),
+        trainings * model_bytes(recording),
+        always=dry_run,
+    )
     if dry_run:
         return
     path = out or run / "bank.safetensors"
-    with quiet(silent):
+    with quiet(silent), slice_done():
         made = make_bank(
             [recording] if seeds == 1 else runs_of(experiment, recording, seeds),
             [experiment.query(text) for text in query],
@@ -70,7 +93,7 @@ def bank(
             repeats=repeats,
             halves=halves,
             path=path,
-            workers=workers,
+            **where,
         )
     say(str(made))
     say(f"written: {path} ({path.stat().st_size / 1024:,.0f} KiB); next: hydragrad evaluate {path} SCORES")

@@ -10,9 +10,19 @@ from hydragrad.attribution import influence as influence_scores
 from hydragrad.cleaning import suspects as rank_suspects
 from hydragrad.cli.console import say, table, write_json
 from hydragrad.cli.forecast import announce, influence_seconds
-from hydragrad.cli.options import DryRun, Json, Quiet
+from hydragrad.cli.options import (
+    DryRun,
+    ExecutorName,
+    Json,
+    Part,
+    Quiet,
+    RayAddress,
+    Workers,
+    end_slice,
+    keywords_of,
+)
 from hydragrad.disk import make_folder
-from hydragrad.errors import LossError
+from hydragrad.errors import LossError, Unfinished
 from hydragrad.experiments.elsewhere import Elsewhere, open_elsewhere
 from hydragrad.progress import quiet
 from hydragrad.reports import report
@@ -48,6 +58,10 @@ def influence(
         float | None,
         typer.Option(min=0, help="Added to the Gauss-Newton matrix (default: 0.01 of its largest eigenvalue)."),
     ] = None,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     json: Json = None,
     dry_run: DryRun = False,
     silent: Quiet = False,
@@ -59,6 +73,7 @@ def influence(
 
     Example: hydragrad influence --from my_training:setup epoch1.pt epoch2.pt --query validation --out influence
     """
+    where = keywords_of(executor, ray_address, workers, part)
     opened = open_elsewhere(source, states)
     queries = {text: opened.query(text) for text in query}
     announce("influence", influence_seconds(opened.checkpoints, checkpoints, len(query)), 0, always=dry_run)
@@ -71,13 +86,21 @@ def influence(
         "digest": opened.checkpoints.digest,
     }
     every = {}
+    missing: list[Unfinished] = []
     for text, scored in queries.items():
-        with quiet(silent):
-            scores = influence_scores(opened.checkpoints, scored, checkpoints=checkpoints, damping=damping)
+        try:
+            with quiet(silent):
+                scores = influence_scores(
+                    opened.checkpoints, scored, checkpoints=checkpoints, damping=damping, out=out / "scores", **where
+                )
+        except Unfinished as error:
+            missing.append(error)
+            continue
         every[text] = scores
         path = out / "scores" / f"{text}-influence.safetensors"
         scores.save(path)
         figures |= _show(text, scores, path)
+    end_slice(missing)
     for note in every[query[0]].evidence.notes:
         say(f"note: {note.text}")
     figures |= _pages(opened, every[query[0]], out, silent=silent)

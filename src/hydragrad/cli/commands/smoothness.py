@@ -6,7 +6,20 @@ import typer
 
 from hydragrad.cli.console import columns, number, say, write_json
 from hydragrad.cli.forecast import announce, model_bytes, training_again_seconds
-from hydragrad.cli.options import DataDir, DryRun, Json, Quiet, Run
+from hydragrad.cli.options import (
+    DataDir,
+    DryRun,
+    ExecutorName,
+    Json,
+    Part,
+    Quiet,
+    RayAddress,
+    Run,
+    Workers,
+    jobs_at_a_time,
+    keywords_of,
+    slice_done,
+)
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.progress import quiet
 from hydragrad.trust import smoothness as probe
@@ -18,7 +31,10 @@ def smoothness(
     share: Annotated[float, typer.Option(help="Share of the samples whose weights are lowered.")] = 0.1,
     directions: Annotated[int, typer.Option(min=1, help="Random groups of samples.")] = 2,
     seed: Annotated[int, typer.Option(help="Of the groups.")] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
@@ -32,15 +48,14 @@ def smoothness(
     Example: hydragrad smoothness runs/m --workers 2
     """
     experiment, recording = open_run(run, data_dir=data_dir)
+    where = keywords_of(executor, ray_address, workers, part)
     trainings = 1 + 6 * directions
-    seconds = training_again_seconds(recording) * trainings / workers
+    seconds = training_again_seconds(recording) * trainings / jobs_at_a_time(where)
     announce(f"the probe ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
     if dry_run:
         return
-    with quiet(silent):
-        smooth = probe(
-            recording, query=experiment.query(query), share=share, directions=directions, seed=seed, workers=workers
-        )
+    with quiet(silent), slice_done():
+        smooth = probe(recording, query=experiment.query(query), share=share, directions=directions, seed=seed, **where)
     columns(
         f"{100 * share:g} % of the samples lowered in weight, in two steps of the same size",
         ("step", "cosine of the weights' two changes", "agreement of the query's two slopes"),

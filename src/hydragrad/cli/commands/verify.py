@@ -14,14 +14,24 @@ from hydragrad.cli.options import (
     CurvatureOption,
     DataDir,
     DryRun,
+    ExecutorName,
     Json,
+    Part,
     Quiet,
+    RayAddress,
     RemovalOption,
     Run,
     Seeds,
     SmoothingOption,
+    Workers,
+    jobs_at_a_time,
+    keywords_of,
+    slice_done,
 )
+from hydragrad.disk import make_folder
 from hydragrad.errors import QueryError
+from hydragrad.execution import Keywords
+from hydragrad.execution.claims import exclusive
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.seeds import runs_of
@@ -51,7 +61,10 @@ def verify(
             "--ceiling", help="Also what a repeat of the run, one rounding apart, reaches: twice as many retrainings."
         ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -62,22 +75,28 @@ def verify(
 
     Leaves out random groups and the most harmful and most helpful ones, writes a picture of each size into
     RUN/verify/, and saves what was measured with the scores, so that reports show it. Retrainings are saved in
-    RUN/retrained: after an interruption, or for another curvature, the same command reuses them.
+    RUN/retrained: after an interruption, or for another curvature, the same command reuses them. They can be divided
+    among machines: --executor ray, or --part 1/16, --part 2/16, ... as the tasks of an array of jobs.
 
     Example: hydragrad verify runs/m --groups 10 --size 1,0.1
     """
-    sizes = _parsed_sizes(size)
+    sizes, where = _parsed_sizes(size), keywords_of(executor, ray_address, workers, part)
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
-    seconds = training_again_seconds(recording) * (trainings / workers + method.trainings)
-    seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / workers
+    at_a_time = jobs_at_a_time(where)
+    seconds = training_again_seconds(recording) * (trainings / at_a_time + method.trainings)
+    seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / at_a_time
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
     if dry_run:
         return
     path = scores_path(run, query, method, seeds)
-    with quiet(silent):
-        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds, workers=workers)
+    with quiet(silent), slice_done():
+        # The groups depend on the scores, so that no slice can begin without all of them.
+        make_folder(path.parent)
+        with exclusive(path.parent, path.stem):
+            alone = Keywords(executor=where["executor"], workers=where["workers"], part=None)
+            scores = saved_or_computed(experiment, recording, query, method, seeds=seeds, where=alone)
         checks = verify_scores(
             [recording] if seeds == 1 else runs_of(experiment, recording, seeds),
             scores.with_evidence(replace(scores.evidence, checks=())),
@@ -85,7 +104,7 @@ def verify(
             size=sizes,
             seed=seed,
             queries=experiment.query(query),
-            workers=workers,
+            **where,
             ceiling=ceiling,
         ).checks
     scores.with_evidence(scores.evidence.with_checks(checks)).save(path)
