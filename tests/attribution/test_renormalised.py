@@ -385,7 +385,7 @@ def test_replays_are_differentiated_where_they_are(name, runs):
         at = dropped.get(sample, 1.0)
         slope = (value(dropped | {sample: at + H}) - value(dropped | {sample: at - H})) / (2 * H)
         assert found.values[0, sample].item() == pytest.approx(-slope, rel=1e-6)
-    ((_, state),) = retrain(run, [Change(weights=dropped, renormalised=True)], workers=1, keep=False)
+    ((_, state),) = retrain(run, [Change(weights=dropped, renormalised=True)], keep=False)
     model = run.trained_model()
     model.load_state_dict(state)
     again = loop.loss(model, loop.held_out.tensors).mean().item()
