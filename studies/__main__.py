@@ -19,6 +19,8 @@ from studies.figure1 import figure1
 from studies.groups import groups
 from studies.hara import hara
 from studies.label_errors import label_errors
+from studies.libraries import libraries
+from studies.offset import offset
 from studies.ranking import ranking
 from studies.rounding import rounding
 from studies.table4 import table4
@@ -35,7 +37,8 @@ app = typer.Typer(
 
 STUDIES: tuple[Callable[..., None], ...] = (
     *(figure1, table1, table2, table4, damping, weights, ranking, accuracy, cleaning),
-    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, adam, rounding, targets, groups),
+    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, adam, libraries),
+    *(offset, rounding, targets, groups),
 )
 for study in STUDIES:
     app.command()(study)

@@ -9,6 +9,7 @@ Continue    continuation_loss, token_losses, log_probability, difference: what a
 Attribute   attribute, ensemble, influence, self_influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
+Compare     bank, Bank, evaluate, brittleness, top_overlap: any library's scores against real retrainings
 Clean       suspects, suspect_groups, near_duplicates, annotations: samples ranked by the evidence against their labels
 Treat       clean, reweigh: what treating suspects really does; loss weights from contributions
 Mend        export_suspects, import_labels: suspects for the tools in which people mend labels, and what was decided

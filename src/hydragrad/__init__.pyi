@@ -65,10 +65,15 @@ from .trained_elsewhere import Checkpoints as Checkpoints
 from .training import augmented as augmented
 from .training import train as train
 
-# Check
+# Check, compare
+from .trust import Bank as Bank
 from .trust import approximation_error as approximation_error
+from .trust import bank as bank
+from .trust import brittleness as brittleness
 from .trust import counterfactual as counterfactual
+from .trust import evaluate as evaluate
 from .trust import smoothness as smoothness
+from .trust import top_overlap as top_overlap
 from .trust import verify as verify
 
 __version__: str

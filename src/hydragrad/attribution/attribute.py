@@ -35,6 +35,7 @@ from hydragrad.scores import (
     Method,
     Note,
     Query,
+    Removal,
     Scores,
     checked_samples,
     numbered,
@@ -42,6 +43,7 @@ from hydragrad.scores import (
 )
 from hydragrad.scores.notes import (
     CURVATURE_DROPPED,
+    RENORMALISED,
     STATISTICS_CONSTANT,
     about_average,
     interrupted,
@@ -72,6 +74,7 @@ def attribute(
     stretches: int = 0,
     replays: int | Sequence[int] = 0,
     drop: float = 0.1,
+    removal: Removal = "weight",
     executor: ExecutorOption = None,
     workers: int | None = None,
     part: PartOption = None,
@@ -101,6 +104,8 @@ def attribute(
             as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3. A replay whose contributions
             to a query exploded (ten times those of the median replay) is not in that query's mean; a note says so.
         drop: Share of the samples that a replay leaves out.
+        removal: What leaving a sample out means: its loss has weight 0 and the others keep theirs ("weight"), or the
+            mean of its batch is taken over the rest ("renormalised"). Of a sum both are the same.
         executor: Where the independent parts of the work run, as `hg.counterfactual` takes it: the replays; without
             curvature (SGD, ASGD) the segments of the run; else chunks of the queries. The numbers are the same.
         workers: Processes that work at the same time; of other executors, jobs that wait or run.
@@ -125,8 +130,9 @@ def attribute(
         LossError: "ggn" or labels with a loss that does not call the model once; labels without cross-entropy; parts
             without a loss of parts, or of samples whose parts change from visit to visit.
         NotEnoughMemory: The contributions of parts would not fit.
-        Unsupported: "hessian" or "ggn" with buffers that update themselves and are not BatchNorm's, or where the
-            gradient is stopped (detach(), torch.no_grad) on its way.
+        Unsupported: "renormalised", and a loss that is neither a mean nor a sum; "hessian" or "ggn" with buffers that
+            update themselves and are not BatchNorm's, or where the gradient is stopped (detach(), torch.no_grad) on
+            its way.
         ReplayMismatch: The run can't be repeated.
         NonFinite: Fewer than half of the replays have finite contributions.
         Unfinished: `part`, and results of other slices are missing.
@@ -137,7 +143,7 @@ def attribute(
     """
     require_recorded(run, "attribute")
     execution = execution_of(executor, workers, part)
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop, removal=removal)
     if route not in ("auto", *ROUTES):
         raise QueryError(f"route must be one of auto, {', '.join(ROUTES)}, got {route!r}.")
     if queries_at_once is not None and queries_at_once < 1:
@@ -314,6 +320,8 @@ def _notes(run: Recording, method: Method, exploded: Mapping[int, int], queries:
         )
     if exploded:
         yield of_exploded(exploded, queries, EXPLODED)
+    if method.removal == "renormalised":
+        yield RENORMALISED
     if run.average is not None:
         yield about_average(run.average.name, run.average.error)
     if method.curvature == "none":

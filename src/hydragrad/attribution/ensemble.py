@@ -20,7 +20,7 @@ from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.runs.kept import Kept, Key
 from hydragrad.runs.kept_jobs import unfinished
-from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Removal, Scores, queries_of
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 from hydragrad.surroundings import in_clean_surroundings, users_default_device
 
@@ -46,6 +46,7 @@ def ensemble(
     labels: bool = False,
     replays: int | Sequence[int] = 0,
     drop: float = 0.1,
+    removal: Removal = "weight",
     executor: ExecutorOption = None,
     workers: int | None = None,
     part: PartOption = None,
@@ -61,7 +62,7 @@ def ensemble(
         query: As for `attribute`.
         seeds: How many runs (then 0, 1, ...), or their seeds; at least two.
         out: Runs lie in OUT/seed-0, OUT/seed-1, ...
-        curvature, damping, smoothing, samples, labels, replays, drop: As for `attribute`.
+        curvature, damping, smoothing, samples, labels, replays, drop, removal: As for `attribute`.
         executor: Where they are trained and attributed, as `hg.counterfactual` takes it; the workers must see `out`.
         workers: Processes that train and attribute at the same time; of other executors, jobs that wait or run.
         part: As "3/16": do this slice of the seeds, then those that are missing and that no other process works on.
@@ -79,7 +80,7 @@ def ensemble(
 
     Cost: a training and an attribution a seed.
     """
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop, removal=removal)
     numbers = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if len(numbers) < 2 or len(set(numbers)) < len(numbers):
         raise QueryError(f"An ensemble takes at least two different seeds, got {seeds}.")
@@ -191,6 +192,8 @@ class _Work:
         }
         if method.smoothing is not None:
             options["smoothing"] = method.smoothing
+        if method.removal != "weight":
+            options["removal"] = method.removal
         return [run.digest, len(run.steps), names, options, self._samples]
 
     def _saved(self, run: Recording, file: Kept) -> Scores | None:

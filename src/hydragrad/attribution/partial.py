@@ -34,6 +34,7 @@ class Partial:
         self._folder = plan.run.path / "scores"
         key = [plan.run.digest, method, plan.method.damping, plan.smoothing, plan.classes, plan.stretches, *tensors]
         key += ["parts"] if plan.parts else []
+        key += [plan.method.removal] if plan.method.removal != "weight" else []
         self._key = key
         self.file = Kept(self._folder, "partial", key)
 

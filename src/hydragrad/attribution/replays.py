@@ -38,11 +38,11 @@ class OverReplays(NamedTuple):
     exploded: dict[int, int]
 
 
-def leave_out(length: int, share: float, seed: int) -> Change:
+def leave_out(length: int, share: float, seed: int, *, renormalised: bool = False) -> Change:
     """The change of a replay: loss weight 0 for a random `share` of `length` samples."""
     generator = torch.Generator().manual_seed(seed)
     samples = torch.randperm(length, generator=generator)[: max(1, round(share * length))]
-    return Change(weights=dict.fromkeys(samples.tolist(), 0.0))
+    return Change(weights=dict.fromkeys(samples.tolist(), 0.0), renormalised=renormalised)
 
 
 def over_replays(
@@ -104,7 +104,8 @@ class _Replay(OnRun):
 
     def __call__(self, number: int) -> dict[str, Tensor]:
         run, method = self.run, self._plan.method
-        change = leave_out(run.manifest.data["length"], method.drop, number)
+        renormalised = method.removal == "renormalised"
+        change = leave_out(run.manifest.data["length"], method.drop, number, renormalised=renormalised)
         plan = make_plan(
             ChangedRun(run, change, memory=self._memory),
             method,

@@ -39,6 +39,12 @@ CurvatureByData = Annotated[
         "(default: none; of texts trained by AdamW hessian)."
     ),
 ]
+RemovalOption = Annotated[
+    Literal["weight", "renormalised"],
+    typer.Option(
+        help="What leaving a sample out means: its loss gets weight 0, or the mean of its batch is taken over the rest."
+    ),
+]
 SmoothingOption = Annotated[
     float | None,
     typer.Option(

@@ -21,6 +21,8 @@ labels             the labels that the run was trained on
 fingerprints       one number over the state after a step, one digest of a batch
 histories          the run's optimizer histories
 statistics         which running statistics the run moved
+means              what is left of the mean of a batch without some samples
+run_means          over what the run averages its losses
 changed_run        the run with other weights or labels of some samples, or another start
 on_run             work on a run that may be done on another machine
 retraining         many changed runs, their final states saved

@@ -166,6 +166,18 @@ class Trajectory:
         with torch.no_grad(), naming_label_dtype():
             return self._loss(self.model, batch.data)
 
+    def losses_at(self, record: StepRecord, batches: Sequence[Batch]) -> list[Tensor]:
+        """The losses that a step's micro-batches have at the present state, (batch,) each; nothing moves."""
+        self.arrange(record)
+        before = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        result = []
+        for part, batch in zip(record.micro_batches, batches, strict=True):
+            reseed_everything(batch.seed)
+            with torch.no_grad(), naming_label_dtype(), under(part.autocast):
+                result.append(self._loss(self.model, batch.data))
+        put_buffers(self.model, before)
+        return result
+
     def advance(
         self,
         record: StepRecord,

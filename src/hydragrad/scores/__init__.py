@@ -36,6 +36,7 @@ from hydragrad.scores.evidence import Evidence as Evidence
 from hydragrad.scores.margins import sample_margins as sample_margins
 from hydragrad.scores.method import Curvature as Curvature
 from hydragrad.scores.method import Method as Method
+from hydragrad.scores.method import Removal as Removal
 from hydragrad.scores.notes import Note as Note
 from hydragrad.scores.queries import Query as Query
 from hydragrad.scores.queries import QueryPoint as QueryPoint

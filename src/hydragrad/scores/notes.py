@@ -6,6 +6,7 @@ from typing import Any, Literal, Self, get_args
 
 NoteKind = Literal[
     "replays",
+    "removal",
     "curvature dropped",
     "statistics constant",
     "average",
@@ -52,6 +53,10 @@ class Note:
 CURVATURE_DROPPED = Note(
     "curvature dropped",
     "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it.",
+)
+RENORMALISED = Note(
+    "removal",
+    "Leaving a sample out means here that the mean of its batch is taken over the rest.",
 )
 STATISTICS_CONSTANT = Note("statistics constant", "Running statistics of BatchNorm were treated as constants.")
 

@@ -25,6 +25,7 @@ from hydragrad.cli.options import (
     Part,
     Quiet,
     RayAddress,
+    RemovalOption,
     Run,
     Seeds,
     SmoothingOption,
@@ -54,6 +55,7 @@ def attribute(
         int,
         typer.Option(min=0, help="Average over replays that each leave out a random tenth; for runs with kinks."),
     ] = 0,
+    removal: RemovalOption = "weight",
     executor: ExecutorName = None,
     ray_address: RayAddress = None,
     workers: Workers = None,
@@ -84,7 +86,7 @@ def attribute(
     """
     experiment, recording = open_run(run, data_dir=data_dir)
     curvature = curvature or experiment.curvature
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
     where = keywords_of(executor, ray_address, workers, part)
     segments = curvature == "none" and all(rule.closed_form is not None for rule in recording.rules)
     parallel = jobs_at_a_time(where) if segments or max(replays, seeds) > 1 else 1

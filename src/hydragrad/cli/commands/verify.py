@@ -19,6 +19,7 @@ from hydragrad.cli.options import (
     Part,
     Quiet,
     RayAddress,
+    RemovalOption,
     Run,
     Seeds,
     SmoothingOption,
@@ -48,6 +49,7 @@ def verify(
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
     smoothing: SmoothingOption = None,
     replays: Annotated[int, typer.Option(min=0, help="Of scores averaged over this many replays.")] = 0,
+    removal: RemovalOption = "weight",
     groups: Annotated[int, typer.Option(min=3, help="Random groups of every size.")] = 20,
     size: Annotated[
         str, typer.Option(help="Samples of a group: numbers or shares (0.1 is a tenth), with commas between.")
@@ -81,7 +83,7 @@ def verify(
     sizes, where = _parsed_sizes(size), keywords_of(executor, ray_address, workers, part)
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
     at_a_time = jobs_at_a_time(where)
     seconds = training_again_seconds(recording) * (trainings / at_a_time + method.trainings)
     seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / at_a_time
