@@ -7,6 +7,7 @@ downloaded).
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,20 @@ SHOTS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 def make(pictures: Path, runs: Path) -> list[Path]:
     """Train, attribute, write the reports, and look at them."""
+    pages = {"demo": _demo(runs / "demo"), "mnist": _mnist(runs / "mnist"), "text": _text(runs / "text")}
+    return photographed(SHOTS, pages, pictures)
+
+
+def photographed(
+    shots: Mapping[str, tuple[str, str, dict[str, Any]]], pages: Mapping[str, Path], pictures: Path
+) -> list[Path]:
+    """Take pictures of reports, as `SHOTS` says, into the folder `pictures`."""
     browser = os.environ.get("HYDRAGRAD_BROWSER") or shutil.which("chromium")
     if browser is None:
         sys.exit("The report's pictures need a browser: install chromium, or let HYDRAGRAD_BROWSER name one.")
-    pages = {"demo": _demo(runs / "demo"), "mnist": _mnist(runs / "mnist"), "text": _text(runs / "text")}
     with sync_playwright() as driver:
         opened = driver.chromium.launch(executable_path=browser, args=SWITCHES)
-        for name, (report, view, look) in SHOTS.items():
+        for name, (report, view, look) in shots.items():
             page = opened.new_context(**look).new_page()
             page.goto(pages[report].as_uri())
             worst = page.locator("#cards [role=option]").first
@@ -59,7 +67,7 @@ def make(pictures: Path, runs: Path) -> list[Path]:
             page.wait_for_timeout(500)  # until sheets of pictures are decoded
             page.screenshot(path=pictures / name)
         opened.close()
-    return [pictures / name for name in SHOTS]
+    return [pictures / name for name in shots]
 
 
 def _demo(out: Path) -> Path:

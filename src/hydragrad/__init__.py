@@ -1,7 +1,8 @@
 """hydragrad measures which training samples made a model what it is.
 
 Ask         check: what of a setup can be recorded, and what each mode costs, before it is trained
-Record      train, Recorder, indexed, augmented, loss_of_parts, register_optimizer: write a run directory
+Record      train, Recorder, indexed, augmented, loss_of_parts, chunked_cross_entropy, register_optimizer: write a run
+            directory
 Replay      Recording: open it again
 Elsewhere   Checkpoints, influence_rows, InfluenceStore: a model of which weights alone are left; rows for later queries
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained

@@ -27,6 +27,7 @@ from .cleaning import suspect_groups as suspect_groups
 from .cleaning import suspects as suspects
 
 # Record
+from .derivatives import chunked_cross_entropy as chunked_cross_entropy
 from .derivatives import loss_of_parts as loss_of_parts
 
 # Scale

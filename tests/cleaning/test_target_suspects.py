@@ -270,7 +270,13 @@ def of_next_tokens(model, batch):
     return F.cross_entropy(logits.movedim(-1, 1), batch[0][:, 1:], reduction="none").mean(1)
 
 
-def test_a_wrong_token_is_shown_where_it_stands_in_the_batch(tmp_path):
+def cut_before_the_model(model, batch):
+    logits = model(batch[0][:, :-1])
+    return F.cross_entropy(logits.movedim(-1, 1), batch[0][:, 1:], reduction="none").mean(1)
+
+
+@pytest.mark.parametrize("of_next_tokens", [of_next_tokens, cut_before_the_model])
+def test_a_wrong_token_is_shown_where_it_stands_in_the_batch(tmp_path, of_next_tokens):
     ids = (torch.arange(SIZE)[:, None] + torch.arange(7)) % 9
     ids[50, 4] = (ids[50, 4] + 5) % 9
     run = trained(NextToken(), of_next_tokens, TensorDataset(ids), tmp_path / "run", rate=5)

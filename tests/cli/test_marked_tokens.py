@@ -16,8 +16,8 @@ def test_tokens_are_coloured_by_sign_and_size():
     assert backgrounds == [HELPS[0], HARMS[2], HELPS[2]]
 
 
-def test_a_place_without_a_part_is_not_shown_and_zeros_are_plain():
-    assert marked(["a", "b", "c"], [NAN, 0.0, NAN]).plain == "b"
+def test_a_piece_without_a_contribution_and_zeros_are_plain():
+    assert marked(["a", "b", ""], [NAN, 0.0, NAN]).plain == "ab"
     assert marked(["", ""], [NAN, NAN]).plain == ""
 
 

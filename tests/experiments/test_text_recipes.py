@@ -13,6 +13,8 @@ import hydragrad as hg
 import small_texts
 from hydragrad.datasets import load_text
 from hydragrad.datasets.sequences import PADDING
+from hydragrad.derivatives import head_calls
+from hydragrad.experiments import text_recipes
 from hydragrad.experiments.text_recipes import (
     TEXT_RECIPES,
     fresh_text_model,
@@ -68,6 +70,17 @@ class Fixed(nn.Module):
 
     def forward(self, tokens):
         return self.logits.expand(*tokens.shape, -1)
+
+
+def test_a_large_vocabulary_has_the_same_loss_in_chunks(names, monkeypatch):
+    model = started(names).model.double()
+    batch = [torch.stack(part) for part in zip(*names.validation, strict=True)]
+    expected = next_token_loss(model, batch)
+    monkeypatch.setattr(text_recipes, "LARGE_VOCABULARY", 2)
+    with head_calls() as calls:
+        actual = next_token_loss(model, batch)
+    assert len(calls) == 1
+    torch.testing.assert_close(actual, expected)
 
 
 def test_loss_and_accuracy_are_of_the_tokens_and_not_of_the_padding(names):

@@ -129,3 +129,12 @@ def test_a_trainer_with_adapters_is_recorded(name, tmp_path):
     assert all(len(parameters_in(file)) < len(parameters_in(files[0])) for file in files[1:])
     scores = hg.attribute(run, hg.mean_loss(data(name, 5, seed=9)), curvature="hessian")
     assert scores.evidence.replay_exact and scores.values.abs().min() > 0
+
+
+def test_the_head_of_an_adapted_model_is_taken_in_chunks():
+    model, batch = adapted("gpt2"), columns(data("gpt2", 5))
+    losses = [sequence_losses(model, chunk)(model, batch) for chunk in (None, 3)]
+    gradients = [torch.autograd.grad(one.sum(), [p for p in model.parameters() if p.requires_grad]) for one in losses]
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other)
+    torch.testing.assert_close(losses[0], losses[1])

@@ -381,3 +381,24 @@ def test_rows_are_made_where_the_first_batch_holds_no_tracked_sample(tmp_path):
     late = [sample for sample in range(SAMPLES) if sample not in run.steps[0].indices][:2]
     rows = hg.hypergradients(run, samples=late).contributions(query).values
     torch.testing.assert_close(rows, hg.attribute(run, query).values[:, late], rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("curvature", ["none", "hessian", "ggn"])
+def test_a_head_in_chunks_gives_the_same_contributions(tmp_path, curvature):
+    values = []
+    for name, chunk in (("whole", None), ("chunks", 4)):
+        trainer = build_trainer("gpt2", tmp_path / name)
+        with record(trainer, tmp_path / name / "run", chunk=chunk) as recorded:
+            trainer.train()
+        run = recorded.recording()
+        query = hg.mean_loss(data("gpt2", 6, seed=4), collate=padded)
+        values.append(hg.attribute(run, query, curvature=curvature, parts=True).part_contributions)
+    torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=1e-10, equal_nan=True)
+
+
+@pytest.mark.parametrize("name", ["bert", "bart"])
+def test_chunks_are_for_plain_heads_of_causal_models(tmp_path, name):
+    with pytest.raises(Unsupported, match="of a causal language model whose head is a Linear without bias"):
+        record(build_trainer(name, tmp_path), tmp_path / "run", chunk=8).__enter__()
+    with pytest.raises(Unsupported, match="a loss of your own takes chunks itself"):
+        record(build_trainer(name, tmp_path), tmp_path / "run", chunk=8, loss=lambda model, batch: None).__enter__()

@@ -55,6 +55,7 @@ def near_duplicates(
         gradients' alone), `gradient_cosine` (at the trained weights, of projections; NaN where a gradient is zero) and
         `input_cosine` (of the inputs less the mean training input; NaN where there is none). A sample stands next to
         the one nearest to it; of several equal inputs, every later one stands next to the first.
+        `frame.attrs["held_out"]` says whether `other` is of held-out data.
 
     Raises:
         QueryError: `first` is negative, or there is nothing to compare.
@@ -127,7 +128,7 @@ def _pairs(ours: _Looked, theirs: _Looked, first: int) -> pd.DataFrame:
     if inputs is not None and their_inputs is not None:
         cosine = (inputs[sample].double() * their_inputs[other]).sum(1)
     near = gradient if cosine is None else gradient.clamp(min=0) * cosine.clamp(min=0)
-    return pd.DataFrame(
+    frame = pd.DataFrame(
         {
             "sample": sample.numpy(),
             "other": other.numpy(),
@@ -137,6 +138,8 @@ def _pairs(ours: _Looked, theirs: _Looked, first: int) -> pd.DataFrame:
             "input_cosine": np.full(len(pairs), np.nan) if cosine is None else cosine.numpy(),
         }
     )
+    frame.attrs["held_out"] = not same
+    return frame
 
 
 def _equal(ours: Sequence[str], theirs: Sequence[str], *, same: bool) -> list[tuple[int, int]]:

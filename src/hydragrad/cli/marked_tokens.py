@@ -37,12 +37,13 @@ def marked(
 
     Args:
         pieces: Text of every token, "" where there is none.
-        values: Contribution of every token; NaN where there is none.
+        values: Contribution of every token; NaN where it has none, as in a prompt.
         number: Format of the strongest tokens' numbers.
         positive: Backgrounds of positive values; those of negative ones are HARMS.
         longest: Characters of the tokens that are shown; of a longer text, those around the strongest token.
     """
-    tokens = [(one_line(piece), value) for piece, value in zip(pieces, values, strict=True) if piece and value == value]
+    both = zip(pieces, values, strict=True)
+    tokens = [(one_line(piece), value if value == value else 0.0) for piece, value in both if piece]
     strongest = sorted(range(len(tokens)), key=lambda place: -abs(tokens[place][1]))[:IN_BRACKETS]
     largest = abs(tokens[strongest[0]][1]) if strongest else 0.0
     first, last = _shown([len(piece) for piece, _ in tokens], strongest[0] if strongest else 0, longest)
@@ -56,7 +57,7 @@ def marked(
 
 
 def show_tokens(
-    pieces: Callable[[Any], list[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
+    pieces: Callable[[Any], Sequence[str]], train_set: Dataset[Any], scores: Scores, samples: Sequence[int]
 ) -> None:
     """Print training sequences with the contributions of their tokens to the first query."""
     amounts = amounts_of(scores, 0)
@@ -67,7 +68,7 @@ def show_tokens(
 
 
 def marked_samples(
-    pieces: Callable[[Any], list[str]],
+    pieces: Callable[[Any], Sequence[str]],
     train_set: Dataset[Any],
     scores: Scores,
     samples: Sequence[int],
@@ -83,7 +84,7 @@ def marked_samples(
     ]
 
 
-def _aligned(pieces: list[str], values: Tensor) -> tuple[list[str], list[float]]:
+def _aligned(pieces: Sequence[str], values: Tensor) -> tuple[Sequence[str], list[float]]:
     """Pieces and values of the places that both have: batches may have been cut to their longest sequence."""
     count = min(len(pieces), len(values))
     return pieces[:count], values[:count].tolist()

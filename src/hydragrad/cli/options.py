@@ -142,6 +142,16 @@ def slice_done() -> Iterator[None]:
         end_slice([done])
 
 
+TokenizerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tokenizer",
+        metavar="MODULE:NAME",
+        help="With --from: what decodes your tokens, an object with decode(tokens), or a function that returns one; "
+        "sequences are then shown as texts. The run remembers that of hydragrad train.",
+    ),
+]
+
 TrainSize = Annotated[int | None, typer.Option(min=1, help="Training samples (default: all).")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Samples a batch (default: 64; of texts 32).")]
 Accumulate = Annotated[

@@ -13,6 +13,7 @@ target_search which leaf is the target
 loss_module  model and per-sample loss as one function of parameters and buffers
 part_losses  losses of samples made of those of their parts
 one_call     the model's one call inside the loss
+chunked_head cross-entropy of a large vocabulary, a few positions at a time
 point        where one step is differentiated
 refusals     models that are refused, with the reason
 wrapped      models that several processes train together
@@ -60,6 +61,8 @@ from hydragrad.derivatives.part_losses import one_number_a_part as one_number_a_
 from hydragrad.derivatives.part_losses import require_parts as require_parts
 from hydragrad.derivatives.part_losses import terms_of as terms_of
 from hydragrad.derivatives.one_call import require_one_call as require_one_call
+from hydragrad.derivatives.chunked_head import chunked_cross_entropy as chunked_cross_entropy
+from hydragrad.derivatives.chunked_head import head_calls as head_calls
 from hydragrad.derivatives.point import Point as Point
 from hydragrad.derivatives.refusals import require_differentiable as require_differentiable
 from hydragrad.derivatives.wrapped import bare_model as bare_model

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hydragrad.derivatives.chunked_head import Call, head_calls
 from hydragrad.derivatives.leaves import map_tensors, tensor_leaves
 from hydragrad.derivatives.loss_module import Batch, LossModule
 from hydragrad.derivatives.point import Point
@@ -97,10 +98,27 @@ def require_one_call(problem: LossModule, parameters: dict[str, Tensor], point: 
     Raises:
         LossError: Gauss-Newton products would silently miss that part.
     """
-    with torch.no_grad(), capture_output(problem, required=True) as captured:
+    with torch.no_grad(), capture_output(problem, required=True) as captured, head_calls() as calls:
         problem.at(parameters, point.buffers, point.batch)
-    if losses_of_output(problem, point.batch, captured.tensor.detach()).requires_grad:
+    if calls:
+        _require_head_alone(problem, point, calls)
+    elif losses_of_output(problem, point.batch, captured.tensor.detach()).requires_grad:
         raise LossError(
             "curvature='ggn' needs a loss that depends on the parameters through the model's output alone; this "
             "one uses them directly, too (a penalty?). Use the optimizer's weight_decay, or curvature='hessian'."
+        )
+
+
+def _require_head_alone(problem: LossModule, point: Point, calls: list[Call]) -> None:
+    """Refuse losses that reach the parameters otherwise than through `chunked_cross_entropy`.
+
+    Raises:
+        LossError: They do.
+    """
+    with head_calls([call.losses.detach() for call in calls]):
+        losses, _ = problem(point.batch)
+    if losses.requires_grad:
+        raise LossError(
+            "curvature='ggn' needs a loss that depends on the parameters through chunked_cross_entropy alone, where it "
+            "calls that; this one uses them directly, too (a penalty?). Use curvature='hessian'."
         )

@@ -27,6 +27,7 @@ class Target:
         classes: Dimension of the output that holds the classes, of "positions".
         shift: How many positions later the target stands that an output is compared with: 1 for a model of the next
             token whose loss shifts.
+        cut: The model reads sequences without their last `shift` positions, so that every output has its target.
         probabilities: The output holds probabilities, of "multi-label"; else logits.
     """
 
@@ -36,6 +37,7 @@ class Target:
     output: int = 0
     classes: int = -1
     shift: int = 0
+    cut: bool = False
     probabilities: bool = False
 
     @property
@@ -75,7 +77,7 @@ class Target:
         if self.kind != "positions":
             return output
         moved = output.movedim(self.classes, -1)
-        return moved[:, : -self.shift] if self.shift else moved
+        return moved[:, : -self.shift] if self.shift and not self.cut else moved
 
     def counted(self, model: nn.Module, loss_of: Callable[[Any], Tensor], data: Any) -> Tensor:
         """Which elements of the target the loss counts, bool of the target's shape: not padding, not masked ones.

@@ -104,6 +104,8 @@ class _Look:
                 if rest == leaf.shape:
                     yield Target("positions", number, name, place, classes)
                     yield Target("positions", number, name, place, classes, shift=1)
+                if rest == (leaf.shape[0], leaf.shape[1] - 1, *leaf.shape[2:]):
+                    yield Target("positions", number, name, place, classes, shift=1, cut=True)
 
     def _tried(self, target: Target, leaf: Tensor) -> Target | None:
         if target.kind == "values":

@@ -1,6 +1,6 @@
 """An experiment: everything that is needed to train, reopen and evaluate a run."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +33,8 @@ class Experiment:
         planted: Which training samples are wrong on purpose where they have no labels, bool (N,).
         classes: Names of the labels, where known.
         render: Picture of any data set's item, if the data are images; its text, if they are texts.
-        pieces: Text of every part of any data set's item, "" where there is none, if the data are texts.
+        pieces: Text of every part of any data set's item, "" where there is none, if the data are texts, or shown by a
+            tokenizer of the user's.
         shown: Picture of any data set's input, if the data are images.
         measure: `measure(model, data_set)` returns mean loss and accuracy; the loss and its labels say how if None.
         accuracy_name: What a person calls that accuracy.
@@ -48,7 +49,7 @@ class Experiment:
     planted: Tensor | None = None
     classes: tuple[str, ...] | None = None
     render: Callable[[Any], NDArray[np.uint8] | str] | None = None
-    pieces: Callable[[Any], list[str]] | None = None
+    pieces: Callable[[Any], Sequence[str]] | None = None
     shown: Callable[[Tensor], NDArray[np.uint8]] | None = None
     measure: Callable[[nn.Module, Dataset[Any]], tuple[float, float | None]] | None = None
     accuracy_name: str = "accuracy"

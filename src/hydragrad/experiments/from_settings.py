@@ -8,9 +8,10 @@ import torch
 from hydragrad.errors import RecordingMismatch
 from hydragrad.experiments.by_name import experiment_by_name
 from hydragrad.experiments.experiment import Experiment
-from hydragrad.experiments.own_function import experiment_of_function
+from hydragrad.experiments.own_function import experiment_of_function, tokenizer_named
 from hydragrad.experiments.settings import Settings
 from hydragrad.replay import Recording
+from hydragrad.reports.tokenized import texts_by
 from hydragrad.runs.manifest import read_manifest
 
 
@@ -21,10 +22,17 @@ def build_experiment(settings: Settings, *, data_dir: Path | None, run: Path | N
     return experiment_by_name(settings, data_dir=data_dir, run=run)
 
 
-def open_run(run: Path, *, data_dir: Path | None) -> tuple[Experiment, Recording]:
+def open_run(run: Path, *, data_dir: Path | None, tokenizer: str | None = None) -> tuple[Experiment, Recording]:
     """Reopen a run that the command line trained; on the CPU where it was trained on a GPU that is not there.
 
+    Args:
+        run: Its directory.
+        data_dir: Folder with the data sets' files.
+        tokenizer: `module:name` of what decodes tokens; the one that the run was trained with if None.
+
     Raises:
+        UnknownName: There is no such tokenizer.
+        PresentationError: It decodes nothing.
         RunNotFound: There is none.
         RecordingMismatch: It was recorded from Python, so the command line can't build its model.
     """
@@ -40,4 +48,9 @@ def open_run(run: Path, *, data_dir: Path | None) -> tuple[Experiment, Recording
         settings = replace(settings, device="cpu")
     experiment = build_experiment(settings, data_dir=data_dir, run=run)
     model = experiment.start(settings.seed).model
-    return experiment, Recording(run, model, experiment.loss, experiment.train_set)
+    recording = Recording(run, model, experiment.loss, experiment.train_set)
+    named = tokenizer or settings.tokenizer
+    if named is not None:
+        texts = texts_by(recording, tokenizer_named(named))
+        experiment = replace(experiment, render=texts.text, pieces=texts.pieces)
+    return experiment, recording

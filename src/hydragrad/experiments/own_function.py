@@ -52,20 +52,43 @@ def function_named(source: str) -> Callable[[], Any]:
     Raises:
         UnknownName: There is no such module or function.
     """
+    function: Callable[[], Any] = _named(source, "--from", "module:function, as in my_training:setup")
+    return function
+
+
+def tokenizer_named(source: str) -> Any:
+    """The user's tokenizer: what is named, where that has `decode`, else what it returns when it is called.
+
+    Raises:
+        UnknownName: There is no such module or name.
+        DataError: It is neither a tokenizer nor a function that returns one.
+    """
+    named = _named(source, "--tokenizer", "module:name, as in my_training:tokenizer")
+    if hasattr(named, "decode"):
+        return named
+    made = named() if callable(named) else None
+    if made is None or not (hasattr(made, "decode") or callable(made)):
+        raise DataError(
+            f"--tokenizer {source} must be an object with decode(tokens), or a function without arguments that returns "
+            f"one; got a {type(named if made is None else made).__name__}."
+        )
+    return made
+
+
+def _named(source: str, option: str, form: str) -> Any:
     module, colon, name = source.partition(":")
     if not colon:
-        raise UnknownName(f"--from takes module:function, as in my_training:setup; got {source!r}.")
+        raise UnknownName(f"{option} takes {form}; got {source!r}.")
     if "" not in sys.path:
         sys.path.insert(0, "")  # the user's folder, as `python -m` has it
     try:
-        function: Callable[[], Any] = getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name)
     except ModuleNotFoundError as error:
         if error.name != module.split(".")[0] and error.name != module:
             raise
-        raise UnknownName(f"There is no module {module!r} to import here (--from {source}).") from error
+        raise UnknownName(f"There is no module {module!r} to import here ({option} {source}).") from error
     except AttributeError as error:
-        raise UnknownName(f"Module {module!r} has no {name!r} (--from {source}).") from error
-    return function
+        raise UnknownName(f"Module {module!r} has no {name!r} ({option} {source}).") from error
 
 
 def _results(source: str, function: Callable[[], Any]) -> tuple[Any, Any, Any, Any, Mapping[str, Any]]:

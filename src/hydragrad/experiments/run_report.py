@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hydragrad.cleaning import Cleaning, Reweighting
+from hydragrad.cleaning import Cleaning, Reweighting, near_duplicates, suspect_groups
 from hydragrad.errors import HydragradError
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.saved_scores import DATA_SET
@@ -33,13 +33,20 @@ def write_report(
     page: Path,
     *,
     suspects: pd.DataFrame | None = None,
+    groups: bool = False,
+    duplicates: bool = False,
     accuracies: Mapping[str, float] | None = None,
     cleaning: Cleaning | Reweighting | None = None,
     checks: Sequence[Check] = (),
     removals: Scores | None = None,
     title: str | None = None,
 ) -> Path:
-    """Write the page; predictions are explained by RUN/store, or by scores of single samples in RUN/scores."""
+    """Write the page; predictions are explained by RUN/store, or by scores of single samples in RUN/scores.
+
+    Args:
+        groups: Gather the suspects into groups.
+        duplicates: Look for near duplicates inside the training set, and in the data whose predictions are explained.
+    """
     if suspects is None and experiment.planted is not None:
         suspects = by_harm(scores, experiment.planted)
     name = next((name for name in HELD_OUT if name in experiment.held_out), None)
@@ -49,6 +56,9 @@ def write_report(
         scores,
         page,
         suspects=suspects,
+        groups=suspect_groups(run, suspects) if groups and suspects is not None else None,
+        duplicates=near_duplicates(run) if duplicates else None,
+        leaks=near_duplicates(run, experiment.held_out[name]) if duplicates and name is not None else None,
         explain=explain,
         test_set=None if name is None else experiment.held_out[name],
         render=experiment.render,
@@ -81,6 +91,11 @@ def _with_measured_scale(run: Recording, like: Scores) -> Scores | None:
         except HydragradError:
             continue  # damaged; the command that needs it says so
     return None
+
+
+def can_be_grouped(suspects: pd.DataFrame) -> bool:
+    """Whether suspects say what is given and what is suggested."""
+    return "suggested_label" in suspects or "suggested_target" in suspects
 
 
 def by_harm(scores: Scores, planted: Tensor) -> pd.DataFrame:

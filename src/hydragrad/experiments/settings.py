@@ -9,8 +9,8 @@ from hydragrad.errors import RecordingMismatch
 from hydragrad.experiments.recipes import OptimizerName
 from hydragrad.runs.manifest import read_manifest
 
-MAY_DIFFER = ("epochs", "device")
-"""Settings that a resumed run may change: it may train longer, and on another device.
+MAY_DIFFER = ("epochs", "device", "tokenizer")
+"""Settings that a resumed run may change: it may train longer, on another device, and be shown by another tokenizer.
 
 Not longer on a text, whose schedule is one over all epochs."""
 
@@ -21,6 +21,7 @@ class Settings:
 
     Attributes:
         source: `module:function` of the user's own, or None for a data set and model by name.
+        tokenizer: `module:name` of what decodes its tokens, or of a function that returns it.
         data, model, optimizer: Names, where `source` is None.
         noise: Share of the training labels flipped.
         train_size, validation_size, test_size: Samples of each part, or None for all.
@@ -35,6 +36,7 @@ class Settings:
     """
 
     source: str | None = None
+    tokenizer: str | None = None
     data: str | None = None
     model: str | None = None
     optimizer: OptimizerName | None = "sgd"

@@ -18,13 +18,16 @@ from torch.utils.data import Dataset
 
 from hydragrad.datasets import TextSplits
 from hydragrad.datasets.sequences import PADDING
-from hydragrad.derivatives import loss_of_parts
+from hydragrad.derivatives import chunked_cross_entropy, loss_of_parts
 from hydragrad.experiments.recipes import OptimizerName, Start
 from hydragrad.models import TEXT_MODELS
 from hydragrad.replay import fetch
 
 AT_ONCE = 250
 """Sequences that are evaluated at the same time."""
+
+LARGE_VOCABULARY = 4096
+"""From so many tokens on, the logits of a batch are not held all at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +118,14 @@ def _optimizer(name: OptimizerName, model: nn.Module, recipe: TextRecipe, lr: fl
     return AdamW(groups, lr=recipe.lr if lr is None else lr, betas=recipe.betas)
 
 
-def next_token_losses(model: nn.Module, batch: Any) -> tuple[Tensor, Tensor]:
+def next_token_losses(model: Any, batch: Any) -> tuple[Tensor, Tensor]:
     """Cross-entropy of every token, (batch, length), in nats; and which are tokens rather than padding."""
     tokens, following = batch
-    return _token_losses(model(tokens), following)
+    head = getattr(model, "head", None)
+    if head is None or head.weight.shape[0] < LARGE_VOCABULARY:
+        return _token_losses(model(tokens), following)
+    losses = chunked_cross_entropy(model(tokens, head=False), head.weight, following, ignore_index=PADDING)
+    return losses, following != PADDING
 
 
 next_token_loss = loss_of_parts(next_token_losses)

@@ -5,7 +5,8 @@ sequence's tokens, where label -100 is ignored; what a model's own loss averages
 """
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hydragrad.derivatives import LossOfParts, Terms
+from hydragrad.derivatives import LossOfParts, Terms, chunked_cross_entropy
 from hydragrad.errors import LossError, Unsupported
 
 IGNORED = -100
@@ -41,12 +42,14 @@ class SequenceLosses(LossOfParts):
         problem: Of a sequence: "regression", "single_label_classification" or "multi_label_classification".
         with_labels: Whether the model needs the labels for its logits, as encoder-decoders do.
         caches: Whether the model returns a cache for generation unless it is told not to.
+        chunk: Positions whose logits exist at the same time, of a causal model; None for all.
     """
 
     kind: Kind
     problem: str | None = None
     with_labels: bool = False
     caches: bool = False
+    chunk: int | None = None
 
     def terms(self, model: Any, batch: Mapping[str, Any]) -> Terms:
         """The losses of tokens, (batch, tokens), whose sums are those of sequences."""
@@ -58,6 +61,11 @@ class SequenceLosses(LossOfParts):
         labels = batch["labels"]
         inputs = {name: value for name, value in batch.items() if self.with_labels or name != "labels"}
         options = {"use_cache": False} if self.caches else {}
+        if self.chunk is not None:
+            with _without_head(model) as weight:
+                hidden = model(**inputs, **options)["logits"]
+            every = chunked_cross_entropy(hidden[:, :-1], weight, labels[:, 1:], chunk=self.chunk, ignore_index=IGNORED)
+            return Terms(every, labels[:, 1:] != IGNORED, None)
         logits = _full_precision(model(**inputs, **options)["logits"])
         if self.kind == "sequence":
             losses = _of_sequence(logits, labels, self.problem)[:, None]
@@ -75,14 +83,17 @@ class SequenceLosses(LossOfParts):
         return int((labels != IGNORED).sum())
 
 
-def sequence_losses(model: nn.Module) -> SequenceLosses:
+def sequence_losses(model: nn.Module, chunk: int | None = None) -> SequenceLosses:
     """The per-sample loss of a Hugging Face model.
 
+    Args:
+        model: The model.
+        chunk: Of a causal language model, positions whose logits exist at the same time; None for all.
+
     Raises:
-        Unsupported: Its own loss is none of those known here.
+        Unsupported: Its own loss is none of those known here, or a chunk and no plain head of a causal model.
     """
-    bare: Any = model
-    inner = bare.get_base_model() if hasattr(bare, "get_base_model") else bare  # inside of peft's
+    inner = _inside(model)
     config: Any = getattr(inner, "config", None)
     decodes = bool(getattr(config, "is_encoder_decoder", False))
     name = type(inner).__name__
@@ -96,12 +107,49 @@ def sequence_losses(model: nn.Module) -> SequenceLosses:
     problem = getattr(config, "problem_type", None)
     if problem is None and getattr(config, "num_labels", 2) == 1:
         problem = "regression"
+    if chunk is not None:
+        _require_plain_head(inner, kind, chunk)
     return SequenceLosses(
         kind,
         problem if kind == "sequence" else None,
         with_labels=decodes and kind == "tokens",
         caches="use_cache" in inspect.signature(inner.forward).parameters,
+        chunk=chunk,
     )
+
+
+def _inside(model: Any) -> Any:
+    """The model inside of peft's."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _require_plain_head(model: Any, kind: Kind, chunk: int) -> None:
+    """Refuse a chunk where the logits are no plain product with a weight.
+
+    Raises:
+        Unsupported: Says why.
+    """
+    head = model.get_output_embeddings() if kind == "next token" else None
+    if type(head) is not nn.Linear or head.bias is not None or chunk < 1:
+        raise Unsupported(
+            f"chunk= is a number of positions, 1 or more, of a causal language model whose head is a Linear without "
+            f"bias; got {chunk} and a {type(model).__name__} with the head {type(head).__name__}. Leave it out."
+        )
+
+
+@contextmanager
+def _without_head(model: Any) -> Iterator[Tensor]:
+    """Have a model return what its head reads in place of logits; yields the head's weight.
+
+    What a model does to its logits afterwards it does to the hidden states. Scaling comes to the same; of anything else
+    the loss is another one than the Trainer's, which is seen at the first step.
+    """
+    head = _inside(model).get_output_embeddings()
+    head.forward = lambda hidden: hidden
+    try:
+        yield head.weight
+    finally:
+        del head.forward
 
 
 def _kind(model: Any, *, decodes: bool) -> Kind | None:

@@ -64,7 +64,9 @@ class Recorded:
 
 
 @contextmanager
-def record(trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None, **options: Any) -> Iterator[Recorded]:
+def record(
+    trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None, chunk: int | None = None, **options: Any
+) -> Iterator[Recorded]:
     """Record what `trainer.train()` does inside of the block.
 
     Args:
@@ -73,19 +75,21 @@ def record(trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None,
         loss: `loss(model, batch)`: per-sample losses, shape (batch,), whose mean or sum the Trainer descends. If None,
             one loss a sequence from the model's logits and the batch's labels: cross-entropy for classification, the
             sum over its tokens for language models.
+        chunk: Of a causal language model with a large vocabulary: positions whose logits exist at the same time
+            (`hydragrad.chunked_cross_entropy`), in training and in every derivative; None for all.
         options: As `hydragrad.Recorder` takes them: `checkpoint_every`, `store_batches`, `seed`, `about`.
 
     Yields:
         What opens the run once it is trained: `recorded.recording()`.
 
     Raises:
-        Unsupported: A setting of the Trainer that changes the model or the gradients in ways that are not recorded, or
-            a model whose per-sample loss is not known.
+        Unsupported: A setting of the Trainer that changes the model or the gradients in ways that are not recorded, a
+            model whose per-sample loss is not known, or a chunk where the head is no plain product.
         StepError: The Trainer's own loss is no mean or sum of the recorded ones.
         RecordingMismatch: `trainer.train(resume_from_checkpoint=...)`, and the record has no checkpoint of that step.
     """
     require_recordable(trainer)
-    recorded = Recorded(trainer, Path(path).absolute(), sequence_losses(trainer.model) if loss is None else loss)
+    recorded = Recorded(trainer, Path(path).absolute(), _loss_of(trainer, loss, chunk))
     watched = _Watched(recorded, options)
     watched.enter()
     try:
@@ -96,18 +100,25 @@ def record(trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None,
     watched.leave()
 
 
-def recording(trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None) -> Recording:
+def recording(
+    trainer: Any, path: str | Path, *, loss: PerSampleLoss | None = None, chunk: int | None = None
+) -> Recording:
     """Open a run that `record` wrote, with a Trainer like the recorded one: the same model and training set.
 
     Args:
         trainer: A transformers.Trainer; it need not be trained, and is not changed.
         path: Run directory.
-        loss: As given to `record`.
+        loss, chunk: As given to `record`.
     """
     with preserved():
         loader = trainer.get_train_dataloader()
-    loss = sequence_losses(trainer.model) if loss is None else loss
-    return Recording(path, trainer.model, loss, loader.dataset, collate=loader.collate_fn)
+    return Recording(path, trainer.model, _loss_of(trainer, loss, chunk), loader.dataset, collate=loader.collate_fn)
+
+
+def _loss_of(trainer: Any, loss: PerSampleLoss | None, chunk: int | None) -> PerSampleLoss:
+    if loss is not None and chunk is not None:
+        raise Unsupported("chunk= is for the loss that record makes; a loss of your own takes chunks itself. Give one.")
+    return sequence_losses(trainer.model, chunk) if loss is None else loss
 
 
 def require_recordable(trainer: Any) -> None:

@@ -25,6 +25,11 @@ def decided_in_report(source: str, body: Any) -> Decided:
         raise MarksInvalid(
             f"{source} is of version {body.get('version')!r}; this hydragrad reads {VERSION}. Write the report again."
         )
+    if body.get("kind", "classes") != "classes":
+        raise MarksInvalid(
+            f"{source} holds marks of {body['kind']}; read are those of labels, one class a sample. Correct your data "
+            f"by the table: Suspects, Save marks (CSV)."
+        )
     return Decided(
         source=source,
         run=str(body.get("run")),

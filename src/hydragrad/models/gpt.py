@@ -61,8 +61,13 @@ class GPT(nn.Module):
             self.head.weight = self.token_embedding.weight
         self._initialise(layers)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, *, head: bool = True) -> Tensor:
         """Return the logits, (batch, length, vocabulary).
+
+        Args:
+            tokens: int64 (batch, length).
+            head: Otherwise return what the head reads, (batch, length, width): for a large vocabulary,
+                `chunked_cross_entropy(model(tokens, head=False), model.head.weight, following)`.
 
         Raises:
             DataError: Sequences longer than the model's blocks.
@@ -75,8 +80,8 @@ class GPT(nn.Module):
             )
         positions = torch.arange(length, device=tokens.device).expand_as(tokens)
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
-        logits: Tensor = self.head(self.norm(self.blocks(x)))
-        return logits
+        hidden: Tensor = self.norm(self.blocks(x))
+        return self.head(hidden) if head else hidden
 
     def _initialise(self, layers: int) -> None:
         for name, parameter in self.named_parameters():

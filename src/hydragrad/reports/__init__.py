@@ -13,6 +13,10 @@ facts        facts about the run
 charts       the numbers behind the page's charts
 wording      numbers as text
 labels       names of labels
+targets      targets that are more than one class
+grouped      groups of suspects
+pairs        near duplicates
+tokenized    sequences of tokens as texts, by the user's tokenizer
 tokens       texts whose parts are shown with their contributions
 rendering    a sample as picture, text or values
 gallery      the samples that are shown

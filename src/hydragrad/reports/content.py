@@ -1,25 +1,29 @@
 """The content of the page: run and scores as plain data, before anything is drawn or marked up."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from torch.utils.data import Dataset
 
 from hydragrad.replay import Recording
 from hydragrad.reports.charts import curves, detection, scatters
 from hydragrad.reports.comparisons import Comparison, read_comparisons
 from hydragrad.reports.explaining import Explanations
 from hydragrad.reports.gallery import Gallery
+from hydragrad.reports.grouped import members_shown, packed_groups
 from hydragrad.reports.labels import LabelNames, label_names, plain
-from hydragrad.reports.listing import KNOWN, extremes, flipped
+from hydragrad.reports.listing import NAMES_OF_LABELS, extremes, flipped
 from hydragrad.reports.over_time import over_time
 from hydragrad.reports.packing import Kind, Packed, packed
+from hydragrad.reports.pairs import labels_in, packed_pairs
 from hydragrad.reports.predictions import Predictions, predictions
 from hydragrad.reports.subject import Subject, subject_of
+from hydragrad.reports.targets import target_columns, target_facts
 from hydragrad.reports.tokens import Pieces, tokens
 from hydragrad.reports.verdict import Verdict, verdict
 from hydragrad.reports.wording import percent
@@ -61,11 +65,15 @@ def read_content(
     query: str | int,
     gallery: Gallery,
     pieces: Pieces | None,
+    lead: Callable[[Any], str] | None,
     classes: Sequence[str] | None,
     accuracies: Mapping[str, float],
     cleaned: str | None,
     checks: Sequence[Check | Mapping[str, Any]],
     explanations: Explanations | None,
+    groups: pd.DataFrame | None,
+    duplicates: pd.DataFrame | None,
+    leaks: tuple[pd.DataFrame, Dataset[Any]] | None,
     how_to_explain: str,
     title: str | None,
     thumbnails: int,
@@ -87,18 +95,28 @@ def read_content(
     amounts = amounts_of(scores, position)
     judged = verdict(scores.evidence, comparisons, amounts)
     predicted = _predictions(run, listed)
-    labels = _label_names(listed, predicted, explanations, classes)
+    leaked = None if leaks is None else labels_in(run, leaks[1], leaks[0]["other"].tolist())
+    labels = _label_names(listed, predicted, explanations, leaked or [], classes)
     explained = None if explanations is None else _explained(explanations, labels)
     listed = _shown(listed, amounts)
     shown = list(dict.fromkeys([*listed["sample"].head(thumbnails).tolist(), *extremes(listed)]))
     if explanations is not None and explained is not None:
         shown = list(dict.fromkeys([*shown, *explanations.named()]))
         explained |= _of_training_samples(explanations, shown)
+    if groups is not None:
+        shown = list(dict.fromkeys([*shown, *members_shown(groups, thumbnails)]))
+    for pairs in (duplicates, None if leaks is None else leaks[0]):
+        shown = shown if pairs is None else list(dict.fromkeys([*shown, *pairs["sample"].tolist()]))
+    if duplicates is not None:
+        shown = list(dict.fromkeys([*shown, *duplicates["other"].tolist()]))
     galleries = {"train": gallery.shown(run.train_set, shown)}
-    if pieces is not None and scores.part_contributions is not None:
-        galleries["train"]["tokens"] = tokens(run.train_set, shown, pieces, scores, position, amounts.factor)
+    targets = target_facts(run, listed, classes)
+    if pieces is not None and (scores.part_contributions is not None or (targets or {}).get("kind") == "positions"):
+        galleries["train"]["tokens"] = tokens(run.train_set, shown, pieces, scores, position, amounts.factor, lead)
     if explanations is not None and explanations.dataset is not None:
         galleries["test"] = gallery.shown(explanations.dataset, explanations.samples.tolist())
+    if leaks is not None:
+        galleries["held_out"] = gallery.shown(leaks[1], leaks[0]["other"].tolist())
     gain = _gain(accuracies) if cleaned is None else [cleaned]
     return Content(
         title=title or _title(listed),
@@ -119,6 +137,10 @@ def read_content(
             "removal": _removal(listed, removals, name),
             "labels": {"names": labels.names, "values": labels.values},
             "samples": _columns(listed, labels, predicted),
+            "targets": targets,
+            "groups": None if groups is None else packed_groups(_shown(groups, amounts), labels, classes),
+            "duplicates": None if duplicates is None else packed_pairs(duplicates, labels, None),
+            "leaks": None if leaks is None else packed_pairs(leaks[0], labels, leaked),
             "shown": galleries,
             **gallery.packed(),
             "explain": explained or {"how": how_to_explain},
@@ -160,9 +182,14 @@ def _predictions(run: Recording | Checkpoints, listed: pd.DataFrame) -> Predicti
 
 
 def _label_names(
-    listed: pd.DataFrame, predicted: Predictions, explanations: Explanations | None, classes: Sequence[str] | None
+    listed: pd.DataFrame,
+    predicted: Predictions,
+    explanations: Explanations | None,
+    leaked: Sequence[int | None],
+    classes: Sequence[str] | None,
 ) -> LabelNames:
-    columns: list[Any] = [listed[name] for name in ("given_label", *KNOWN[:2]) if name in listed]
+    columns: list[Any] = [listed[name] for name in ("given_label", *NAMES_OF_LABELS) if name in listed]
+    columns.append(leaked)
     tests = None if explanations is None else explanations.predictions
     columns += [] if tests is None else [part for part in (tests.given, tests.predicted) if part is not None]
     known = any(plain(label) is not None for column in columns for label in column)
@@ -175,6 +202,7 @@ def _columns(listed: pd.DataFrame, labels: LabelNames, predicted: Predictions) -
         name = f"{kind}_label"
         if name in listed and any(plain(label) is not None for label in listed[name]):
             columns[kind] = packed(labels.codes(listed[name]), "u2")
+    columns |= target_columns(listed)
     if "standard_error" in listed:
         columns["error"] = packed(listed["standard_error"], "f4")
     known = flipped(listed)
@@ -241,6 +269,8 @@ def _numbers(values: NDArray[Any] | None) -> ArrayLike:
 
 
 def _title(listed: pd.DataFrame) -> str:
+    if "given_target" in listed:
+        return "Training samples whose target is probably wrong"
     if "suggested_label" not in listed:
         return "Which training samples helped this model, and which harmed it"
     return "Training samples that probably carry a wrong label"

@@ -30,6 +30,10 @@ class LabelNames:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_code", {value: code for code, value in enumerate(self.values)})
 
+    def name(self, label: int | str | None) -> str:
+        """What a label is called; a dash for none."""
+        return "–" if label is None else self.names[self._code[label]]
+
     def codes(self, labels: Iterable[Any]) -> NDArray[np.uint16]:
         """Place of each label in the table; NONE where it is not known."""
         return np.array([NONE if (value := plain(label)) is None else self._code[value] for label in labels], np.uint16)

@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from hydragrad.cleaning import suspects as rank_suspects
 from hydragrad.errors import LossError, PresentationError
 from hydragrad.replay import Recording, Trained, labels_of
+from hydragrad.reports.targets import COLUMNS as TARGET_COLUMNS
 from hydragrad.scores import Scores
 from hydragrad.trained_elsewhere import Checkpoints
 
 NEEDED = ("sample", "given_label", "contribution")
 KNOWN = ("suggested_label", "true_label", "flipped", "confidence", "standard_error")
+NAMES_OF_LABELS = KNOWN[:2]
 
 BY_CLASS = 4
 """Extremes of every class that are shown, on either side."""
@@ -46,11 +48,12 @@ def listing(
     ids = suspects["sample"].tolist()
     if len(set(ids)) < len(ids) or not scored.issuperset(ids):
         raise PresentationError("Every suspect must be a scored sample, listed once. Pass what hg.suspects returned.")
-    known = suspects[[name for name in (*NEEDED, *KNOWN) if name in suspects]]
-    if len(ids) == len(scored):
-        return known.reset_index(drop=True)
-    rest = _by_contribution(run, scores, query)
-    return pd.concat([known, rest[~rest["sample"].isin(ids)]], ignore_index=True)
+    known = suspects[[name for name in (*NEEDED, *KNOWN, *TARGET_COLUMNS) if name in suspects]].reset_index(drop=True)
+    if len(ids) < len(scored):
+        rest = _by_contribution(run, scores, query)
+        known = pd.concat([known, rest[~rest["sample"].isin(ids)]], ignore_index=True)
+    known.attrs |= {name: suspects.attrs[name] for name in ("kind", "how") if name in suspects.attrs}
+    return known
 
 
 def require_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
@@ -62,7 +65,9 @@ def require_suspects(suspects: pd.DataFrame) -> pd.DataFrame:
     if "sample" not in suspects and suspects.index.name == "sample":
         suspects = suspects.reset_index()
     if suspects.attrs.get("kind", "classes") != "classes" or "given_target" in suspects:
-        suspects = suspects.assign(given_label=None)  # targets that are more than one class: their order alone is shown
+        suspects = suspects.assign(
+            given_label=None
+        )  # targets that are more than one class stand in columns of their own
     missing = [name for name in NEEDED if name not in suspects]
     if missing:
         raise PresentationError(

@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-Kind = Literal["u1", "u2", "u4", "i4", "f4"]
+Kind = Literal["u1", "u2", "u4", "i4", "f4", "f8"]
 Packed = dict[str, str]
 
 

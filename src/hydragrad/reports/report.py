@@ -14,9 +14,12 @@ from hydragrad.replay import Recording, samples_in
 from hydragrad.reports.content import read_content
 from hydragrad.reports.explaining import EXPLAINED, Explanations, explained_samples, from_scores, from_store
 from hydragrad.reports.gallery import Gallery
+from hydragrad.reports.grouped import require_groups
 from hydragrad.reports.listing import listing
 from hydragrad.reports.page import page
+from hydragrad.reports.pairs import require_pairs, require_test_set
 from hydragrad.reports.rendering import Render
+from hydragrad.reports.tokenized import Texts, texts_by
 from hydragrad.reports.tokens import Pieces
 from hydragrad.runs.lines import replace_file
 from hydragrad.scores import Check, Scores
@@ -43,11 +46,15 @@ def report(
     *,
     query: str | int | None = None,
     suspects: pd.DataFrame | None = None,
+    groups: pd.DataFrame | None = None,
+    duplicates: pd.DataFrame | None = None,
+    leaks: pd.DataFrame | None = None,
     explain: Store | Scores | None = None,
     test_set: Dataset[Any] | None = None,
     render: Render | None = None,
     columns: Sequence[str] | None = None,
     pieces: Pieces | None = None,
+    tokenizer: Any = None,
     classes: Sequence[str] | None = None,
     accuracies: Mapping[str, float] | None = None,
     cleaning: Cleaning | Reweighting | None = None,
@@ -67,17 +74,24 @@ def report(
         query: Which query of the scores; the first if None.
         suspects: What hg.suspects returned, most suspect first: columns sample, given_label, contribution,
             and optionally suggested_label, true_label, flipped. If None, samples are ranked by contribution. Of targets
-            that are more than one class (values, several labels, positions) the order is shown, not the targets.
+            that are more than one class (values, several labels, positions) what is given and suggested is shown, and
+            of positions where.
+        groups: What hg.suspect_groups returned for these suspects; each can be marked as a whole.
+        duplicates: What hg.near_duplicates(run) returned: pairs inside the training set.
+        leaks: What hg.near_duplicates(run, test_set) returned: training samples in the test set; with `test_set`.
         explain: A store (with `test_set`) or contributions to losses of single test samples: which training samples
             moved which predictions. If None, the scores' own queries where they are such losses.
-        test_set: The samples whose predictions are explained.
+        test_set: The samples whose predictions are explained, and in which training samples were found.
         render: `render(item)` shows what the data set returns for an index: a PIL image, a uint8 array (height,
             width) or (height, width, 3), a text, a mapping of names to values, or None. Without it images, texts and
             rows of numbers are shown for what they are.
         columns: Names of the numbers in a row of tabular data.
         pieces: `pieces(item)` returns the text of every part of a training item (of its tokens, as a tokenizer's
-            `decode` gives it), "" where there is no part. Where the scores have `part_contributions`, the listed
-            samples are shown with their parts coloured by contribution.
+            `decode` gives it), "" where there is nothing to show. Where the scores have `part_contributions`, the
+            listed samples are shown with their parts coloured by contribution.
+        tokenizer: An object with `decode(tokens)`, such as a Hugging Face tokenizer, or a function that does the same:
+            shows sequences of tokens as texts, and their parts as tokens, in place of `render` and `pieces`. Where the
+            tokens stand in a batch is found.
         classes: Name of each label.
         accuracies: Name ("labels as given", "cleaned", ...) to accuracy, a fraction.
         cleaning: What hg.clean or hg.reweigh returned: its sentence leads the page; without `accuracies` its own are
@@ -97,9 +111,9 @@ def report(
 
     Raises:
         QueryError: An unknown query, scores of other samples than the run's, of other checkpoints or of candidates, or
-            a store without `test_set`.
+            a store or leaks without `test_set`.
         Unsupported: A store for checkpoints of a model trained elsewhere.
-        PresentationError: Suspects, labels, accuracies, samples or checks that can't be shown.
+        PresentationError: Suspects, groups, pairs, labels, accuracies, samples or checks that can't be shown.
 
     Cost: one forward pass of the training set; with a store also one of the test set, and `explained` gradients.
     """
@@ -120,13 +134,27 @@ def report(
         )
     row = 0 if query is None else query
     scores.row(row)  # refuses an unknown one before the work begins
+    lead = None
+    if tokenizer is not None:
+        texts = texts_by(run, tokenizer)
+        lead = texts.lead if pieces is None else None
+        render, pieces = render or texts.text, pieces or _pieces(texts, scores)
+    listed = listing(run, scores, row, suspects)
+    if duplicates is not None:
+        require_pairs(duplicates, "duplicates", run, None)
+    if leaks is not None:
+        require_pairs(leaks, "leaks", run, require_test_set(test_set))
     content = read_content(
         run,
         scores,
-        listing(run, scores, row, suspects),
+        listed,
+        groups=None if groups is None else require_groups(groups, listed),
+        duplicates=duplicates,
+        leaks=None if leaks is None else (leaks, require_test_set(test_set)),
         query=row,
         gallery=Gallery(render, columns),
         pieces=pieces,
+        lead=lead,
         classes=classes,
         accuracies=_accuracies(cleaning) if accuracies is None and cleaning is not None else accuracies or {},
         cleaned=None if cleaning is None else cleaning.sentence,
@@ -146,6 +174,17 @@ def report(
 
     replace_file(file, write)
     return file
+
+
+def _pieces(texts: Texts, scores: Scores) -> Pieces | None:
+    """How the parts of an item are shown; nothing where there is one part only, or none."""
+    parts = scores.part_contributions
+    if texts.pieces is None and parts is not None and parts.shape[-1] > 1:
+        raise PresentationError(
+            f"Which tokens the parts of the loss are was not found ({texts.why_no_pieces}). Say it: "
+            f"pieces=lambda item: [the text of every part]."
+        )
+    return texts.pieces
 
 
 def _explanations(

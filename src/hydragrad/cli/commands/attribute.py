@@ -29,6 +29,7 @@ from hydragrad.cli.options import (
     Run,
     Seeds,
     SmoothingOption,
+    TokenizerOption,
     Workers,
     end_slice,
     jobs_at_a_time,
@@ -71,6 +72,7 @@ def attribute(
     parts: Annotated[
         bool, typer.Option("--parts", help="Of texts, also the contribution of every token of every sequence.")
     ] = False,
+    tokenizer: TokenizerOption = None,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -84,7 +86,7 @@ def attribute(
 
     Example: hydragrad attribute runs/m --query validation --query test:42
     """
-    experiment, recording = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir, tokenizer=tokenizer)
     curvature = curvature or experiment.curvature
     method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
     where = keywords_of(executor, ray_address, workers, part)

@@ -26,7 +26,7 @@ from hydragrad.errors import QueryError
 from hydragrad.experiments.clean_and_retrain import ESTIMATED, Cleaned, save_model, with_names
 from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
 from hydragrad.experiments.from_settings import open_run
-from hydragrad.experiments.run_report import write_report
+from hydragrad.experiments.run_report import can_be_grouped, write_report
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.training import plan_of
 from hydragrad.labelling import import_labels
@@ -134,6 +134,7 @@ def clean(
         scores,
         page,
         suspects=cleaned.suspects,
+        groups=can_be_grouped(cleaned.suspects),
         accuracies=cleaned.accuracies,
         cleaning=cleaned.cleaning,
     )

@@ -123,6 +123,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         scores,
         out / "report.html",
         suspects=ranked,
+        groups=True,
         accuracies=accuracies,
         cleaning=cleaned.cleaning,
         checks=[check],

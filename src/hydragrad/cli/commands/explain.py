@@ -13,7 +13,16 @@ from torch.utils.data import Dataset
 from hydragrad.cli.console import columns, console, say, table, write_json
 from hydragrad.cli.forecast import announce, duration, store_seconds
 from hydragrad.cli.marked_tokens import LOSSES, marked, marked_samples
-from hydragrad.cli.options import CurvatureByData, DataDir, Json, Quiet, Run, SmoothingOption, named_among
+from hydragrad.cli.options import (
+    CurvatureByData,
+    DataDir,
+    Json,
+    Quiet,
+    Run,
+    SmoothingOption,
+    TokenizerOption,
+    named_among,
+)
 from hydragrad.cli.terminal_pictures import print_pictures
 from hydragrad.cli.terminal_texts import one_line
 from hydragrad.derivatives import BatchStatistics, LossOfParts
@@ -65,6 +74,7 @@ def explain(
     ] = None,
     curvature: CurvatureByData = None,
     smoothing: SmoothingOption = None,
+    tokenizer: TokenizerOption = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
@@ -86,7 +96,7 @@ def explain(
     if batch_statistics is not None:
         named_among(batch_statistics, get_args(BatchStatistics), "--batch-statistics")
     statistics = cast(BatchStatistics | None, batch_statistics)
-    experiment, recording = open_run(run, data_dir=data_dir)
+    experiment, recording = open_run(run, data_dir=data_dir, tokenizer=tokenizer)
     method = Method.of(curvature or experiment.curvature, smoothing=smoothing)
     with quiet(silent):
         explained = explain_sample(
@@ -328,7 +338,7 @@ def _class_name(experiment: Experiment, label: int | None) -> str | None:
 
 def _text(experiment: Experiment, item: Any) -> str | None:
     """The item as one line, if the data are texts."""
-    words = experiment.render(item) if experiment.render is not None and experiment.is_text else None
+    words = experiment.render(item) if experiment.render is not None else None
     return one_line(words) if isinstance(words, str) else None
 
 

@@ -24,6 +24,7 @@ from hydragrad.cli.options import (
     Json,
     Layers,
     Quiet,
+    TokenizerOption,
     TrainSize,
     Untied,
     Width,
@@ -34,6 +35,7 @@ from hydragrad.experiments.by_name import DATA_NAMES, MODEL_NAMES, require_fitti
 from hydragrad.experiments.defaults import OWN, defaults_of
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.from_settings import build_experiment
+from hydragrad.experiments.own_function import tokenizer_named
 from hydragrad.experiments.recipes import OptimizerName
 from hydragrad.experiments.settings import Settings, require_same_settings
 from hydragrad.experiments.training import checkpoints_every, plan_of, record, require_free
@@ -56,6 +58,7 @@ def train(
             "data sets ('validation', 'test').",
         ),
     ] = None,
+    tokenizer: TokenizerOption = None,
     optimizer: Annotated[
         OptimizerName | None,
         typer.Option(
@@ -99,6 +102,7 @@ def train(
     defaults = OWN if settings.data is None else defaults_of(settings.data)
     settings = replace(
         settings,
+        tokenizer=tokenizer,
         epochs=epochs or defaults.epochs,
         optimizer=None if source else optimizer or defaults.optimizer,
         sizes=sizes,
@@ -120,6 +124,10 @@ def train(
             "--optimizer, --noise, --train-size, --validation-size, --test-size, --lr and the sizes of a gpt are for "
             "data sets by name; with --from, set them in your function."
         )
+    if tokenizer and not source:
+        raise QueryError("--tokenizer shows your own data, of --from; data sets by name have their own. Leave it out.")
+    if tokenizer:
+        tokenizer_named(tokenizer)  # refused before it is trained
     if not resume:
         require_free(out)
     elif (out / MANIFEST).exists():

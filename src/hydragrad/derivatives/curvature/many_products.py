@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import grad, jvp, vjp
 
+from hydragrad.derivatives.chunked_head import head_calls
 from hydragrad.derivatives.curvature.products import CurvatureProducts, CurvatureStep, Products
 from hydragrad.derivatives.directional.forward_mode import Directional, differentiable_kernels
 from hydragrad.derivatives.layout import Layout
@@ -102,8 +103,10 @@ class VectorisedProducts:
         weights, statistics = self._variables(point)
 
         def forward(weights: Named, statistics: Named) -> tuple[Tensor, Named]:
-            with capture_output(self._problem, required=True) as captured:
+            with capture_output(self._problem, required=True) as captured, head_calls() as calls:
                 _, after = self._evaluate(point, weights, statistics)
+            if calls:
+                raise NotImplementedError("chunked_cross_entropy: one Gauss-Newton product at a time")
             return captured.tensor, {name: after[name] for name in self._statistics.names}
 
         def through_loss(output: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,9 +179,14 @@ def _activation_bytes(problem: LossModule, point: Point) -> int:
         return tensor
 
     parameters = {name: value.detach().requires_grad_() for name, value in point.parameters.items()}
-    with torch.enable_grad(), differentiable_kernels(), saved_tensors_hooks(count, lambda tensor: tensor):
+    with (
+        torch.enable_grad(),
+        differentiable_kernels(),
+        saved_tensors_hooks(count, lambda tensor: tensor),
+        head_calls() as calls,
+    ):
         problem.at(parameters, point.buffers, point.batch)
-    return sum(saved.values())
+    return sum(saved.values()) + sum(call.chunk_bytes for call in calls)
 
 
 def _rows(layout: Layout, named: Named, count: int, like: Tensor) -> Tensor:

@@ -17,12 +17,14 @@ import torch
 import torch.autograd.forward_ad as forward_mode
 from torch import Tensor
 
+from hydragrad.derivatives.chunked_head import Call, head_calls
 from hydragrad.derivatives.directional.forward_mode import Directional, differentiable_kernels, dual_parameters, unpack
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import LossModule
 from hydragrad.derivatives.one_call import capture_output, losses_of_output
 from hydragrad.derivatives.point import Point
 from hydragrad.derivatives.stopped import stopped_gradients
+from hydragrad.errors import LossError
 
 
 class CurvatureStep(NamedTuple):
@@ -120,10 +122,21 @@ class CurvatureProducts:
         with differentiable_kernels():
             with forward_mode.dual_level():
                 duals = dual_parameters(self.weights, point.parameters | weights, g_bar)
-                with stopped_gradients(), capture_output(self.problem, required=True) as captured:
-                    _, after = self.problem.at(duals, point.buffers | statistics, point.batch)
-                output, output_dot = unpack(captured.tensor)
+                with (
+                    stopped_gradients(),
+                    capture_output(self.problem, required=True) as captured,
+                    head_calls() as calls,
+                ):
+                    losses, after = self.problem.at(duals, point.buffers | statistics, point.batch)
+                if calls:
+                    ends, cotangents = self._through_head(point, losses, calls)
+                    values = unpack(losses)
+                else:
+                    output, output_dot = unpack(captured.tensor)
                 after = {name: unpack(after[name])[0] for name in self.statistics.names}
+            if calls:
+                pulled_back = torch.autograd.grad(ends, list(weights.values()), cotangents, allow_unused=True)
+                return _OneProduct.detached(*values, None, None, *self._gather(pulled_back, g_bar, r_bar))
             losses, losses_dot, curved = self._through_loss(point, output, output_dot)
             pulled = {name: r for name, r in self.statistics.views(r_bar).items() if after[name].requires_grad}
             gradients = torch.autograd.grad(
@@ -133,6 +146,36 @@ class CurvatureProducts:
                 allow_unused=True,
             )
         return _OneProduct.detached(losses, losses_dot, output, output_dot, *self._gather(gradients, g_bar, r_bar))
+
+    def _through_head(self, point: Point, losses: Tensor, calls: Sequence[Call]) -> tuple[list[Tensor], list[Tensor]]:
+        """Hidden states and weights of `chunked_cross_entropy`, and cotangents of them whose pull-back is the product.
+
+        Raises:
+            LossError: A loss that is not linear in what it returned, a model with running statistics, or an output that
+                is wanted.
+        """
+        if self.with_output or self.statistics.names:
+            raise LossError(
+                "curvature='ggn' of a loss by chunked_cross_entropy is without labels=True and without BatchNorm. Use "
+                "F.cross_entropy of logits."
+            )
+        own = [call.losses for call in calls]
+        gradients = torch.autograd.grad(point.total(losses), own, retain_graph=True, materialize_grads=True)
+        ends, cotangents = list[Tensor](), list[Tensor]()
+        for call, gradient in zip(calls, gradients, strict=True):
+            c, c_dot = unpack(gradient)
+            if c_dot.any():
+                raise LossError(
+                    "curvature='ggn' needs a loss that is linear in what chunked_cross_entropy returns, such as its "
+                    "mean over positions. Use curvature='hessian'."
+                )
+            (h, h_dot), (w, w_dot) = unpack(call.h), unpack(call.w)
+            pairs = zip((h, w), call.gauss_newton(c, h_dot, w_dot), strict=True)
+            for end, cotangent in pairs:
+                if end.requires_grad:
+                    ends.append(end)
+                    cotangents.append(cotangent / point.divisor)
+        return ends, cotangents
 
     def _through_loss(self, point: Point, output: Tensor, output_dot: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Losses, their derivatives and H_out times `output_dot`, from the output alone."""

@@ -13,12 +13,14 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from hydragrad.derivatives.chunked_head import head_calls
 from hydragrad.derivatives.curvature.products import CurvatureStep
 from hydragrad.derivatives.directional.forward_mode import Directional, differentiable_kernels
 from hydragrad.derivatives.layout import Layout
 from hydragrad.derivatives.loss_module import LossModule
 from hydragrad.derivatives.one_call import capture_output, losses_of_output
 from hydragrad.derivatives.point import Point
+from hydragrad.errors import LossError
 
 Named = dict[str, Tensor]
 
@@ -66,8 +68,13 @@ class ReverseProducts:
 
     def _gauss_newton(self, point: Point, g_bar: Tensor, r_bar: Tensor) -> CurvatureStep:
         weights, statistics = self._leaves(point)
-        with capture_output(self.problem, required=True) as captured:
+        with capture_output(self.problem, required=True) as captured, head_calls() as calls:
             _, after = self.problem.at(point.parameters | weights, point.buffers | statistics, point.batch)
+        if calls:
+            raise LossError(
+                "curvature='ggn' of a loss by chunked_cross_entropy needs a model that forward mode can differentiate; "
+                "an operation of this one has no rule for it. Use curvature='hessian', or F.cross_entropy of logits."
+            )
         output, variables = captured.tensor, [*weights.values(), *statistics.values()]
         cotangent = torch.zeros_like(output).requires_grad_()
         back = torch.autograd.grad(

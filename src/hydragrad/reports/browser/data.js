@@ -1,6 +1,6 @@
 /* The report's data: one block of JSON in the page, its columns of numbers unpacked into typed arrays. */
 
-const ARRAYS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i4: Int32Array, f4: Float32Array };
+const ARRAYS = { u1: Uint8Array, u2: Uint16Array, u4: Uint32Array, i4: Int32Array, f4: Float32Array, f8: Float64Array };
 
 function bytes(base64) {
   const text = atob(base64);
@@ -33,8 +33,11 @@ function labelName(code) {
   return code === NO_LABEL || code === undefined ? null : DATA.labels.names[code];
 }
 
-/* Without labels samples are ranked by contribution, and there is nothing to mark. */
+/* Without labels samples are ranked by contribution, and there is nothing to mark; targets that are more than one class
+   (values, several labels, classes at positions) can be marked like labels. */
 const LABELLED = Boolean(TABLE.given);
+const TARGETS = DATA.targets;
+const MARKABLE = LABELLED || Boolean(TARGETS);
 
 /** A row's label of one kind ("given", "suggested", "true") by name; null where it is not known. */
 function labelOf(kind, row) {

@@ -1,6 +1,8 @@
-/* Views, one at a time, named by the address: #overview, #suspects/17, #explain/test/42, #contributions. */
+/* Views, one at a time, named by the address: #overview, #suspects/17, #groups, #duplicates, #explain/test/42,
+   #contributions. */
 
-const VIEWS = ["overview", "suspects", "explain", "contributions"];
+const VIEWS = ["overview", "suspects", ...(GROUPS ? ["groups"] : []), ...(Object.keys(PAIRS).length ? ["duplicates"] : []), "explain", "contributions"];
+const WITH_MARKS = ["suspects", "groups"];
 
 function route() {
   const [name, ...rest] = decodeURIComponent(location.hash.slice(1)).split("/");
@@ -11,6 +13,7 @@ function route() {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   });
+  byId("export").hidden = !MARKABLE || !WITH_MARKS.includes(view);
   document.body.classList.remove("detail-open");
   if (before !== view) window.scrollTo(0, 0);
   if (view === "suspects") {
@@ -85,6 +88,8 @@ recallMarks();
 showTheme();
 showOverview();
 showSuspects();
+showGroups();
+showDuplicates();
 showExplain();
 showContributions();
 lists().forEach(firstCards);

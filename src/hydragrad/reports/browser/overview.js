@@ -7,7 +7,9 @@ function showOverview() {
   if (DATA.detection) showDetection(byId("detection"));
   DATA.checks.forEach((check, n) => showCheck(byId(`check-${n}`), check));
   const ways = [
-    ["#suspects", TABLE.suggested || TABLE.flipped ? "See the suspects" : "See every sample"],
+    ["#suspects", TABLE.suggested || TABLE.flipped || TARGETS ? "See the suspects" : "See every sample"],
+    ...(GROUPS ? [["#groups", "Judge groups of suspects"]] : []),
+    ...(Object.keys(PAIRS).length ? [["#duplicates", "See near duplicates"]] : []),
     ...(DATA.explain.tests ? [["#explain", "Explain a prediction"]] : []),
     ["#contributions", "See all contributions"],
   ];

@@ -57,18 +57,19 @@ function sampleView(set, id, name, full = false) {
   return element("span", { class: full ? "values full" : "values" }, ...entries);
 }
 
-/** A training sample's tokens, coloured by their contributions to the report's query; null where these are not known. */
-function tokensView(id, full = false) {
+/** A training sample's tokens, coloured by their contributions to the report's query; null where they are not known.
+    marked: place of one that is framed, -1 for none. */
+function tokensView(id, full = false, marked = -1) {
   const shown = SHOWN.train?.tokens?.[SHOWN.train.places.get(id)];
   if (!shown) return null;
   const parts = shown.pieces.map((piece, at) => {
     const share = shown.shares[at];
-    if (!share) return piece;
-    const part = element("span", { class: share < 0 ? "token harms" : "token helps", title: amount((share / 100) * shown.largest), text: piece });
+    if (!share && at !== marked) return piece;
+    const part = element(at === marked ? "mark" : "span", { class: share < 0 ? "token harms" : share > 0 ? "token helps" : null, title: share ? amount((share / 100) * shown.largest) : null, text: piece });
     part.style.setProperty("--share", `${Math.abs(share)}%`);
     return part;
   });
-  return element("span", { class: full ? "words full" : "words" }, ...parts);
+  return element("span", { class: full ? "words full" : "words" }, shown.lead ?? "", ...parts);
 }
 
 /** A contribution on a card, its standard error in percent of it where that is known. */

@@ -9,7 +9,7 @@ function by(column, sign = 1) {
 }
 
 const ORDERS = [
-  ...(LABELLED ? [["suspect", "most suspect first", (a, b) => a - b]] : []),
+  ...(MARKABLE ? [["suspect", "most suspect first", (a, b) => a - b]] : []),
   ["harmful", "most harmful first", by(TABLE.contribution)],
   ["helpful", "most helpful first", by(TABLE.contribution, -1)],
   ...(TABLE.error ? [["certain", "most certainly harmful first", by(TABLE.contribution.map((value, row) => value / TABLE.error[row]))]] : []),
@@ -49,11 +49,19 @@ function showSuspects() {
   showMarks(null);
 }
 
+const TARGET_LEADS = {
+  values: "the given value → the one that the model predicted, on average over training",
+  "multi-label": "the class whose answer is most doubtful, and whether the sample has it: given → suggested",
+  positions: "the position that is contradicted most, and its class: given → suggested",
+};
+
 function suspectsLead() {
-  const labels = TABLE.suggested ? "the given label → the suggested one" : TABLE.given ? "the given label" : "";
+  const labels = TARGETS ? TARGET_LEADS[TARGETS.kind] : TABLE.suggested ? "the given label → the suggested one" : TABLE.given ? "the given label" : "";
   const model = TABLE.sure_given ? " (and how sure of it the trained model is); " : labels && "; ";
-  const marked = TABLE.given ? " Mark labels as fixed or fine, save the marks, and train again: hydragrad clean RUN --labels FILE." : "";
-  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps${TABLE.error ? ", ± its standard error in percent" : ""}.${marked}`;
+  const shaded = SHOWN.train.tokens?.some((entry) => entry?.largest);
+  const tokens = shaded ? " Tokens that helped are blue, those that harmed orange and dotted." : "";
+  const marked = TARGETS ? " Mark what is wrong as fixed and the rest as fine, save the marks, and correct your data." : TABLE.given ? " Mark labels as fixed or fine, save the marks, and train again: hydragrad clean RUN --labels FILE." : "";
+  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps${TABLE.error ? ", ± its standard error in percent" : ""}.${tokens}${marked}`;
 }
 
 function fillTools() {
@@ -63,7 +71,7 @@ function fillTools() {
   choices(byId("given"), [["", "all"], ...labels]);
   choices(byId("suggested"), [["", "all"], ["other", "another one"], ...labels]);
   if (!TABLE.given) byId("given").parentElement.hidden = true;
-  if (!LABELLED) for (const marking of document.querySelectorAll(".marking")) marking.hidden = true;
+  for (const marking of document.querySelectorAll(".marking")) marking.hidden = !MARKABLE || (marking.classList.contains("labelled") && !LABELLED);
   if (!HAS_TEXTS) byId("text-tool").hidden = true;
   if (!TABLE.suggested) byId("suggested-tool").hidden = true;
   for (const id of ["order", "given", "suggested", "marked"]) byId(id).addEventListener("change", filterSuspects);
@@ -94,11 +102,12 @@ function filterSuspects() {
 function markOf(id) {
   const mark = marks.get(id);
   if (!mark) return null;
-  return mark.mark === "fine" ? "✓ fine" : `✎ fixed: ${labelName(mark.label)}`;
+  return mark.mark === "fine" ? "✓ fine" : `✎ fixed: ${answerName(mark.label)}`;
 }
 
 /** "7 2% → 1 92%" for eyes; screen readers get the card's name. */
 function labelPair(row, chances = true) {
+  if (TARGETS) return targetPair(row);
   const [given, suggested] = [labelOf("given", row), labelOf("suggested", row)];
   if (given === null) return null;
   const chance = (column) => (chances && column ? element("span", { class: "chance", text: ` ${sure(column[row])}` }) : null);
@@ -140,7 +149,7 @@ function suspectCard(row, card) {
     mark ? element("span", { class: "mark", text: mark }) : element("span", { class: "quiet", text: `sample ${id}` }),
   );
   card.classList.toggle("worded", HAS_TEXTS);
-  return [tokensView(id) ?? sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
+  return [spotted(id) ?? tokensView(id) ?? sampleView("train", id, `Sample ${id}`), text].filter(Boolean);
 }
 
 function suspectName(row) {
@@ -150,6 +159,7 @@ function suspectName(row) {
     `Sample ${id}`,
     given === null ? null : `given label ${given}`,
     suggested === null || suggested === given ? null : `suggested label ${suggested}`,
+    TARGETS ? targetName(row) : null,
     `contribution ${contributionOf(row)}`,
     truthOf(row),
     markOf(id),
@@ -157,20 +167,14 @@ function suspectName(row) {
 }
 
 function suspectKey(event, row) {
-  if (!LABELLED) return false;
+  if (!MARKABLE) return false;
   const id = TABLE.id[row];
   const next = () => suspectsList.go(suspectsList.at + 1);
   if (event.key === "f") return markFixed(id, suggestion(row)) && (next(), true);
   if (event.key === "o") return markFine(id) && (next(), true);
   if (event.key === "u") return unmark(id);
-  if (/^[0-9]$/.test(event.key) && Number(event.key) < DATA.labels.names.length) return markFixed(id, Number(event.key)) && (next(), true);
+  if (LABELLED && /^[0-9]$/.test(event.key) && Number(event.key) < DATA.labels.names.length) return markFixed(id, Number(event.key)) && (next(), true);
   return false;
-}
-
-/** Code of the label that `f` gives: the suggested one where it differs from the given one. */
-function suggestion(row) {
-  if (!TABLE.suggested || TABLE.suggested[row] === TABLE.given[row]) return undefined;
-  return TABLE.suggested[row];
 }
 
 /** What is known of one sample, and the buttons that mark it. */
@@ -180,6 +184,7 @@ function showDetail(row, opened) {
   const facts = [
     ["given label", labelOf("given", row), TABLE.sure_given ? `model: ${sure(TABLE.sure_given[row])}` : null],
     ["suggested label", labelOf("suggested", row), TABLE.sure_suggested ? `model: ${sure(TABLE.sure_suggested[row])}` : null],
+    ...targetFacts(row),
     ["unseen", TABLE.sure_unseen ? sure(TABLE.sure_unseen[row]) : null, "for the given label, by models trained without it"],
     ["contribution", contributionOf(row), effectOf(row)],
     ["rank", `${count(row + 1)} of ${count(TABLE.id.length)}`, null],
@@ -189,7 +194,7 @@ function showDetail(row, opened) {
   const list = facts.map(([name, value, note]) => element("div", {}, element("dt", { text: name }), element("dd", {}, element("span", { text: value }), note ? element("span", { class: "quiet", text: ` ${note}` }) : null)));
   panel.replaceChildren(
     element("div", { class: "head" }, element("h2", { text: `Sample ${id}` }), element("button", { type: "button", class: "plain close", "aria-label": "Close", text: "✕", onclick: closeDetail })),
-    element("div", { class: "close-up" }, tokensView(id, true) ?? sampleView("train", id, `Sample ${id}`, true) ?? ""),
+    element("div", { class: "close-up" }, spotted(id, true) ?? tokensView(id, true) ?? sampleView("train", id, `Sample ${id}`, true) ?? ""),
     element("dl", {}, ...list),
     markButtons(row),
     timeOf(id) ?? "",
@@ -205,15 +210,14 @@ function closeDetail() {
 
 function markButtons(row) {
   const id = TABLE.id[row];
-  if (!TABLE.given) return element("div", { class: "decide" });
-  const select = element("select", { "aria-label": "Right label" });
-  choices(select, DATA.labels.names.map((name, code) => [code, name]));
-  select.value = String(marks.get(id)?.label ?? suggestion(row) ?? TABLE.given[row]);
+  if (givenAnswer(row) === undefined) return element("div", { class: "decide" });
+  const input = answerInput(row);
+  const number = () => (input.value.trim() === "" ? NaN : Number(input.value));
   return element(
     "div",
     { class: "decide", role: "group", "aria-label": "Mark this sample" },
-    element("label", {}, "Right label ", select),
-    element("button", { type: "button", text: "Fixed", onclick: () => markFixed(id, Number(select.value)) }),
+    element("label", {}, LABELLED ? "Right label " : "Right answer ", input),
+    element("button", { type: "button", text: "Fixed", onclick: () => markFixed(id, number()) || input.focus() }),
     element("button", { type: "button", text: "Fine", onclick: () => markFine(id) }),
     element("button", { type: "button", class: "plain", text: "Unmark", onclick: () => unmark(id) }),
   );
