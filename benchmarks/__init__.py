@@ -3,6 +3,7 @@
 costs     recording and every kind of attribution, against plain training
 tracking  a tracked step, against a plain step
 formats   what smaller rows lose in accuracy
+solves    iterations of conjugate gradients by preconditioner, and what self-influence finds
 checks    what the checks cost
 frozen    what frozen batch statistics lose in accuracy
 on_paper  what a run too large for one machine would cost, reckoned from these

@@ -6,6 +6,7 @@ import typer
 
 from hydragrad.cli.console import person_friendly, run_app
 from studies.accuracy import accuracy
+from studies.adam import adam
 from studies.bae import bae
 from studies.cleaning import cleaning
 from studies.convergence import convergence
@@ -35,8 +36,8 @@ app = typer.Typer(
 )
 
 STUDIES: tuple[Callable[..., None], ...] = (
-    *(figure1, table1, table2, table4, damping, weights, ranking, accuracy),
-    *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, libraries),
+    *(figure1, table1, table2, table4, damping, weights, ranking, accuracy, cleaning),
+    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, adam, libraries),
     *(offset, rounding, targets, groups),
 )
 for study in STUDIES:

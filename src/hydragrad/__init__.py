@@ -3,10 +3,10 @@
 Ask         check: what of a setup can be recorded, and what each mode costs, before it is trained
 Record      train, Recorder, indexed, augmented, loss_of_parts, register_optimizer: write a run directory
 Replay      Recording: open it again
-Elsewhere   Checkpoints: a model trained elsewhere, of which weights alone are left
+Elsewhere   Checkpoints, influence_rows, InfluenceStore: a model of which weights alone are left; rows for later queries
 Query       mean_loss, sample_losses, sample_margins, query: what about the model is to be explained
 Continue    continuation_loss, token_losses, log_probability, difference: what about a language model is
-Attribute   attribute, ensemble, influence, tracin, Scores: one number a training sample
+Attribute   attribute, ensemble, influence, self_influence, tracin, Scores: one number a training sample
 Track       Tracker, planned, hypergradients, Store: rows for later queries
 Check       verify, counterfactual, smoothness, approximation_error: predicted against measured
 Compare     bank, Bank, evaluate, brittleness, top_overlap: any library's scores against real retrainings

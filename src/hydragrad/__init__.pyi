@@ -6,10 +6,15 @@ from . import errors as errors
 from .attribution import attribute as attribute
 from .attribution import ensemble as ensemble
 from .attribution import influence as influence
+from .attribution import self_influence as self_influence
 from .attribution import tracin as tracin
 
 # Ask
 from .checking import check as check
+
+# Elsewhere
+from .checkpoint_rows import InfluenceStore as InfluenceStore
+from .checkpoint_rows import influence_rows as influence_rows
 
 # Clean
 from .cleaning import annotations as annotations
@@ -56,8 +61,6 @@ from .tracking import Store as Store
 from .tracking import Tracker as Tracker
 from .tracking import hypergradients as hypergradients
 from .tracking import planned as planned
-
-# Elsewhere
 from .trained_elsewhere import Checkpoints as Checkpoints
 from .training import augmented as augmented
 from .training import train as train

@@ -1,6 +1,7 @@
 """`attribute`: contributions of training samples to queries, from a recorded run."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -13,6 +14,7 @@ from hydragrad.attribution.gradients import QueryGradients, gradients_in_chunks,
 from hydragrad.attribution.part_sums import require_room_for_first
 from hydragrad.attribution.plan import Plan, make_plan
 from hydragrad.attribution.replays import over_replays
+from hydragrad.attribution.robust_mean import EXPLODED
 from hydragrad.attribution.routes import ROUTES, Comparisons, Route
 from hydragrad.attribution.segments import choose_route, sum_segments
 from hydragrad.attribution.summed import Summed, unpacked
@@ -45,6 +47,7 @@ from hydragrad.scores.notes import (
     STATISTICS_CONSTANT,
     about_average,
     interrupted,
+    of_exploded,
     under_autocast,
 )
 from hydragrad.surroundings import in_clean_surroundings
@@ -98,7 +101,8 @@ def attribute(
         samples: Training samples to score; all if None.
         replays: Average over so many replays that each leave out their own random share of the samples, in place of
             the run itself: for runs with kinks. Takes that many trainings and sweeps. Or the numbers of the replays,
-            as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3.
+            as in [4, 5]: a replay's number decides what it leaves out, and 4 means 0 to 3. A replay whose contributions
+            to a query exploded (ten times those of the median replay) is not in that query's mean; a note says so.
         drop: Share of the samples that a replay leaves out.
         removal: What leaving a sample out means: its loss has weight 0 and the others keep theirs ("weight"), or the
             mean of its batch is taken over the rest ("renormalised"). Of a sum both are the same.
@@ -130,6 +134,7 @@ def attribute(
             update themselves and are not BatchNorm's, or where the gradient is stopped (detach(), torch.no_grad) on
             its way.
         ReplayMismatch: The run can't be repeated.
+        NonFinite: Fewer than half of the replays have finite contributions.
         Unfinished: `part`, and results of other slices are missing.
 
     Cost: one training step is 3 units; see the table "what it costs" in the docs.
@@ -179,6 +184,7 @@ class _Attributing:
         self._fixed = route != "auto"
         self.route: Route | Literal["sweep"] = _route_of(plan, route)
         self.comparisons = Comparisons.fresh()
+        self.exploded: Counter[int] = Counter()
 
     def chunks(self, size: int) -> Chunks:
         """The sums of all chunks of so many scalars.
@@ -216,7 +222,9 @@ class _Attributing:
         plan = self._plan
         if plan.method.replays:
             differentiate = partial(gradients_of_some, queries=self._queries, numbers=numbers)
-            return over_replays(plan, gradients, differentiate, memory=self._memory, execution=self._execution)
+            over = over_replays(plan, gradients, differentiate, memory=self._memory, execution=self._execution)
+            self.exploded.update(over.exploded)
+            return over.summed
         if self.route == "sweep":
             tally = Tally(plan, len(numbers))
             finished.append(chunk_file(plan, gradients))
@@ -284,7 +292,7 @@ def _evidence(run: Recording, method: Method, chunks: Chunks, attributing: _Attr
         completed=run.completed,
         replay_exact=all(summed.exact for _, summed in chunks),
         replay_drift=max(summed.drift for _, summed in chunks),
-        notes=tuple(_notes(run, method)),
+        notes=tuple(_notes(run, method, attributing.exploded, sum(len(chunk.names) for chunk, _ in chunks))),
         compared=tuple(_compared(chunks, attributing.comparisons)),
     )
 
@@ -304,12 +312,14 @@ def _compared(chunks: Chunks, comparisons: Comparisons) -> Iterator[Compared]:
             yield Compared(what, held.times, held.gap)
 
 
-def _notes(run: Recording, method: Method) -> Iterator[Note]:
+def _notes(run: Recording, method: Method, exploded: Mapping[int, int], queries: int) -> Iterator[Note]:
     if method.replays:
         yield Note(
             "replays",
             f"Averaged over {len(method.replays)} replays that each left out their own random {100 * method.drop:g} %.",
         )
+    if exploded:
+        yield of_exploded(exploded, queries, EXPLODED)
     if method.removal == "renormalised":
         yield RENORMALISED
     if run.average is not None:

@@ -68,7 +68,7 @@ class BlockSums(OnRun):
                 "columns": columns,
                 "compared": compared.packed(),
                 "drift": torch.tensor(replay.drift, dtype=torch.float64),
-                "exact": torch.tensor(self.run.same_machine),
+                "exact": torch.tensor(self.run.exact),
             }
 
     def steps(self, block: Block, replay: Replay, compared: Comparisons) -> Generator[Tally, None, None]:

@@ -6,6 +6,7 @@ that each miss some samples, it is a slope over the very cloud of removals that 
 
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from hydragrad.attribution.gradients import QueryGradients
 from hydragrad.attribution.partial import Partial
 from hydragrad.attribution.plan import Plan, make_plan
+from hydragrad.attribution.robust_mean import mean_over, not_exploded
 from hydragrad.attribution.summed import Summed, packed
 from hydragrad.attribution.sweep import sweep
 from hydragrad.attribution.tally import SUMS, Tally
@@ -22,6 +24,18 @@ from hydragrad.replay.changed_run import Change, ChangedRun
 from hydragrad.replay.on_run import OnRun
 from hydragrad.replay.repeatable import require_repeatable
 from hydragrad.runs.kept_jobs import kept_jobs
+
+
+class OverReplays(NamedTuple):
+    """What several replays gave.
+
+    Attributes:
+        summed: The mean of their sums, and the largest drift.
+        exploded: Number of a replay → to how many queries its contributions exploded and are not in the mean.
+    """
+
+    summed: Summed
+    exploded: dict[int, int]
 
 
 def leave_out(length: int, share: float, seed: int, *, renormalised: bool = False) -> Change:
@@ -38,8 +52,10 @@ def over_replays(
     *,
     memory: int,
     execution: Execution = HERE,
-) -> Summed:
+) -> OverReplays:
     """Average the sweeps of several runs; finished ones are saved until all are done.
+
+    A replay whose contributions to a query exploded is left out of that query's mean.
 
     Args:
         plan: Of the run itself; its method says which replays, and which share they leave out.
@@ -50,10 +66,8 @@ def over_replays(
 
     Raises:
         ReplayMismatch: The run itself can't be repeated.
+        NonFinite: Fewer than half of the replays have finite contributions.
         Unfinished: A slice of the replays, and results of others are missing.
-
-    Returns:
-        The mean of their tallies, and the largest drift.
     """
     method, numbers = plan.method, plan.method.replays
     partials = [Partial(plan, gradients, f"{method.curvature} at replay {n} without {method.drop}") for n in numbers]
@@ -65,15 +79,20 @@ def over_replays(
         for place, sums in kept_jobs(work, numbers, files, execution, "replays", first=repeat):
             results[place] = sums
             progress.advance()
+    # In the order of the replays, not in that in which workers finished, so that sums round alike.
+    states = [results[place] for place in range(len(numbers))]
+    kept = not_exploded(torch.stack([state["values"].norm(dim=1) for state in states]))
     if execution.part is None:
         for one in partials:
             one.remove()
-    # In the order of the replays, not in that in which workers finished, so that sums round alike.
-    states = [results[place] for place in range(len(numbers))]
-    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in SUMS}
-    exact = plan.run.same_machine and all(bool(state["exact"]) for state in states)
-    tally = Tally(plan, len(gradients.names)).of(mean)
-    return Summed(tally, max(state["drift"].item() for state in states), exact)
+    every = [{name: state[name] for name in SUMS} for state in states]
+    tally = Tally(plan, len(gradients.names)).of(mean_over(every, kept))
+    exact = plan.run.exact and all(bool(state["exact"]) for state in states)
+    left_out = (~kept).sum(1).tolist()
+    return OverReplays(
+        summed=Summed(tally, max(state["drift"].item() for state in states), exact),
+        exploded={number: count for number, count in zip(numbers, left_out, strict=True) if count},
+    )
 
 
 class _Replay(OnRun):

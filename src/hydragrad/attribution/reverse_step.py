@@ -39,6 +39,7 @@ from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.derivatives.trusted import reason as reason_of
 from hydragrad.errors import HydragradError, Unsupported
 from hydragrad.replay import Replay
+from hydragrad.replay.buffer_flow import ReverseFlow
 from hydragrad.replay.histories import parts_of
 from hydragrad.steps import Cotangent, smoothing_of, transpose_all, transpose_transforms
 
@@ -51,6 +52,13 @@ class Cotangents(NamedTuple):
 
     w_bar: Tensor
     states: tuple[Tensor, ...]
+    r_bar: Tensor
+
+
+class _ThroughLoss(NamedTuple):
+    """The products of every micro-batch, last first, and the statistics' cotangent before the step."""
+
+    products: list[tuple[Evaluated, CurvatureStep]]
     r_bar: Tensor
 
 
@@ -95,11 +103,11 @@ class ReverseStep:
         for problem in (self._problem, self._of_samples):
             problem.take_modes(self._replay.trajectory.model)
         g_bar, before = self._through_update(moment, cotangents)
-        products = self._first_that_holds(moment, g_bar, cotangents.r_bar)
-        w_bar, r_bar = before.w_bar, cotangents.r_bar
+        products, r_bar = self._first_that_holds(moment, g_bar, cotangents.r_bar)
+        w_bar = before.w_bar
         tally.add_step(record, [_derived(evaluated, product) for evaluated, product in reversed(products)])
         for _, product in products:
-            w_bar, r_bar = product.w_bar.add_(w_bar), product.r_bar
+            w_bar = product.w_bar.add_(w_bar)
         if self._plan.method.damping:
             w_bar.add_(g_bar, alpha=self._plan.method.damping)
         return Cotangents(w_bar, before.states, r_bar)
@@ -137,7 +145,7 @@ class ReverseStep:
         moved = plan.moved()
         return HeldProducts(self._problem, plan.weights, plan.statistics, moved, make, gauss_newton=gauss_newton)
 
-    def _first_that_holds(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> list[tuple[Evaluated, CurvatureStep]]:
+    def _first_that_holds(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> _ThroughLoss:
         while True:
             try:
                 return self._through_loss(moment, g_bar, r_bar)
@@ -161,13 +169,13 @@ class ReverseStep:
                 f"{reason}. {'Leave labels=True out.' if self._plan.classes else remedy}"
             ) from error
 
-    def _through_loss(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> list[tuple[Evaluated, CurvatureStep]]:
+    def _through_loss(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> _ThroughLoss:
         """The products of every micro-batch, last first, held to the gradient that trained."""
-        products = []
-        for evaluated in reversed(moment.evaluated):
-            product = self._through_micro_batch(moment, evaluated, g_bar, r_bar)
+        products, flow = [], ReverseFlow(moment.record, r_bar)
+        for number, evaluated in reversed([*enumerate(moment.evaluated)]):
+            product = self._through_micro_batch(moment, evaluated, g_bar, flow.after(number))
             products.append((evaluated, product))
-            r_bar = product.r_bar
+            flow.before(number, product.r_bar)
         terms = [_weighted(evaluated, product.along.losses_dot) for evaluated, product in products]
         in_full = None
         if self._full.wants(moment.record):
@@ -175,7 +183,7 @@ class ReverseStep:
         self._comparisons.hold(moment.record, torch.cat(terms, -1), moment.gradient, in_full, g_bar)
         for evaluated, product in products:
             self._full.note(evaluated.part, product.along.losses, evaluated.losses)
-        return products
+        return _ThroughLoss(products, flow.start)
 
     def _in_full(self, moment: Moment, evaluated: Evaluated) -> Tensor:
         where = evaluated.part, evaluated.batch, moment.parameters, evaluated.buffers

@@ -77,7 +77,7 @@ def sum_segments(
 
         spans = [block.span for block in blocks]
         folded = fold_segments("attributing", spans, through, Folded(empty), replay=replay, saver=saver)
-    return Summed(folded.state, folded.drift, run.same_machine)
+    return Summed(folded.state, folded.drift, run.exact)
 
 
 def _sum_blocks(
@@ -90,7 +90,7 @@ def _sum_blocks(
     saver: PartialFold[Tally],
 ) -> Summed:
     """Sum blocks as jobs whose results are saved one by one; what an interrupted fold has summed is taken over."""
-    total, drift, exact = before.state.copy(), before.drift, work.run.same_machine
+    total, drift, exact = before.state.copy(), before.drift, work.run.exact
     waiting = [number for number, block in enumerate(blocks) if block.span[0] not in before.done]
     results: dict[int, dict[str, Tensor]] = {}
     steps = sum(stop - start for start, stop in (block.span for block in blocks))

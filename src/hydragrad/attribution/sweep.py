@@ -75,7 +75,7 @@ def sweep(plan: Plan, gradients: QueryGradients, *, memory: int, comparisons: Co
                 yield Swept(cotangents, tally)
 
         folded = fold_segments("attributing", run.segments[::-1], through, Folded(end), replay=replay, saver=saver)
-    return Summed(folded.state.tally, folded.drift, run.same_machine)
+    return Summed(folded.state.tally, folded.drift, run.exact)
 
 
 def _with_query(cotangents: Cotangents, gradients: QueryGradients, ends: Ends, step: int) -> Cotangents:

@@ -14,7 +14,8 @@ from hydragrad.replay.means import Share
 from hydragrad.runs import StepRecord
 from hydragrad.runs.log import MicroBatch
 
-SUMS = ("values", "labels", "over_time", "parts", "visits")
+BY_QUERY = ("values", "labels", "over_time", "parts")
+SUMS = (*BY_QUERY, "visits")
 
 
 class Derived(NamedTuple):

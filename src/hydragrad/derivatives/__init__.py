@@ -15,6 +15,7 @@ part_losses  losses of samples made of those of their parts
 one_call     the model's one call inside the loss
 point        where one step is differentiated
 refusals     models that are refused, with the reason
+wrapped      models that several processes train together
 stopped      gradients that are stopped on their way
 graph        the graph of a loss
 kinks        operations whose derivative jumps
@@ -61,6 +62,7 @@ from hydragrad.derivatives.part_losses import terms_of as terms_of
 from hydragrad.derivatives.one_call import require_one_call as require_one_call
 from hydragrad.derivatives.point import Point as Point
 from hydragrad.derivatives.refusals import require_differentiable as require_differentiable
+from hydragrad.derivatives.wrapped import bare_model as bare_model
 
 # Derivatives of all samples along directions
 from hydragrad.derivatives.directional.forward_mode import Directional as Directional
@@ -87,6 +89,8 @@ from hydragrad.derivatives.curvature.products import Products as Products
 from hydragrad.derivatives.curvature.many_products import VectorisedProducts as VectorisedProducts
 from hydragrad.derivatives.curvature.many_products import fastest_products as fastest_products
 from hydragrad.derivatives.curvature.reverse_products import ReverseProducts as ReverseProducts
+from hydragrad.derivatives.curvature.eigenbasis import Eigenbasis as Eigenbasis
+from hydragrad.derivatives.curvature.ekfac import fit_ekfac as fit_ekfac
 from hydragrad.derivatives.curvature.zero import ZeroCurvature as ZeroCurvature
 from hydragrad.derivatives.curvature.tangents import ExactTangents as ExactTangents
 from hydragrad.derivatives.curvature.tangents import Tangents as Tangents

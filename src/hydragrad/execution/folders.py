@@ -99,7 +99,10 @@ class Listing:
         with FileLock(folder.with_suffix(".lock")):
             if not (folder / COMPLETE).exists():
                 with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-                    tar.extractall(folder, filter="data")
+                    # Python before 3.11.4 has no filters; the archive is this program's own.
+                    if hasattr(tarfile, "data_filter"):
+                        tar.extraction_filter = tarfile.data_filter
+                    tar.extractall(folder)
                 (folder / COMPLETE).touch()
         return folder
 

@@ -3,6 +3,7 @@
 recording          Recording: opens a run directory
 trained            what is needed of a trained model where its steps are not
 trajectory         model and optimizer moving along recorded steps
+buffer_flow        which buffers each micro-batch of a step begins with
 repeatable         whether a run can be repeated at all
 replay             repeats steps and holds them to the record
 averages           an average of the run's weights as what is asked about

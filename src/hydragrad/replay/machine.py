@@ -61,6 +61,7 @@ def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mappin
         for key in COMPARED
         if machine.get(key, None if key in ALWAYS_NOTED else present[key]) != present[key]
     ]
+    differing = list(dict.fromkeys(differing))  # of several processes on one machine
     if differing:
         warnings.warn(
             "This is not the machine of the recording (" + "; ".join(differing) + "). Replay starts every segment "

@@ -4,6 +4,7 @@ manifest         what was recorded, by what, where
 module_settings  settings of torch's modules that change what they compute
 log              the step log
 steps            the steps of a run directory, read
+processes        runs that several processes made, each its part
 checkpoints      states as safetensors
 averages         updates of averages of the weights, a line each
 stored_batches   batches that are stored with the run

@@ -10,7 +10,9 @@ scores          contributions, and their file
 saved           what the files of scores in a folder say, without their tensors
 evidence        how scores were computed, and what was measured about them
 checks          predicted against actual changes
+solved          how far the systems of influence functions were solved
 notes           what a reader must know
+relative        scores relative to self-influence; how far queries have the same extreme samples
 amounts         how contributions are shown: calibrated, as derivatives, or as shares
 spread          how contributions vary between independent runs
 """
@@ -45,8 +47,10 @@ from hydragrad.scores.queries import queries_of as queries_of
 from hydragrad.scores.queries import query as query
 from hydragrad.scores.queries import sample_losses as sample_losses
 from hydragrad.scores.queries import single_samples_of as single_samples_of
+from hydragrad.scores.relative import Overlap as Overlap
 from hydragrad.scores.samples import checked_samples as checked_samples
 from hydragrad.scores.saved import SavedScores as SavedScores
 from hydragrad.scores.saved import saved_scores as saved_scores
 from hydragrad.scores.scores import MEANING as MEANING
 from hydragrad.scores.scores import Scores as Scores
+from hydragrad.scores.solved import Solved as Solved

@@ -3,6 +3,7 @@
 counterfactual  the same run again, without some samples, with other weights or other labels
 verify          predicted against actual changes
 smoothness      whether derivatives of a run can predict removals, and which method suits
+second_moments  how much of Adam's steps is a sign, and which smoothing predicts real changes
 error           the error of dropping the curvature, along the run
 bounds          bounds on that error
 lds             the linear datamodeling score
@@ -24,6 +25,7 @@ from hydragrad.trust.evaluate import evaluate
 from hydragrad.trust.evaluation import Evaluation
 from hydragrad.trust.overlap import Overlap, top_overlap
 from hydragrad.trust.retrainings import Bank
+from hydragrad.trust.second_moments import SecondMoments, SmoothingProbe
 from hydragrad.trust.smoothness import Smoothness, smoothness
 from hydragrad.trust.verify import verify
 
@@ -34,6 +36,8 @@ __all__ = [
     "Counterfactual",
     "Evaluation",
     "Overlap",
+    "SecondMoments",
+    "SmoothingProbe",
     "Smoothness",
     "approximation_error",
     "bank",
