@@ -10,7 +10,11 @@ from torch.utils.data import TensorDataset
 import hydragrad as hg
 from documents import ROOT
 from hydragrad.disk import load_sealed, save_sealed
-from hydragrad.errors import DataError, QueryError, RecordingMismatch, RunDamaged, RunNotFound
+from hydragrad.errors import DataError, QueryError, RecordingMismatch, RunDamaged, RunNotFound, Unfinished
+from hydragrad.execution.claims import Claims
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import FOLDER
+from hydragrad.runs.kept import Kept
 from hydragrad.trust.retrainings import FORM
 
 
@@ -86,10 +90,22 @@ def test_a_bank_has_the_groups_of_verify_and_shares_its_retrainings(runs):
     assert (found.slope, found.scale) == pytest.approx((check.slope, check.scale), rel=1e-9)
 
 
+def bank_groups(run, seed):
+    """The groups that a bank of three subsets leaves out."""
+    return [
+        row.nonzero()[:, 0].tolist() for row in hg.bank(run, queries()[0], subsets=3, seed=seed, keep=False).left_out
+    ]
+
+
 def test_a_slice_makes_the_same_bank_and_elsewhere_too(runs, tmp_path):
     run = train(tmp_path, 1)
     whole = hg.bank(runs[0], queries()[0], subsets=3, seed=5, keep=False)
     assert torch.equal(hg.bank(run, queries()[0], subsets=3, seed=5, part="2/2").values, whole.values)
+    change = Change(weights=dict.fromkeys(bank_groups(run, 7)[0], 0.0))
+    with Claims(run.path / FOLDER) as others:
+        assert others.take(Kept(run.path / FOLDER, "", change.key(run)).path.stem)
+        with pytest.raises(Unfinished, match="Part 1/2 is done; 1 of 3 retrainings are still missing"):
+            hg.bank(run, queries()[0], subsets=3, seed=7, part="1/2")
     with pytest.raises(QueryError, match="keep=True"):
         hg.bank([run, runs[1]], queries()[0], subsets=3, seed=6, part="1/2", keep=False)
 

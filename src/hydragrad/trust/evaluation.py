@@ -63,7 +63,8 @@ class Evaluation:
         loo_pearson: Pearson's correlation over single removals, mean over the queries.
         loo_spearman: Spearman's.
         remarks: What a reader must know, one or several sentences each.
-        loo_pearson_per_query, loo_spearman_per_query: Of each query.
+        loo_pearson_per_query: Pearson's of each query.
+        loo_spearman_per_query: Spearman's of each query.
     """
 
     query_names: tuple[str, ...]

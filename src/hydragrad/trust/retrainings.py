@@ -148,7 +148,7 @@ class Bank:
 
     @property
     def removed(self) -> Tensor:
-        """How much of every sample each retraining did without, float64 (subsets, samples): 1 where it was left out."""
+        """How much of every sample each retraining did without, float64 (subsets, samples); 1 where it was left out."""
         return self.left_out.double() * (1 - self.weights)[:, None]
 
     def changes(self, values: Tensor) -> Tensor:
