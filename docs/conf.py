@@ -30,7 +30,7 @@ smartquotes = False  # options begin with two hyphens
 
 # What stands in signatures and is documented elsewhere. There is no network while building, so no inventory of theirs.
 nitpick_ignore_regex = [
-    ("py:.*", r"(torch|pd|pandas|np|numpy|nn|collections|contextlib|pathlib|typing|types)\..*"),
+    ("py:.*", r"(torch|pd|pandas|np|numpy|nn|collections|concurrent|contextlib|pathlib|typing|types)\..*"),
     ("py:class", r"(Path|Tensor|Module|Dataset|DataLoader|Optimizer|NDArray|Self|Any|TracebackType|optional|Array)"),
     # Of no use to a reader:
     ("py:class", r"hydragrad\.(runs\.log\.Structure|trust\.error\.PairAt)"),

@@ -19,6 +19,9 @@ convergence         convergence: after how many runs a ranking of samples conver
 hara                single removals, the protocol of SGD-influence
 dattri              random halves and removals on dattri's settings
 bae                 random halves on SOURCE's setting
+adam                networks trained with AdamW, with and without smoothing of the derivative
+libraries           scores of several libraries against the same retrainings
+offset              why predictions and removals differ by an offset, and what removes it
 rounding            what rounding of other machines does to a replay, and how far faults are beyond it
 
 What they share:
@@ -28,11 +31,15 @@ noise               what is made wrong in a training set
 cifar10n            labels that people gave to CIFAR-10
 checked_labels      test labels that people checked
 noisy_run           one noisy training set and its recorded run
+ranking             the default ranking of suspects, next to every signal in it
 rankings            how suspect labels are, by several methods
 baselines           confident learning and TracIn
+other_libraries     score matrices of captum, dattri and traker
 removals            one run and its real removals
 estimates           contributions of one run by several estimators
 estimator_rows      rows, summary and tables of the study of estimators
+adam_runs           networks trained with AdamW, and their real removals
+adam_estimators     what predicts these removals
 subsets             answers of networks trained on random subsets
 many_networks       small networks of one kind trained at once
 rows                rows and arrays in files

@@ -6,6 +6,7 @@ import typer
 
 from hydragrad.cli.console import person_friendly, run_app
 from studies.accuracy import accuracy
+from studies.adam import adam
 from studies.bae import bae
 from studies.cleaning import cleaning
 from studies.convergence import convergence
@@ -18,6 +19,9 @@ from studies.figure1 import figure1
 from studies.groups import groups
 from studies.hara import hara
 from studies.label_errors import label_errors
+from studies.libraries import libraries
+from studies.offset import offset
+from studies.ranking import ranking
 from studies.rounding import rounding
 from studies.table4 import table4
 from studies.targets import targets
@@ -32,8 +36,9 @@ app = typer.Typer(
 )
 
 STUDIES: tuple[Callable[..., None], ...] = (
-    *(figure1, table1, table2, table4, damping, weights, accuracy),
-    *(cleaning, label_errors, trust, error, estimators, convergence, hara, dattri, bae, rounding, targets, groups),
+    *(figure1, table1, table2, table4, damping, weights, ranking, accuracy, cleaning),
+    *(label_errors, trust, error, estimators, convergence, hara, dattri, bae, adam, libraries),
+    *(offset, rounding, targets, groups),
 )
 for study in STUDIES:
     app.command()(study)

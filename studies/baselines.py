@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hydragrad.attribution.influence import losses_along, query_gradients
+from hydragrad.attribution.influence import query_gradients
+from hydragrad.attribution.losses_along import losses_along
 from hydragrad.errors import Unsupported
 from hydragrad.progress import bar
 from hydragrad.replay import Recording

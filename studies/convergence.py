@@ -21,8 +21,22 @@ from torch.utils.data import TensorDataset
 
 from hydragrad.attribution.ensemble import score_members
 from hydragrad.cli.console import columns, number, percent, say, write_json
-from hydragrad.cli.options import DataDir, Json, Quiet, named_among, require_one_of
+from hydragrad.cli.options import (
+    DataDir,
+    ExecutorName,
+    Json,
+    Part,
+    Quiet,
+    RayAddress,
+    Workers,
+    execution_from,
+    named_among,
+    require_one_of,
+    slice_done,
+)
 from hydragrad.datasets import DATASETS, Splits, load
+from hydragrad.errors import Unfinished
+from hydragrad.execution import HERE, Execution
 from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
@@ -97,7 +111,7 @@ def reproduce_convergence(
     groups: int = 12,
     train_size: int = 5_000,
     epochs: int = 5,
-    workers: int = 1,
+    execution: Execution = HERE,
 ) -> list[ConvergenceRow]:
     """Measure, and draw OUT/settling.png; runs, scores and retrainings in `out` are reused.
 
@@ -112,21 +126,31 @@ def reproduce_convergence(
         groups: How many groups.
         train_size: Training samples.
         epochs: Passes over them.
-        workers: Processes that train at the same time.
+        execution: Where runs are trained, attributed and retrained.
+
+    Raises:
+        Unfinished: A slice, after its share of every training.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / ROWS_FILE
     rows = saved_rows(ConvergenceRow, file)
     known = {(row.data, row.network, row.curvature, row.runs, row.train_size, row.epochs) for row in rows}
+    missing: Unfinished | None = None
     for name in data:
         splits = load(name, data_dir=data_dir, train_size=train_size)
         for curvature in curvatures:
             if (name, network, curvature, runs, train_size, epochs) in known:
                 continue
             make, folder = partial(_make, splits, network, epochs), out / f"{name}-{network}-{train_size}x{epochs}"
-            row = _measured(make, folder, splits, network, curvature, runs, retrained, groups, workers)
+            try:
+                row = _measured(make, folder, splits, network, curvature, runs, retrained, groups, execution)
+            except Unfinished as error:
+                missing = error
+                continue
             rows.append(replace(row, train_size=train_size, epochs=epochs))
             append_rows(file, rows[-1:])
+    if missing is not None:
+        raise missing
     longest = sorted(rows, key=lambda row: row.runs)  # the row with the most runs of a training replaces the others
     curves = {f"{row.data}, {row.network}, {row.curvature}": (row.measured, row.foretold) for row in longest}
     convergence_curves(curves).savefig(out / PICTURE, dpi=160)
@@ -151,10 +175,10 @@ def _measured(
     runs: int,
     retrained: int,
     groups: int,
-    workers: int,
+    execution: Execution,
 ) -> ConvergenceRow:
     query = mean_loss(TensorDataset(*(tensor[:HELD_OUT] for tensor in splits.test.tensors)), name="test loss")
-    members = score_members(make, [query], range(runs), folder, method=Method.of(curvature), workers=workers)
+    members = score_members(make, [query], range(runs), folder, method=Method.of(curvature), execution=execution)
     values = torch.stack([scores.values for scores in members])
     mean, error = mean_and_standard_error(values)
     single = float(rank_agreement(values)[0])
@@ -174,11 +198,9 @@ def _measured(
         generator = torch.Generator().manual_seed(2_000)
         size = round(SHARE * len(splits.train))
         left_out = [torch.randperm(len(splits.train), generator=generator)[:size].tolist() for _ in range(groups)]
+        some = [make(seed, folder / f"seed-{seed}") for seed in range(retrained)]
         actual = np.stack(
-            [
-                counterfactual(make(seed, folder / f"seed-{seed}"), left_out, query, workers=workers).values[0].numpy()
-                for seed in range(retrained)
-            ]
+            [counterfactual(run, left_out, query, **execution.keywords).values[0].numpy() for run in some]
         )
         predicted = np.stack([values[:, 0][:, group].sum(1).numpy() for group in left_out], axis=1)
         row |= {"groups": groups, "retrained": retrained} | _against_truth(predicted, actual)
@@ -223,7 +245,10 @@ def convergence(
     train_size: Annotated[int, typer.Option(min=100, help="Training samples.")] = 5000,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 5,
     out: Annotated[Path, typer.Option(help="Folder for runs, rows and picture.")] = Path("runs/settling"),
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
@@ -231,13 +256,14 @@ def convergence(
     """After how many runs the ranking of training samples converges.
 
     Also measures what means over runs predict. If interrupted, the same command resumes; runs, scores and retrainings
-    are saved.
+    are saved. Slices (--part) are called again until one prints the table: retrainings come after all runs.
 
     Example: python -m studies convergence --data mnist --runs 10
     """
     require_one_of(network, NETWORKS, "--network")
     requested = named_among(curvatures, get_args(Curvature), "--curvatures")
-    with quiet(silent):
+    execution = execution_from(executor, ray_address, workers, part)
+    with quiet(silent), slice_done():
         rows = reproduce_convergence(
             out,
             data=named_among(data, DATASETS, "--data"),
@@ -249,7 +275,7 @@ def convergence(
             groups=groups,
             train_size=train_size,
             epochs=epochs,
-            workers=workers,
+            execution=execution,
         )
     half = max(len(row.measured) for row in rows)
     columns(

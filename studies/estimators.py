@@ -35,8 +35,9 @@ from torch import Tensor
 from hydragrad.attribution import attribute
 from hydragrad.attribution.influence import influence_functions
 from hydragrad.cli.console import write_json
-from hydragrad.cli.options import DataDir, Json, Quiet, named_among
+from hydragrad.cli.options import DataDir, ExecutorName, Json, Quiet, RayAddress, Workers, execution_from, named_among
 from hydragrad.datasets import DATASETS, load
+from hydragrad.execution import HERE, Execution
 from hydragrad.figures import agreement
 from hydragrad.progress import quiet
 from hydragrad.scores import Curvature, Method, Query
@@ -86,7 +87,7 @@ def reproduce_estimators(
     kinds: Sequence[str] = KINDS,
     replays: Sequence[int] = REPLAYS,
     shares: Sequence[float] = SHARES,
-    workers: int = 1,
+    execution: Execution = HERE,
     rows_file: Path | None = None,
 ) -> list[EstimatorRow]:
     """Measure what is missing; runs, retrainings and estimates in `out` are reused.
@@ -103,7 +104,7 @@ def reproduce_estimators(
         kinds: Some of `KINDS`.
         replays: Over how many replays to average, smallest first.
         shares: Some of `SHARES`.
-        workers: Processes that retrain at the same time.
+        execution: Where retrainings run.
         rows_file: Where rows are saved, `ROWS_FILE` in `out` if None; rows that it holds are not measured again.
 
     Returns:
@@ -127,7 +128,7 @@ def reproduce_estimators(
             done = [row for row in saved_rows(EstimatorRow, file) if _is_of(row, run)]
             name = f"{splits.name}-{network}-{len(splits.train)}x{epochs}-{seed}"
             removals = Removals(
-                out / name, splits, network=network, seed=seed, epochs=epochs, count=groups, workers=workers
+                out / name, splits, network=network, seed=seed, epochs=epochs, count=groups, execution=execution
             )
             have = {(row.estimator, row.share) for row in done}
             missing = [measurement for measurement in wanted if measurement not in have]
@@ -270,7 +271,9 @@ def estimators(
         Path | None,
         typer.Option(help="File of rows, instead of OUT/estimators.jsonl; its rows are not measured again."),
     ] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
@@ -283,6 +286,7 @@ def estimators(
     Example: python -m studies estimators --data mnist --networks mlp --estimators ceilings,none,hessian
     """
     counts = whole_numbers(replays, "--replays")
+    execution = execution_from(executor, ray_address, workers)
     measured: list[EstimatorRow] = []
     with quiet(silent):
         for name in named_among(data, DATASETS, "--data"):
@@ -298,7 +302,7 @@ def estimators(
                 kinds=named_among(kinds, KINDS, "--estimators"),
                 replays=counts,
                 shares=[SHARES_BY_NAME[share] for share in named_among(shares, SHARES_BY_NAME, "--shares")],
-                workers=workers,
+                execution=execution,
                 rows_file=rows,
             )
     for run in dict.fromkeys((row.data, row.network, row.seed) for row in measured):

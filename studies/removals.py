@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from hydragrad.datasets import Splits
+from hydragrad.execution import Execution
 from hydragrad.experiments.recipes import cross_entropy
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
@@ -42,13 +43,13 @@ class Removals:
         seed: Of initialisation and order, and of the groups.
         epochs: Passes over the training samples.
         count: Groups of the largest size; two thirds as many of the others.
-        workers: Processes that retrain at the same time.
+        execution: Where retrainings run.
     """
 
     def __init__(
-        self, folder: Path, splits: Splits, *, network: str, seed: int, epochs: int, count: int, workers: int
+        self, folder: Path, splits: Splits, *, network: str, seed: int, epochs: int, count: int, execution: Execution
     ) -> None:
-        self.splits, self.workers = splits, workers
+        self.splits, self.execution = splits, execution
         self._folder, self._network, self._seed, self._epochs = folder, network, seed, epochs
         self.groups = _groups(len(splits.train), count, seed)
         self.halved = count // 3
@@ -78,7 +79,7 @@ class Removals:
 
         def measured() -> Array:
             begin = time.process_time()
-            list(retrain(self.run, [_without([0])], workers=1, keep=False))
+            list(retrain(self.run, [_without([0])], keep=False))
             return np.array([time.process_time() - begin])
 
         return float(saved_array(self._folder / "training-seconds.npy", measured)[0])
@@ -86,7 +87,7 @@ class Removals:
     @cached_property
     def facts(self) -> dict[str, float]:
         """Test accuracy, and what `smoothness` measures of the run."""
-        smooth = smoothness(self.run, query=self.queries[0], steps=(0.5,), workers=self.workers)
+        smooth = smoothness(self.run, query=self.queries[0], steps=(0.5,), **self.execution.keywords)
         accuracy = mean_loss_and_accuracy(self.run.trained_model(), cross_entropy, self.splits.test)[1]
         assert accuracy is not None
         return {
@@ -119,7 +120,7 @@ class Removals:
 
     def _changes(self, name: str, changes: Sequence[Change]) -> Array:
         def measured() -> Array:
-            states = retrain(self.run, changes, workers=self.workers, keep=True)
+            states = retrain(self.run, changes, execution=self.execution, keep=True)
             values: Array = measure(self.run, states, self.queries)[1].numpy()
             return values
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hydragrad.disk import replace_file
 from hydragrad.runs.lines import AppendOnlyLines, read_lines
 
 try:
@@ -71,7 +72,10 @@ def saved_array(file: Path, measure: Callable[[], NDArray[np.float64]]) -> NDArr
         return saved
     values = measure()
     file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished.npy")
-    np.save(unfinished, values)
-    os.replace(unfinished, file)
+    replace_file(file, lambda to: _save_array(to, values), several=True)
     return values
+
+
+def _save_array(file: Path, values: NDArray[np.float64]) -> None:
+    with open(file, "wb") as opened:  # a path would get another ending
+        np.save(opened, values)

@@ -17,8 +17,23 @@ from torch import Tensor, nn
 
 from hydragrad.attribution import attribute
 from hydragrad.cli.console import columns, number, percent, write_json
-from hydragrad.cli.options import DataDir, Json, Quiet, named_among, require_one_of
+from hydragrad.cli.options import (
+    DataDir,
+    ExecutorName,
+    Json,
+    Part,
+    Quiet,
+    RayAddress,
+    Workers,
+    execution_from,
+    named_among,
+    require_one_of,
+    slice_done,
+)
 from hydragrad.datasets import DATASETS, load
+from hydragrad.errors import Unfinished
+from hydragrad.execution import HERE, Execution
+from hydragrad.execution.claims import exclusive
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.scores import Method, mean_loss, sample_losses
@@ -67,7 +82,7 @@ def reproduce_trust(
     epochs: int = 10,
     groups: int = 30,
     share: float = 0.1,
-    workers: int = 1,
+    execution: Execution = HERE,
 ) -> list[Row]:
     """Measure; runs, retrainings and finished networks in `out` are reused.
 
@@ -80,11 +95,15 @@ def reproduce_trust(
         epochs: Passes over them.
         groups: Random groups that are left out.
         share: Of the samples, in a group.
-        workers: Processes that retrain at the same time.
+        execution: Where attributions and retrainings run.
+
+    Raises:
+        Unfinished: A slice, after its share of every network.
     """
     out.mkdir(parents=True, exist_ok=True)
     rows = saved_rows(Row, out / ROWS_FILE)
     splits = load(data, data_dir=data_dir, train_size=train_size)
+    missing: Unfinished | None = None
     for name in networks:
         if sum(row.network == name for row in rows) == len(METHODS):
             continue
@@ -92,27 +111,36 @@ def reproduce_trust(
         torch.manual_seed(0)
         model = NETWORKS[name](splits.train.tensors[0].shape[1])
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-        run = train(model, _loss, splits.train, optimizer, epochs=epochs, batch_size=64, out=out / name, resume=True)
-        rows += _measured(name, run, splits.test, groups, share, workers)
+        with exclusive(out, name):
+            run = train(
+                model, _loss, splits.train, optimizer, epochs=epochs, batch_size=64, out=out / name, resume=True
+            )
+        try:
+            rows += _measured(name, run, splits.test, groups, share, execution)
+        except Unfinished as error:
+            missing = error
+            continue
         replace_rows(out / ROWS_FILE, rows, lambda row: row.network)
+    if missing is not None:
+        raise missing
     return [row for row in rows if row.network in networks]
 
 
-def _measured(name: str, run: Recording, test: Any, groups: int, share: float, workers: int) -> list[Row]:
+def _measured(name: str, run: Recording, test: Any, groups: int, share: float, execution: Execution) -> list[Row]:
     accuracy = mean_loss_and_accuracy(run.trained_model(), _loss, test)[1]
     assert accuracy is not None
-    smooth = smoothness(run, query=mean_loss(test), workers=workers)
+    smooth = smoothness(run, query=mean_loss(test), **execution.keywords)
     queries = [mean_loss(test, name="test loss"), sample_losses(test, range(SINGLE))]
     rows = []
     for method in METHODS:
         mean, single = (
             verify(
                 run,
-                attribute(run, query, **method.options, workers=workers),
+                attribute(run, query, **method.options, **execution.keywords),
                 groups=groups,
                 size=share,
                 extremes=False,
-                workers=workers,
+                **execution.keywords,
             ).checks[0]
             for query in queries
         )
@@ -149,20 +177,25 @@ def trust(
     epochs: Annotated[int, typer.Option(min=1, help="Passes over them.")] = 10,
     groups: Annotated[int, typer.Option(min=3, help="Random groups that are left out.")] = 30,
     share: Annotated[float, typer.Option(help="Share of the samples in a group.")] = 0.1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
 ) -> None:
     """Predicted against actual removals on five kinds of network.
 
-    Also measures how smooth each run is. If interrupted, the same command resumes; retrainings are saved.
+    Also measures how smooth each run is. If interrupted, the same command resumes; retrainings are saved. Slices
+    (--part) are called again until one prints the tables: the stages of a network depend on each other.
 
     Example: python -m studies trust --networks mlp,lenet5 --workers 2
     """
     names = named_among(networks, NETWORKS, "--networks")
     require_one_of(data, DATASETS, "--data")
-    with quiet(silent):
+    execution = execution_from(executor, ray_address, workers, part)
+    with quiet(silent), slice_done():
         rows = reproduce_trust(
             out,
             data=data,
@@ -172,7 +205,7 @@ def trust(
             epochs=epochs,
             groups=groups,
             share=share,
-            workers=workers,
+            execution=execution,
         )
     runs = {row.network: row for row in rows}
     columns(

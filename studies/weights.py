@@ -1,4 +1,4 @@
-"""The weights of the default ranking of suspects: a grid, on the twelve settings that they were chosen on.
+"""The weights of the default ranking of suspects: a grid, on the settings that they were chosen on.
 
 A combination is measured by its mean AUC over the settings, seed 0 of each. Influence functions spare the rare but
 right samples that a network needs most, which the AUC does not show; so for their weight the network is also trained
@@ -25,30 +25,34 @@ from hydragrad.cli.options import DataDir, Json, Quiet
 from hydragrad.datasets import load
 from hydragrad.progress import bar, quiet
 from studies.label_errors import checked_by_people, trained_on_test_set
-from studies.noisy_run import FOLDS, NoisyRun, Setting
+from studies.noisy_run import NoisyRun, Setting
 from studies.rankings import Ranking, most_suspect
 from studies.rows import append_rows, saved_rows
 
 GRID = {
-    "contribution": (0.0, 0.25, 0.5, 1.0),
+    "contribution": (0.0, 0.25, 0.35, 0.5),
     "above": (0.0, 0.5, 1.0),
-    "influence": (0.0, 0.1, 0.3, 1.0),
-    "out_of_fold": (0.0, 0.1, 0.3),
+    "influence": (0.0, 0.1, 0.4, 0.5, 1.0, None),
 }
+"""Influence None is by the share of labels that training disagrees with."""
+BY_SHARE = "by share"
+FILTERED_INFLUENCE = (0.0, 0.1, 0.3, 1.0)
 CHOSEN_ON = (
     *(
-        Setting(data="mnist", noise=noise, size=10_000, epochs=20, seed=0)
-        for noise in ("0.2", "0.5", "swap-0.3", "cluster-0.1", "copies-0.1", "patch-0.02")
+        Setting(data="digits", noise=noise, size=1000, epochs=24, seed=seed)
+        for seed in (0, 1)
+        for noise in ("0.1", "0.4", "0.8", "swap-0.3", "cluster-0.1", "copies-0.1", "patch-0.02")
+        if (noise, seed) != ("0.1", 1)
     ),
     *(
-        Setting(data="digits", noise=noise, size=1000, epochs=24, seed=0)
-        for noise in ("0.2", "0.4", "swap-0.3", "cluster-0.1", "patch-0.02")
+        Setting(data="mnist", noise=noise, size=10_000, epochs=20, seed=1)
+        for noise in ("0.5", "cluster-0.1", "patch-0.02")
     ),
 )
 LABEL_ERRORS = "mnist-test-label-errors"
-"""The twelfth: MNIST's own test set, with what people said of its doubtful labels."""
+"""One more: MNIST's own test set, with what people said of its doubtful labels."""
 FILTERED = tuple(
-    setting for setting in CHOSEN_ON if setting.data == "mnist" and setting.noise in ("0.2", "0.5", "swap-0.3")
+    Setting(data="mnist", noise=noise, size=10_000, epochs=20, seed=0) for noise in ("0.2", "0.5", "swap-0.3")
 )
 """Settings whose network is trained again."""
 ROWS_FILE = "weights.jsonl"
@@ -88,40 +92,34 @@ class FilteringRow:
 
 
 def reproduce_weights(
-    out: Path,
-    *,
-    settings: Sequence[Setting] = CHOSEN_ON,
-    label_errors: bool = True,
-    data_dir: Path | None = None,
-    workers: int = 1,
+    out: Path, *, settings: Sequence[Setting] = CHOSEN_ON, label_errors: bool = True, data_dir: Path | None = None
 ) -> pd.DataFrame:
     """Rank with every combination of the grid; runs and signals in `out` are reused.
 
     Args:
-        out: Folder for the runs; that of Table 4 saves training the same runs again.
+        out: Folder for the runs; that of `ranking` saves training the same runs again.
         settings: Settings with planted noise.
         label_errors: Include the errors in MNIST's own test set.
         data_dir: Folder with the data sets' files.
-        workers: Processes that train at the same time for out-of-fold probabilities.
 
     Returns:
         One row a combination, the best first: its weights, `mean` and the AUC at every setting.
     """
-    cases = [_planted(NoisyRun(setting, out / setting.name, data_dir, workers)) for setting in settings]
+    cases = [_planted(NoisyRun(setting, out / setting.name, data_dir, 1)) for setting in settings]
     if label_errors:
-        cases.append(_label_errors(out / LABEL_ERRORS, data_dir, workers))
+        cases.append(_label_errors(out / LABEL_ERRORS, data_dir))
     combinations = list(_combinations())
     rows = []
     with bar("combinations", len(combinations), unit="combinations") as progress:
         for weights in combinations:
             aucs = {case.name: case.auc(weights) for case in cases}
-            rows.append(asdict(weights) | {"mean": sum(aucs.values()) / len(aucs)} | aucs)
+            rows.append({**_on_grid(weights), "mean": sum(aucs.values()) / len(aucs), **aucs})
             progress.advance()
     return pd.DataFrame(rows).sort_values("mean", ascending=False, kind="stable", ignore_index=True)
 
 
 def reproduce_filtering(
-    out: Path, *, settings: Sequence[Setting] = FILTERED, data_dir: Path | None = None, workers: int = 1
+    out: Path, *, settings: Sequence[Setting] = FILTERED, data_dir: Path | None = None
 ) -> list[FilteringRow]:
     """Train without what ranks first, for every weight of influence functions on the grid; rows in `out` are reused.
 
@@ -129,18 +127,17 @@ def reproduce_filtering(
         out: Folder for runs and rows.
         settings: Settings with planted noise.
         data_dir: Folder with the data sets' files.
-        workers: Processes that train at the same time for out-of-fold probabilities.
     """
     out.mkdir(parents=True, exist_ok=True)
     file = out / ROWS_FILE
     rows = {(row.setting, row.influence): row for row in saved_rows(FilteringRow, file)}
-    jobs = [(setting, weight) for setting in settings for weight in GRID["influence"]]
+    jobs = [(setting, weight) for setting in settings for weight in FILTERED_INFLUENCE]
     measured = []
     with bar("weights of influence functions", len(jobs), unit="trainings") as progress:
         for setting, weight in jobs:
             row = rows.get((setting.name, weight))
             if row is None:
-                case = NoisyRun(setting, out / setting.name, data_dir, workers)
+                case = NoisyRun(setting, out / setting.name, data_dir, 1)
                 row = FilteringRow(setting=setting.name, influence=weight, accuracy=_filtered(case, weight))
                 append_rows(file, [row])
             measured.append(row)
@@ -157,21 +154,21 @@ def _filtered(case: NoisyRun, weight: float) -> float:
 def _planted(case: NoisyRun, held_out: str = "validation") -> Case:
     return Case(
         name=case.setting.name,
-        signals=case.signals,
+        signals=training_signals(case.run),
         contributions=case.scores(held_out, "none").row(),
         influence=influence(case.run, case.query(held_out)),
         wrong=case.labels.flipped,
     )
 
 
-def _label_errors(out: Path, data_dir: Path | None, workers: int) -> Case:
+def _label_errors(out: Path, data_dir: Path | None) -> Case:
     checked = checked_by_people("mnist", data_dir)
     run, scores, held_out = trained_on_test_set(out, load("mnist", data_dir=data_dir))
     wrong = torch.zeros(len(scores.sample_ids), dtype=torch.bool)
     wrong[checked.index[checked["wrong"]].tolist()] = True
     return Case(
         name=LABEL_ERRORS,
-        signals=training_signals(run, folds=FOLDS, workers=workers),
+        signals=training_signals(run),
         contributions=scores.row(),
         influence=influence(run, held_out),
         wrong=wrong,
@@ -181,9 +178,15 @@ def _label_errors(out: Path, data_dir: Path | None, workers: int) -> Case:
 def _combinations() -> Iterator[Weights]:
     """The combinations of the grid; without contributions, their threshold does not matter."""
     for values in product(*GRID.values()):
-        weights = Weights(**dict(zip(GRID, values, strict=True)))
+        contribution, above, influence = values
+        weights = Weights(contribution=contribution or 0.0, above=above or 0.0, influence=influence)
         if weights.contribution or weights.above == GRID["above"][0]:
             yield weights
+
+
+def _on_grid(weights: Weights) -> dict[str, float | str]:
+    values = {name: getattr(weights, name) for name in GRID}
+    return {name: BY_SHARE if value is None else float(value) for name, value in values.items()}
 
 
 def weights(
@@ -192,33 +195,34 @@ def weights(
         bool, typer.Option("--filtering", help="Instead: train without what ranks first, by weight of influence.")
     ] = False,
     shown: Annotated[int, typer.Option(min=1, help="Combinations to print.")] = 8,
-    out: Annotated[Path, typer.Option(help="Folder for runs; table4's saves trainings.")] = Path("runs/table4"),
+    out: Annotated[Path, typer.Option(help="Folder for runs; ranking's saves trainings.")] = Path("runs/ranking"),
     csv: Annotated[Path | None, typer.Option(dir_okay=False, help="File of all combinations.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes for out-of-fold trainings.")] = 1,
     data_dir: DataDir = None,
     json: Json = None,
     silent: Quiet = False,
 ) -> None:
     """The weights of the ranking that `hydragrad clean` uses.
 
-    A grid, on the settings that they were chosen on. Needs twelve runs with their signals, some 25 minutes of processor
-    time; they are saved. With --filtering three runs and twelve trainings.
+    A grid, on the settings that they were chosen on. Needs seventeen runs with their signals, some 25 minutes of
+    processor time; they are saved. With --filtering three runs and twelve trainings.
 
     Example: python -m studies weights --csv weights.csv
     """
     if filtering:
-        _show_filtering(out, data_dir, workers, json, silent)
+        _show_filtering(out, data_dir, json, silent)
         return
     with quiet(silent):
-        combinations = reproduce_weights(out, label_errors=label_errors, data_dir=data_dir, workers=workers)
+        combinations = reproduce_weights(out, label_errors=label_errors, data_dir=data_dir)
     file = csv or out / "weights.csv"
     combinations.to_csv(file, index=False, float_format="%.5g")
-    names = list(asdict(WEIGHTS))
-    chosen = (combinations[names] == pd.Series(asdict(WEIGHTS))).all(axis=1)
+    names = list(GRID)
+    chosen = (combinations[names] == pd.Series(_on_grid(WEIGHTS))).all(axis=1)
     table = combinations.assign(place=combinations.index + 1, note=chosen.map({True: "chosen", False: ""}))
-    table.loc[(combinations[names] == 0).all(axis=1), "note"] = "margin alone"
+    table.loc[
+        (combinations[names] == pd.Series(_on_grid(Weights(contribution=0, above=0, influence=0)))).all(axis=1), "note"
+    ] = "margin alone"
     lines = [
-        [row["note"], str(row["place"]), *(f"{row[name]:g}" for name in names), f"{row['mean']:.4f}"]
+        [row["note"], str(row["place"]), *(str(row[name]) for name in names), f"{row['mean']:.4f}"]
         for row in table[(table["place"] <= shown) | (table["note"] != "")].to_dict("records")
     ]
     columns(f"Mean AUC of {len(combinations)} combinations", ["", "place", *names, "mean AUC"], lines, left=[""])
@@ -228,9 +232,9 @@ def weights(
     )
 
 
-def _show_filtering(out: Path, data_dir: Path | None, workers: int, json: Path | None, silent: bool) -> None:
+def _show_filtering(out: Path, data_dir: Path | None, json: Path | None, silent: bool) -> None:
     with quiet(silent):
-        rows = reproduce_filtering(out, data_dir=data_dir, workers=workers)
+        rows = reproduce_filtering(out, data_dir=data_dir)
     frame = pd.DataFrame(map(asdict, rows)).pivot(index="influence", columns="setting", values="accuracy")
     lines = [[f"{weight:g}", *map(percent, line), percent(line.mean())] for weight, line in frame.iterrows()]
     columns("Validation accuracy after training again", ["influence", *frame.columns, "mean"], lines)

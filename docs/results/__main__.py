@@ -6,6 +6,7 @@ A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a key 
 import re
 from pathlib import Path
 
+import adamw
 import other_targets
 import protocols
 import removals
@@ -13,7 +14,7 @@ import wrong_labels
 
 DOCUMENT = Path(__file__).parent.parent / "results.md"
 TABLE = re.compile(r"<!-- table: (?P<name>[\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
-TABLES = wrong_labels.TABLES | other_targets.TABLES | removals.TABLES | protocols.TABLES
+TABLES = wrong_labels.TABLES | other_targets.TABLES | removals.TABLES | protocols.TABLES | adamw.TABLES
 
 
 def rewritten(text: str) -> str:

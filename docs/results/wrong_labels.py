@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import pandas as pd
-from rows import FOLDER, markdown, mean, number, percent, read_rows
+from rows import markdown, mean, number, percent, read_rows
 
 PLAIN = ("no filtering", "true labels")
 METHODS = (
@@ -105,32 +105,27 @@ def agreeing_errors() -> str:
     return markdown(["AUC", *(f"{kind}, seed {seed}" for kind, seed in seeds)], lines)
 
 
-def weights() -> str:
-    """Mean AUC of some combinations of weights, and AUC of single settings."""
-    frame = pd.read_csv(FOLDER / "weights.csv")
-    keys = ["contribution", "influence", "out_of_fold"]
-    single = {
-        "flips (MNIST, 20 %)": "mnist-0.2-10000-lenet5-e20-s0",
-        "patches (MNIST)": "mnist-patch-0.02-10000-lenet5-e20-s0",
-        "label errors": "mnist-test-label-errors",
-    }
-    combinations = [
-        (0, 0, 0),
-        (0, 0.1, 0),
-        (0.5, 0, 0),
-        (0.5, 0.1, 0),
-        (0.5, 0.1, 0.1),
-        (0.5, 0.3, 0),
-        (0.5, 1, 0),
-        (1, 0.1, 0),
-    ]
+CHOSEN = {("digits", 0), ("digits", 1), ("mnist", 1)}
+"""Data and seeds of the settings that the default ranking was chosen on; and the label errors."""
+LABEL_ERRORS = "mnist-test-label-errors"
+
+
+def ranking() -> str:
+    """AUC of the default ranking and of every signal in it, a line a setting, means over seeds."""
+    rows = read_rows("ranking")
+    parts = rows.setting.str.extract(r"^(digits|mnist)-(.+)-\d+-lenet5-e\d+-s(\d+)$")
+    rows["line"] = (parts[0] + ", " + parts[1]).fillna("errors in MNIST's test set")
+    seeds = zip(parts[0], parts[2].fillna(-1).astype(int), strict=True)
+    rows["kind"] = ["chosen on" if key in CHOSEN or key[1] < 0 else "others" for key in seeds]
+    names = list(dict.fromkeys(rows.ranking))
     lines = []
-    for contribution, influence, fold in combinations:
-        weighted = frame[(frame.contribution == contribution) & (frame.above == contribution)]
-        row = weighted[(weighted.influence == influence) & (weighted.out_of_fold == fold)].iloc[0]
-        auc = [number(row[name], 4) for name in ("mean", *single.values())]
-        lines.append([f"{row[key]:g}" for key in keys] + auc)
-    return markdown(["contributions", "influence", "out of fold", "mean AUC", *single], lines)
+    for kind, some in rows.groupby("kind", sort=False):
+        for line, of in [*some.groupby("line", sort=False), ("**mean of these**", some)]:
+            aucs = of.groupby("ranking").auc.mean()
+            best = aucs.max()
+            cells = [f"**{number(aucs[n], 3)}**" if aucs[n] >= best - 5e-4 else number(aucs[n], 3) for n in names]
+            lines.append([str(kind), str(line), str(of.setting.nunique()), *cells])
+    return markdown(["", "setting", "runs", *names], lines)
 
 
 def accuracy() -> str:
@@ -190,7 +185,7 @@ TABLES = {
     "noises-ranked": noises_ranked,
     "noises-cleaned": noises_cleaned,
     "agreeing-errors": agreeing_errors,
-    "weights": weights,
+    "ranking": ranking,
     "accuracy": accuracy,
 }
 """Name in the document → what writes the table."""

@@ -6,10 +6,15 @@ from . import errors as errors
 from .attribution import attribute as attribute
 from .attribution import ensemble as ensemble
 from .attribution import influence as influence
+from .attribution import self_influence as self_influence
 from .attribution import tracin as tracin
 
 # Ask
 from .checking import check as check
+
+# Elsewhere
+from .checkpoint_rows import InfluenceStore as InfluenceStore
+from .checkpoint_rows import influence_rows as influence_rows
 
 # Clean
 from .cleaning import annotations as annotations
@@ -24,6 +29,9 @@ from .cleaning import suspects as suspects
 # Record
 from .derivatives import chunked_cross_entropy as chunked_cross_entropy
 from .derivatives import loss_of_parts as loss_of_parts
+
+# Scale
+from .execution import RayExecutor as RayExecutor
 
 # Mend
 from .labelling import export_suspects as export_suspects
@@ -54,16 +62,19 @@ from .tracking import Store as Store
 from .tracking import Tracker as Tracker
 from .tracking import hypergradients as hypergradients
 from .tracking import planned as planned
-
-# Elsewhere
 from .trained_elsewhere import Checkpoints as Checkpoints
 from .training import augmented as augmented
 from .training import train as train
 
-# Check
+# Check, compare
+from .trust import Bank as Bank
 from .trust import approximation_error as approximation_error
+from .trust import bank as bank
+from .trust import brittleness as brittleness
 from .trust import counterfactual as counterfactual
+from .trust import evaluate as evaluate
 from .trust import smoothness as smoothness
+from .trust import top_overlap as top_overlap
 from .trust import verify as verify
 
 __version__: str

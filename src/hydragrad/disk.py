@@ -4,9 +4,12 @@ import errno
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+from uuid import uuid4
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -72,9 +75,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def replace_file(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file under another name, flush it to the disk, then rename it in one step."""
-    temporary = path.with_name(path.name + ".tmp")
+def replace_file(path: Path, write: Callable[[Path], object], *, several: bool = False) -> None:
+    """Write a file under another name, flush it to the disk, then rename it in one step.
+
+    Args:
+        path: The file.
+        write: Writes a file of the name that it gets.
+        several: Several processes may write the same file at the same time: each takes a name of its own.
+    """
+    temporary = path.with_name(path.name + (f".{uuid4().hex[:12]}" if several else "") + ".tmp")
     with writing(path):
         try:
             write(temporary)
@@ -83,6 +92,20 @@ def replace_file(path: Path, write: Callable[[Path], object]) -> None:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+    if several:
+        _clear_away(path)
+
+
+ABANDONED_SECONDS = 86400.0
+"""After so long, an unfinished file is what a kill has left."""
+
+
+def _clear_away(path: Path) -> None:
+    """Remove what killed processes left of a file that several may write."""
+    with suppress(OSError):
+        for left in path.parent.glob(f"{escape(path.name)}.*.tmp"):
+            if time.time() - left.stat().st_mtime > ABANDONED_SECONDS:
+                left.unlink(missing_ok=True)
 
 
 def save_file(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -107,7 +130,7 @@ def save_sealed(
     described = dict(metadata or {})
     make_folder(path.parent)
     digest = content_digest(contents, described, key)
-    replace_file(path, lambda to: save_file(contents, to, described | {DIGEST: digest}))
+    replace_file(path, lambda to: save_file(contents, to, described | {DIGEST: digest}), several=True)
 
 
 def load_sealed(path: Path, *, key: str = "") -> tuple[dict[str, Tensor], dict[str, str]]:

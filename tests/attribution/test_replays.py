@@ -48,7 +48,7 @@ def test_a_replays_contributions_are_the_derivative_there(run, held_out):
     model = run.trained_model()
 
     def value(changed):
-        ((_, state),) = retrain(run, [Change(weights=changed)], workers=1, keep=False)
+        ((_, state),) = retrain(run, [Change(weights=changed)], keep=False)
         for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
             tensor.copy_(state[name])
         with torch.no_grad():

@@ -1,5 +1,7 @@
 """Signals of training: probabilities at the end, on the way and out of fold; what speaks against a label."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.utils.data import TensorDataset
@@ -29,6 +31,22 @@ def test_the_way_is_the_mean_over_checkpoints_and_the_end(noisy_run):
     sign = 2.0 * labels.given - 1
     torch.testing.assert_close(found.margin, (sign * (logits[..., 1] - logits[..., 0])).mean(0))
     assert found.out_of_fold is None
+
+
+def test_early_checkpoints_are_dense_at_the_start_and_rank(noisy_run):
+    run, _, _ = noisy_run
+    found = training_signals(run, points=4)
+    length = len(run.steps)
+    recorded = [*(start for start, _ in run.segments), length][1:]
+    steps = {min(recorded, key=lambda step: abs(step - length * (k / 4) ** 3)) for k in range(1, 5)}
+    states = [run.final if step == length else run.checkpoint(step) for step in sorted(steps)]
+    early = torch.stack([logits_at(run, state).softmax(1) for state in states]).mean(0)
+    torch.testing.assert_close(found.early, early)
+    nothing = torch.zeros(80)
+    torch.testing.assert_close(suspicion(found, nothing), normal_scores(against(early, found.given)))
+    by_hand = replace(found, early=None)
+    expected = normal_scores(against(found.over_training, found.given))
+    torch.testing.assert_close(suspicion(by_hand, nothing), expected)
 
 
 def test_out_of_fold_is_by_runs_without_the_sample(noisy_run):
@@ -74,22 +92,22 @@ def test_contributions_and_influence_add_to_what_training_says(noisy_run):
     signals, nothing = training_signals(run), torch.zeros(80)
     alone, heard = suspicion(signals, nothing), suspicion(signals, scores.row())
     harm = normal_scores(-scores.row())
-    torch.testing.assert_close(heard - alone, 0.5 * (harm - 0.5).clamp(min=0))  # who helps is not less suspect for it
+    torch.testing.assert_close(heard - alone, 0.35 * (harm - 0.5).clamp(min=0))  # who helps is not less suspect for it
     weighed = suspicion(signals, scores.row(), scores.row())
-    torch.testing.assert_close(weighed - heard, 0.1 * harm)
+    torch.testing.assert_close(weighed - heard, 0.5 * harm)
     ranked = hg.suspects(run, scores)
     assert ranked["suspicion"].tolist() == heard.sort(descending=True).values.tolist()
     assert ranked["flipped"].head(int(labels.flipped.sum())).all()
 
 
-@pytest.mark.parametrize(("disagrees", "factor"), [(0.0, 1), (0.6, 1), (0.7, 10), (0.9, 1000)])
-def test_influence_counts_more_where_training_disagrees_with_most_labels(disagrees, factor):
+@pytest.mark.parametrize(("disagrees", "weight"), [(0.0, 0.1), (0.3, 0.5), (0.6, 0.5), (0.7, 5), (0.9, 500)])
+def test_influence_counts_more_where_training_disagrees_with_most_labels(disagrees, weight):
     over_training = torch.tensor([[0.7, 0.3]]).repeat(10, 1)
     given = torch.tensor([1] * round(10 * disagrees) + [0] * (10 - round(10 * disagrees)))
     signals = Signals(given=given, at_end=over_training, over_training=over_training, margin=torch.zeros(10))
     nothing, influence = torch.zeros(10), torch.linspace(-1, 1, 10)
     added = suspicion(signals, nothing, influence) - suspicion(signals, nothing)
-    torch.testing.assert_close(added, 0.1 * factor * normal_scores(-influence))
+    torch.testing.assert_close(added, weight * normal_scores(-influence))
 
 
 def test_influence_on_held_out_data_is_taken_in_and_kept(noisy_run, monkeypatch):
@@ -101,7 +119,9 @@ def test_influence_on_held_out_data_is_taken_in_and_kept(noisy_run, monkeypatch)
     expected = suspicion(training_signals(run), scores.row(), influence)
     assert by_sample["suspicion"].tolist() == expected.tolist()
     assert influence[labels.flipped].max() < influence[~labels.flipped].median()
-    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_at", lambda *_: pytest.fail("measured twice"))
+    averaged = hg.influence(run, held_out, checkpoints=5, iterations=10).row()
+    torch.testing.assert_close(influence, averaged)
+    monkeypatch.setattr("hydragrad.cleaning.held_out.influence_at", lambda *_, **__: pytest.fail("measured twice"))
     assert hg.suspects(run, scores, held_out=held_out).equals(ranked)
     (file,) = (run.path / "signals").glob("influence-*")
     file.write_bytes(file.read_bytes()[:-9])
@@ -118,7 +138,7 @@ def test_influence_on_several_losses_is_refused(noisy_run):
 def test_a_loss_without_a_gauss_newton_matrix_does_without_influence(noisy_run, monkeypatch):
     run, _, scores = noisy_run
 
-    def refused(*_):
+    def refused(*_, **__):
         raise LossError("a penalty")
 
     monkeypatch.setattr("hydragrad.cleaning.held_out.influence_at", refused)

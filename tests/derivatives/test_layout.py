@@ -16,4 +16,5 @@ def test_a_layout_goes_there_and_back():
     assert {name: tuple(view.shape) for name, view in views.items()} == {"a": (2, 2, 3), "b": (2,), "c": (2, 4)}
     views["a"][1, 0, 0] = -1.0
     assert rows[1, 0] == -1.0, "views, not copies"
+    assert {name: tuple(view.shape) for name, view in layout.views(flat).items()} == {"a": (2, 3), "b": (), "c": (4,)}
     assert layout.span(("b", "c")) == slice(6, 11)

@@ -163,9 +163,14 @@ def test_what_is_not_recorded_is_refused_by_name(tmp_path):
         fit(tmp_path, Manual(), gradient_clip_val=None, accumulate_grad_batches=1)
     with pytest.raises(Unsupported, match="precision='bf16-true'"):
         fit(tmp_path, precision="bf16-true")
-    with pytest.raises(Unsupported, match="several devices"):
-        callback = RecordingCallback(tmp_path / "run", loss, samples())
-        callback.setup(SimpleNamespace(world_size=2, precision="32-true"), Classifier(), "fit")
+    callback = RecordingCallback(tmp_path / "run", loss, samples())
+    with pytest.raises(Unsupported, match=r"several devices without DistributedDataParallel .use strategy='ddp'"):
+        others = SimpleNamespace(world_size=2, precision="32-true", strategy=object())
+        callback.setup(others, Classifier(), "fit")
+    coupled = Classifier()
+    coupled.net = nn.Sequential(nn.Linear(8, 3), nn.SyncBatchNorm(3))
+    with pytest.raises(Unsupported, match=r"sync_batchnorm=True .leave it out"):
+        callback.setup(SimpleNamespace(world_size=2, precision="32-true", strategy=object()), coupled, "fit")
     loaders = [loader(samples()), loader(samples())]
     with pytest.raises(Unsupported, match="one training DataLoader; this one has a list"):
         trainer(tmp_path, RecordingCallback(tmp_path / "run", loss, samples())).fit(Classifier(), loaders)

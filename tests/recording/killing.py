@@ -20,13 +20,13 @@ import hydragrad as hg
 from recording.toys import BATCH_SIZE, EPOCHS, STEPS, Plain, build, build_batch_norm, loss, samples, sgd, train
 
 # Every process is forked from a server that has imported what is slow to import and has run nothing.
-_server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(["torch._dynamo", "hydragrad"])
+server = multiprocessing.get_context("forkserver")
+server.set_forkserver_preload(["torch._dynamo", "hydragrad"])
 
 
 def killed(run: Callable[..., Any], *args: Any, **options: Any) -> None:
     """Call `run` in another process, which must kill itself before it returns."""
-    process = _server.Process(target=_on_one_thread, args=(run, args, options))
+    process = server.Process(target=_on_one_thread, args=(run, args, options))
     process.start()
     process.join(60)
     assert process.exitcode == -signal.SIGKILL, f"the process was not killed; exit code {process.exitcode}"

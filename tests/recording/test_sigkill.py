@@ -7,7 +7,7 @@ import time
 import pytest
 
 import hydragrad as hg
-from recording.killing import ORDERS, SCHEDULES, Augmented, Kill, _server, killed, long_loop, users_loop
+from recording.killing import ORDERS, SCHEDULES, Augmented, Kill, killed, long_loop, server, users_loop
 from recording.toys import EPOCHS, PER_EPOCH, build_batch_norm, loss, same_weights
 
 
@@ -97,7 +97,7 @@ def test_a_loop_left_inside_an_epoch_goes_on_there(tmp_path, straight, order):
 
 
 def test_killed_from_outside_at_any_moment(tmp_path):
-    process = _server.Process(target=long_loop, args=(tmp_path / "run",))
+    process = server.Process(target=long_loop, args=(tmp_path / "run",))
     process.start()
     log = tmp_path / "run" / "steps.jsonl"
     deadline = time.monotonic() + 60

@@ -25,7 +25,7 @@ def run(tmp_path_factory) -> hg.Recording:
 
 
 def retrained(run: hg.Recording, change: Change) -> dict[str, Tensor]:
-    ((_, state),) = retrain(run, [change], workers=1, keep=False)
+    ((_, state),) = retrain(run, [change], keep=False)
     return state
 
 
@@ -91,11 +91,11 @@ def test_every_change_of_every_run_has_its_own_digest(run):
 
 def test_final_states_are_saved_and_made_again_where_damaged(run):
     changes = [CHANGES["weights"], CHANGES["labels"]]
-    states = dict(retrain(run, changes, workers=1, keep=True))
+    states = dict(retrain(run, changes, keep=True))
     first, _ = files = sorted((run.path / FOLDER).iterdir())
     content = first.read_bytes()
     first.write_bytes(content[:-5])
-    again = dict(retrain(run, changes, workers=1, keep=True))
+    again = dict(retrain(run, changes, keep=True))
     assert all(same(again[number], states[number]) for number in range(2))
     assert first.read_bytes() == content and sorted((run.path / FOLDER).iterdir()) == files
 

@@ -35,6 +35,12 @@ def test_checkpoints_that_are_dense_at_the_start_are_spread_evenly_by_steps():
     assert spread_steps(run_with(SQUARES, 100), 5, at="starts") == [0, 16, 36, 64, 81]
 
 
+def test_parts_that_grow_are_dense_at_the_start():
+    run = run_with(range(0, 1000, 10), 1000)
+    assert spread_steps(run, 5, power=3) == [10, 60, 220, 510, 1000]
+    assert spread_steps(run, 5, power=1) == spread_steps(run, 5)
+
+
 def test_where_checkpoints_are_few_each_is_listed_once():
     assert spread_steps(run_with([0, 3], 100), 10) == [3, 100]
     assert spread_steps(run_with([0], 100), 10) == [100]

@@ -64,7 +64,7 @@ def test_a_folder_without_one_is_no_run(tmp_path):
 def test_another_schema_names_who_can_read_it(tmp_path):
     write_manifest(tmp_path, dataclasses.replace(manifest(), schema=9, machine={"hydragrad": "7.1"}))
     with pytest.raises(
-        RecordingMismatch, match=r"written in schema 9; .* reads schemas up to 2. .*recorded it \(7.1\)"
+        RecordingMismatch, match=r"written in schema 9; .* reads schemas up to 3. .*recorded it \(7.1\)"
     ):
         read_manifest(tmp_path)
 

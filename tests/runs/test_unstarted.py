@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hydragrad import errors
+from hydragrad.recording.run_writer import RunWriter
 from hydragrad.runs import lines
 from hydragrad.runs.manifest import read_manifest
 from hydragrad.runs.unstarted import holds_run, never_started
@@ -179,3 +180,36 @@ def test_what_somebody_put_there_stays(tmp_path):
         train(tmp_path / "run", model, loss=puts)
     assert digest(tmp_path).keys() == {"run/notes.txt"}
     trained_after(tmp_path / "run")
+
+
+def test_a_run_that_was_killed_before_its_manifest_is_replaced(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("steps.jsonl", "checkpoints.jsonl"):
+        (tmp_path / "run" / name).touch()
+    assert never_started(tmp_path / "run")
+    trained_after(tmp_path / "run")
+    for name in ("manifest.json", "checkpoints.jsonl"):
+        (tmp_path / "run" / name).unlink()
+    assert not never_started(tmp_path / "run"), "a log with steps is no run that never started"
+
+
+def test_of_two_processes_that_record_into_one_folder_the_second_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "PATIENCE", 0.0)
+    model = build()
+    optimizer = sgd(model)
+    with recorder(tmp_path / "run", model, optimizer) as first:
+        before = digest(tmp_path)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        monkeypatch.setenv("RANK", "1")
+        other = build()
+        message = r"already holds a run .* This is process 1 of 2 that a launcher started: give each a folder"
+        second = recorder(tmp_path / "run", other, sgd(other))
+        with pytest.raises(errors.RunExists, match=message), second:
+            pass
+        monkeypatch.setattr(RunWriter, "require_free", lambda self: None)  # both looked at once
+        monkeypatch.setattr("hydragrad.recording.run_writer.clear_away", lambda path: None)
+        second = recorder(tmp_path / "run", other, sgd(other))
+        with pytest.raises(errors.RunExists, match="is being recorded now"), second:
+            pass
+        assert digest(tmp_path) == before
+        block(first, model, optimizer, "plain")

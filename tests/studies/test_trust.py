@@ -1,6 +1,11 @@
+from functools import partial
+
 import pytest
 from typer.testing import CliRunner
 
+from hydragrad.errors import Unfinished
+from hydragrad.execution import execution_of
+from hydragrad.execution.claims import Claims
 from studies.__main__ import app
 from studies.trust import METHODS, reproduce_trust
 
@@ -17,3 +22,17 @@ def test_a_finished_network_is_not_measured_again(tmp_path, monkeypatch, network
     result = CliRunner().invoke(app, ["trust", "--out", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
     assert "ggn, damping" in result.output
+
+
+def test_a_slice_goes_on_with_the_next_network_and_says_what_is_missing(tmp_path):
+    small = {"networks": ["logistic"], "train_size": 64, "epochs": 1, "groups": 3}
+    expected = reproduce_trust(tmp_path / "whole", **small)
+    options = ["--train-size", "64", "--epochs", "1", "--groups", "3", "--networks", "logistic", "--quiet"]
+    words = ["trust", "--out", str(tmp_path / "sliced"), *options, "--part", "1/2"]
+    reproduce = partial(reproduce_trust, tmp_path / "sliced", **small)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Unfinished, match="retrainings are still missing"):
+        patch.setattr(Claims, "take", lambda *_: False)  # others work on everything
+        reproduce(execution=execution_of(part="2/2"))
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    assert reproduce() == expected

@@ -1,5 +1,6 @@
 """Counterfactuals: equal to a plain loop without the samples' gradients, and refused where they mean nothing."""
 
+import shutil
 import warnings
 
 import pytest
@@ -9,7 +10,11 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import hydragrad as hg
-from hydragrad.errors import DataError, QueryError
+from hydragrad.errors import DataError, QueryError, Unfinished
+from hydragrad.execution.claims import Claims
+from hydragrad.replay.changed_run import Change
+from hydragrad.replay.retraining import FOLDER
+from hydragrad.runs.kept import Kept
 
 # Asked about the training samples on purpose: the numbers are what is tested.
 pytestmark = pytest.mark.filterwarnings("ignore:The query")
@@ -121,3 +126,24 @@ def test_a_run_that_was_not_completed_has_no_counterfactual(data, tmp_path):
 def test_groups_that_mean_nothing_are_refused(run, data, group, error, message):
     with pytest.raises(error, match=message):
         hg.counterfactual(run, [group], hg.mean_loss(data))
+
+
+def test_slices_of_retrainings_meet_and_the_last_one_has_the_result(data, run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run", ignore=shutil.ignore_patterns("retrained"))
+    copied = hg.Recording(tmp_path / "run", start()[0], loss, data)
+    groups, query = [[0], [1, 2], [3], [4, 5]], hg.mean_loss(data)
+    expected = hg.counterfactual(run, groups, query, keep=False).values
+    changes = [Change(weights=dict.fromkeys(group, 0.0)) for group in groups]
+    names = [Kept(copied.path / FOLDER, "", change.key(copied)).path.stem for change in changes]
+    with Claims(copied.path / FOLDER) as others:
+        assert others.take(names[1]) and others.take(names[2])
+        with pytest.raises(Unfinished, match="Part 1/2 is done; 2 of 4 retrainings are still missing"):
+            hg.counterfactual(copied, groups, query, part="1/2")
+    assert torch.equal(hg.counterfactual(copied, groups, query, part="2/2").values, expected)
+    assert torch.equal(hg.counterfactual(copied, groups, query, part="1/2").values, expected)
+    assert sorted(path.stem for path in (copied.path / FOLDER).glob("*.safetensors")) == sorted(names)
+
+
+def test_slices_that_save_nothing_are_refused(data, run):
+    with pytest.raises(QueryError, match="part= needs keep=True"):
+        hg.counterfactual(run, [[0]], hg.mean_loss(data), part="1/2", keep=False)

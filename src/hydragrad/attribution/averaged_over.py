@@ -1,6 +1,6 @@
 """The checkpoints that an average is over: those of a recorded run, or of a model trained elsewhere."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from hydragrad.derivatives import Layout
@@ -10,7 +10,7 @@ from hydragrad.replay.averages import refuse_average
 from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
 from hydragrad.replay.histories import trained_layout
 from hydragrad.runs import Checkpoint
-from hydragrad.scores import Evidence, Note
+from hydragrad.scores import Evidence, Note, Solved
 from hydragrad.scores.notes import interrupted
 from hydragrad.trained_elsewhere import Checkpoints
 
@@ -38,6 +38,11 @@ class AveragedOver:
         return len(self.read)
 
     @property
+    def called(self) -> tuple[str, ...]:
+        """What each checkpoint is called."""
+        return self.names or tuple(f"step {step:,}" for step in self.steps)
+
+    @property
     def in_words(self) -> str:
         """Where derivatives are taken."""
         if not self.names:
@@ -47,11 +52,20 @@ class AveragedOver:
             return f"averaged over {len(self)} checkpoints of a model trained elsewhere ({', '.join(self.names)})"
         return f"at one checkpoint of a model trained elsewhere ({self.names[0]})"
 
-    def evidence(self, run: Recording | Checkpoints, route: str, notes: Iterable[Note]) -> Evidence:
+    def evidence(
+        self, run: Recording | Checkpoints, route: str, notes: Iterable[Note], solved: Sequence[Solved] = ()
+    ) -> Evidence:
         """Evidence of scores from these checkpoints of a run, with the notes and what is to be said of the run."""
         completed = not isinstance(run, Recording) or run.completed
         unfinished = [interrupted(len(run.steps))] if isinstance(run, Recording) and not completed else []
-        return Evidence(route=route, steps=0, completed=completed, states=self.digests, notes=(*notes, *unfinished))
+        return Evidence(
+            route=route,
+            steps=0,
+            completed=completed,
+            states=self.digests,
+            notes=(*notes, *unfinished),
+            solved=tuple(solved),
+        )
 
 
 def in_a_range(numbers: Iterable[float]) -> str:

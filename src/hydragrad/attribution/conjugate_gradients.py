@@ -1,12 +1,15 @@
 """Conjugate gradients: solve A x = b for a symmetric positive definite A that is known by its products alone.
 
-    r = b, d = r, x = 0     alpha = <r, r> / <d, A d>      x += alpha d      r' = r - alpha A d
-                            d' = r' + (<r', r'> / <r, r>) d
+    r = b, z = M r, d = z, x = 0     alpha = <r, z> / <d, A d>      x += alpha d      r' = r - alpha A d
+                                     z' = M r'                      d' = z' + (<r', z'> / <r, z>) d
+
+M is the identity, or approximates the inverse of A: then fewer steps leave the same residual. The solution is that of A
+whatever M is, as long as M is symmetric and positive definite.
 
 Several right-hand sides are solved side by side, each by its own steps: they share the products, which cost less
 together.
 
-Source: Hestenes and Stiefel, 1952.
+Source: Hestenes and Stiefel, 1952; Golub and Van Loan, Matrix Computations, section 11.5 (preconditioning).
 """
 
 from collections.abc import Callable
@@ -30,7 +33,14 @@ class Solution(NamedTuple):
     products: int
 
 
-def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, *, iterations: int, tolerance: float) -> Solution:
+def conjugate_gradients(
+    times: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    iterations: int,
+    tolerance: float,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> Solution:
     """Solve A x = b for every row of b, from x = 0.
 
     Args:
@@ -38,15 +48,21 @@ def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, *, iterati
         b: Right-hand sides, (Q, n).
         iterations: Products with A, at most.
         tolerance: A row ends where its relative residual is this small.
+        precondition: M times every row of some rows, of the type of b; the identity if None.
 
     The vectors are float64 whatever the type of the products, so that the steps add no rounding of their own.
     """
-    r = b.double()
-    x, d = torch.zeros_like(r), r.clone()
-    size = start = r.square().sum(1)
+
+    def preconditioned(r: Tensor) -> Tensor:
+        return r if precondition is None else precondition(r.to(b)).double()
+
+    r = b.to(torch.float64, copy=True)  # is changed in place
+    start = r.square().sum(1)
+    x, d = torch.zeros_like(r), preconditioned(r).clone()
+    left, size = start.clone(), (r * d).sum(1)
     going, products = torch.arange(len(b), device=b.device), 0
     while products < iterations:
-        going = going[size[going] > tolerance**2 * start[going]]
+        going = going[left[going] > tolerance**2 * start[going]]
         if not len(going):
             break
         along = times(d[going].to(b)).double()
@@ -57,9 +73,10 @@ def conjugate_gradients(times: Callable[[Tensor], Tensor], b: Tensor, *, iterati
         alpha = (size[going] / curved)[:, None]
         x[going] += alpha * d[going]
         r[going] -= alpha * along
-        after = size.clone()
-        after[going] = r[going].square().sum(1)
-        d[going] = r[going] + (after[going] / size[going])[:, None] * d[going]
-        size = after
-    relative = torch.where(start > 0, size / start, 0).sqrt()
+        left[going] = r[going].square().sum(1)
+        z = preconditioned(r[going])
+        after = (r[going] * z).sum(1)
+        d[going] = z + (after / size[going])[:, None] * d[going]
+        size[going] = after
+    relative = torch.where(start > 0, left / start, 0).sqrt()
     return Solution(x.to(b), float(relative.max()), products)

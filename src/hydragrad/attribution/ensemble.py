@@ -1,6 +1,6 @@
 """`ensemble`: contributions with intervals, from independent runs of the same training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ from torch import Tensor
 from hydragrad.attribution.attribute import attribute
 from hydragrad.attribution.gradients import query_point
 from hydragrad.derivatives import Layout
-from hydragrad.errors import QueryError, RecordingMismatch
-from hydragrad.execution import run_jobs
+from hydragrad.errors import QueryError, RecordingMismatch, Unfinished
+from hydragrad.execution import HERE, Execution, ExecutorOption, PartOption, execution_of, run_jobs
+from hydragrad.execution.claims import Claims, claimed
+from hydragrad.execution.folders import Listing, shared_folder
 from hydragrad.progress import bar
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.runs.kept import Kept, Key
-from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Scores, queries_of
+from hydragrad.runs.kept_jobs import unfinished
+from hydragrad.scores import Curvature, Evidence, Method, Note, Query, Removal, Scores, queries_of
 from hydragrad.scores.spread import agreement_of_means, mean_and_standard_error, rank_agreement, runs_needed
 from hydragrad.surroundings import in_clean_surroundings, users_default_device
 
@@ -43,7 +46,10 @@ def ensemble(
     labels: bool = False,
     replays: int | Sequence[int] = 0,
     drop: float = 0.1,
-    workers: int = 1,
+    removal: Removal = "weight",
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
 ) -> Scores:
     """Attribute several independent runs of the same training: mean contributions with their standard errors.
 
@@ -56,8 +62,10 @@ def ensemble(
         query: As for `attribute`.
         seeds: How many runs (then 0, 1, ...), or their seeds; at least two.
         out: Runs lie in OUT/seed-0, OUT/seed-1, ...
-        curvature, damping, smoothing, samples, labels, replays, drop: As for `attribute`.
-        workers: Processes that train and attribute at the same time.
+        curvature, damping, smoothing, samples, labels, replays, drop, removal: As for `attribute`.
+        executor: Where they are trained and attributed, as `hg.counterfactual` takes it; the workers must see `out`.
+        workers: Processes that train and attribute at the same time; of other executors, jobs that wait or run.
+        part: As "3/16": do this slice of the seeds, then those that are missing and that no other process works on.
 
     Returns:
         Scores whose values, query values and label contributions are means over the runs, with `standard_errors`. The
@@ -67,17 +75,19 @@ def ensemble(
     Raises:
         QueryError: Fewer than two runs, a seed twice, or options that do not fit together.
         RecordingMismatch: Runs on different data.
-        Unsupported: `workers`, and something that can't be sent to another process.
+        Unsupported: Something that can't be sent to another process, or a worker that does not see `out`.
+        Unfinished: `part`, and runs of other slices are missing.
 
     Cost: a training and an attribution a seed.
     """
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop)
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, drop=drop, removal=removal)
     numbers = list(range(seeds)) if isinstance(seeds, int) else [int(seed) for seed in seeds]
     if len(numbers) < 2 or len(set(numbers)) < len(numbers):
         raise QueryError(f"An ensemble takes at least two different seeds, got {seeds}.")
     queries, ids = queries_of(query), None if samples is None else torch.as_tensor(samples).tolist()
+    execution = execution_of(executor, workers, part)
     members = score_members(
-        make, queries, numbers, Path(out).absolute(), method=method, labels=labels, samples=ids, workers=workers
+        make, queries, numbers, Path(out).absolute(), method=method, labels=labels, samples=ids, execution=execution
     )
     return _mean(members, numbers, queries)
 
@@ -91,23 +101,36 @@ def score_members(
     method: Method,
     labels: bool = False,
     samples: list[int] | None = None,
-    workers: int = 1,
+    execution: Execution = HERE,
 ) -> list[Scores]:
     """The scores of every seed's run, trained and attributed where they are not there yet.
 
     Args:
-        make, queries, seeds, out, labels, samples, workers: As for `ensemble`.
+        make, queries, seeds, out, labels, samples: As for `ensemble`.
         method: Curvature, damping, smoothing and replays.
+        execution: Where runs are trained and attributed.
 
     Raises:
         RecordingMismatch: Runs on different data.
+        Unfinished: A slice, and runs of other slices are missing.
     """
     work = _Work(make, queries, out, method, labels, samples)
     finished: dict[int, _Member] = {}
-    with bar("training and attributing", len(seeds), unit="runs") as progress:
-        for place, member in run_jobs(work, seeds, workers=workers):
-            finished[place] = member
+    with bar("training and attributing", len(seeds), unit="runs") as progress, Claims(out) as claims:
+        names = [f"seed-{seed}" for seed in seeds]
+        places = list[int]()
+
+        def waiting() -> Iterator[int]:
+            for place in claimed(range(len(seeds)), names, execution.part, claims):
+                places.append(place)
+                yield seeds[place]
+
+        for number, member in run_jobs(work, waiting(), execution):
+            finished[places[number]] = member
+            claims.drop(names[places[number]])
             progress.advance()
+    if execution.part is not None and len(finished) < len(seeds):
+        raise Unfinished(unfinished(execution.part, len(seeds) - len(finished), len(seeds), "runs"))
     members = [finished[place] for place in range(len(seeds))]
     for seed, member in zip(seeds[1:], members[1:], strict=True):
         if member.data != members[0].data:
@@ -141,6 +164,11 @@ class _Work:
         self._make, self._queries, self._out = make, queries, out
         self._method, self._labels, self._samples = method, labels, samples
 
+    @property
+    def shared(self) -> Listing:
+        """The folder of the runs, which workers must see."""
+        return shared_folder(self._out)
+
     def __call__(self, seed: int) -> _Member:
         with users_default_device():
             run = self._make(seed, self._out / f"seed-{seed}")
@@ -164,6 +192,8 @@ class _Work:
         }
         if method.smoothing is not None:
             options["smoothing"] = method.smoothing
+        if method.removal != "weight":
+            options["removal"] = method.removal
         return [run.digest, len(run.steps), names, options, self._samples]
 
     def _saved(self, run: Recording, file: Kept) -> Scores | None:

@@ -45,15 +45,19 @@ class FullPrecision:
         return self._seen <= FIRST or self._random.draws(record.step)
 
     def gradient(
-        self, part: MicroBatch, batch: Batch, parameters: dict[str, Tensor], buffers: dict[str, Tensor]
+        self,
+        part: MicroBatch,
+        batch: Batch,
+        parameters: dict[str, Tensor],
+        buffers: dict[str, Tensor],
+        loss_weights: Tensor | None = None,
     ) -> Tensor:
         """Gradient of a micro-batch's losses with their coefficients and the run's own loss weights, flat."""
         plan = self._plan
         like = next(iter(parameters.values()))
         weights = part.weighted(like.new_ones(len(part)))
-        alpha = plan.run.loss_weights
-        if alpha is not None:
-            weights = weights * alpha[part.indices].to(weights)
+        if loss_weights is not None:
+            weights = weights * loss_weights.to(weights)
         frozen = [name for name, value in parameters.items() if name not in plan.weights.shapes]
         gradient, _ = weighted_gradient(self._problem, plan.weights, parameters, buffers, batch, weights, frozen=frozen)
         return gradient

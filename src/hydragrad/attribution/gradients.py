@@ -13,6 +13,7 @@ from hydragrad.derivatives.held import Held
 from hydragrad.randomness import preserved
 from hydragrad.replay import Trained
 from hydragrad.replay.held_out import HeldOutBatches
+from hydragrad.replay.machine import threads
 from hydragrad.runs import Checkpoint
 from hydragrad.scores import Query, QueryPoint, QueryRow
 
@@ -46,12 +47,11 @@ class QueryGradients(NamedTuple):
         )
 
 
-def gradients_in_chunks(plan: Plan, queries: Sequence[Query], memory: int) -> Iterator[QueryGradients]:
-    """Differentiate queries at the run's final model, in chunks whose directions fit into memory several times over."""
-    size = max(1, memory // (4 * max(1, plan.weights.size) * plan.like.element_size()))
+def gradients_in_chunks(plan: Plan, queries: Sequence[Query], size: int) -> Iterator[QueryGradients]:
+    """Differentiate queries at the run's final model, so many scalars at a time."""
     rows = _rows(plan, queries)
     while True:
-        with preserved():
+        with preserved(), threads(plan.run.manifest.machine["threads"]):
             chunk = list(islice(rows, size))
         if not chunk:
             return
@@ -60,7 +60,7 @@ def gradients_in_chunks(plan: Plan, queries: Sequence[Query], memory: int) -> It
 
 def gradients_of_some(plan: Plan, queries: Sequence[Query], numbers: range) -> QueryGradients:
     """Differentiate the scalars of queries with the given numbers, counted over all queries."""
-    with preserved():
+    with preserved(), threads(plan.run.manifest.machine["threads"]):
         return QueryGradients.of(list(islice(_rows(plan, queries), numbers.start, numbers.stop)))
 
 

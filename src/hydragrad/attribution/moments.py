@@ -13,6 +13,7 @@ from hydragrad.derivatives import Batch, Terms, terms_of
 from hydragrad.derivatives.graph import Kind, kind_of_graph
 from hydragrad.replay import Replay
 from hydragrad.replay.histories import state_names
+from hydragrad.replay.means import parts_in
 from hydragrad.replay.resumable import check_end
 from hydragrad.replay.trajectory import PlaceOfStep, StateNames
 from hydragrad.runs import Checkpoint, StepRecord
@@ -21,8 +22,19 @@ from hydragrad.steps import StepPoint
 
 
 class Evaluated(NamedTuple):
-    """One micro-batch of a step: its data, the buffers before it, the losses it had, and the operations behind them;
-    and the terms of the losses, where parts are summed."""
+    """One micro-batch of a step.
+
+    Attributes:
+        part: What the step did with it.
+        batch: Its data.
+        buffers: Before it.
+        losses: That it had.
+        kind: Of the operations behind them.
+        terms: Of the losses, where parts are summed.
+        part_count: Number of parts of every sample, where means are over parts.
+        alpha: The run's own sample weights, (batch,); None where they are 1.
+        factor: What its coefficients are multiplied by where its mean is over what these weights leave.
+    """
 
     part: MicroBatch
     batch: Batch
@@ -30,6 +42,14 @@ class Evaluated(NamedTuple):
     losses: Tensor
     kind: Kind
     terms: Terms | None = None
+    part_count: Tensor | None = None
+    alpha: Tensor | None = None
+    factor: float = 1.0
+
+    @property
+    def weights(self) -> Tensor | None:
+        """What the losses are multiplied by next to their coefficients, (batch,); None where that is 1."""
+        return self.alpha if self.alpha is None or self.factor == 1 else self.alpha * self.factor
 
 
 class Moment(NamedTuple):
@@ -95,6 +115,7 @@ class _Collecting(PlaceOfStep):
         self.buffers: list[dict[str, Tensor]] = []
         self.kinds: list[Kind] = []
         self.terms: list[Terms | None] = []
+        self.counts: list[Tensor | None] = []
         self._parts = plan.parts
 
     @property
@@ -108,6 +129,7 @@ class _Collecting(PlaceOfStep):
     def after_forward(self, number: int, losses: Tensor) -> None:
         self.kinds.append(kind_of_graph(losses))
         self.terms.append(terms_of(losses) if self._parts else None)
+        self.counts.append(parts_in(losses))
 
 
 def _forward(plan: Plan, replay: Replay, start: Checkpoint, stop: int) -> list[Moment]:
@@ -122,9 +144,21 @@ def _forward(plan: Plan, replay: Replay, start: Checkpoint, stop: int) -> list[M
         evaluated = [
             Evaluated(*parts)
             for parts in zip(
-                record.micro_batches, batches, noted.buffers, losses, noted.kinds, noted.terms, strict=True
+                *(record.micro_batches, batches, noted.buffers, losses, noted.kinds, noted.terms, noted.counts),
+                *_weighing(plan, record, noted.counts),
+                strict=True,
             )
         ]
         moments.append(Moment(record, parameters, evaluated, noted.gradient, noted.point, noted.gradients))
     check_end(plan.run, replay, stop)
     return moments
+
+
+def _weighing(
+    plan: Plan, record: StepRecord, counts: Sequence[Tensor | None]
+) -> tuple[Sequence[Tensor | None], Sequence[float]]:
+    """The run's own sample weights by micro-batch, and the factors of their means."""
+    if plan.run.loss_weights is None:
+        return [None] * len(counts), [1.0] * len(counts)
+    alpha = [plan.run.loss_weights[part.indices] for part in record.micro_batches]
+    return alpha, [1.0] * len(alpha) if plan.means is None else plan.means.factors(record, alpha, counts)

@@ -23,9 +23,9 @@ COPIES = 3
 
 
 class Named(NamedTuple):
-    """A step and the samples of one of its micro-batches that are scored, for messages."""
+    """A step, if there is one, and samples that are scored, for messages."""
 
-    step: int
+    step: int | None
     samples: list[int]
 
 
@@ -90,13 +90,44 @@ def add_parts(
     return sums
 
 
+def join_parts(
+    sums: Tensor, visits: Tensor, columns: Tensor, others: Tensor, others_visits: Tensor, ids: Tensor
+) -> Tensor:
+    """Add the sums by part of other steps; return the sums, which may have become wider.
+
+    Args:
+        sums: (queries, samples, parts), NaN where there is no part; is changed.
+        visits: How often each sample was there already, (samples,); is changed.
+        columns: Which samples the others are of, (some,).
+        others: (queries, some, parts).
+        others_visits: (some,).
+        ids: What the message calls the samples, (samples,).
+
+    Raises:
+        LossError: A sample has other parts in the others.
+    """
+    width = max(sums.shape[2], others.shape[2])
+    sums = F.pad(sums, (0, width - sums.shape[2]), value=torch.nan)
+    others = F.pad(others, (0, width - others.shape[2]), value=torch.nan)
+    here, there = visits[columns] > 0, others_visits > 0
+    both, new = here & there, ~here & there
+    if width:
+        named = Named(None, ids[columns[both]].tolist())
+        _require_same(~sums[0, columns[both]].isnan(), ~others[0, both].isnan(), named)
+    sums[:, columns[new]] = others[:, new]
+    sums[:, columns[both]] += others[:, both]
+    visits.index_add_(0, columns, others_visits)
+    return sums
+
+
 def _require_same(before: Tensor, now: Tensor, named: Named) -> None:
     different = (before != now).any(1)
     if bool(different.any()):
         place = int(different.nonzero()[0])
+        at = "one step" if named.step is None else f"step {named.step}"
         raise LossError(
             f"A sample must have the same parts whenever it is trained on; sample {named.samples[place]} has "
-            f"{_places(now[place])} at step {named.step}, and {_places(before[place])} at another one: random cropping "
+            f"{_places(now[place])} at {at}, and {_places(before[place])} at another one: random cropping "
             f"or masking, or padding on the left. Pad on the right, give a part that is left out for once the loss 0, "
             f"or leave parts=True out."
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 from hydragrad.attribution.gradients import QueryGradients
 from hydragrad.attribution.plan import Plan
 from hydragrad.replay.resumable import Folded
-from hydragrad.runs.kept import Kept, tensor_key
+from hydragrad.runs.kept import Kept, Key, tensor_key
 
 SAVE_EVERY_SECONDS = 20.0
 
@@ -24,26 +24,36 @@ class Partial:
         plan: What is attributed, and how.
         gradients: Of which queries.
         method: Curvature and route.
+
+    Attributes:
+        file: Where they lie.
     """
 
     def __init__(self, plan: Plan, gradients: QueryGradients, method: str) -> None:
         tensors = [tensor_key(tensor) for tensor in (gradients.w_bar, gradients.r_bar, plan.sample_ids)]
+        self._folder = plan.run.path / "scores"
         key = [plan.run.digest, method, plan.method.damping, plan.smoothing, plan.classes, plan.stretches, *tensors]
         key += ["parts"] if plan.parts else []
-        self._kept = Kept(plan.run.path / "scores", "partial", key)
+        key += [plan.method.removal] if plan.method.removal != "weight" else []
+        self._key = key
+        self.file = Kept(self._folder, "partial", key)
+
+    def of_job(self, job: Key) -> Kept:
+        """The file of a job of this attribution."""
+        return Kept(self._folder, "partial", [*self._key, job])
 
     def read(self) -> dict[str, Tensor] | None:
         """What was written, if anything."""
-        result = self._kept.read()
+        result = self.file.read()
         return None if result is None else result[0]
 
     def write(self, tensors: Mapping[str, Tensor]) -> bool:
         """Write; False on a read-only or full disk, where a run can be attributed, just not resumed."""
-        return self._kept.write(tensors)
+        return self.file.write(tensors)
 
     def remove(self) -> None:
         """Delete the file: the attribution is done."""
-        self._kept.remove()
+        self.file.remove()
 
 
 class PartialFold(Generic[State]):

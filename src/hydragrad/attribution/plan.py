@@ -23,6 +23,8 @@ from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.replay.averages import statistics_unknown
 from hydragrad.replay.histories import has_closed_form, run_histories, trained_layout
+from hydragrad.replay.means import Means
+from hydragrad.replay.run_means import run_means
 from hydragrad.replay.statistics import moved_statistics
 from hydragrad.scores import Method
 from hydragrad.steps import SMOOTHING, History
@@ -34,7 +36,7 @@ class Plan:
 
     Attributes:
         run: The recording.
-        method: Curvature, damping, smoothing and replays.
+        method: Curvature, damping, smoothing, replays and removal.
         histories: Optimizer histories.
         weights: Lays out all parameters that some step moved, history after history.
         statistics: Lays out the running statistics that carry a cotangent.
@@ -42,6 +44,7 @@ class Plan:
         classes: Number of labels whose contributions are summed as well, or 0.
         stretches: Equal stretches of the run whose own sums are taken as well, or 0.
         parts: Whether the contributions of the samples' parts are summed as well.
+        means: Over what losses are averaged, where leaving a sample out leaves a mean over the rest; None else.
     """
 
     run: Recording
@@ -53,6 +56,7 @@ class Plan:
     classes: int = 0
     stretches: int = 0
     parts: bool = False
+    means: Means | None = None
 
     @property
     def loss(self) -> PerSampleLoss:
@@ -104,6 +108,7 @@ def make_plan(
 
     Raises:
         QueryError: More stretches than steps, or labels and parts at once.
+        Unsupported: Means that are to be renormalised, and coefficients of none.
         LossError: `labels`, and the model does not return logits for integer labels; `parts`, and a loss without.
         Unsupported: Curvature, and buffers that update themselves and are not BatchNorm's, or an average of the
             weights with running statistics that are no average.
@@ -116,6 +121,12 @@ def make_plan(
         )
     if parts:
         require_parts(run.loss)
+    means = run_means(run) if method.removal == "renormalised" else None
+    if parts and means is not None and not means.over_parts:
+        raise QueryError(
+            "removal='renormalised' takes the mean over the rest of the samples, in which a part has no share of its "
+            "own. Leave out parts=True, or removal=; for losses averaged over all parts of a batch both are possible."
+        )
     histories = run_histories(run)
     statistics = moved_statistics(run) if method.curvature != "none" else {}
     if statistics and run.average is not None and run.ends.statistics is None:
@@ -130,6 +141,7 @@ def make_plan(
         classes=_label_count(run) if labels else 0,
         stretches=stretches,
         parts=parts,
+        means=means,
     )
 
 

@@ -5,6 +5,8 @@ that each miss some samples, it is a slope over the very cloud of removals that 
 """
 
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,19 +14,35 @@ from torch import Tensor
 from hydragrad.attribution.gradients import QueryGradients
 from hydragrad.attribution.partial import Partial
 from hydragrad.attribution.plan import Plan, make_plan
+from hydragrad.attribution.robust_mean import mean_over, not_exploded
+from hydragrad.attribution.summed import Summed, packed
 from hydragrad.attribution.sweep import sweep
-from hydragrad.attribution.tally import Tally
-from hydragrad.execution import run_jobs
+from hydragrad.attribution.tally import SUMS, Tally
+from hydragrad.execution import HERE, Execution
 from hydragrad.progress import bar
 from hydragrad.replay.changed_run import Change, ChangedRun
+from hydragrad.replay.on_run import OnRun
 from hydragrad.replay.repeatable import require_repeatable
+from hydragrad.runs.kept_jobs import kept_jobs
 
 
-def leave_out(length: int, share: float, seed: int) -> Change:
+class OverReplays(NamedTuple):
+    """What several replays gave.
+
+    Attributes:
+        summed: The mean of their sums, and the largest drift.
+        exploded: Number of a replay → to how many queries its contributions exploded and are not in the mean.
+    """
+
+    summed: Summed
+    exploded: dict[int, int]
+
+
+def leave_out(length: int, share: float, seed: int, *, renormalised: bool = False) -> Change:
     """The change of a replay: loss weight 0 for a random `share` of `length` samples."""
     generator = torch.Generator().manual_seed(seed)
     samples = torch.randperm(length, generator=generator)[: max(1, round(share * length))]
-    return Change(weights=dict.fromkeys(samples.tolist(), 0.0))
+    return Change(weights=dict.fromkeys(samples.tolist(), 0.0), renormalised=renormalised)
 
 
 def over_replays(
@@ -33,52 +51,61 @@ def over_replays(
     differentiate: Callable[[Plan], QueryGradients],
     *,
     memory: int,
-    workers: int,
-) -> tuple[Tally, float]:
+    execution: Execution = HERE,
+) -> OverReplays:
     """Average the sweeps of several runs; finished ones are saved until all are done.
+
+    A replay whose contributions to a query exploded is left out of that query's mean.
 
     Args:
         plan: Of the run itself; its method says which replays, and which share they leave out.
         gradients: Of the queries at the run itself.
         differentiate: The gradients of the same queries at another run; sent to the workers.
         memory: Bytes for replayed states, and for checkpoints.
-        workers: Processes.
+        execution: Where they are swept.
 
     Raises:
         ReplayMismatch: The run itself can't be repeated.
-
-    Returns:
-        The mean of their tallies, and the largest drift.
+        NonFinite: Fewer than half of the replays have finite contributions.
+        Unfinished: A slice of the replays, and results of others are missing.
     """
     method, numbers = plan.method, plan.method.replays
-    partials = [Partial(plan, gradients, f"{method.curvature} replay {n} without {method.drop}") for n in numbers]
-    results = {place: sums for place, partial in enumerate(partials) if (sums := partial.read()) is not None}
-    waiting = [place for place in range(len(numbers)) if place not in results]
-    if waiting:
-        require_repeatable(plan.run)
+    partials = [Partial(plan, gradients, f"{method.curvature} at replay {n} without {method.drop}") for n in numbers]
+    results: dict[int, dict[str, Tensor]] = {}
     work = _Replay(plan, differentiate, memory)
-    with bar("replaying without some samples", len(numbers), len(results), unit="replays") as progress:
-        for job, sums in run_jobs(work, [numbers[place] for place in waiting], workers=workers):
-            results[waiting[job]] = sums
-            partials[waiting[job]].write(sums)
+    repeat = partial(require_repeatable, plan.run)
+    with bar("replaying without some samples", len(numbers), unit="replays") as progress:
+        files = [one.file for one in partials]
+        for place, sums in kept_jobs(work, numbers, files, execution, "replays", first=repeat):
+            results[place] = sums
             progress.advance()
-    for partial in partials:
-        partial.remove()
     # In the order of the replays, not in that in which workers finished, so that sums round alike.
     states = [results[place] for place in range(len(numbers))]
-    mean = {name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]}
-    return Tally(plan, len(gradients.names)).of(mean), max(state["drift"].item() for state in states)
+    kept = not_exploded(torch.stack([state["values"].norm(dim=1) for state in states]))
+    if execution.part is None:
+        for one in partials:
+            one.remove()
+    every = [{name: state[name] for name in SUMS} for state in states]
+    tally = Tally(plan, len(gradients.names)).of(mean_over(every, kept))
+    exact = plan.run.exact and all(bool(state["exact"]) for state in states)
+    left_out = (~kept).sum(1).tolist()
+    return OverReplays(
+        summed=Summed(tally, max(state["drift"].item() for state in states), exact),
+        exploded={number: count for number, count in zip(numbers, left_out, strict=True) if count},
+    )
 
 
-class _Replay:
-    """Sweeps the run without a replay's samples; a class, so that it can be sent to workers."""
+class _Replay(OnRun):
+    """Sweeps the run without a replay's samples."""
 
     def __init__(self, plan: Plan, differentiate: Callable[[Plan], QueryGradients], memory: int) -> None:
+        super().__init__(plan.run)
         self._plan, self._differentiate, self._memory = plan, differentiate, memory
 
     def __call__(self, number: int) -> dict[str, Tensor]:
-        run, method = self._plan.run, self._plan.method
-        change = leave_out(run.manifest.data["length"], method.drop, number)
+        run, method = self.run, self._plan.method
+        renormalised = method.removal == "renormalised"
+        change = leave_out(run.manifest.data["length"], method.drop, number, renormalised=renormalised)
         plan = make_plan(
             ChangedRun(run, change, memory=self._memory),
             method,
@@ -87,5 +114,4 @@ class _Replay:
             stretches=self._plan.stretches,
             parts=self._plan.parts,
         )
-        tally, drift = sweep(plan, self._differentiate(plan), memory=self._memory)
-        return tally.sums() | {"drift": torch.tensor(drift, dtype=torch.float64)}
+        return packed(sweep(plan, self._differentiate(plan), memory=self._memory))

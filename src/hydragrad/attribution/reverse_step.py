@@ -17,7 +17,7 @@ from hydragrad.attribution.moments import Evaluated, Moment
 from hydragrad.attribution.part_probe import PartProbe
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.routes import Comparisons
-from hydragrad.attribution.tally import Tally
+from hydragrad.attribution.tally import Derived, Tally
 from hydragrad.derivatives import (
     CurvatureProducts,
     CurvatureStep,
@@ -39,8 +39,8 @@ from hydragrad.derivatives.trusted import FAST_PATH_ERRORS
 from hydragrad.derivatives.trusted import reason as reason_of
 from hydragrad.errors import HydragradError, Unsupported
 from hydragrad.replay import Replay
+from hydragrad.replay.buffer_flow import ReverseFlow
 from hydragrad.replay.histories import parts_of
-from hydragrad.runs.log import MicroBatch
 from hydragrad.steps import Cotangent, smoothing_of, transpose_all, transpose_transforms
 
 HELD_SHARE = 1 / 512
@@ -52,6 +52,13 @@ class Cotangents(NamedTuple):
 
     w_bar: Tensor
     states: tuple[Tensor, ...]
+    r_bar: Tensor
+
+
+class _ThroughLoss(NamedTuple):
+    """The products of every micro-batch, last first, and the statistics' cotangent before the step."""
+
+    products: list[tuple[Evaluated, CurvatureStep]]
     r_bar: Tensor
 
 
@@ -96,11 +103,11 @@ class ReverseStep:
         for problem in (self._problem, self._of_samples):
             problem.take_modes(self._replay.trajectory.model)
         g_bar, before = self._through_update(moment, cotangents)
-        products = self._first_that_holds(moment, g_bar, cotangents.r_bar)
-        w_bar, r_bar = before.w_bar, cotangents.r_bar
-        for evaluated, product in products:
-            tally.add_micro_batch(record, evaluated.part, evaluated.batch, product.along, evaluated.losses)
-            w_bar, r_bar = product.w_bar.add_(w_bar), product.r_bar
+        products, r_bar = self._first_that_holds(moment, g_bar, cotangents.r_bar)
+        w_bar = before.w_bar
+        tally.add_step(record, [_derived(evaluated, product) for evaluated, product in reversed(products)])
+        for _, product in products:
+            w_bar = product.w_bar.add_(w_bar)
         if self._plan.method.damping:
             w_bar.add_(g_bar, alpha=self._plan.method.damping)
         return Cotangents(w_bar, before.states, r_bar)
@@ -138,7 +145,7 @@ class ReverseStep:
         moved = plan.moved()
         return HeldProducts(self._problem, plan.weights, plan.statistics, moved, make, gauss_newton=gauss_newton)
 
-    def _first_that_holds(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> list[tuple[Evaluated, CurvatureStep]]:
+    def _first_that_holds(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> _ThroughLoss:
         while True:
             try:
                 return self._through_loss(moment, g_bar, r_bar)
@@ -162,30 +169,25 @@ class ReverseStep:
                 f"{reason}. {'Leave labels=True out.' if self._plan.classes else remedy}"
             ) from error
 
-    def _through_loss(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> list[tuple[Evaluated, CurvatureStep]]:
+    def _through_loss(self, moment: Moment, g_bar: Tensor, r_bar: Tensor) -> _ThroughLoss:
         """The products of every micro-batch, last first, held to the gradient that trained."""
-        products = []
-        for evaluated in reversed(moment.evaluated):
-            product = self._through_micro_batch(moment, evaluated, g_bar, r_bar)
+        products, flow = [], ReverseFlow(moment.record, r_bar)
+        for number, evaluated in reversed([*enumerate(moment.evaluated)]):
+            product = self._through_micro_batch(moment, evaluated, g_bar, flow.after(number))
             products.append((evaluated, product))
-            r_bar = product.r_bar
-        terms = [self._weighted(evaluated.part, product.along.losses_dot) for evaluated, product in products]
+            flow.before(number, product.r_bar)
+        terms = [_weighted(evaluated, product.along.losses_dot) for evaluated, product in products]
         in_full = None
         if self._full.wants(moment.record):
             in_full = torch.stack([self._in_full(moment, evaluated) for evaluated in moment.evaluated]).sum(0)
         self._comparisons.hold(moment.record, torch.cat(terms, -1), moment.gradient, in_full, g_bar)
         for evaluated, product in products:
             self._full.note(evaluated.part, product.along.losses, evaluated.losses)
-        return products
+        return _ThroughLoss(products, flow.start)
 
     def _in_full(self, moment: Moment, evaluated: Evaluated) -> Tensor:
-        return self._full.gradient(evaluated.part, evaluated.batch, moment.parameters, evaluated.buffers)
-
-    def _weighted(self, part: MicroBatch, losses_dot: Tensor) -> Tensor:
-        """Derivatives of losses with all that they are multiplied by in the step's loss."""
-        alpha = self._plan.run.loss_weights
-        weighted = part.weighted(losses_dot)
-        return weighted if alpha is None else weighted * alpha[part.indices].to(weighted)
+        where = evaluated.part, evaluated.batch, moment.parameters, evaluated.buffers
+        return self._full.gradient(*where, evaluated.weights)
 
     def _through_update(self, moment: Moment, cotangents: Cotangents) -> tuple[Tensor, Cotangent[Tensor]]:
         """Cotangent of the summed gradient, and those before the optimizer's step without the curvature term."""
@@ -199,7 +201,7 @@ class ReverseStep:
     def _through_micro_batch(self, moment: Moment, evaluated: Evaluated, g_bar: Tensor, r_bar: Tensor) -> CurvatureStep:
         """Derivatives of the losses, the curvature product, and the statistics' cotangent before the micro-batch."""
         part, batch, terms = evaluated.part, evaluated.batch, evaluated.terms
-        weights = self._loss_weights(part, g_bar)
+        weights = _loss_weights(evaluated, g_bar)
         if terms is not None:
             batch, weights = terms.batch(batch), terms.spread(weights)
         point = Point(moment.parameters, evaluated.buffers, batch, part.divisor, weights)
@@ -226,11 +228,28 @@ class ReverseStep:
         except FAST_PATH_ERRORS:
             pass  # A model of a precision of its own can't be held in float64, and is not counted as held.
 
-    def _loss_weights(self, part: MicroBatch, like: Tensor) -> Tensor | None:
-        """What the losses are multiplied by next to the divisor: the run's own weights, and coefficients of each."""
-        alpha = self._plan.run.loss_weights
-        weights = None if alpha is None else alpha[part.indices].to(like)
-        relative = part.loss_weights(like)
-        if weights is None or relative is None:
-            return relative if weights is None else weights
-        return weights * relative
+
+def _weighted(evaluated: Evaluated, losses_dot: Tensor) -> Tensor:
+    """Derivatives of losses with all that they are multiplied by in the step's loss."""
+    weighted, weights = evaluated.part.weighted(losses_dot), evaluated.weights
+    return weighted if weights is None else weighted * weights.to(weighted)
+
+
+def _loss_weights(evaluated: Evaluated, like: Tensor) -> Tensor | None:
+    """What the losses are multiplied by next to the divisor: the run's own weights, and coefficients of each."""
+    weights, relative = evaluated.weights, evaluated.part.loss_weights(like)
+    if weights is None or relative is None:
+        return relative if weights is None else weights.to(like)
+    return weights.to(like) * relative
+
+
+def _derived(evaluated: Evaluated, product: CurvatureStep) -> Derived:
+    return Derived(
+        part=evaluated.part,
+        batch=evaluated.batch,
+        along=product.along,
+        losses=evaluated.losses,
+        part_count=evaluated.part_count,
+        alpha=evaluated.alpha,
+        factor=evaluated.factor,
+    )

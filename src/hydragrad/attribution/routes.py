@@ -20,7 +20,7 @@ from torch import Tensor
 from hydragrad.attribution.full_precision import GAP, FullPrecision
 from hydragrad.attribution.part_probe import PartProbe
 from hydragrad.attribution.plan import Plan
-from hydragrad.attribution.tally import Tally
+from hydragrad.attribution.tally import Derived, Tally
 from hydragrad.derivatives import (
     Batch,
     Directional,
@@ -37,6 +37,7 @@ from hydragrad.derivatives.coupling import CouplingWatch, random_weights, weight
 from hydragrad.derivatives.graph import Kind, kind_of_graph
 from hydragrad.derivatives.held import Held, NotHeld
 from hydragrad.replay import Replay
+from hydragrad.replay.means import parts_in
 from hydragrad.replay.trajectory import StepHooks
 from hydragrad.runs import StepRecord
 
@@ -70,6 +71,15 @@ class Comparisons(NamedTuple):
     def fresh(cls) -> "Comparisons":
         """Nothing was compared yet."""
         return cls(*(Held() for _ in cls._fields))
+
+    def packed(self) -> Tensor:
+        """Times and gaps, float64 (what was compared, 2)."""
+        return torch.tensor([[held.times, held.gap] for held in self], dtype=torch.float64)
+
+    def take_in(self, packed: Tensor) -> None:
+        """Add what another process compared."""
+        for held, (times, gap) in zip(self, packed.tolist(), strict=True):
+            held.times, held.gap = held.times + int(times), max(held.gap, gap)
 
     def hold(
         self, record: StepRecord, terms: Tensor, trained: Tensor, in_full: Tensor | None, directions: Tensor
@@ -154,6 +164,7 @@ class ByHooks(_NotesGradient):
 
     Attributes:
         totals: (histories, queries, batch) by micro-batch.
+        counts: Number of parts of every sample by micro-batch, where the loss knows it.
     """
 
     def __init__(self, what: Measuring, dots: LayerDots, record: StepRecord, coupling: CouplingWatch) -> None:
@@ -161,6 +172,7 @@ class ByHooks(_NotesGradient):
         self._what, self._dots, self._record, self._coupling = what, dots, record, coupling
         self._probe: tuple[Tensor, Tensor] | None = None
         self.totals: list[Tensor] = []
+        self.counts: list[Tensor | None] = []
 
     def before_forward(self, number: int) -> None:
         """Start a micro-batch."""
@@ -168,6 +180,7 @@ class ByHooks(_NotesGradient):
 
     def after_forward(self, number: int, losses: Tensor) -> None:
         """Differentiate the losses with random weights, where samples may be coupled."""
+        self.counts.append(parts_in(losses))
         self._probe = None
         if len(losses) < 2 or not self._coupling.wants(self._record.step, losses):
             return
@@ -208,8 +221,8 @@ def _by_hooks(what: Measuring, dots: LayerDots) -> OneStep:
         kappa = what.kappa[:, record.step]
         hooks.hold()
         factors = torch.from_numpy(kappa)
-        for part, totals in zip(record.micro_batches, hooks.totals, strict=True):
-            what.tally.add(record.step, part.indices, torch.einsum("h,hqb->qb", factors, totals.double().cpu()))
+        terms = [torch.einsum("h,hqb->qb", factors, totals.double().cpu()) for totals in hooks.totals]
+        what.tally.add_terms(record, terms, hooks.counts)
 
     return one_step
 
@@ -264,6 +277,7 @@ class _Between(_NotesGradient):
         self._problem, self._shared, self._batches, self._evaluate = problem, shared, batches, evaluate
         self._buffers: dict[str, Tensor] = {}
         self.along: list[Directional] = []
+        self.counts: list[Tensor | None] = []
 
     def before_forward(self, number: int) -> None:
         if self._shared is not None:
@@ -273,6 +287,7 @@ class _Between(_NotesGradient):
 
     def after_forward(self, number: int, losses: Tensor) -> None:
         self.along.append(self._derivatives(self._batches[number], losses))
+        self.counts.append(parts_in(losses))
         if self._full is not None:
             where = self._replay.trajectory.parameters, self._buffers
             gradient = self._full.gradient(self._parts[number], self._batches[number], *where)
@@ -318,9 +333,9 @@ def _by_directions(what: Measuring, problem: LossModule, shared: SharedForward |
         parts = list(zip(record.micro_batches, batches, hooks.along, every, strict=True))
         terms = torch.cat([part.weighted(along.losses_dot) for part, _, along, _ in parts], -1)
         what.comparisons.hold(record, terms, hooks.gradient, hooks.in_full, directions)
-        for part, batch, along, losses in parts:
+        for part, _, along, losses in parts:
             full.note(part, along.losses, losses)
-            what.tally.add_micro_batch(record, part, batch, along, losses)
+        what.tally.add_step(record, [Derived(*part, count) for part, count in zip(parts, hooks.counts, strict=True)])
 
     return one_step
 

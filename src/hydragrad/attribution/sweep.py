@@ -19,6 +19,7 @@ from hydragrad.attribution.partial import Partial, PartialFold
 from hydragrad.attribution.plan import Plan
 from hydragrad.attribution.reverse_step import Cotangents, ReverseStep
 from hydragrad.attribution.routes import Comparisons
+from hydragrad.attribution.summed import Summed
 from hydragrad.attribution.tally import Tally
 from hydragrad.derivatives import LossModule, require_symmetric, use_explicit_batch_norm
 from hydragrad.replay.averages import Ends
@@ -45,10 +46,8 @@ class Swept(NamedTuple):
         return Swept(Cotangents(saved["w_bar"], states, saved["r_bar"]), self.tally.of(saved))
 
 
-def sweep(
-    plan: Plan, gradients: QueryGradients, *, memory: int, comparisons: Comparisons | None = None
-) -> tuple[Tally, float]:
-    """Sweep the whole run; return the summed derivatives and the replay's drift.
+def sweep(plan: Plan, gradients: QueryGradients, *, memory: int, comparisons: Comparisons | None = None) -> Summed:
+    """Sweep the whole run and sum the derivatives.
 
     Args:
         plan: Which run and method.
@@ -76,7 +75,7 @@ def sweep(
                 yield Swept(cotangents, tally)
 
         folded = fold_segments("attributing", run.segments[::-1], through, Folded(end), replay=replay, saver=saver)
-    return folded.state.tally, folded.drift
+    return Summed(folded.state.tally, folded.drift, run.exact)
 
 
 def _with_query(cotangents: Cotangents, gradients: QueryGradients, ends: Ends, step: int) -> Cotangents:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hydragrad.attribution.averaged_over import AveragedOver, averaged_over, in_a_range
-from hydragrad.attribution.influence import losses_along, query_rows
+from hydragrad.attribution.influence import query_rows
+from hydragrad.attribution.losses_along import losses_along
 from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.replay import Recording, samples_in
@@ -58,7 +59,7 @@ def tracin(
     """
     over = averaged_over(run, checkpoints, "tracin")
     queries, ids = queries_of(query), checked_samples(samples, samples_in(run))
-    at_each = _rates(run, over, rates)
+    at_each = rates_at(run, over, rates)
     total, rows = torch.zeros((), dtype=torch.float64), list[QueryRow]()
     with bar("TracIn", len(over), unit="checkpoints") as progress:
         for rate, read in zip(at_each, over.read, strict=True):
@@ -77,7 +78,12 @@ def tracin(
     )
 
 
-def _rates(run: Recording | Checkpoints, over: AveragedOver, rates: float | Sequence[float] | None) -> list[float]:
+def rates_at(run: Recording | Checkpoints, over: AveragedOver, rates: float | Sequence[float] | None) -> list[float]:
+    """The learning rate at every checkpoint.
+
+    Raises:
+        QueryError: Rates that are missing, negative or of another number.
+    """
     if rates is None and isinstance(run, Recording):
         return [_recorded_rate(run, step) for step in over.steps]
     if rates is None:

@@ -27,15 +27,17 @@ from hydragrad.checking.parts import (
     model_part,
     optimizer_parts,
     precision_refusal,
+    process_parts,
     randomness_part,
 )
 from hydragrad.checking.refused import Refusal, attempt
 from hydragrad.checking.setup import Setup, listed, some_of, two_steps
 from hydragrad.checking.sizes import sizes_of
 from hydragrad.checking.trial import Trial, again, opened, plain_seconds, recorded
-from hydragrad.derivatives import PerSampleLoss
+from hydragrad.derivatives import PerSampleLoss, bare_model
 from hydragrad.progress import Bar, bar
 from hydragrad.randomness import preserved
+from hydragrad.recording.data_parallel import in_one_process
 from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.scores import Note
@@ -75,7 +77,7 @@ def check(
     words; the other parts are looked at all the same, as far as that is possible.
 
     Args:
-        model: As it would be trained; the copy is set to train mode.
+        model: As it would be trained, also in DistributedDataParallel; the copy is set to train mode.
         optimizer: One of torch.optim over the model's parameters, new or warm, or a list of several.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
         train_set: Map-style data set.
@@ -102,13 +104,21 @@ def check(
     _require_positive(batch_size=batch_size, accumulate=accumulate, epochs=epochs, steps=1 if steps is None else steps)
     if clip_norm is not None and not clip_norm > 0:
         raise ValueError(f"clip_norm must be above 0, or None for no clipping, got {clip_norm}.")
-    with _silent(), preserved(), torch.enable_grad(), bar("checking", STAGES, unit="stages") as progress:
+    processes, model = process_parts(model), bare_model(model) if isinstance(model, nn.Module) else model
+    with (
+        _silent(),
+        preserved(),
+        in_one_process(),
+        torch.enable_grad(),
+        bar("checking", STAGES, unit="stages") as progress,
+    ):
         checking = _Checking(progress)
         if loader is not None:
             collate = _collate_of(loader) if collate is None else collate
             batch_size, drop_last = loader.batch_size or batch_size, loader.drop_last
         checking.parts = [
             model_part(model),
+            *processes,
             *optimizer_parts(optimizer),
             data_part(train_set, model, loss, batch_size, collate),
         ]

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
@@ -35,6 +36,7 @@ from hydragrad.randomness import (
 )
 from hydragrad.recording import indexed
 from hydragrad.recording.batch_of_one import require_batch_of_one
+from hydragrad.recording.data_parallel import processes_of
 from hydragrad.replay import fetch, require_finite, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.replay.fingerprints import batch_digest
@@ -58,6 +60,25 @@ def model_part(model: Any) -> Part:
         return f"{type(model).__name__}: {every:,} parameters{frozen}, {dtype}, on {parameters[0].device}"
 
     return _part("model", look)
+
+
+def process_parts(model: Any) -> list[Part]:
+    """Whether what several processes do together is recorded; nothing where one trains."""
+
+    def look() -> str:
+        processes = processes_of(model)
+        if not processes.several:
+            return "one process in DistributedDataParallel"
+        return (
+            f"rank {processes.rank} of {processes.count} in DistributedDataParallel; each records its own part. The "
+            f"rest is about this rank's batches: a replay takes those of all ranks one after the other. No hg.Tracker: "
+            f"rows come from hg.hypergradients"
+        )
+
+    if not isinstance(model, nn.Module):
+        return []
+    part = _part("processes", look)
+    return [part] if isinstance(model, DistributedDataParallel) or not part.ok else []
 
 
 def optimizer_parts(optimizer: Any) -> list[Part]:

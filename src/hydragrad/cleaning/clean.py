@@ -21,6 +21,7 @@ from hydragrad.cleaning.remedies import Remedy, down_weighted, relabelled, remov
 from hydragrad.cleaning.signals import training_signals
 from hydragrad.cleaning.suspects import WRONG_SHARE, estimated_share
 from hydragrad.errors import QueryError
+from hydragrad.execution import ExecutorOption, execution_of
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import retrain
@@ -62,7 +63,8 @@ def clean(
     *,
     treatments: Sequence[Kind | Remedy] = KINDS,
     share: float | None = None,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
 ) -> Cleaning:
     """Really train with suspects removed, relabelled or down-weighted, and say which helps, if any.
 
@@ -76,7 +78,7 @@ def clean(
         treatments: Which ones; or remedies of one's own.
         share: Share of the samples to treat. If None, as many as labels may be wrong: where suspects were ranked with
             held-out data and that lies between two shares which differ, both are tried.
-        workers: Processes that train at the same time.
+        executor, workers: As `counterfactual` takes them.
 
     Returns:
         `outcomes`, one a training (its `remedy` with name, labels and weights; `accuracy`, `loss`, `gain` over the run
@@ -92,13 +94,14 @@ def clean(
     Cost: one training a treatment (two where two shares are tried) and one more, saved in RUN/retrained.
     """
     require_recorded(run, "clean")
+    execution = execution_of(executor, workers)
     if not run.completed:
         raise QueryError(f"{run.path} was not completed. Train on with resume=True.")
     length = run.manifest.data["length"]
     listed = [one for kind in treatments for one in _remedies(kind, run, suspects, share)]
     remedies = list({remedy.name: remedy for remedy in listed if remedy.changed}.values())
     changes = [Change(noise=one_rounding(run)), *(remedy.change(length) for remedy in remedies)]
-    retrained = dict(retrain(run, changes, workers=workers, keep=True)) if remedies else {}
+    retrained = dict(retrain(run, changes, execution=execution, keep=True)) if remedies else {}
     states = [run.final.parameters | run.final.buffers, *(retrained[number] for number in range(len(retrained)))]
     named = [Remedy(name=AS_GIVEN), Remedy(name=AGAIN), *remedies][: len(states)]
     outcomes = tuple(outcomes_of(named, states, [measured(run, state, choose_on) for state in states]))

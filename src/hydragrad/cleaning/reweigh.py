@@ -28,6 +28,7 @@ from hydragrad.cleaning.outcomes import (
 )
 from hydragrad.cleaning.remedies import Remedy
 from hydragrad.errors import QueryError
+from hydragrad.execution import Execution, ExecutorOption, execution_of
 from hydragrad.progress import bar, quiet
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, ChangedRun, one_rounding
@@ -80,7 +81,8 @@ def reweigh(
     smoothing: float | None = None,
     steps: Sequence[float] = STEPS,
     rounds: int = 2,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
 ) -> Reweighting:
     """Choose loss weights that lower a held-out loss, and really train with them.
 
@@ -93,7 +95,7 @@ def reweigh(
         curvature, smoothing: Of the contributions, as `attribute` takes them.
         steps: Sizes of a step that are tried.
         rounds: How often contributions are taken, at most.
-        workers: Processes that train at the same time.
+        executor, workers: As `counterfactual` takes them.
 
     Returns:
         The weights, and what they did on `choose_on`, which chose among few: a little optimistic.
@@ -108,6 +110,7 @@ def reweigh(
     here of the whole run.
     """
     require_recorded(run, "reweigh")
+    execution = execution_of(executor, workers)
     if not run.completed:
         raise QueryError(f"{run.path} was not completed. Train on with resume=True.")
     if len(query.names()) != 1:
@@ -118,8 +121,8 @@ def reweigh(
     state = run.final.parameters | run.final.buffers
     equal = torch.ones(length, dtype=torch.float64)
     given = _Place(equal, Remedy(name=EQUAL), state, measured(run, state, choose_on), run)
-    (again,) = _trained(run, [Change(noise=one_rounding(run))], workers)
-    search = _Search(run, query, choose_on, {"curvature": curvature, "smoothing": smoothing}, tuple(steps), workers)
+    (again,) = _trained(run, [Change(noise=one_rounding(run))], execution)
+    search = _Search(run, query, choose_on, {"curvature": curvature, "smoothing": smoothing}, tuple(steps), execution)
     places = [given]
     with bar("reweighting", rounds, unit="rounds") as progress:
         for number in range(1, rounds + 1):
@@ -160,7 +163,7 @@ class _Search:
     choose_on: Dataset[object]
     options: Mapping[str, Any]
     steps: tuple[float, ...]
-    workers: int
+    execution: Execution
 
     def step_from(self, place: _Place, number: int) -> _Place | None:
         """The best step along the contributions there; None where none lowers the loss without harm to the accuracy."""
@@ -170,7 +173,7 @@ class _Search:
         names = [f"weights of round {number}, step {size:g}" for size in self.steps]
         remedies = [_remedy(weights, name) for weights, name in zip(tried, names, strict=True)]
         changes = [remedy.change(len(contributions)) for remedy in remedies]
-        states = _trained(self.run, changes, self.workers)
+        states = _trained(self.run, changes, self.execution)
         found = [measured(self.run, state, self.choose_on) for state in states]
         _, *outcomes = outcomes_of([place.remedy, *remedies], [place.state, *states], [place.measured, *found])
         best = max(range(len(outcomes)), key=lambda which: outcomes[which].loss_gain)
@@ -180,8 +183,8 @@ class _Search:
         return _Place(tried[best], remedies[best], states[best], found[best], reweighted)
 
 
-def _trained(run: Recording, changes: Sequence[Change], workers: int) -> list[State]:
-    states = dict(retrain(run, changes, workers=workers, keep=True))
+def _trained(run: Recording, changes: Sequence[Change], execution: Execution) -> list[State]:
+    states = dict(retrain(run, changes, execution=execution, keep=True))
     return [states[number] for number in range(len(changes))]
 
 

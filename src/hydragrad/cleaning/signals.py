@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from hydragrad.errors import LossError, QueryError
+from hydragrad.execution import Execution, ExecutorOption, execution_of
 from hydragrad.progress import bar
 from hydragrad.replay import Recording, Trained, samples_in
 from hydragrad.replay.changed_run import Change
@@ -25,6 +26,8 @@ from hydragrad.training.measuring import evaluated
 
 POINTS = 10
 """Checkpoints that stand for a run."""
+EARLY = 3.0
+"""Power of the spread of early checkpoints: half of the run's checkpoints lie in its first eighth."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +38,8 @@ class Signals:
         given: Labels that were trained on, int64 (samples,).
         at_end: Probabilities by the trained model, float64 (samples, classes).
         over_training: Their mean over checkpoints of the run, float64 (samples, classes).
+        early: As `over_training`, over checkpoints that are dense at the start of the run, where samples that agree
+            with one another are not learned yet, float64 (samples, classes); None where there are no such checkpoints.
         margin: Logit of the given label minus the largest other one, mean over those checkpoints, float64 (samples,).
         out_of_fold: Probabilities by models trained without the sample, float64 (samples, classes), or None.
 
@@ -46,6 +51,7 @@ class Signals:
     over_training: Tensor
     margin: Tensor
     out_of_fold: Tensor | None = None
+    early: Tensor | None = None
 
     def of(self, samples: Tensor) -> "Signals":
         """Those of some samples, in their order."""
@@ -54,23 +60,29 @@ class Signals:
 
 @in_clean_surroundings
 def training_signals(
-    run: Recording | Checkpoints, *, points: int = POINTS, folds: int = 0, seed: int = 0, workers: int = 1
+    run: Recording | Checkpoints,
+    *,
+    points: int = POINTS,
+    folds: int = 0,
+    seed: int = 0,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
 ) -> Signals:
     """Measure them once; they are saved in RUN/signals, those of checkpoints nowhere.
 
     Args:
         run: A completed run of a classifier, or checkpoints of one trained elsewhere, without folds.
         points: Checkpoints at which all samples are evaluated: those nearest to the ends of so many equal parts of the
-            run, the trained model included.
+            run, the trained model included; and as many again that are dense at the start.
         folds: Train so many times without one part of the samples each; 0 leaves out-of-fold probabilities out.
         seed: Of the parts.
-        workers: Processes that train at the same time.
+        executor, workers: As `counterfactual` takes them.
 
     Raises:
         LossError: The model's one call does not return logits (batch, classes), or the loss has no label.
         QueryError: The run was not completed, or a single fold.
 
-    Cost: `points` evaluations of the training set, and `folds` trainings, which are saved in RUN/retrained.
+    Cost: at most twice `points` evaluations of the training set, and `folds` trainings, saved in RUN/retrained.
     """
     if folds:
         require_recorded(run, "training_signals(folds=...)")
@@ -81,7 +93,7 @@ def training_signals(
     if signals is None:
         signals = _measure(run, points)
         if folds:
-            signals = replace(signals, out_of_fold=_out_of_fold(run, folds, seed, workers))
+            signals = replace(signals, out_of_fold=_out_of_fold(run, folds, seed, execution_of(executor, workers)))
         kept.write({name: values for name, values in vars(signals).items() if values is not None})
     return signals
 
@@ -92,7 +104,7 @@ def signals_file(run: Recording, *, points: int = POINTS, folds: int = 0, seed: 
 
 
 def _kept(run: Recording, points: int, folds: int, seed: int) -> Kept:
-    key = [run.digest, spread_steps(run, max(1, points)), folds, seed, "labels by behaviour"]
+    key = [run.digest, spread_steps(run, max(1, points)), folds, seed, _early(run, points), "labels by behaviour"]
     return Kept(run.path / "signals", f"points{points}-folds{folds}", key)
 
 
@@ -113,26 +125,42 @@ def model_with(run: Trained, state: Mapping[str, Tensor]) -> nn.Module:
 
 def _measure(run: Recording | Checkpoints, points: int) -> Signals:
     """Evaluate all samples at the trained weights and at earlier checkpoints."""
-    *earlier, _ = checkpoints_of(run, points)
-    logits, labels = _logits(run, run.trained_model())
-    total, margins = logits.softmax(1), _margin(logits, labels)
-    count = len(earlier)
-    with bar("evaluating", count, unit="checkpoints") as progress:
-        for read in earlier:
-            checkpoint = read()
-            logits_then, _ = _logits(run, model_with(run, checkpoint.parameters | checkpoint.buffers))
-            total = total + logits_then.softmax(1)
-            margins += _margin(logits_then, labels)
+    if isinstance(run, Checkpoints):
+        even, early = run.spread(max(1, points)), list[int]()
+    else:
+        even, early = spread_steps(run, max(1, points)), _early(run, points)
+    places, labels, probabilities = sorted({*even, *early}), torch.empty(0), torch.empty(0)
+    over_training = over_early = margin = torch.zeros((), dtype=torch.float64)
+    with bar("evaluating", len(places), unit="checkpoints") as progress:
+        for place in places:
+            model = run.trained_model() if place == places[-1] else _model_at(run, place)
+            logits, labels = _logits(run, model)
+            probabilities = logits.softmax(1)
+            if place in even:
+                over_training, margin = over_training + probabilities, margin + _margin(logits, labels)
+            if place in early:
+                over_early = over_early + probabilities
             progress.advance()
     return Signals(
         given=labels,
-        at_end=logits.softmax(1),
-        over_training=total / (count + 1),
-        margin=margins / (count + 1),
+        at_end=probabilities,
+        over_training=over_training / len(even),
+        margin=margin / len(even),
+        early=over_early / len(early) if early else None,
     )
 
 
-def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
+def _early(run: Recording, points: int) -> list[int]:
+    return spread_steps(run, max(1, points), power=EARLY)
+
+
+def _model_at(run: Recording | Checkpoints, place: int) -> nn.Module:
+    """The model after a step of a recorded run, or at a checkpoint of a model trained elsewhere, by its number."""
+    checkpoint = run.at(place) if isinstance(run, Checkpoints) else checkpoint_at(run, place)
+    return model_with(run, checkpoint.parameters | checkpoint.buffers)
+
+
+def _out_of_fold(run: Recording, folds: int, seed: int, execution: Execution) -> Tensor:
     """Every sample by the run repeated without its fold; the others weigh more, so that steps keep their size."""
     length = run.manifest.data["length"]
     if not 2 <= folds <= length:
@@ -148,7 +176,7 @@ def _out_of_fold(run: Recording, folds: int, seed: int, workers: int) -> Tensor:
         weights = dict.fromkeys(range(length), weight) | dict.fromkeys(part.tolist(), 0.0)
         changes.append(Change(weights=weights))
     probabilities: Tensor | None = None
-    for number, state in retrain(run, changes, workers=workers, keep=True):
+    for number, state in retrain(run, changes, execution=execution, keep=True):
         logits, _ = _logits(run, model_with(run, state))
         probabilities = torch.empty_like(logits) if probabilities is None else probabilities
         probabilities[parts[number]] = logits[parts[number]].softmax(1)

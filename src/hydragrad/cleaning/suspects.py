@@ -53,7 +53,7 @@ def suspects(
             evidence over training, and nothing is saved.
         scores: Contributions to a loss on held-out data whose labels are right.
         query: Which query, if the scores answer several.
-        held_out: The query of the scores, one mean loss: influence functions of the trained model are computed for it,
+        held_out: The query of the scores, one mean loss: influence functions averaged over the run are computed for it,
             saved with the run, and used as well. With `signals` only.
         signals: What training shows about the labels. "auto" measures it where the kind is known (saved with the run),
             and does without for classes whose loss is no cross-entropy; None ranks by contribution alone.
@@ -85,8 +85,8 @@ def suspects(
         NonFinite: The model returned NaN or infinity for some samples.
         QueryError: `held_out` has several scalars; or scores of other checkpoints, or of candidates.
 
-    Cost: the first time, with "auto" ten evaluations of the training set, and with `held_out` twenty Gauss-Newton
-    products of up to 5,000 samples.
+    Cost: the first time, with "auto" up to twenty evaluations of the training set, and with `held_out` eighteen
+    Gauss-Newton products of up to 5,000 samples at each of five checkpoints.
     """
     require_scores_about(run, scores)
     ids = scores.sample_ids

@@ -5,11 +5,14 @@ from torch import Tensor
 
 from hydragrad.cleaning.held_out import influence
 from hydragrad.cleaning.signals_of_targets import TargetSignals
-from hydragrad.cleaning.suspicion import combined
+from hydragrad.cleaning.suspicion import Weights, combined
 from hydragrad.errors import LossError
 from hydragrad.replay import Recording, target_of
 from hydragrad.scores import Query, Scores
 from hydragrad.trained_elsewhere import Checkpoints
+
+OF_TARGETS = Weights(contribution=0.5, influence=0.1)
+"""As measured for targets that are more than one class; docs/results.md."""
 
 
 def target_suspects(
@@ -34,7 +37,7 @@ def target_suspects(
     influences = None if held_out is None else influence(run, held_out)
     influences = None if influences is None else influences[ids]
     columns = {"sample": ids, **own.columns}
-    columns["suspicion"] = combined(own.against, contributions, influences)
+    columns["suspicion"] = combined(own.against, contributions, influences, weights=OF_TARGETS)
     columns |= {"evidence": own.against, "contribution": contributions}
     errors = scores.standard_errors_of(query)
     columns |= {} if errors is None else {"standard_error": errors}

@@ -16,7 +16,7 @@ from hydragrad.cli.console import say
 
 FOLDER = Path(__file__).parent / "commands"
 COMMANDS = (
-    *("demo", "check", "train", "attribute", "influence", "smoothness", "verify", "bound"),
+    *("demo", "check", "train", "attribute", "influence", "smoothness", "verify", "bank", "evaluate", "bound"),
     *("clean", "reweight", "export", "report", "explain", "info"),
 )
 STYLE: dict[str, Any] = {

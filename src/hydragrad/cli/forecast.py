@@ -12,6 +12,7 @@ from torch.utils.data import Subset
 
 from hydragrad.attribution.gauss_newton_matrix import POWER_ITERATIONS
 from hydragrad.attribution.influence import ITERATIONS, MATRIX
+from hydragrad.cleaning import held_out
 from hydragrad.cleaning.signals import signals_file
 from hydragrad.cli.console import say
 from hydragrad.derivatives import BatchStatistics, check_losses, normalises_batches
@@ -31,8 +32,10 @@ from hydragrad.training import (
 
 WARM_UP, TIMED, EVALUATED = 2, 5, 250
 SHOWN_FROM_SECONDS = 60
-EVALUATIONS_FOR_SUSPECTS = 10
+EVALUATIONS_FOR_SUSPECTS = 20
 """Of the training set, before suspects are ranked."""
+PRODUCTS = held_out.CHECKPOINTS * (held_out.ITERATIONS + POWER_ITERATIONS)
+"""Of the Gauss-Newton matrix, for their influence on held-out data."""
 EVALUATIONS_A_PRODUCT = 4.0
 """Cost of a sample's Gauss-Newton product."""
 ATTRIBUTIONS_A_SAMPLE = 0.4
@@ -127,7 +130,7 @@ def signals_seconds(experiment: Experiment, run: Recording, folds: int, training
         return 0.0
     share: float = min(1.0, MATRIX / run.manifest.data["length"])
     evaluation = seconds_of_evaluation(experiment, run.trained_model(), "train")
-    return (EVALUATIONS_FOR_SUSPECTS + EVALUATIONS_A_PRODUCT * ITERATIONS * share) * evaluation + folds * training
+    return (EVALUATIONS_FOR_SUSPECTS + EVALUATIONS_A_PRODUCT * PRODUCTS * share) * evaluation + folds * training
 
 
 def ranking_seconds(

@@ -1,12 +1,15 @@
 """Options that several commands share."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from hydragrad.errors import UnknownName
+from hydragrad.cli.console import say
+from hydragrad.errors import QueryError, Unfinished, UnknownName
+from hydragrad.execution import Execution, Keywords, RayExecutor, execution_of
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory, as written by `hydragrad train`.")]
 DataDir = Annotated[
@@ -36,6 +39,12 @@ CurvatureByData = Annotated[
         "(default: none; of texts trained by AdamW hessian)."
     ),
 ]
+RemovalOption = Annotated[
+    Literal["weight", "renormalised"],
+    typer.Option(
+        help="What leaving a sample out means: its loss gets weight 0, or the mean of its batch is taken over the rest."
+    ),
+]
 SmoothingOption = Annotated[
     float | None,
     typer.Option(
@@ -45,6 +54,93 @@ SmoothingOption = Annotated[
         "0.01, 0 is the exact derivative.",
     ),
 ]
+ExecutorName = Annotated[
+    Literal["here", "processes", "ray"] | None,
+    typer.Option(
+        "--executor",
+        help="Where independent parts of the work run: processes of this machine, or a Ray cluster (--ray-address, "
+        "RAY_ADDRESS, or one that is started; default: here, or processes where --workers is above 1).",
+    ),
+]
+RayAddress = Annotated[
+    str | None,
+    typer.Option("--ray-address", metavar="ADDRESS", help="Of a running Ray cluster; implies --executor ray."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes that work at the same time; with --executor ray, jobs that wait or run."),
+]
+Part = Annotated[
+    str | None,
+    typer.Option(
+        "--part",
+        metavar="K/N",
+        help="Do the K-th of N slices of the work, as in 3/16, then what is missing and no other process works on; "
+        "the results meet in RUN, and the call that ends last puts them together.",
+    ),
+]
+
+
+def keywords_of(
+    executor: Literal["here", "processes", "ray"] | None,
+    ray_address: str | None,
+    workers: int | None,
+    part: str | None = None,
+) -> Keywords:
+    """The keywords of a function that the options stand for; refuses wrong ones before any work.
+
+    Raises:
+        QueryError: An address for another executor, or no slice.
+    """
+    if ray_address is not None and executor not in (None, "ray"):
+        raise QueryError(f"--ray-address is for --executor ray, got --executor {executor}.")
+    chosen = executor if ray_address is None else RayExecutor(address=ray_address)
+    return execution_of(chosen, workers, part).keywords
+
+
+def execution_from(
+    executor: Literal["here", "processes", "ray"] | None,
+    ray_address: str | None,
+    workers: int | None,
+    part: str | None = None,
+) -> Execution:
+    """The same as a value.
+
+    Raises:
+        QueryError: As for `keywords_of`.
+    """
+    return execution_of(**keywords_of(executor, ray_address, workers, part))
+
+
+def jobs_at_a_time(where: Keywords) -> int:
+    """Jobs that run at the same time, for a forecast; those of other slices are not counted."""
+    return where["workers"] or 1
+
+
+def end_slice(missing: Sequence[Unfinished]) -> None:
+    """Say what is missing of a slice's results, if anything, and end the command.
+
+    Raises:
+        typer.Exit: With code 0.
+    """
+    for one in missing:
+        say(str(one))
+    if missing:
+        raise typer.Exit
+
+
+@contextmanager
+def slice_done() -> Iterator[None]:
+    """Say that a slice is done and others are not, and end the command: nothing is wrong.
+
+    Raises:
+        typer.Exit: With code 0.
+    """
+    try:
+        yield
+    except Unfinished as done:
+        end_slice([done])
+
 
 TokenizerOption = Annotated[
     str | None,

@@ -16,6 +16,7 @@ one_call     the model's one call inside the loss
 chunked_head cross-entropy of a large vocabulary, a few positions at a time
 point        where one step is differentiated
 refusals     models that are refused, with the reason
+wrapped      models that several processes train together
 stopped      gradients that are stopped on their way
 graph        the graph of a loss
 kinks        operations whose derivative jumps
@@ -64,6 +65,7 @@ from hydragrad.derivatives.chunked_head import chunked_cross_entropy as chunked_
 from hydragrad.derivatives.chunked_head import head_calls as head_calls
 from hydragrad.derivatives.point import Point as Point
 from hydragrad.derivatives.refusals import require_differentiable as require_differentiable
+from hydragrad.derivatives.wrapped import bare_model as bare_model
 
 # Derivatives of all samples along directions
 from hydragrad.derivatives.directional.forward_mode import Directional as Directional
@@ -90,6 +92,8 @@ from hydragrad.derivatives.curvature.products import Products as Products
 from hydragrad.derivatives.curvature.many_products import VectorisedProducts as VectorisedProducts
 from hydragrad.derivatives.curvature.many_products import fastest_products as fastest_products
 from hydragrad.derivatives.curvature.reverse_products import ReverseProducts as ReverseProducts
+from hydragrad.derivatives.curvature.eigenbasis import Eigenbasis as Eigenbasis
+from hydragrad.derivatives.curvature.ekfac import fit_ekfac as fit_ekfac
 from hydragrad.derivatives.curvature.zero import ZeroCurvature as ZeroCurvature
 from hydragrad.derivatives.curvature.tangents import ExactTangents as ExactTangents
 from hydragrad.derivatives.curvature.tangents import Tangents as Tangents

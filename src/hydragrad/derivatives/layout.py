@@ -44,7 +44,7 @@ class Layout:
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """Cut a vector (..., size) into named views of shape (..., *shape)."""
         lead = flat.shape[:-1]
-        return {name: flat[..., self.spans[name]].view(*lead, *shape) for name, shape in self.shapes.items()}
+        return {name: flat[..., self.spans[name]].view((*lead, *shape)) for name, shape in self.shapes.items()}
 
     def span(self, names: Sequence[str]) -> slice:
         """The slice that covers `names`, which must be adjacent."""

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from hydragrad.derivatives.wrapped import require_whole
 from hydragrad.errors import Unsupported
 
 PRECISIONS = (torch.float32, torch.float64)
@@ -14,8 +15,9 @@ def require_differentiable(model: nn.Module) -> None:
 
     Raises:
         Unsupported: Half precision, complex or mixed parameters; parameters without values or of inference mode;
-            TorchScript; embeddings whose gradient is no derivative.
+            TorchScript; embeddings whose gradient is no derivative; a model spread over processes.
     """
+    require_whole(model)
     _require_ordinary(model)
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if not dtypes:

@@ -15,6 +15,7 @@ from_settings      the experiment of settings, or of a run directory
 training           train and record an experiment
 seeds              runs with other seeds, and scores averaged over them
 saved_scores       the scores of a run, loaded where they are saved
+score_files        scores of any library, in files
 clean_and_retrain  remove or relabel suspects, and train again
 run_report         the report of everything in a run directory
 """

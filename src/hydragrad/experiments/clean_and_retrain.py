@@ -30,6 +30,7 @@ from hydragrad.cleaning.signals import model_with
 from hydragrad.cleaning.suspects import WRONG_SHARE
 from hydragrad.disk import replace_file, save_file
 from hydragrad.errors import QueryError
+from hydragrad.execution import HERE, Keywords
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.named_query import HALF
 from hydragrad.replay import Recording
@@ -79,7 +80,7 @@ def clean(
     reference: bool,
     folds: int = 0,
     marks: Marks | None = None,
-    workers: int = 1,
+    where: Keywords = HERE.keywords,
 ) -> Cleaned:
     """Rank suspects, treat the worst, or those that were marked, in every way, train, and compare.
 
@@ -93,7 +94,7 @@ def clean(
         reference: Where noise was planted, train on the true labels too.
         folds: Networks for out-of-fold probabilities; 0 for none.
         marks: Labels that a person fixed, in place of suspects.
-        workers: Processes that train at the same time.
+        where: Where retrainings run.
 
     Raises:
         QueryError: A share that leaves nothing, no suggested labels for a treatment, or nothing left to choose on.
@@ -101,7 +102,9 @@ def clean(
     choose_on = _choose_on(experiment, query)
     ranked = ranked_suspects(experiment, run, scores, query, folds=folds)
     wanted = _treatments(ranked, treatments) if marks is None else [_by_hand(marks)]
-    result = treated(run, ranked, choose_on, treatments=wanted, share=remove, workers=workers)
+    result = treated(
+        run, ranked, choose_on, treatments=wanted, share=remove, executor=where["executor"], workers=where["workers"]
+    )
     tested = test_accuracies(experiment, run, result, AGAIN)
     if reference and experiment.labels is not None:
         tested |= _with_true_labels(experiment, run, experiment.labels)
@@ -163,7 +166,7 @@ def _with_true_labels(experiment: Experiment, run: Recording, labels: Labels) ->
     """Test accuracy of the run repeated with the true labels, if there is a test set."""
     wrong = labels.flipped.nonzero().flatten().tolist()
     change = Change(labels={i: int(labels.true[i]) for i in wrong})
-    ((_, state),) = retrain(run, [change], workers=1, keep=True)
+    ((_, state),) = retrain(run, [change], keep=True)
     accuracy = experiment.test_accuracy(model_with(run, state))
     return {} if accuracy is None else {TRUE_LABELS: accuracy}
 

@@ -8,7 +8,9 @@ from typing import Any
 from torch import nn
 from torch.utils.data import Dataset
 
-from hydragrad.errors import DataError
+from hydragrad.checkpoint_rows import InfluenceStore, influence_rows
+from hydragrad.checkpoint_rows.plan import ROWS
+from hydragrad.errors import DataError, QueryError
 from hydragrad.experiments.named_query import NamedQuery
 from hydragrad.experiments.own_function import function_named
 from hydragrad.replay import require_map_style
@@ -27,6 +29,34 @@ class Elsewhere:
 
     checkpoints: Checkpoints
     held_out: Mapping[str, Dataset[Any]]
+
+    def rows(self, folder: Path, *, checkpoints: int, damping: float | None, projection: int | None) -> InfluenceStore:
+        """The rows of a folder: those that are there, or made, or resumed.
+
+        Args:
+            folder: Where they lie.
+            checkpoints, damping, projection: As `hg.influence_rows` takes them.
+
+        Raises:
+            QueryError: Finished rows of other checkpoints, or made with other options.
+        """
+        options = {"damping": damping, "projection": projection}
+        if not (folder / ROWS).exists():
+            return influence_rows(
+                self.checkpoints, checkpoints=checkpoints, damping=damping, projection=projection, store=folder
+            )
+        opened = self.checkpoints
+        store = InfluenceStore.open(folder, opened.model, opened.loss, collate=opened.collate_fn)
+        wanted = tuple(opened.digests[number] for number in opened.spread(checkpoints))
+        theirs = {"damping": store.plan.damping, "projection": (store.plan.projection or {}).get("dims")}
+        different = [name for name, value in options.items() if value is not None and value != theirs[name]]
+        different += [] if store.evidence.states == wanted else ["checkpoints"]
+        if different:
+            raise QueryError(
+                f"{folder} holds rows that differ in: {', '.join(different)}. Name another folder, or leave these "
+                f"options out."
+            )
+        return store
 
     def query(self, text: str) -> Query:
         """Return the query named on the command line: `validation`, `test`, `train`, or one sample, `test:42`.

@@ -40,7 +40,8 @@ def open_run(run: Path, *, data_dir: Path | None, tokenizer: str | None = None) 
     if "settings" not in about:
         raise RecordingMismatch(
             f"{run} was recorded from Python, so the command line does not know its model and data. Open it with "
-            f"hg.Recording(path, model, loss, train_set), or train with `hydragrad train --from module:function`."
+            f"hg.Recording(path, model, loss, train_set); or train with `hydragrad train --from module:function`, or "
+            f"record with about={{'settings': {{'source': 'module:function'}}}}."
         )
     settings = Settings.read(about["settings"])
     if settings.device == "cuda" and not torch.cuda.is_available():

@@ -74,11 +74,6 @@ def write_report(
     )
 
 
-def can_be_grouped(suspects: pd.DataFrame) -> bool:
-    """Whether suspects say what is given and what is suggested."""
-    return "suggested_label" in suspects or "suggested_target" in suspects
-
-
 def _with_measured_scale(run: Recording, like: Scores) -> Scores | None:
     """The saved scores of the same query that predict removals best, of those whose scale was measured."""
     (query, *others) = like.query_names
@@ -96,6 +91,11 @@ def _with_measured_scale(run: Recording, like: Scores) -> Scores | None:
         except HydragradError:
             continue  # damaged; the command that needs it says so
     return None
+
+
+def can_be_grouped(suspects: pd.DataFrame) -> bool:
+    """Whether suspects say what is given and what is suggested."""
+    return "suggested_label" in suspects or "suggested_target" in suspects
 
 
 def by_harm(scores: Scores, planted: Tensor) -> pd.DataFrame:

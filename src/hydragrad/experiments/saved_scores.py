@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hydragrad.attribution import attribute
 from hydragrad.errors import LossError, QueryError, RunDamaged
+from hydragrad.execution import HERE, Keywords
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.seeds import score_seeds
 from hydragrad.replay import Recording
@@ -37,7 +38,8 @@ def compute_scores(
     labels: bool | None = None,
     parts: bool = False,
     seeds: int = 1,
-    workers: int = 1,
+    where: Keywords = HERE.keywords,
+    queries_at_once: int | None = None,
 ) -> Scores:
     """Attribute and save the scores; `labels=None` takes label contributions where the loss allows them.
 
@@ -47,9 +49,11 @@ def compute_scores(
     if seeds > 1 and parts:
         raise QueryError("Contributions of parts are those of one run; leave out --parts, or --seeds.")
     if seeds > 1:
-        scores = score_seeds(experiment, run, query, method, seeds=seeds, labels=labels, workers=workers)
+        scores = score_seeds(experiment, run, query, method, seeds=seeds, labels=labels, where=where)
     else:
-        scores = _attributed(experiment, run, query, method, labels=labels, parts=parts, workers=workers)
+        scores = _attributed(
+            experiment, run, query, method, labels=labels, parts=parts, where=where, queries_at_once=queries_at_once
+        )
     scores = replace(scores, about={DATA_SET: experiment.named_query(query).data_set, RUN: run.digest})
     scores.save(scores_path(run.path, query, method, seeds))
     return scores
@@ -61,9 +65,11 @@ def saved_or_computed(
     query: str,
     method: Method,
     *,
+    labels: bool | None = None,
     parts: bool = False,
     seeds: int = 1,
-    workers: int = 1,
+    where: Keywords = HERE.keywords,
+    queries_at_once: int | None = None,
 ) -> Scores:
     """Return the scores saved with the run; compute and save them where there are none of the whole run, or none with
     the `parts` that are wanted."""
@@ -84,7 +90,17 @@ def saved_or_computed(
             scores.about.get(RUN, run.digest),
         ):
             return scores
-    return compute_scores(experiment, run, query, method, parts=parts, seeds=seeds, workers=workers)
+    return compute_scores(
+        experiment,
+        run,
+        query,
+        method,
+        labels=labels,
+        parts=parts,
+        seeds=seeds,
+        where=where,
+        queries_at_once=queries_at_once,
+    )
 
 
 def _attributed(
@@ -95,7 +111,8 @@ def _attributed(
     *,
     labels: bool | None,
     parts: bool,
-    workers: int,
+    where: Keywords,
+    queries_at_once: int | None,
 ) -> Scores:
     attributed = partial(
         attribute,
@@ -103,7 +120,8 @@ def _attributed(
         experiment.query(query),
         **method.options,
         stretches=min(experiment.settings.epochs, MOST_STRETCHES, len(run.steps)),
-        workers=workers,
+        queries_at_once=queries_at_once,
+        **where,
     )
     if parts:
         return attributed(labels=bool(labels), parts=True)

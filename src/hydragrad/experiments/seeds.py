@@ -6,6 +6,7 @@ from pathlib import Path
 from hydragrad.attribution import ensemble
 from hydragrad.cleaning import save_labels
 from hydragrad.errors import LossError
+from hydragrad.execution import Keywords
 from hydragrad.experiments.experiment import Experiment
 from hydragrad.experiments.training import train_into
 from hydragrad.replay import Recording
@@ -35,7 +36,7 @@ def score_seeds(
     *,
     seeds: int,
     labels: bool | None,
-    workers: int,
+    where: Keywords,
 ) -> Scores:
     """Return mean scores over `seeds` runs with their standard errors; finished runs in RUN/seeds are reused."""
 
@@ -47,7 +48,7 @@ def score_seeds(
             out=run.path / FOLDER,
             **method.options,
             labels=labels,
-            workers=workers,
+            **where,
         )
 
     try:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from hydragrad.derivatives import PerSampleLoss
@@ -31,6 +32,8 @@ from hydragrad.runs.manifest import FILE
 need("lightning", "lightning")
 
 from lightning.pytorch.callbacks import Callback  # noqa: E402
+from lightning.pytorch.trainer.connectors.data_connector import _process_dataloader  # noqa: E402
+from lightning.pytorch.trainer.states import RunningStage, TrainerFn  # noqa: E402
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
@@ -45,7 +48,7 @@ class RecordingCallback(Callback):  # type: ignore[misc]
         options: As `hydragrad.Recorder` takes them: `reduction`, `checkpoint_every`, `seed`, `about`.
 
     Raises:
-        Unsupported: Manual optimization, several devices or loaders, or float16.
+        Unsupported: Manual optimization, a strategy for several devices other than DDP, several loaders, or float16.
         ReplayMismatch: `training_step` returns something else than the mean of these losses.
         RecordingMismatch: `fit(ckpt_path=...)`, and the record has no checkpoint of that step.
     """
@@ -96,6 +99,8 @@ class RecordingCallback(Callback):  # type: ignore[misc]
                     f"A run is recorded with one training DataLoader; this one has a {type(loader).__name__}. Train on "
                     f"one loader."
                 )
+            if trainer.world_size > 1:  # with its DistributedSampler, which it gives to stock loaders only
+                loader = _process_dataloader(trainer, TrainerFn.FITTING, RunningStage.TRAINING, loader)
             self._loader = IndexedLoader(loader)
             return self._loader
 
@@ -114,8 +119,10 @@ class RecordingCallback(Callback):  # type: ignore[misc]
         schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
         resumed: dict[str, Any] = {"resume": True, "resume_at": step} if step else {}
         options: dict[str, Any] = {"scheduler": schedulers[0] if schedulers else None, "collate": self._collate}
+        wrapped = trainer.strategy.model
+        model = wrapped if isinstance(wrapped, DistributedDataParallel) else pl_module
         self._recorder = Recorder(
-            self.path, pl_module, trainer.optimizers[0], self.loss, self.train_set, **options | self._options | resumed
+            self.path, model, trainer.optimizers[0], self.loss, self.train_set, **options | self._options | resumed
         ).open()
         pl_module.training_step = _followed(pl_module.training_step, self._reduced)
 
@@ -185,13 +192,18 @@ def _followed(step: Callable[..., Any], then: Callable[[Any], None]) -> Callable
 def _require_recordable(trainer: Any, module: Any) -> None:
     refused = {
         "manual optimization (automatic_optimization=False)": not module.automatic_optimization,
-        "several devices": trainer.world_size > 1,
+        "several devices without DistributedDataParallel (use strategy='ddp', with one device a process)": (
+            trainer.world_size > 1 and type(trainer.strategy).__name__ != "DDPStrategy"
+        ),
+        "sync_batchnorm=True (leave it out; BatchNorm is recorded)": (
+            trainer.world_size > 1 and any(isinstance(part, nn.SyncBatchNorm) for part in module.modules())
+        ),
         f"precision={trainer.precision!r} (use one of {', '.join(PRECISIONS)})": trainer.precision not in PRECISIONS,
     }
     named = [name for name, present in refused.items() if present]
     if named:
         raise Unsupported(
-            f"A Lightning Trainer is recorded with automatic optimization on one device; this one has "
+            f"A Lightning Trainer is recorded with automatic optimization and one device a process; this one has "
             f"{' and '.join(named)}. Train without that, or record a loop of your own with hg.Recorder."
         )
 

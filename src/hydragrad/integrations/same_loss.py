@@ -63,17 +63,24 @@ class SameLoss:
         )
 
 
-def reductions(losses: Tensor, *, tokens: int | None = None, items: Tensor | int | None = None) -> dict[str, Tensor]:
+def reductions(
+    losses: Tensor, *, tokens: int | None = None, items: Tensor | int | None = None, processes: int = 1
+) -> dict[str, Tensor]:
     """What a framework makes of losses (batch,): their mean, or their sum over numbers of tokens.
 
     Args:
         losses: Per-sample losses.
         tokens: Tokens of this batch.
         items: Tokens, or samples, of the whole accumulated batch.
+        processes: How many train together: frameworks multiply by it what is divided by numbers of all of them, since
+            gradients are averaged afterwards.
     """
     made: dict[str, Tensor] = {}
     if items is not None:
         made["their sum over the accumulated batch's labels"] = losses.sum() / torch.as_tensor(items).to(losses.device)
     if tokens:
         made["their sum over the batch's labels"] = losses.sum() / tokens
-    return made | {"their mean": losses.mean(), "their sum": losses.sum()}
+    made |= {"their mean": losses.mean(), "their sum": losses.sum()}
+    if processes == 1:
+        return made
+    return {f"{processes} times {name}": processes * value for name, value in made.items()} | made

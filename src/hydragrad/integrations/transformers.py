@@ -17,8 +17,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from hydragrad.derivatives import PerSampleLoss, copy_of
+from hydragrad.derivatives import PerSampleLoss, bare_model, copy_of
 from hydragrad.errors import RecordingMismatch, StepError, Unsupported
 from hydragrad.integrations.indexed_loader import IndexedLoader
 from hydragrad.integrations.needed import need
@@ -69,7 +70,7 @@ def record(
     """Record what `trainer.train()` does inside of the block.
 
     Args:
-        trainer: A transformers.Trainer, of one process and one device.
+        trainer: A transformers.Trainer, of one process and one device, or of several with DistributedDataParallel.
         path: Run directory.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,), whose mean or sum the Trainer descends. If None,
             one loss a sequence from the model's logits and the batch's labels: cross-entropy for classification, the
@@ -128,8 +129,10 @@ def require_recordable(trainer: Any) -> None:
     """
     args, accelerator = trainer.args, trainer.accelerator
     refused = {
-        "a run of several processes or devices": args.world_size > 1 or args.n_gpu > 1,
-        "deepspeed or fsdp": trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled,
+        "several devices in one process (use torchrun, one process a device)": args.n_gpu > 1,
+        "deepspeed or fsdp (use DistributedDataParallel, torchrun's default)": (
+            trainer.is_deepspeed_enabled or trainer.is_fsdp_enabled
+        ),
         "fp16 (use bf16=True)": bool(args.fp16) or accelerator.scaler is not None,
         "torch_compile": bool(args.torch_compile),
         "neftune_noise_alpha": args.neftune_noise_alpha is not None,
@@ -138,7 +141,7 @@ def require_recordable(trainer: Any) -> None:
     named = [name for name, present in refused.items() if present]
     if named:
         raise Unsupported(
-            f"A Trainer is recorded in one process on one device, in float32, float64 or bfloat16; this one has "
+            f"A Trainer is recorded with one device a process, in float32, float64 or bfloat16; this one has "
             f"{' and '.join(named)}. Train without that, or record a loop of your own with hg.Recorder."
         )
 
@@ -200,7 +203,7 @@ class _Watched:
             )
         recorder = Recorder(
             self._recorded.path,
-            trainer.model,
+            trainer.model_wrapped if isinstance(trainer.model_wrapped, DistributedDataParallel) else trainer.model,
             bare_optimizer(trainer.optimizer),
             self._recorded.loss,
             loader.dataset,
@@ -247,7 +250,7 @@ class _Watched:
 
         def own_loss() -> Tensor:
             with preserved(), torch.no_grad(), self._trainer.accelerator.autocast():
-                loss: Tensor = own(copy_of(model), dict(inputs), num_items_in_batch=items)
+                loss: Tensor = own(copy_of(bare_model(model)), dict(inputs), num_items_in_batch=items)
                 return loss
 
         computed: list[Tensor] = []
@@ -258,7 +261,7 @@ class _Watched:
         tokens = loss.tokens(inputs) if isinstance(loss, SequenceLosses) else None
         return self._same.reduce(
             recorder.next_step,
-            reductions(losses, tokens=tokens, items=items),
+            reductions(losses, tokens=tokens, items=items, processes=self._trainer.args.world_size),
             computed[0] if computed else None,
             half=self._trainer.accelerator.mixed_precision == "bf16" or losses.dtype.itemsize < 4,
         )

@@ -22,6 +22,9 @@ batch_of_one      a batch of one sample under BatchNorm, named
 autocast          what forward passes run under; autocast that the model enters itself
 verifying         replays some steps while recording
 interruption      Ctrl-C, noticed even where the loop catches it
+data_parallel     which of several processes this is
+rank_watch        what one of several processes shows of a step
+rank_zero         what rank 0 wrote, compared by the other ranks
 observer          the StepObserver protocol
 """
 

@@ -6,7 +6,7 @@ from one step of the optimizer to the next, shows those that go through `.data`,
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +32,22 @@ class BetweenSteps:
         model: The model being trained.
         optimizer: Its optimizer.
         method: The call that opens a step block, for messages.
+        buffers: Whose buffers are compared: this process's "own", which nobody else writes; those of "rank 0", which
+            sends them to all others, so that only their values count; or "nobody's", where they are sent.
 
     Attributes:
         settings: Settings of modules, and switches of torch.
         micro_batch_moved: Whether micro-batches since the last step moved buffers.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Together, method: str) -> None:
-        self._optimizer, self._method = optimizer, method
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Together,
+        method: str,
+        buffers: Literal["own", "rank 0", "nobody's"] = "own",
+    ) -> None:
+        self._optimizer, self._method, self._compared = optimizer, method, buffers
         self._parameters = dict(model.named_parameters())
         self._alike = _by_type(self._parameters.values())
         self._buffer_holders = [module._buffers for module in model.modules() if module._buffers]
@@ -70,10 +78,13 @@ class BetweenSteps:
                 f"{self._method} before step {step}: cleared, loaded or edited. Load it before the first step, or "
                 f"start another run where it changes."
             )
-        same = now.parameters == self._last.parameters and now.buffers == self._last.buffers
+        same = now.parameters == self._last.parameters and self._same_buffers(self._last.buffers, now.buffers)
         if not (same and _equal(self._sample_of_buffers(), self._statistics)):
             raise self._moved_outside(step)
         self.settings.require_untouched(step)
+
+    def _same_buffers(self, before: list[int], now: list[int]) -> bool:
+        return self._compared != "own" or before == now
 
     def _moved_outside(self, step: int) -> StepError:
         return StepError(
@@ -219,6 +230,8 @@ class BetweenSteps:
 
     def _sample_of_buffers(self) -> list[Tensor]:
         """Floating buffers, which are few and small where there are any."""
+        if self._compared == "nobody's":
+            return []
         floating = [b for b in self._buffers() if b.is_floating_point() and b.layout is torch.strided and b.numel()]
         return [torch.cat([strided(buffer) for buffer in alike]) for alike in _by_type(floating)]
 

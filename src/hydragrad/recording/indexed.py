@@ -37,7 +37,7 @@ def indexed(loader: DataLoader[Any], *, recorder: HasSamplerPosition | None = No
 
     Raises:
         DataError: An iterable-style data set, or a loader without batches.
-        Unsupported: A prepared loader that several processes share.
+        Unsupported: A prepared loader whose batches another process fetches.
     """
     if is_prepared(loader):
         yield from prepared_batches(loader, lambda base: indexed(base, recorder=recorder))

@@ -54,7 +54,8 @@ class LoopState:
             for scheduler, state in zip(schedulers, states, strict=True):
                 scheduler.load_state_dict(state)
         self._averages.restore(checkpoint.averages, checkpoint.step)
-        set_generator_states(checkpoint.generators)
+        if checkpoint.generators:  # one of several processes may have been killed before it noted them
+            set_generator_states(checkpoint.generators)
 
 
 def _state_of(scheduler: Any) -> Any:

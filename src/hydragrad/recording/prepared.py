@@ -26,8 +26,14 @@ def bare_optimizer(optimizer: Any) -> Optimizer:
     """The torch optimizer inside of accelerate's wrapper; any other optimizer as it is.
 
     Raises:
-        Unsupported: The wrapper scales losses, as for float16, and so divides gradients.
+        Unsupported: The wrapper scales losses, as for float16, and so divides gradients; or each process has a part of
+            the optimizer's state.
     """
+    if any(base.__name__ == "ZeroRedundancyOptimizer" for base in type(optimizer).__mro__):
+        raise Unsupported(
+            "The optimizer must have the whole of its state; of a ZeroRedundancyOptimizer each process has a part. Use "
+            "the optimizer that it wraps."
+        )
     if not _of_accelerate(optimizer):
         bare: Optimizer = optimizer
         return bare
@@ -88,20 +94,13 @@ def prepared_batches(loader: Any, batches: Batches) -> Iterator[tuple[Indices, A
         batches: Makes these batches of a stock DataLoader.
 
     Raises:
-        Unsupported: Several processes share the loader, or its class is not known here.
+        Unsupported: The loader hands out batches of another process, or its class is not known here.
     """
     base = getattr(loader, "base_dataloader", None)
     if base is None or type(loader).__name__ not in ("DataLoaderShard", "SkipDataLoader"):
         raise Unsupported(
-            f"hg.indexed takes a DataLoader, or what one process's accelerator.prepare made of it (accelerate 1.0 or "
-            f"newer); it got accelerate's {type(loader).__name__}. Set dispatch_batches=False, or pass the DataLoader "
-            f"itself."
-        )
-    processes = getattr(base.batch_sampler, "num_processes", 1)
-    if processes > 1:
-        raise Unsupported(
-            f"A run is recorded by one process; this loader is divided among {processes}. Launch the "
-            f"script with one process."
+            f"hg.indexed takes a DataLoader, or what accelerator.prepare made of it (accelerate 1.0 or newer); it "
+            f"got accelerate's {type(loader).__name__}. Set dispatch_batches=False, or pass the DataLoader itself."
         )
     waiting: deque[Indices] = deque()
     loader.base_dataloader = _Noting(base, batches, waiting)

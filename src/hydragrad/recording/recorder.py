@@ -19,11 +19,14 @@ from hydragrad.errors import StepError, Unsupported
 from hydragrad.randomness import preserved
 from hydragrad.recording.averages import Average, Averages
 from hydragrad.recording.batch_of_one import naming_batch_of_one, require_batch_of_one
+from hydragrad.recording.data_parallel import processes_of
 from hydragrad.recording.interruption import Interruption
 from hydragrad.recording.loop_state import LoopState
 from hydragrad.recording.observer import StepHandle
 from hydragrad.recording.prepared import bare_optimizers
-from hydragrad.recording.resuming import read_progress, require_same_run
+from hydragrad.recording.rank_watch import RankWatch
+from hydragrad.recording.rank_zero import RankZero
+from hydragrad.recording.resuming import Progress, read_common_progress, read_progress, require_same_run
 from hydragrad.recording.run_writer import RunWriter
 from hydragrad.recording.sampler_position import SamplerPosition, position_after, position_before, resumed_position
 from hydragrad.recording.step_block import StepBlock
@@ -44,6 +47,7 @@ from hydragrad.replay.outside_state import OutsideState
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.log import StepRecord
 from hydragrad.runs.manifest import FILE, Manifest, Reduction, Status, model_facts, read_manifest
+from hydragrad.runs.processes import part_of
 from hydragrad.steps import Together
 from hydragrad.surroundings import in_clean_surroundings
 
@@ -70,8 +74,9 @@ class Recorder:
 
     Args:
         path: Run directory. One without `manifest.json` is accepted, and nothing in it overwritten. A run whose
-            first step fails leaves nothing behind; one that was killed in its first step is replaced.
-        model: The model being trained.
+            first step fails leaves nothing behind; one that was killed in its first step is replaced. The same in every
+            process, where several train together: each writes a part of its own in it.
+        model: The model being trained; the DistributedDataParallel around it where several processes train it.
         optimizer: One of torch.optim over the model's parameters, or a registered one, new or warm, also as accelerate
             wraps it; or several in a list, each over parameters of its own.
         loss: `loss(model, batch)`: per-sample losses, shape (batch,).
@@ -99,8 +104,9 @@ class Recorder:
 
     Raises:
         RunExists: `path` holds a run and `resume` is not set, or is being recorded by another process.
-        RecordingMismatch: `resume` with another model, optimizer, data set, reduction or seed.
-        Unsupported: Optimizer, precision or module whose derivatives would be silently wrong.
+        RecordingMismatch: `resume` with another model, optimizer, data set, reduction, seed or number of processes.
+        Unsupported: Optimizer, precision or module whose derivatives would be silently wrong; processes that train
+            together otherwise than by DistributedDataParallel.
         DataError: An empty data set, a stream, NaN in memory.
     """
 
@@ -125,25 +131,31 @@ class Recorder:
         resume_at: int | None = None,
     ) -> None:
         together = Together(bare_optimizers(optimizer))
+        self._processes = processes = processes_of(model)
+        model = processes.model
         require_differentiable(model)
         require_map_style(train_set)
         if reduction not in ("mean", "sum"):
             raise ValueError(f"reduction must be 'mean' or 'sum', got {reduction!r}.")
         if checkpoint_every is not None and checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1 step, got {checkpoint_every}.")
-        self.path = Path(path).absolute()
+        self._run = Path(path).absolute()
+        self.path = part_of(self._run, processes.rank)
         self._model, self._loss, self._train_set, self._collate = model, loss, train_set, collate
         self._recorded: dict[str, Any] = {
             "optimizers": [rule.name for rule in together.rules],
             "reduction": reduction,
             "store_batches": store_batches,
         }
-        self._seed, self._about, self._resume, self._resume_at = seed, about or {}, resume, resume_at
-        self._stored_in = self.path if store_batches else None
+        self._seed = None if seed is None else processes.own_seed(seed)
+        self._about, self._resume, self._resume_at = about or {}, resume, resume_at
+        self._stored_in = self._run if store_batches else None
         self._parameters = dict(model.named_parameters())
         self._device = next(model.parameters()).device
         self._averages = Averages(averages, model)
         self._state = LoopState(model, together, scheduler, self._averages)
+        self._rank = RankWatch(processes, together.members, "recorder.step()") if processes.several else None
+        self._rank_zero = RankZero(self._run, processes.rank) if processes.rank else None
         self._block = StepBlock(
             model,
             together,
@@ -151,6 +163,7 @@ class Recorder:
             length=len(train_set),  # type: ignore[arg-type]
             reduction=reduction,
             state=lambda: state_number(state_of(model, together.members)),
+            rank=self._rank,
         )
         self._rest = self._block.watch.rest
         self._verifier = Verifier(model, loss, together.rules)
@@ -173,7 +186,10 @@ class Recorder:
         if self._resume and (self.path / FILE).exists():
             self._resume_run()
         else:
+            progress = self._common_progress() if self._resume and self._processes.several else None
             self._start_run()
+            if progress is not None:  # this rank was killed before it wrote anything
+                self._restore(progress)
         self._while_open.enter_context(threads(self._writer.manifest.machine["threads"]))
         self._while_open.enter_context(backend(self._writer.manifest.machine.get("backend", {})))
         self._while_open.enter_context(self._interruption)
@@ -265,6 +281,10 @@ class Recorder:
         self._note_averages()
         if self._block.pending == 0:
             self._start = self._segment_start(indices)
+            if self._rank is not None:
+                self._rank.begin_step(noted=self._start is not None)
+            if self._rank_zero is not None:
+                self._rank_zero.compare(self.next_step, self._writer.manifest)
         if self._last_record is None and getattr(indices, "leaves_one", False):
             require_batch_of_one(self._model, self._loss, self._train_set, self._collate)
         # The loop may take its batch apart.
@@ -285,6 +305,8 @@ class Recorder:
         self._check(record, self._start)
         self._unfinished_segment = self._start = None
         self._writer.write_step(record)
+        if self._rank_zero is not None:
+            self._rank_zero.note(record)
         self._last_record = record
         self.next_step += 1
         self._rest.go_on()
@@ -358,23 +380,31 @@ class Recorder:
         require_finite(self._train_set, self._losses_of)
         self.fingerprint = data_fingerprint(self._train_set)
         with preserved():
-            seed = torch.randint(2**62, ()).item() if self._seed is None else self._seed
+            drawn = int(torch.randint(2**62, ()).item())
+        seed = self._processes.own_seed(drawn) if self._seed is None else self._seed
         machine, model = this_machine(self._device), model_facts(self._model)
-        data, recorded = self.fingerprint, self._recorded
-        self._writer.start(
-            Manifest(machine=machine, model=model, data=data, seed=int(seed), about=self._about, **recorded)
-        )
+        data, recorded = self.fingerprint, self._recorded | self._processes.named
+        self._writer.start(Manifest(machine=machine, model=model, data=data, seed=seed, about=self._about, **recorded))
 
     def _resume_run(self) -> None:
         self.fingerprint = data_fingerprint(self._train_set)
-        options = self._recorded | ({} if self._seed is None else {"seed": self._seed})
+        options = self._recorded | self._processes.named | ({} if self._seed is None else {"seed": self._seed})
         manifest = require_same_run(self.path, read_manifest(self.path), self._model, self.fingerprint, options)
-        progress = read_progress(self.path, manifest, self._resume_at)
+        if self._processes.several:
+            progress = self._common_progress()
+        else:
+            progress = read_progress(self.path, manifest, self._resume_at)
+        self._restore(progress)
+        self._writer.resume(manifest, progress)
+        self.next_step = progress.step
+
+    def _common_progress(self) -> Progress:
+        return read_common_progress(self._run, self._processes.rank, self._processes.count, self._resume_at)
+
+    def _restore(self, progress: Progress) -> None:
         if progress.checkpoint is not None:
             self._state.restore(progress.checkpoint)
             self._resumed_loader = self._unfinished_segment = progress.checkpoint
-        self._writer.resume(manifest, progress)
-        self.next_step = progress.step
 
     def _losses_of(self, samples: list[int]) -> Tensor:
         """Losses of some samples on a copy of the model, in eval mode."""
@@ -399,7 +429,10 @@ class Recorder:
         require_finite_step(record, lambda: self._fetch(record), self._parameters)
         if start is not None and self._verifier.due(record.step):
             with self._outside.named_where(lambda: self._batches(record)):
-                self._verifier.verify(start, record, lambda: self._fetch(record), self._parameters)
+                if self._rank is None:
+                    self._verifier.verify(start, record, lambda: self._fetch(record), self._parameters)
+                else:
+                    self._verifier.verify_own_gradient(start, record, lambda: self._fetch(record), self._rank)
             self._outside.require_none(lambda: self._batches(record))
 
     def _last_batches(self) -> list[Batch]:

@@ -6,11 +6,13 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from hydragrad.errors import RecordingMismatch, RunDamaged
+from hydragrad.errors import RecordingMismatch, RunDamaged, RunNotFound
 from hydragrad.replay.machine import this_machine, warn_other_machine
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
-from hydragrad.runs.log import LOG, StepRecord
-from hydragrad.runs.manifest import Manifest, require_same_model
+from hydragrad.runs.lines import read_lines
+from hydragrad.runs.log import ENTRIES, LOG, StepRecord
+from hydragrad.runs.manifest import FILE, Manifest, read_manifest, require_same_model
+from hydragrad.runs.processes import part_of, parts_of
 from hydragrad.runs.steps import read_steps
 
 
@@ -55,16 +57,91 @@ def read_progress(path: Path, manifest: Manifest, at: int | None = None) -> Prog
             f"checkpoints say, with {len(records)} steps. Restore it from a copy, or train again."
         )
     if at is not None:
-        if at not in steps:
-            raise RecordingMismatch(
-                f"{path} must have a checkpoint before step {at} to be resumed there; it has them before {steps}. "
-                f"Resume from one of these, or record a new run from its start."
-            )
+        require_among(path, at, steps)
         steps = [step for step in steps if step <= at]
     if not steps:
         return Progress(None, None, 0)
     last = max(steps)
     return Progress(folder.read(last, entries[last]), records[last - 1] if last else None, len(steps))
+
+
+def read_common_progress(run: Path, rank: int, count: int, at: int | None = None) -> Progress:
+    """Read how far all of several processes got: the last checkpoint that every one of them has.
+
+    Whoever looks first may begin at once: no rank completes a step before all have looked, so all see the same.
+
+    Args:
+        run: Run directory.
+        rank: Of this process.
+        count: How many processes there are.
+        at: The step to resume with; the last that all have if None.
+
+    Raises:
+        RunNotFound: Rank 0's part can't be seen from here.
+        RunDamaged: The part of another rank is missing.
+        RecordingMismatch: Another number of processes, or no checkpoint before the step `at`.
+    """
+    if not (run / FILE).exists():
+        if _log_length(part_of(run, rank)) > 1:
+            raise RunNotFound(
+                f"Rank {rank} resumes from the checkpoints of rank 0, in {run}; no run is there. Record into a folder "
+                f"that all ranks see, or delete {part_of(run, rank)} and record a new run."
+            )
+        return Progress(None, None, 0)
+    manifest = read_manifest(run)
+    if manifest.processes != count:
+        raise RecordingMismatch(
+            f"{run} was recorded by {manifest.processes} processes, and {count} resume it: their batches would be "
+            f"others. Start as many as before, or record a new run."
+        )
+    folders = [part_of(run, number) for number in range(count)]
+    if _log_length(run) > 1:
+        folders = parts_of(run, manifest)
+    entries = [_entries(folder) for folder in folders]
+    reached = min(map(_log_length, folders))
+    common = sorted(step for step in set(entries[0]).intersection(*entries) if step <= reached)
+    if at is not None:
+        require_among(run, at, common)
+        common = [step for step in common if step <= at]
+    last = common[-1] if common else 0
+    if last not in entries[0]:
+        return Progress(None, None, 0)
+    checkpoint = CheckpointFolder(run).read(last, entries[0][last])
+    if rank:
+        own = None
+        if last in entries[rank]:
+            own = CheckpointFolder(folders[rank]).read(last, entries[rank][last])
+        checkpoint = dataclasses.replace(
+            checkpoint,
+            generators={} if own is None else own.generators,
+            sampler={} if own is None else own.sampler,
+        )
+    before = None
+    if last:
+        before = read_steps(folders[rank], read_manifest(folders[rank]))[last - 1]
+    return Progress(checkpoint, before, sum(step <= last for step in entries[rank]))
+
+
+def _entries(folder: Path) -> dict[int, str]:
+    checkpoints = CheckpointFolder(folder)
+    return checkpoints.entries() if checkpoints.index.exists() else {}
+
+
+def _log_length(folder: Path) -> int:
+    return len(read_lines(folder / LOG, "steps", ENTRIES)) if (folder / LOG).exists() else 0
+
+
+def require_among(path: Path, at: int, steps: list[int]) -> None:
+    """Refuse to resume where there is no checkpoint.
+
+    Raises:
+        RecordingMismatch: Names those that there are.
+    """
+    if at not in steps:
+        raise RecordingMismatch(
+            f"{path} must have a checkpoint before step {at} to be resumed there; it has them before {steps}. "
+            f"Resume from one of these, or record a new run from its start."
+        )
 
 
 def require_same_run(

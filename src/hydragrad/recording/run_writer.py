@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydragrad.errors import RunExists, StepError
+from hydragrad.recording.data_parallel import of_a_launcher
 from hydragrad.recording.resuming import Progress
 from hydragrad.replay.outside_state import OUTSIDE_STATE
 from hydragrad.runs import averages
@@ -17,6 +18,7 @@ from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.lines import AppendOnlyLines, make_folder
 from hydragrad.runs.log import LOG, StepRecord, to_line
 from hydragrad.runs.manifest import FILE, Manifest, Status, closed, write_manifest
+from hydragrad.runs.processes import RANKS, never_common, position_only
 from hydragrad.runs.stored_batches import store_batch, sync_batches
 from hydragrad.runs.unstarted import clear_away, never_started
 
@@ -61,20 +63,21 @@ class RunWriter:
             RunExists: Names the files.
         """
         present = self._present()
-        if present and not never_started(self.path):
+        if present and not (never_started(self.path) or never_common(self.path)):
             raise RunExists(
                 f"{self.path} already holds a run ({', '.join(present)}). Choose another directory, delete it, or "
-                f"resume the run with resume=True (--resume)."
+                f"resume the run with resume=True (--resume).{of_a_launcher()}"
             )
 
     def start(self, manifest: Manifest) -> None:
         """Start a run in a directory that is free."""
         if self._present():
             clear_away(self.path)
-        self._made_folder = not self.path.exists()
+        self._made_folder = not self.path.exists() or (manifest.processes > 1 and _holds_ranks_only(self.path))
         make_folder(self.path)
+        self.manifest = manifest
+        self._open_files()  # first: of two processes that record into one folder, the second writes nothing
         self._write_manifest(manifest)
-        self._open_files()
 
     def resume(self, manifest: Manifest, progress: Progress) -> None:
         """Continue a run from its last checkpoint; steps after it are dropped."""
@@ -83,7 +86,7 @@ class RunWriter:
         if (self.path / AVERAGES).exists():
             self._averages = self._opened_averages(keep=updates)
         self._last, self.resumed = progress.before, True
-        self.last_checkpoint = NONE_YET if progress.checkpoint is None else progress.step
+        self.last_checkpoint = progress.step if progress.checkpoints else NONE_YET
         self._write_manifest(dataclasses.replace(manifest, status="running", steps=None))
 
     def write_step(self, record: StepRecord) -> None:
@@ -109,7 +112,7 @@ class RunWriter:
         self._log.sync()
         if self._averages is not None:
             self._averages.sync()
-        self._folder.write(checkpoint, self._index)
+        self._folder.write(position_only(checkpoint) if self.manifest.rank else checkpoint, self._index)
         self.last_checkpoint = checkpoint.step
 
     def store_batch(self, step: int, number: int, batch: Any) -> None:
@@ -157,6 +160,9 @@ class RunWriter:
             clear_away(self.path)
             if self._made_folder:
                 self.path.rmdir()  # unless somebody put something there
+            if self.manifest.rank:
+                self.path.parent.rmdir()  # and the run's, unless rank 0 left something there
+                self.path.parent.parent.rmdir()
 
     def _present(self) -> list[str]:
         return [name for name in (FILE, *OWN_FILES) if (self.path / name).exists()]
@@ -172,3 +178,8 @@ class RunWriter:
         """Open the log and the index of checkpoints at their first lines."""
         self._log = self._files.enter_context(closing(AppendOnlyLines(self.path / LOG, keep=steps)))
         self._index = self._files.enter_context(closing(AppendOnlyLines(self._folder.index, keep=checkpoints)))
+
+
+def _holds_ranks_only(path: Path) -> bool:
+    """Whether another rank made the folder, for its own part."""
+    return [file.name for file in path.iterdir()] == [RANKS]

@@ -13,6 +13,7 @@ from hydragrad.errors import QueryError, StepError
 from hydragrad.randomness import BATCH, FORWARD, StepSeeds, step_seed, stream_seed
 from hydragrad.recording.gradient_watch import Earlier
 from hydragrad.recording.prepared import autocast_outside
+from hydragrad.recording.rank_watch import RankWatch
 from hydragrad.recording.sampler_position import Indices
 from hydragrad.recording.watch import Watch
 from hydragrad.replay.data import channels_last
@@ -40,6 +41,7 @@ class StepBlock:
         reduction: How the loop makes one number of the per-sample losses.
         state: The step's `state` in the log; called after the step.
         shares_seed: Inside a block that is seeded already, draw from its seed. False: every block has its own.
+        rank: Watches this process where several train together.
 
     Attributes:
         watch: What model and optimizer do inside the blocks.
@@ -58,10 +60,12 @@ class StepBlock:
         reduction: Reduction,
         state: Callable[[], float],
         shares_seed: bool = False,
+        rank: RankWatch | None = None,
     ) -> None:
         self._owner, self._method = owner, f"{owner.lower()}.step()"
         self._length, self._reduction, self._state, self._shares_seed = length, reduction, state, shares_seed
-        self.watch = Watch(model, optimizer, self._method)
+        buffers = "own" if rank is None else rank.compared_buffers
+        self.watch, self._rank = Watch(model, optimizer, self._method, buffers), rank
         self._open, self._seed, self._step = False, 0, 0
         self._before: list[MicroBatch] = []
         self._present = MicroBatch([], 0, 0, 1.0)
@@ -82,11 +86,15 @@ class StepBlock:
         """
         self._open, self._seed = True, seed
         self.watch.attach(before_update, before_transform)
+        if self._rank is not None:
+            self._rank.attach()
 
     def close(self) -> None:
         """Accept no further blocks."""
         self._open = False
         self.watch.detach()
+        if self._rank is not None:
+            self._rank.detach()
 
     def samples(self, indices: Sequence[int] | Tensor) -> list[int]:
         """Check that a block may begin with these samples.
@@ -160,7 +168,7 @@ class StepBlock:
             part = replace(part, digest=batch_digest(batch))
         self._present = replace(part, channels_last=channels_last(batch))
         with autocast_outside(self.watch.model):
-            losses = loss(self.watch.model, batch)
+            losses = loss(self._called, batch)
         check_losses(losses, len(part))
         for watch in _inside.get():
             if watch.model is self.watch.model:
@@ -192,6 +200,8 @@ class StepBlock:
         self._present = micro_batch
         alone = self._shared_seed() is None
         self.watch.begin(self._step, checks=alone)
+        if self._rank is not None:
+            self._rank.begin()
         self._while_inside.callback(_inside.reset, _inside.set((*_inside.get(), self.watch)))
         if alone:
             self._while_inside.enter_context(self._seeds.seeded(micro_batch.seed))
@@ -200,6 +210,8 @@ class StepBlock:
         """The loop's code is over, whether it ended or failed."""
         self._while_inside.close()
         self.watch.end()
+        if self._rank is not None:
+            self._rank.leave()
 
     @in_clean_surroundings
     def record(self, step: int, loss: float | None = None) -> StepRecord | None:
@@ -214,6 +226,8 @@ class StepBlock:
         """
         stepped = self.watch.stepped
         part = replace(self._present, autocast=self.watch.autocast)
+        if self._rank is not None:
+            part = self._rank.shown(part, step)
         if self.watch.reduction.observed:
             part = replace(part, coefficients=self.watch.reduction.coefficients())
         if self.watch.earlier is Earlier.CLEARED:
@@ -224,17 +238,23 @@ class StepBlock:
             return None
         structure = self.watch.structure()
         self.watch.end_block()
-        parts, self._before = (*self._before, part), []
+        parts, self._before, state = (*self._before, part), [], self._state()
         return StepRecord(
             step,
             parts,
             self.watch.options,
             structure,
-            self._state(),
+            state,
             loss,
             self.watch.transforms,
             clipped=self.watch.clipped,
+            shared=None if self._rank is None else self._rank.shared(state),
         )
+
+    @property
+    def _called(self) -> nn.Module:
+        """What a loop calls: the model, or what is around it where several processes train."""
+        return self.watch.model if self._rank is None else self._rank.called
 
     def _shared_seed(self) -> int | None:
         return step_seed() if self._shares_seed else None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class Watch:
         model: The model being trained.
         optimizer: Its optimizer.
         block: The call that opens a step block, for messages ("recorder.step()").
+        buffers: As BetweenSteps takes it.
 
     Attributes:
         model: The model being trained.
@@ -43,7 +44,13 @@ class Watch:
         Unsupported: The optimizer's step has no rule, or it has parameters that are not the model's.
     """
 
-    def __init__(self, model: nn.Module, optimizer: Together, block: str) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Together,
+        block: str,
+        buffers: Literal["own", "rank 0", "nobody's"] = "own",
+    ) -> None:
         self.model, self._optimizer, self._block = model, optimizer, block
         self.parameters = dict(model.named_parameters())
         self._names = {id(parameter): name for name, parameter in self.parameters.items()}
@@ -61,7 +68,7 @@ class Watch:
         self._step, self._checks, self._calls = 0, True, 0
         self.autocast: Autocast | None = None
         self.groups()
-        self.rest = BetweenSteps(model, optimizer, block)
+        self.rest = BetweenSteps(model, optimizer, block, buffers)
         self._gradients = GradientWatch(self.parameters, self.trained, block)
         self.reduction = Reduction(block)
         members = zip(optimizer.rules, optimizer.members, strict=True)

@@ -3,6 +3,7 @@
 recording          Recording: opens a run directory
 trained            what is needed of a trained model where its steps are not
 trajectory         model and optimizer moving along recorded steps
+buffer_flow        which buffers each micro-batch of a step begins with
 repeatable         whether a run can be repeated at all
 replay             repeats steps and holds them to the record
 averages           an average of the run's weights as what is asked about
@@ -20,7 +21,10 @@ labels             the labels that the run was trained on
 fingerprints       one number over the state after a step, one digest of a batch
 histories          the run's optimizer histories
 statistics         which running statistics the run moved
+means              what is left of the mean of a batch without some samples
+run_means          over what the run averages its losses
 changed_run        the run with other weights or labels of some samples, or another start
+on_run             work on a run that may be done on another machine
 retraining         many changed runs, their final states saved
 checkpoint_spread  which checkpoints stand for the run
 resumable          a fold over segments that an interruption does not lose

@@ -20,6 +20,11 @@ READ_OFF = (
     "Take the losses from the block (with recorder.step(indices) as step: losses = step.losses(batch)): how the loop "
     "reduces them is then read off its backward pass."
 )
+OTHER_BATCH = (
+    "the loop's batch is not train_set[indices]: a Subset's own numbers in place of the data set's, another "
+    "collate_fn, or augmentation and in-place changes. Take batches from hg.indexed(loader), or pass the "
+    "batch to step() and store_batches=True."
+)
 ROUNDING = 1e-6
 """Relative difference that other operations for the same loss make in float64 or float32."""
 
@@ -68,11 +73,7 @@ def cause_of_other_step(seen: StepSeen) -> str:
     if all(torch.equal(x, y) for x, y in zip(g, e, strict=True)):
         return _cause_of_moved_weights(seen)
     if seen.same_batch is False:
-        return (
-            "the loop's batch is not train_set[indices]: a Subset's own numbers in place of the data set's, another "
-            "collate_fn, or augmentation and in-place changes. Take batches from hg.indexed(loader), or pass the "
-            "batch to step() and store_batches=True."
-        )
+        return OTHER_BATCH
     return cause_of_other_gradient(torch.cat(g), torch.cat(e), seen.size)
 
 
@@ -147,20 +148,31 @@ def cause_of_other_state(difference: float, *, batch_known: bool) -> str:
     )
 
 
-def cause_of_jump(record: StepRecord, *, same_loss: bool | None) -> str:
-    """What a replay on another machine looks like that departs from the record by more than rounding.
+def cause_of_jump(record: StepRecord, *, same_loss: bool | None, processes: int = 1) -> str:
+    """What a replay that rounds otherwise looks like where it departs from the record by more than rounding.
 
     Args:
         record: The step.
         same_loss: Whether the step's loss is the reported one, as far as rounding lets one say; None where none was.
+        processes: How many processes made the run.
     """
+    averaged = (
+        ""
+        if processes == 1
+        else " So does a gradient that is no average over the ranks: a communication hook that compresses it, "
+        "inputs of Join, another all-reduce."
+    )
     if same_loss:
         return (
             "The step's loss is the reported one, so data and loss are the recorded ones up to here, and the loop did "
-            "something after the forward pass that is not recorded: clipping, another regulariser, weights set by hand."
+            f"something after the forward pass that is not recorded: clipping, another regulariser, weights set by "
+            f"hand.{averaged}"
         )
     known = "Its batch is the recorded one, so the" if record.shown else "The data or labels, the"
-    return f"{known} loss or the code of the model differ from the recording, or the loop did something not recorded."
+    return (
+        f"{known} loss or the code of the model differ from the recording, or the loop did something not "
+        f"recorded.{averaged}"
+    )
 
 
 def _cause_of_unseen_gradient(seen: StepSeen) -> str:

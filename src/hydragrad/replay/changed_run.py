@@ -18,6 +18,7 @@ from hydragrad.replay.averages import Following
 from hydragrad.replay.labels import label_of
 from hydragrad.replay.recording import Recording
 from hydragrad.replay.replay import Replay
+from hydragrad.replay.run_means import run_means
 from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.kept import Key, key_digest
@@ -33,16 +34,19 @@ class Change:
         labels: Label by sample, where it is another one.
         noise: Relative size of a random change of the initial weights.
         seed: Of that change.
+        renormalised: Batch means are taken over what the weights leave of the batch, rather than over all of it.
     """
 
     weights: Mapping[int, float] = field(default_factory=dict)
     labels: Mapping[int, int] = field(default_factory=dict)
     noise: float = 0.0
     seed: int = 0
+    renormalised: bool = False
 
     def key(self, run: Recording) -> Key:
         """What the changed run depends on: equal for equal changes of the same run only."""
-        return [run.digest, sorted(self.weights.items()), sorted(self.labels.items()), self.noise, self.seed]
+        key = [run.digest, sorted(self.weights.items()), sorted(self.labels.items()), self.noise, self.seed]
+        return [*key, "renormalised"] if self.renormalised else key
 
 
 def one_rounding(run: Recording) -> float:
@@ -59,6 +63,7 @@ class ChangedRun(Recording):
         memory: Bytes for checkpoints, evenly spaced, which are held in memory; the start and the end always are.
 
     Raises:
+        Unsupported: Means that are to be renormalised, and coefficients that are not those of means.
         LossError: Other labels, and no tensor of the batch is the label, or several are, when a step is made.
 
     Cost: one training, when its end or a checkpoint is first read.
@@ -71,6 +76,7 @@ class ChangedRun(Recording):
         like = next(iter(run.initial.parameters.values()))  # a weight near 1 needs the digits of the run
         length = run.manifest.data["length"]
         self.loss_weights = _by_sample(change.weights, torch.ones(length, dtype=like.dtype)).to(run.device)
+        self.means = run_means(run) if change.renormalised else None
         self._following: Following | None = None
         self._labels = _by_sample(change.labels, torch.full((length,), -1))
 
@@ -101,7 +107,7 @@ class ChangedRun(Recording):
     def replay(self) -> Iterator[Replay]:
         """Replay steps with the loss weights; up to the first that the change touches they are held to the record."""
         with super().replay() as replay:
-            replay.loss_weights = self.loss_weights
+            replay.loss_weights, replay.means = self.loss_weights, self.means
             replay.held_until = self._first_touched
             yield replay
 

@@ -20,6 +20,7 @@ from hydragrad.errors import DataError, NonFinite
 from hydragrad.randomness import preserved, reseed_everything
 from hydragrad.replay.fingerprints import strided_parts
 from hydragrad.runs.log import MicroBatch, StepRecord
+from hydragrad.runs.processes import part_of
 from hydragrad.runs.stored_batches import load_batch
 from hydragrad.surroundings import users_default_device
 
@@ -90,11 +91,13 @@ def fetch_micro_batch(
         record: The step.
         part: Its micro-batch.
         train_set, collate, device: As `fetch` takes them.
-        stored_in: The run directory, where batches are stored in it; None where `train_set` gives them.
+        stored_in: The run directory, where batches are stored in it (or in the parts of ranks); None where
+            `train_set` gives them.
     """
     if stored_in is not None:
-        number = next(number for number, other in enumerate(record.micro_batches) if other is part)
-        data = to_device(load_batch(stored_in, record.step, number), device)
+        own = [other for other in record.micro_batches if other.rank == part.rank]
+        number = next(number for number, other in enumerate(own) if other is part)
+        data = to_device(load_batch(part_of(stored_in, part.rank), record.step, number), device)
     else:
         data = fetch(train_set, part.indices, seed=part.batch_seed, collate=collate, device=device)
     return laid_out(data, part.channels_last) if part.channels_last else data

@@ -1,4 +1,6 @@
-"""A replay on another machine, held to the record as closely as rounding lets it be.
+"""A replay that rounds otherwise than the recording, held to the record as closely as rounding lets it be.
+
+It does on another machine, and where several processes trained: their gradients were added in another order.
 
 Compared are the number over the state after every step, the step's loss where the loop reported it, and at checkpoints
 weights, buffers and optimizer states.
@@ -20,22 +22,35 @@ from hydragrad.runs.log import StepRecord
 DRIFT_TOLERANCE = 0.05
 """Largest relative difference of the weights at the end of a segment, even where rounding explains it."""
 
-REMEDY = (
-    "Open the run with the code, data and loss that it was recorded with, or attribute on the machine of the recording."
-)
+REMEDY = "Open the run with the code, data and loss that it was recorded with{here}."
+HERE = ", or attribute on the machine of the recording"
+ON_ANOTHER_MACHINE, OVER_RANKS = "rounding on another machine", "adding the ranks' gradients in another order"
 
 
 class Elsewhere:
-    """Holds a replay on another machine to the record.
+    """Holds a replay that rounds otherwise to the record.
 
     Args:
         followers: Measure what rounding does to the run.
         losses: Whether the reported losses are those of the steps.
         origin_of: The step whose recorded state a replay goes back to that restored the state before a step.
+        processes: How many processes made the run.
+        same_machine: Whether it was made here.
     """
 
-    def __init__(self, followers: Followers, losses: ReportedLosses, origin_of: Callable[[int], int]) -> None:
+    def __init__(
+        self,
+        followers: Followers,
+        losses: ReportedLosses,
+        origin_of: Callable[[int], int],
+        *,
+        processes: int = 1,
+        same_machine: bool = False,
+    ) -> None:
         self._followers, self._losses, self._origin_of = followers, losses, origin_of
+        self._reason = OVER_RANKS if same_machine else ON_ANOTHER_MACHINE
+        self._remedy = REMEDY.format(here="" if same_machine else HERE)
+        self._processes = processes
 
     def hold_step(self, trajectory: Trajectory, record: StepRecord, losses: Sequence[Tensor]) -> None:
         """Compare a step that was just replayed.
@@ -60,16 +75,16 @@ class Elsewhere:
         if not apart.state <= explained.state:
             raise ReplayMismatch(
                 f"Replaying step {record.step} gives another state than was recorded: the relative difference is "
-                f"{apart.state:.1e}, and rounding on another machine explains up to {explained.state:.1e} in this run. "
-                f"{cause_of_jump(record, same_loss=same_loss)} {REMEDY}"
+                f"{apart.state:.1e}, and {self._reason} explains up to {explained.state:.1e} in this run. "
+                f"{self._cause(record, same_loss=same_loss)} {self._remedy}"
             )
         if same_loss:
             self._losses.agreed(record.step)
         elif same_loss is False and self._losses.established:
             raise ReplayMismatch(
                 f"Replaying step {record.step} gives another loss than the loop reported ({record.loss:.6g}): the "
-                f"relative difference is {min(loss, apart.loss):.1e}, and rounding on another machine explains up to "
-                f"{explained.loss:.1e} in this run. {cause_of_jump(record, same_loss=False)} {REMEDY}"
+                f"relative difference is {min(loss, apart.loss):.1e}, and {self._reason} explains up to "
+                f"{explained.loss:.1e} in this run. {self._cause(record, same_loss=False)} {self._remedy}"
             )
         elif same_loss is False:
             self._losses.differed()
@@ -88,8 +103,8 @@ class Elsewhere:
                 if not difference <= explained[part]:
                     raise ReplayMismatch(
                         f"The replayed {part} before step {recorded.step} differ from the recorded ones by "
-                        f"{difference:.1e} (relative L2), and rounding on another machine explains up to "
-                        f"{explained[part]:.1e} in this run. {REMEDY}"
+                        f"{difference:.1e} (relative L2), and {self._reason} explains up to "
+                        f"{explained[part]:.1e} in this run. {self._remedy}"
                     )
         if not drift <= DRIFT_TOLERANCE:
             raise ReplayMismatch(
@@ -98,3 +113,6 @@ class Elsewhere:
                 f"recording's machine, or record with checkpoints closer together (checkpoint_every)."
             )
         return drift
+
+    def _cause(self, record: StepRecord, *, same_loss: bool | None) -> str:
+        return cause_of_jump(record, same_loss=same_loss, processes=self._processes)

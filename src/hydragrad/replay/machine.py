@@ -15,6 +15,9 @@ from hydragrad.replay.backend import backend_flags
 ALWAYS_NOTED = ("torch", "processor", "device")
 """What every version has recorded of a machine; the rest is compared where it was."""
 
+COMPARED = (*ALWAYS_NOTED, "vector instructions")
+"""What must be the same for a replay to be equal to the bit."""
+
 
 def this_machine(device: torch.device) -> dict[str, Any]:
     """What replay must find again to be bit-equal."""
@@ -55,9 +58,10 @@ def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mappin
     differing = [
         f"{key}: {machine.get(key)!r} then, {present[key]!r} now"
         for machine in recorded
-        for key in ("torch", "processor", "device", "vector instructions")
+        for key in COMPARED
         if machine.get(key, None if key in ALWAYS_NOTED else present[key]) != present[key]
     ]
+    differing = list(dict.fromkeys(differing))  # of several processes on one machine
     if differing:
         warnings.warn(
             "This is not the machine of the recording (" + "; ".join(differing) + "). Replay starts every segment "
@@ -65,6 +69,11 @@ def warn_other_machine(recorded: Sequence[Mapping[str, object]], present: Mappin
             stacklevel=5,
         )
     return not differing
+
+
+def same_kind(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether replays on two machines are equal to the bit."""
+    return all(one[key] == other[key] for key in COMPARED)
 
 
 def _processor() -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset, TensorDataset
 
-from hydragrad.derivatives import Batch, PerSampleLoss, require_differentiable
+from hydragrad.derivatives import Batch, PerSampleLoss, bare_model, require_differentiable
 from hydragrad.errors import LossError, RecordingMismatch, ReplayMismatch, RunDamaged
 from hydragrad.randomness import preserved
 from hydragrad.replay.averages import Ends, RunAverage, read_average, trained_ends
@@ -20,7 +20,7 @@ from hydragrad.replay.backend import backend
 from hydragrad.replay.data import Collate, data_fingerprint, fetch, fetch_micro_batch, require_map_style
 from hydragrad.replay.elsewhere import Elsewhere
 from hydragrad.replay.fingerprints import batch_digest, same_batch
-from hydragrad.replay.machine import default_dtype_of, this_machine, threads, warn_other_machine
+from hydragrad.replay.machine import default_dtype_of, same_kind, this_machine, threads, warn_other_machine
 from hydragrad.replay.outside_state import OUTSIDE_STATE, refuse_outside_state
 from hydragrad.replay.replay import Replay
 from hydragrad.replay.reported_losses import ReportedLosses
@@ -29,7 +29,7 @@ from hydragrad.replay.trajectory import Trajectory
 from hydragrad.runs.checkpoints import Checkpoint, CheckpointFolder
 from hydragrad.runs.log import LOG, MicroBatch, StepRecord
 from hydragrad.runs.manifest import Manifest, read_manifest, require_same_model
-from hydragrad.runs.steps import read_steps
+from hydragrad.runs.processes import parts_of, read_whole_manifest, read_whole_steps
 from hydragrad.steps import StepRule, rule_named
 from hydragrad.surroundings import clean, in_clean_surroundings
 
@@ -38,7 +38,7 @@ class Recording:
     """A finished or interrupted run, ready to be replayed.
 
     Args:
-        path: Run directory.
+        path: Run directory; where several processes trained, that of rank 0 with the parts of the others in it.
         model: A model like the recorded one; its weights may be anything, and it is never changed.
         loss: The loss that was recorded.
         train_set: The data set that was recorded.
@@ -69,7 +69,8 @@ class Recording:
         fingerprint: dict[str, Any] | None = None,
     ) -> None:
         self.path = Path(path).absolute()
-        self.manifest: Manifest = read_manifest(self.path)
+        model = bare_model(model)
+        self.manifest: Manifest = read_whole_manifest(self.path)
         self.rules: tuple[StepRule, ...] = tuple(map(rule_named, self.manifest.optimizers))
         self._folder = CheckpointFolder(self.path)
         require_same_model(self.manifest.model, model, self.path, self._folder.last_buffers)
@@ -89,14 +90,52 @@ class Recording:
         self.steps = self._read_steps()
         self._digests = {step: digest for step, digest in self._folder.entries().items() if step <= len(self.steps)}
         self._require_whole()
-        self._machines = [self.manifest.machine, *self.manifest.resumed_on, this_machine(self.device)]
+        self._machines = [*self._recorded_on(), this_machine(self.device)]
         self.same_machine = warn_other_machine(self._machines[:-1], self._machines[-1])
         self._require_same_loss()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in another process, which may be on another machine."""
+        vars(self).update(state)
+        there, here = self._machines[-1], this_machine(self.device)
+        self._machines = [*self._machines[:-1], here]
+        if not same_kind(there, here):
+            self.same_machine = warn_other_machine(self._machines[:-1], here)
+
+    def __copy__(self) -> "Recording":
+        """The same in this process, where nothing has to be looked at again."""
+        copied = object.__new__(type(self))
+        vars(copied).update(vars(self))
+        return copied
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of the run directory that a replay reads."""
+        patterns = ("*.json", "*.jsonl", "checkpoints/*", "batches/*", "ranks/**/*")
+        return sorted(path for pattern in patterns for path in self.path.glob(pattern) if path.is_file())
+
+    def moved_to(self, folder: Path) -> "Recording":
+        """The same run, read from a copy of its directory."""
+        moved = copy.copy(self)
+        moved.path, moved._folder = folder, CheckpointFolder(folder)
+        return moved
 
     @property
     def completed(self) -> bool:
         """True where the loop ran to its end."""
         return self.manifest.status == "completed"
+
+    @property
+    def exact(self) -> bool:
+        """Whether a replay repeats the run to the bit: on its machine, where one process made it."""
+        return self.same_machine and self.manifest.processes == 1
+
+    def _recorded_on(self) -> list[dict[str, Any]]:
+        """The machines of all parts of the run."""
+        parts = [self.manifest]
+        if self.manifest.processes > 1:
+            parts += [read_manifest(folder) for folder in parts_of(self.path, self.manifest)[1:]]
+        return [machine for part in parts for machine in (part.machine, *part.resumed_on)]
 
     @property
     def default_dtype(self) -> torch.dtype | None:
@@ -179,13 +218,19 @@ class Recording:
         machine = self.manifest.machine
         with clean(self.default_dtype), preserved(), threads(machine["threads"]), backend(machine.get("backend", {})):
             trajectory = Trajectory(self.model, self.loss, self.rules)
-            elsewhere = None if self.same_machine else self._elsewhere(trajectory)
+            elsewhere = None if self.exact else self._elsewhere(trajectory)
             yield Replay(trajectory, elsewhere=elsewhere, repeated=self.repeated)
 
     def _elsewhere(self, trajectory: Trajectory) -> Elsewhere:
         unit = unit_of_rounding(trajectory.parameters.values(), self._machines)
         followers = Followers(self._recorded, lambda: Trajectory(self.model, self.loss, self.rules), unit)
-        return Elsewhere(followers, self._reported_losses, self._origin_of)
+        return Elsewhere(
+            followers,
+            self._reported_losses,
+            self._origin_of,
+            processes=self.manifest.processes,
+            same_machine=self.same_machine,
+        )
 
     @property
     def _recorded(self) -> "Recording":
@@ -260,7 +305,7 @@ class Recording:
         return fetch(self.train_set, indices, seed=0, collate=self.collate_fn, device=self.device)
 
     def _read_steps(self) -> list[StepRecord]:
-        steps = read_steps(self.path, self.manifest)
+        steps = read_whole_steps(self.path, self.manifest)
         expected = self.manifest.steps
         if expected is not None and len(steps) < expected:
             raise RunDamaged(
@@ -280,8 +325,8 @@ class Recording:
     def _require_whole(self) -> None:
         if 0 not in self._digests:
             raise RunDamaged(f"{self._folder.index} does not list the first checkpoint. Restore it, or train again.")
-        last = max(self._folder.entries())
-        if last > len(self.steps):
+        last, ahead = max(self._folder.entries()), int(self.manifest.processes > 1)
+        if last > len(self.steps) + ahead:  # rank 0 may have been a step ahead of one that was killed
             raise RunDamaged(
                 f"{self.path / LOG} ends at step {len(self.steps):,}, before the checkpoint of step {last:,}. The file "
                 f"was truncated: restore it from a copy, or train again."

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from hydragrad.derivatives import Batch
@@ -10,6 +11,7 @@ from hydragrad.errors import ReplayMismatch
 from hydragrad.replay.causes import cause_of_other_state
 from hydragrad.replay.differences import relative, relative_difference
 from hydragrad.replay.elsewhere import Elsewhere
+from hydragrad.replay.means import Means, parts_in
 from hydragrad.replay.rounding import state_after
 from hydragrad.replay.trajectory import StepHooks, Trajectory
 from hydragrad.runs.checkpoints import Checkpoint
@@ -27,6 +29,7 @@ class Replay:
 
     Attributes:
         loss_weights: Of the samples of the training set, where they are not 1; None where all are.
+        means: Over what losses are averaged, where the average is over what `loss_weights` leave; None else.
         held_until: The first step that leads elsewhere than the record, and from which on nothing is checked.
         drift: Largest relative L2 difference of the weights at the end of a segment so far.
     """
@@ -40,6 +43,7 @@ class Replay:
         self._repeated = set() if repeated is None else repeated
         self.drift = 0.0
         self.loss_weights: Tensor | None = None
+        self.means: Means | None = None
 
     def advance(
         self,
@@ -57,12 +61,23 @@ class Replay:
         """
         held = weights is None and record.step < self.held_until
         if weights is None and self.loss_weights is not None:
-            weights = self.loss_weights[record.indices]
+            weights = self._weights_of(record, batches, self.loss_weights)
         losses = self.trajectory.advance(record, batches, weights, hooks)
         if held:
             self._hold(record, losses)
             self._repeated.add(record.step)
         return losses
+
+    def _weights_of(self, record: StepRecord, batches: Sequence[Batch], loss_weights: Tensor) -> Tensor:
+        """What the losses of a step are multiplied by next to their coefficients, (samples,)."""
+        alpha = [loss_weights[part.indices] for part in record.micro_batches]
+        if self.means is None or all(bool((one == 1).all()) for one in alpha):
+            return torch.cat(alpha)
+        counts: list[Tensor | None] = [None] * len(alpha)
+        if self.means.over_parts:
+            counts = [parts_in(losses) for losses in self.trajectory.losses_at(record, batches)]
+        factors = self.means.factors(record, alpha, counts)
+        return torch.cat([one * factor for one, factor in zip(alpha, factors, strict=True)])
 
     def _hold(self, record: StepRecord, losses: Sequence[Tensor]) -> None:
         if self._elsewhere is not None:

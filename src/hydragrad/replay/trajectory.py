@@ -1,6 +1,6 @@
 """The run's own steps, once more: a private copy of the model under the run's own torch optimizer."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -18,7 +18,9 @@ from hydragrad.derivatives import (
     naming_label_dtype,
 )
 from hydragrad.randomness import generator_states, reseed_everything, set_generator_states
+from hydragrad.replay.buffer_flow import BufferFlow
 from hydragrad.replay.fingerprints import state_number, state_of
+from hydragrad.runs.buffers import put_buffers
 from hydragrad.runs.checkpoints import Checkpoint, put_into, snapshot
 from hydragrad.runs.log import Autocast, MicroBatch, StepRecord
 from hydragrad.steps import StepPoint, StepRule, Together, torch_group
@@ -164,6 +166,18 @@ class Trajectory:
         with torch.no_grad(), naming_label_dtype():
             return self._loss(self.model, batch.data)
 
+    def losses_at(self, record: StepRecord, batches: Sequence[Batch]) -> list[Tensor]:
+        """The losses that a step's micro-batches have at the present state, (batch,) each; nothing moves."""
+        self.arrange(record)
+        before = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        result = []
+        for part, batch in zip(record.micro_batches, batches, strict=True):
+            reseed_everything(batch.seed)
+            with torch.no_grad(), naming_label_dtype(), under(part.autocast):
+                result.append(self._loss(self.model, batch.data))
+        put_buffers(self.model, before)
+        return result
+
     def advance(
         self,
         record: StepRecord,
@@ -184,7 +198,11 @@ class Trajectory:
         for parameter in self._parameters.values():
             parameter.grad = None
         every = []
+        flow, others = self._buffer_flow(record), _SumOfRanks(self._parameters.values())
         for number, (part, batch) in enumerate(zip(record.micro_batches, batches, strict=True)):
+            if flow is not None:
+                put_buffers(self.model, flow.before(number))
+                others.begin(part.rank)
             start = sum(len(before) for before in record.micro_batches[:number])
             mine = None if weights is None else weights[start : start + len(part)]
             watched.before_forward(number)
@@ -199,6 +217,11 @@ class Trajectory:
             losses.backward(gradient=_coefficients(part, losses, mine))
             watched.after_backward(number)
             every.append(losses.detach())
+            if flow is not None:
+                flow.after(number, self._copied_buffers())
+        if flow is not None:
+            put_buffers(self.model, flow.end)
+            others.end()
         clipped = {name for transform in record.transforms for name in transform.names}
         self._settle_gradients(record, kept=clipped)
         for transform in record.transforms:
@@ -209,6 +232,13 @@ class Trajectory:
         watched.before_update()
         self._optimizer.step()
         return every
+
+    def _buffer_flow(self, record: StepRecord) -> BufferFlow[dict[str, Tensor]] | None:
+        """Buffers by rank, where several processes made the step; None where each micro-batch goes on with them."""
+        return None if record.buffers_from is None else BufferFlow(record, self._copied_buffers())
+
+    def _copied_buffers(self) -> dict[str, Tensor]:
+        return {name: buffer.clone() for name, buffer in self.buffers.items()}
 
     def _settle_gradients(self, record: StepRecord, kept: Collection[str] = ()) -> None:
         """Make the same parameters have a gradient as in the run: those without one are skipped.
@@ -223,6 +253,29 @@ class Trajectory:
                     parameter.grad = None
                 elif parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
+
+
+class _SumOfRanks:
+    """Adds up the gradient of every rank before those of several, as they do: rounding then is theirs, of two ranks."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        self._parameters = list(parameters)
+        self._rank = 0
+        self._sums: list[Tensor | None] = [None] * len(self._parameters)
+
+    def begin(self, rank: int) -> None:
+        """A micro-batch of a rank is about to begin; set the gradient of another rank before it aside."""
+        if rank != self._rank:
+            self.end()
+            self._rank, self._sums = rank, [parameter.grad for parameter in self._parameters]
+            for parameter in self._parameters:
+                parameter.grad = None
+
+    def end(self) -> None:
+        """Add what was set aside."""
+        for parameter, before in zip(self._parameters, self._sums, strict=True):
+            if before is not None:
+                parameter.grad = before if parameter.grad is None else before.add_(parameter.grad)
 
 
 def step_point(

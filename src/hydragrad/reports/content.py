@@ -138,7 +138,7 @@ def read_content(
             "labels": {"names": labels.names, "values": labels.values},
             "samples": _columns(listed, labels, predicted),
             "targets": targets,
-            "groups": None if groups is None else packed_groups(groups, labels, classes, amounts.factor),
+            "groups": None if groups is None else packed_groups(_shown(groups, amounts), labels, classes),
             "duplicates": None if duplicates is None else packed_pairs(duplicates, labels, None),
             "leaks": None if leaks is None else packed_pairs(leaks[0], labels, leaked),
             "shown": galleries,

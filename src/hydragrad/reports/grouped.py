@@ -40,27 +40,24 @@ def members_shown(groups: pd.DataFrame, most: int) -> list[int]:
     return list(dict.fromkeys([*first, *rest[:most]]))
 
 
-def packed_groups(
-    groups: pd.DataFrame, labels: LabelNames, classes: Collection[str] | None, factor: float
-) -> list[dict[str, Any]]:
+def packed_groups(groups: pd.DataFrame, labels: LabelNames, classes: Collection[str] | None) -> list[dict[str, Any]]:
     """Plain data of groups, in their order.
 
     Args:
         groups: What hg.suspect_groups returned.
         labels: Of samples with one label each.
-        factor: What contributions are multiplied by, to be shown.
         classes: Names of the classes, where a sample has several labels, or classes at positions.
     """
     names = None if classes is None else list(map(str, classes))
-    return [_group(row, labels, names, factor) for row in groups.to_dict("records")]
+    return [_group(row, labels, names) for row in groups.to_dict("records")]
 
 
-def _group(row: dict[Any, Any], labels: LabelNames, classes: list[str] | None, factor: float) -> dict[str, Any]:
+def _group(row: dict[Any, Any], labels: LabelNames, classes: list[str] | None) -> dict[str, Any]:
     first = list(row["representatives"])
     group = {
         "pair": _pair(row, labels, classes),
         "agreement": float(row["agreement"]),
-        "contribution": factor * float(row["contribution"]),
+        "contribution": float(row["contribution"]),
         "samples": packed(list(dict.fromkeys([*first, *row["samples"]])), "u4"),
     }
     return group | ({"flipped": float(row["flipped"])} if "flipped" in row else {})

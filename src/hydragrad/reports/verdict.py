@@ -110,8 +110,8 @@ def _measurements(evidence: Evidence, comparisons: Sequence[Comparison]) -> tupl
     notes = {note.kind: note.text for note in evidence.notes}
     exact = "Yes: every step was repeated to the last bit."
     drift = (
-        f"Nearly: on another machine than the recording's, weights drifted by at most {number(evidence.replay_drift)} "
-        f"of their size."
+        f"Nearly: on another machine than the recording's, or with the gradients of several processes added in another "
+        f"order, weights drifted by at most {number(evidence.replay_drift)} of their size."
     )
     if evidence.trained_elsewhere:
         return (

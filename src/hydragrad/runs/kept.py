@@ -114,7 +114,7 @@ class KeptValues:
         text = json.dumps({**values, **seals}, indent=1) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, lambda to: to.write_text(text))
+            replace_file(self.path, lambda to: to.write_text(text), several=True)
         except OSError:
             return False
         return True

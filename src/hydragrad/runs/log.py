@@ -18,7 +18,7 @@ ENTRIES = ("step", "loss")
 """What every line of it has, whichever version wrote it."""
 
 
-RARE = ("autocast", "channels_last")
+RARE = ("autocast", "channels_last", "rank", "buffers")
 """Entries of a micro-batch that are written where there is something to say."""
 
 Autocast = tuple[str, str]
@@ -81,6 +81,8 @@ class MicroBatch:
         digest: Of the batch's tensors (of large ones of a sample); None where the loop did not show the batch.
         autocast: What its forward pass ran under; None where the model ran as it is.
         channels_last: Which of the batch's tensors the loop laid out so, by their number: kernels round by layout.
+        rank: The process that made it, where several trained together.
+        buffers: One number over the model's floating buffers when its forward pass began, where several processes did.
     """
 
     indices: list[int]
@@ -90,6 +92,8 @@ class MicroBatch:
     digest: int | None = None
     autocast: Autocast | None = None
     channels_last: tuple[int, ...] = ()
+    rank: int = 0
+    buffers: float | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -139,6 +143,9 @@ class StepRecord:
         transforms: What happened to the gradients before the optimizer stepped, in order.
         clipped: Whether it changed any: clipping may not have acted.
         whole_state: False where `state` is that of schema 1: the norm of the first trained parameter.
+        shared: The same as `state` without the buffers, where several processes trained together: equal in all.
+        buffers_from: The micro-batch that left the buffers which each one began with, by its number, -1 for those
+            before the step; None where each began with what the one before it left.
     """
 
     step: int
@@ -150,6 +157,18 @@ class StepRecord:
     transforms: tuple[Transform, ...] = ()
     whole_state: bool = True
     clipped: bool = True
+    shared: float | None = None
+    buffers_from: tuple[int, ...] | None = None
+
+    @property
+    def sources(self) -> tuple[int, ...]:
+        """`buffers_from`, of any step."""
+        return tuple(range(-1, len(self.micro_batches) - 1)) if self.buffers_from is None else self.buffers_from
+
+    @property
+    def last_source(self) -> int:
+        """The micro-batch that left the buffers after the step: the last of rank 0."""
+        return max(number for number, part in enumerate(self.micro_batches) if part.rank == 0)
 
     @property
     def transformed(self) -> bool:
@@ -183,6 +202,8 @@ def to_line(record: StepRecord, before: StepRecord | None) -> dict[str, Any]:
     """What is written of a record, given the one before it."""
     line: dict[str, Any] = {"step": record.step, "micro_batches": [_written(part) for part in record.micro_batches]}
     line |= {"state" if record.whole_state else "norm": record.state, "loss": record.loss}
+    if record.shared is not None:
+        line["shared"] = record.shared
     if record.transforms and not record.clipped:
         line["clipped"] = False
     if record.transforms != (() if before is None else before.transforms):
@@ -229,7 +250,16 @@ def from_lines(lines: Sequence[dict[str, Any]], *, seed: int = 0, reduction: str
         whole = "state" in line
         state = line["state" if whole else "norm"]
         yield StepRecord(
-            step, parts, options, structure, state, line["loss"], transforms, whole, line.get("clipped", True)
+            step,
+            parts,
+            options,
+            structure,
+            state,
+            line["loss"],
+            transforms,
+            whole,
+            line.get("clipped", True),
+            line.get("shared"),
         )
 
 

@@ -17,7 +17,9 @@ from hydragrad.runs.module_settings import module_settings, require_same_setting
 from hydragrad.steps import RULE_OF_SCHEMA_1
 
 SCHEMA = 2
-READABLE = (1, SCHEMA)
+OF_PROCESSES = 3
+"""Schema of the parts of a run that several processes made: earlier versions would read that of rank 0 alone."""
+READABLE = (1, SCHEMA, OF_PROCESSES)
 FILE = "manifest.json"
 Status = Literal["running", "completed", "interrupted"]
 Reduction = Literal["mean", "sum"]
@@ -39,6 +41,8 @@ class Manifest:
         steps: Complete steps, once the recorder was left.
         resumed_on: Other machines on which a part of the run was made.
         about: Free entries of whoever recorded (epochs, batch size, data set names).
+        processes: How many processes trained together.
+        rank: Which of them wrote this.
     """
 
     machine: dict[str, Any]
@@ -52,6 +56,8 @@ class Manifest:
     steps: int | None = None
     resumed_on: list[dict[str, Any]] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    processes: int = 1
+    rank: int = 0
     schema: int = SCHEMA
 
 
@@ -109,6 +115,10 @@ def require_same_model(
 def write_manifest(path: Path, manifest: Manifest) -> None:
     """Write or replace the manifest of the run directory `path`."""
     body = asdict(manifest)
+    if manifest.processes == 1:
+        del body["processes"], body["rank"]
+    else:
+        body["schema"] = OF_PROCESSES
     body["crc32"] = _checksum(body)
     replace_file(path / FILE, lambda to: to.write_text(json.dumps(body, indent=1) + "\n"))
 
@@ -132,13 +142,14 @@ def read_manifest(path: Path) -> Manifest:
     except (ValueError, KeyError, TypeError) as error:
         raise RunDamaged(f"{file} can't be read ({error}). Restore it from a copy, or train again.") from error
     if schema not in READABLE:
+        version = body.get("machine", {}).get("hydragrad", "unknown")
         raise RecordingMismatch(
-            f"{path} was written in schema {schema}; this version of hydragrad reads schemas up to {SCHEMA}. Use the "
-            f"version that recorded it ({body.get('machine', {}).get('hydragrad', 'unknown')}), or train again."
+            f"{path} was written in schema {schema}; this version of hydragrad reads schemas up to {READABLE[-1]}. Use "
+            f"the version that recorded it ({version}), or train again."
         )
     if checksum != _checksum(body):
         raise RunDamaged(f"{file} does not have the checksum it was written with. Restore it, or train again.")
-    return Manifest(**body | {"schema": SCHEMA})
+    return Manifest(**body | {"schema": max(schema, SCHEMA)})
 
 
 def closed(manifest: Manifest, status: Status, steps: int) -> Manifest:

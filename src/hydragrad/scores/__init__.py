@@ -10,7 +10,9 @@ scores          contributions, and their file
 saved           what the files of scores in a folder say, without their tensors
 evidence        how scores were computed, and what was measured about them
 checks          predicted against actual changes
+solved          how far the systems of influence functions were solved
 notes           what a reader must know
+relative        scores relative to self-influence; how far queries have the same extreme samples
 amounts         how contributions are shown: calibrated, as derivatives, or as shares
 spread          how contributions vary between independent runs
 """
@@ -34,6 +36,7 @@ from hydragrad.scores.evidence import Evidence as Evidence
 from hydragrad.scores.margins import sample_margins as sample_margins
 from hydragrad.scores.method import Curvature as Curvature
 from hydragrad.scores.method import Method as Method
+from hydragrad.scores.method import Removal as Removal
 from hydragrad.scores.notes import Note as Note
 from hydragrad.scores.queries import Query as Query
 from hydragrad.scores.queries import QueryPoint as QueryPoint
@@ -44,8 +47,10 @@ from hydragrad.scores.queries import queries_of as queries_of
 from hydragrad.scores.queries import query as query
 from hydragrad.scores.queries import sample_losses as sample_losses
 from hydragrad.scores.queries import single_samples_of as single_samples_of
+from hydragrad.scores.relative import Overlap as Overlap
 from hydragrad.scores.samples import checked_samples as checked_samples
 from hydragrad.scores.saved import SavedScores as SavedScores
 from hydragrad.scores.saved import saved_scores as saved_scores
 from hydragrad.scores.scores import MEANING as MEANING
 from hydragrad.scores.scores import Scores as Scores
+from hydragrad.scores.solved import Solved as Solved

@@ -205,7 +205,7 @@ def reads_as_change(evidence: Evidence, values: Tensor, query_value: float) -> b
     They take curvature, and no single sample's contribution exceeds the query itself tenfold, as derivatives of
     unstable runs do: leaving out one of many samples does not change a loss by that much.
     """
-    if evidence.curvature == "none" or evidence.from_checkpoints:
+    if evidence.curvature == "none" or evidence.from_checkpoints or evidence.relative:
         return False
     finite = values[values.isfinite()]
     return bool(len(finite)) and float(finite.abs().max()) <= IMPLAUSIBLE * abs(query_value)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any, Literal, Self, get_args
 
-from hydragrad.scores.method import Curvature
+from hydragrad.scores.method import Curvature, Removal
 
 CheckKind = Literal["random", "extremes", "given"]
 
@@ -42,6 +42,7 @@ class Check:
         sign_agreement: Share of predictions with the right sign.
         ceiling_lds: The same LDS of a repeat of the run, one rounding apart; None if not measured.
         ceiling_interval: Its 90 % bootstrap interval.
+        removal: What leaving the groups out meant.
     """
 
     name: str = ""
@@ -65,6 +66,7 @@ class Check:
     sign_agreement: float | None = None
     ceiling_lds: float | None = None
     ceiling_interval: Interval | None = None
+    removal: Removal = "weight"
 
     @property
     def sentence(self) -> str:
@@ -78,8 +80,8 @@ class Check:
         )
 
     def replaces(self, other: "Check") -> bool:
-        """Whether it measures the same again: the same query over groups of the same kind and size."""
-        return (self.kind, self.size, self.unit) == (other.kind, other.size, other.unit)
+        """Whether it measures the same again: the same query over groups of the same kind and size, left out alike."""
+        return (self.kind, self.size, self.unit, self.removal) == (other.kind, other.size, other.unit, other.removal)
 
     def __getitem__(self, name: str) -> Any:
         """A field by its name, as in a plain dict."""

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 from hydragrad.scores.checks import Check
 from hydragrad.scores.method import Curvature, Method
-from hydragrad.scores.notes import Note
+from hydragrad.scores.notes import Note, NoteKind
+from hydragrad.scores.solved import Solved
 
 HYDRA = Method()
 INFLUENCE = "influence"
@@ -41,12 +42,13 @@ class Evidence:
             functions and tracin for TracIn, whose checkpoints and damping or rates are in the note of that kind.
         steps: Steps of the run that were differentiated; 0 for these two.
         completed: Whether the run had ended.
-        replay_exact: Whether the replay was held to be equal to the bit.
+        replay_exact: Whether the replay was held to be equal to the bit: on the recording's machine, of one process.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
         states: Digests of the checkpoints of a model trained elsewhere; none of a recorded run.
         notes: Anything a reader must know.
         checks: Predicted against actual changes, by whoever measured them.
         compared: What the derivatives were held to on the way, and how often.
+        solved: How far the systems of influence functions were solved, one entry a checkpoint.
     """
 
     method: Method = HYDRA
@@ -60,6 +62,7 @@ class Evidence:
     notes: tuple[Note, ...] = ()
     checks: tuple[Check, ...] = ()
     compared: tuple[Compared, ...] = ()
+    solved: tuple[Solved, ...] = ()
 
     @property
     def curvature(self) -> Curvature:
@@ -97,13 +100,30 @@ class Evidence:
         return any(note.kind == "candidates" for note in self.notes)
 
     @property
+    def about_itself(self) -> bool:
+        """Whether these are self-influence: of each sample on its own loss."""
+        return any(note.kind == "self-influence" for note in self.notes)
+
+    @property
+    def relative(self) -> bool:
+        """Whether these were divided by self-influence: a ranking without a unit."""
+        return any(note.kind == "relative" for note in self.notes)
+
+    @property
     def scale_is_measured(self) -> bool:
-        """Whether predicted changes may be read as such. Always with curvature; without it, once checked."""
-        return self.curvature != "none" or bool(self.checks)
+        """Whether predicted changes may be read as such. Always with curvature; without it, once checked.
+
+        Never of relative scores, which are no changes.
+        """
+        return not self.relative and (self.curvature != "none" or bool(self.checks))
 
     def with_note(self, note: Note) -> Self:
         """A copy with a note, in place of earlier ones of its kind."""
         return replace(self, notes=(*(other for other in self.notes if other.kind != note.kind), note))
+
+    def without_notes(self, *kinds: NoteKind) -> Self:
+        """A copy without notes of these kinds."""
+        return replace(self, notes=tuple(note for note in self.notes if note.kind not in kinds))
 
     def with_checks(self, checks: Sequence[Check]) -> Self:
         """A copy with checks, in place of earlier ones of the same query, kind and size."""
@@ -131,5 +151,6 @@ class Evidence:
                 "notes": tuple(Note.read(note) for note in values.get("notes", ())),
                 "checks": tuple(Check.read(check) for check in values.get("checks", ())),
                 "compared": tuple(Compared(**entry) for entry in values.get("compared", ())),
+                "solved": tuple(Solved(**entry) for entry in values.get("solved", ())),
             }
         )

@@ -9,6 +9,10 @@ from hydragrad.errors import QueryError
 
 Curvature = Literal["none", "hessian", "ggn"]
 
+Removal = Literal["weight", "renormalised"]
+"""What leaving a sample out means: its loss has weight 0 and the others keep their coefficients; or the mean of its
+batch is taken over the rest."""
+
 DROP = 0.1
 """Share of the samples that a replay leaves out, unless another one is named."""
 
@@ -28,6 +32,7 @@ class Method:
         replays: Numbers of the replays that are averaged over in place of the run itself; a replay's number decides
             which samples it leaves out.
         drop: Share of the samples that a replay leaves out.
+        removal: What leaving a sample out means.
 
     Raises:
         QueryError: A value out of its range, or damping or replays without curvature.
@@ -38,10 +43,13 @@ class Method:
     smoothing: float | None = None
     replays: tuple[int, ...] = ()
     drop: float = DROP
+    removal: Removal = "weight"
 
     def __post_init__(self) -> None:
         if self.curvature not in get_args(Curvature):
             raise QueryError(f"curvature must be one of {', '.join(get_args(Curvature))}, got {self.curvature!r}.")
+        if self.removal not in get_args(Removal):
+            raise QueryError(f"removal must be one of {', '.join(get_args(Removal))}, got {self.removal!r}.")
         if not _finite_and_not_negative(self.damping):
             raise QueryError(f"damping must be finite and not negative, got {self.damping}.")
         if self.damping and self.curvature == "none":
@@ -67,6 +75,7 @@ class Method:
         smoothing: float | None = None,
         replays: int | Sequence[int] = 0,
         drop: float = DROP,
+        removal: Removal = "weight",
     ) -> Self:
         """Build a method from the keywords of `attribute`, where n replays are those numbered 0 to n - 1.
 
@@ -77,7 +86,9 @@ class Method:
             numbers = tuple(range(replays)) if replays >= 0 else (replays,)
         else:
             numbers = tuple(int(number) for number in replays)
-        return cls(curvature=curvature, damping=damping, smoothing=smoothing, replays=numbers, drop=drop)
+        return cls(
+            curvature=curvature, damping=damping, smoothing=smoothing, replays=numbers, drop=drop, removal=removal
+        )
 
     @property
     def trainings(self) -> float:
@@ -93,6 +104,7 @@ class Method:
             "smoothing": self.smoothing,
             "replays": (len(numbers) if numbers == list(range(len(numbers))) else numbers) or None,
             "drop": None if self.drop == DROP else self.drop,
+            "removal": None if self.removal == "weight" else self.removal,
         }
         return {"curvature": self.curvature} | {name: value for name, value in others.items() if value is not None}
 
@@ -110,6 +122,7 @@ class Method:
         if self.replays:
             parts.append(f"{len(self.replays)} replay{'s' if len(self.replays) > 1 else ''}")
             parts += [f"drop {self.drop:g}"] if "drop" in options else []
+        parts += [self.removal] if "removal" in options else []
         return ", ".join(parts)
 
     @property
@@ -121,11 +134,13 @@ class Method:
             numbers = options["replays"]
             names.append(f"-replays{numbers if isinstance(numbers, int) else ','.join(map(str, numbers))}")
             names += [f"-drop{self.drop:g}"] if "drop" in options else []
+        names += [f"-{self.removal}"] if "removal" in options else []
         return self.curvature + "".join(names)
 
     def covers(self, other: "Method") -> bool:
-        """Whether it is the other one, or the same with more replays."""
-        same = replace(self, replays=(), drop=DROP) == replace(other, replays=(), drop=DROP)
+        """Whether it is the other one, or the same with more replays, whatever a removal is to mean."""
+        plain: dict[str, Any] = {"replays": (), "drop": DROP, "removal": "weight"}
+        same = replace(self, **plain) == replace(other, **plain)
         return same and len(self.replays) >= len(other.replays)
 
 

@@ -1,16 +1,22 @@
 """Notes: what a reader of scores must know, each of a kind by which programs find it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self, get_args
 
 NoteKind = Literal[
     "replays",
+    "removal",
     "curvature dropped",
     "statistics constant",
     "average",
     "projection",
     "ensemble",
     "influence",
+    "convergence",
+    "self-influence",
+    "relative",
+    "same samples",
     "candidates",
     "advice",
     "interrupted",
@@ -48,6 +54,10 @@ CURVATURE_DROPPED = Note(
     "curvature dropped",
     "The curvature of the loss was dropped: read the ranking, not the scale, until a check has measured it.",
 )
+RENORMALISED = Note(
+    "removal",
+    "Leaving a sample out means here that the mean of its batch is taken over the rest.",
+)
 STATISTICS_CONSTANT = Note("statistics constant", "Running statistics of BatchNorm were treated as constants.")
 
 SURE = 0.01
@@ -77,6 +87,24 @@ def of_candidates(count: int) -> Note:
         "candidates",
         f"The scores are about {count:,} candidates that were not trained on: the contribution of each as if it had "
         f"been, with weight 1; positive means that adding it would help.",
+    )
+
+
+def of_exploded(exploded: Mapping[int, int], queries: int, times: float) -> Note:
+    """That contributions of some replays are not in a mean over replays.
+
+    Args:
+        exploded: Number of a replay → to how many queries its contributions exploded.
+        queries: How many queries there are.
+        times: What is called exploded, in norms of the median replay.
+    """
+    which = ", ".join(map(str, sorted(exploded)))
+    one, most = len(exploded) == 1, max(exploded.values())
+    return Note(
+        "replays",
+        f"{'Replay' if one else 'Replays'} {which} exploded: {'its' if one else 'their'} contributions to "
+        f"{'' if one else 'up to '}{most:,} of {queries:,} queries have more than {times:g} times the norm of the "
+        f"median replay's, and are not in the mean. curvature='ggn' is more stable.",
     )
 
 

@@ -15,6 +15,7 @@ from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import QueryError, RunDamaged, RunNotFound
 from hydragrad.scores.evidence import Evidence
 from hydragrad.scores.queries import Query, single_samples_of
+from hydragrad.scores.relative import EXTREMES, RELATIVE, Overlap, divisors, overlap_of, same_samples
 
 FILE = "file"
 """Entry of a file's metadata: the name that it was saved under."""
@@ -68,6 +69,13 @@ class Scores:
         if self.query_samples is None and self.queries is not None:
             _, samples = single_samples_of(self.queries) or (None, None)
             object.__setattr__(self, "query_samples", samples)
+        evidence, same = self.evidence.without_notes("same samples"), None
+        if not self.evidence.about_itself:
+            same = same_samples(self.values, relative=self.evidence.relative)
+        if same is not None:
+            evidence = evidence.with_note(same)
+        if evidence != self.evidence:
+            object.__setattr__(self, "evidence", evidence)
 
     def with_evidence(self, evidence: Evidence) -> Self:
         """A copy that carries other evidence."""
@@ -104,8 +112,13 @@ class Scores:
             ids: Training samples.
 
         Raises:
-            QueryError: Ids that have no score.
+            QueryError: Ids that have no score; scores that do not add up, since they are relative or self-influence.
         """
+        if self.evidence.relative or self.evidence.about_itself:
+            raise QueryError(
+                "Relative scores and self-influence do not add up over samples. Take the scores of the queries "
+                "themselves."
+            )
         column = {sample: at for at, sample in enumerate(self.sample_ids.tolist())}
         unknown = [i for i in ids if i not in column]
         if unknown:
@@ -113,6 +126,64 @@ class Scores:
                 f"Samples {unknown[:5]} have no score; these scores cover {len(column):,} of the training samples."
             )
         return self.values[:, [column[i] for i in ids]].sum(1)
+
+    def relative_to(self, self_influence: "Scores") -> Self:
+        """Divide by the root of self-influence: which samples matter to a query more than they matter at all.
+
+        The most harmful and helpful samples of many queries are often the same few, with large gradients. This divides
+        that out, and keeps the sign. Contributions under other labels are left out.
+
+        Args:
+            self_influence: What `hg.self_influence` measured of the same checkpoints or run, for all of these samples.
+                With of="weights" the divisor is the length of the change of the weights (theta-relative), with
+                of="loss" the root of the change of the sample's loss (l-relative), with method="tracin" the length of
+                the gradient, as in a cosine.
+
+        Returns:
+            Scores for ranking: without the query's unit, and not to be added up.
+
+        Raises:
+            QueryError: Something else than self-influence, of other checkpoints or without some of the samples, or one
+                of zero where there is a score; scores that are relative already.
+
+        Source: Barshan, Brunet and Dziugaite, AISTATS 2020.
+        """
+        if not self_influence.evidence.about_itself:
+            raise QueryError("relative_to takes what hg.self_influence returned, got scores of queries.")
+        if self.evidence.relative or self.evidence.about_itself:
+            raise QueryError("relative_to divides scores of queries, once; these are relative, or self-influence.")
+        if self.evidence.about_candidates:
+            raise QueryError(
+                "These scores are about candidates, and self-influence is about training samples. Compute scores "
+                "without candidates=."
+            )
+        if (
+            self.evidence.states
+            and self_influence.evidence.states
+            and (self.evidence.states != self_influence.evidence.states)
+        ):
+            raise QueryError(
+                "The scores and the self-influence are about different checkpoints. Compute both from the same ones, "
+                "with the same checkpoints=."
+            )
+        root = divisors(self.values, self.sample_ids, self_influence.values[0], self_influence.sample_ids)
+        return replace(
+            self,
+            values=self.values / root,
+            standard_errors=None if self.standard_errors is None else self.standard_errors / root,
+            label_contributions=None,
+            part_contributions=None if self.part_contributions is None else self.part_contributions / root[:, None],
+            over_time=None if self.over_time is None else self.over_time / root.to(self.over_time),
+            evidence=replace(self.evidence.with_note(RELATIVE), checks=()),
+        )
+
+    def overlap(self, k: int = EXTREMES) -> Overlap:
+        """How far the k most harmful and the k most helpful samples of the queries are the same.
+
+        Raises:
+            QueryError: One query only, or a k that leaves nothing out.
+        """
+        return overlap_of(self.values, k)
 
     def row(self, query: str | int | None = None) -> Tensor:
         """Contributions to one query, (samples,).

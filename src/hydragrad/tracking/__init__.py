@@ -1,6 +1,7 @@
 """Hypergradients of single training samples, for queries that come later.
 
 hypergradients  the store of a recorded run, by replay
+shards          the same in shards, filled anywhere and joined
 tracker         Tracker: the same online, while the user trains
 online          the rows of a run that is under way
 store           Store: rows, the trained model, contributions

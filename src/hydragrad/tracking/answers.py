@@ -2,17 +2,19 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hydragrad.derivatives import Projector
 from hydragrad.disk import make_folder, writing
+from hydragrad.errors import QueryError
 from hydragrad.progress import bar
 from hydragrad.scores import Query, Scores, numbered
-from hydragrad.tracking.query_gradients import QueryDifferentiator
+from hydragrad.tracking.query_gradients import QueryChunk
 from hydragrad.tracking.top_contributions import Extremes
 from hydragrad.tracking.top_contributions import TopContributions as TopContributions
 
@@ -23,10 +25,34 @@ Answer = Scores | TopContributions | NDArray[Any]
 """Scores; the extremes where `top` is given; the memory-mapped matrix where `out` is."""
 
 
+class Differentiator(Protocol):
+    """Differentiates queries in the columns of rows, as `QueryDifferentiator` does."""
+
+    projector: Projector | None
+    width: int
+    precision: torch.dtype
+
+    def chunks(self, queries: Sequence[Query], memory: int) -> Iterator[QueryChunk]:
+        """Differentiate queries, in chunks whose gradients fit into a quarter of `memory` bytes."""
+        ...
+
+
+def require_answerable(out: str | Path | None, top: int | None, samples: int) -> None:
+    """Refuse what can't be returned.
+
+    Raises:
+        QueryError: Both `out` and `top`, or a `top` out of range.
+    """
+    if out is not None and top is not None:
+        raise QueryError("Give out= (the whole matrix on disk) or top= (the extremes), not both.")
+    if top is not None and not 1 <= top <= samples:
+        raise QueryError(f"top must be 1 to {samples:,}, the number of tracked samples, got {top}.")
+
+
 class Answerer:
     """Multiplies gradients of queries with rows."""
 
-    def __init__(self, gradients: QueryDifferentiator) -> None:
+    def __init__(self, gradients: Differentiator) -> None:
         self._gradients = gradients
 
     def matrix(

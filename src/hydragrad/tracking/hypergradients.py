@@ -1,6 +1,7 @@
 """`hypergradients`: the store of a recorded run, by replay."""
 
 from collections.abc import Callable, Generator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,8 @@ from torch import Tensor
 
 from hydragrad.derivatives import BatchStatistics, Layout, Projector
 from hydragrad.derivatives.curvature.tangents import ExactTangents
-from hydragrad.errors import Unsupported
+from hydragrad.errors import QueryError, Unsupported
+from hydragrad.execution import HERE, Execution, ExecutorOption, PartOption, execution_of
 from hydragrad.replay import Recording, Replay
 from hydragrad.replay.averages import refuse_average
 from hydragrad.replay.histories import has_closed_form, run_histories, state_names, trained_layout
@@ -31,6 +33,7 @@ from hydragrad.tracking.rows.columns import Columns
 from hydragrad.tracking.rows.growing_rows import GrowingRows
 from hydragrad.tracking.rows.recurrence import Planned, Recurrence
 from hydragrad.tracking.rows.table import Table
+from hydragrad.tracking.shards import sharded
 from hydragrad.tracking.step_gradients import StepGradients
 from hydragrad.tracking.store import Store
 from hydragrad.tracking.unfinished import finish, require_same_store
@@ -49,6 +52,10 @@ def hypergradients(
     batch_statistics: BatchStatistics = "exact",
     projection_seed: int = 0,
     smoothing: float | None = None,
+    shards: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
 ) -> Store:
     """Rows dw_T/dalpha_i of training samples, for queries that come later.
 
@@ -66,12 +73,19 @@ def hypergradients(
             store says so.
         projection_seed: Seed of the projection.
         smoothing: As `hg.attribute` takes it.
+        shards: Fill the store in so many shards of the samples, each by a replay of its own; needs `store`. The shards
+            are what an executor divides.
+        executor: Where shards are filled, as `hg.counterfactual` takes it; the workers must see `store`.
+        workers: Processes that fill shards at the same time; of other executors, jobs that wait or run.
+        part: As "3/16": fill this slice of the shards, then those that are missing and that no other process fills.
 
     Raises:
-        QueryError: Samples that do not exist; projection or frozen statistics with "hessian".
+        QueryError: Samples that do not exist; projection or frozen statistics with "hessian"; shards without `store`,
+            or more than samples; an executor without shards.
         DiskFull, NotEnoughMemory: The store would not fit, before any work.
         RunExists: `store` holds a finished store.
         RecordingMismatch: `store` holds an unfinished store of something else.
+        Unfinished: `part`, and shards of other slices are missing.
 
     Cost: without curvature, one replay with per-sample gradients, and samples x columns numbers.
 
@@ -79,12 +93,51 @@ def hypergradients(
     """
     require_recorded(run, "hypergradients")
     refuse_average(run, "hypergradients", "Ask hg.attribute(run.averaged(...), query), which needs no rows.")
+    execution = execution_of(executor, workers, part)
+    sample_ids = checked_samples(samples, run.manifest.data["length"])
+    folder = None if store is None else Path(store).absolute()
+    _require_shards(shards, sample_ids, folder, execution)
+    fill = partial(
+        _filled,
+        curvature=curvature,
+        projection=projection,
+        dtype=dtype,
+        batch_statistics=batch_statistics,
+        projection_seed=projection_seed,
+        smoothing=smoothing,
+    )
+    if folder is None or shards == 1:
+        return fill(run, sample_ids, folder)
+    return sharded(run, sample_ids, folder, shards, fill, execution)
+
+
+def _require_shards(shards: int, sample_ids: Tensor, folder: Path | None, execution: Execution) -> None:
+    if not 1 <= shards <= len(sample_ids):
+        raise QueryError(f"shards must be 1 to {len(sample_ids):,}, the number of samples, got {shards}.")
+    if shards > 1 and folder is None:
+        raise QueryError(f"shards={shards} are folders of a store; give store=, a folder.")
+    if shards == 1 and execution != HERE:
+        raise QueryError("An executor, or part=, divides the shards of a store: give shards=, as in shards=16.")
+
+
+def _filled(
+    run: Recording,
+    sample_ids: Tensor,
+    folder: Path | None,
+    *,
+    curvature: Literal["none", "hessian"],
+    projection: int | None,
+    dtype: torch.dtype | None,
+    batch_statistics: BatchStatistics,
+    projection_seed: int,
+    smoothing: float | None,
+) -> Store:
+    """The store of some samples, in a folder or in memory."""
     rule = _one_rule(run)
     require_sound(curvature, projection, batch_statistics, rule)
     clipped = next((record.step for record in run.steps if record.transformed), None)
     if projection is not None and clipped is not None:
         raise clipped_rows_are_whole(clipped)
-    sample_ids = checked_samples(samples, run.manifest.data["length"])
     histories = run_histories(run)
     weights = trained_layout(run, histories)
     statistics = Layout(moved_statistics(run) if curvature == "hessian" else {})
@@ -117,7 +170,6 @@ def hypergradients(
         recurrence = Planned(columns, histories)
     else:
         recurrence = unfolding(facts, weights, projector, states=len(states), closed_form=closed_form)
-    folder = None if store is None else Path(store).absolute()
     require_dense(run.final.buffers, folder)
     table = _table(run, folder, facts, sample_ids, columns.width + statistics.size, recurrence)
     growing = GrowingRows(table, recurrence, sample_ids, run.manifest.data["length"], statistics=statistics.size)

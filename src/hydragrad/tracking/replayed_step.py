@@ -6,6 +6,7 @@ from torch import Tensor
 
 from hydragrad.derivatives import Batch, Layout
 from hydragrad.derivatives.curvature.tangents import ExactTangents
+from hydragrad.replay.buffer_flow import BufferFlow
 from hydragrad.replay.trajectory import PlaceOfStep, StateNames, Trajectory
 from hydragrad.runs import StepRecord
 from hydragrad.tracking.rows.growing_rows import GrowingRows
@@ -58,7 +59,6 @@ class ExactStep(_TrackedStep):
 
     Attributes:
         g_dot: Tangents of the gradient, (rows, parameters).
-        r_dot: Tangents of the running statistics, (rows, statistics).
     """
 
     def __init__(
@@ -75,8 +75,14 @@ class ExactStep(_TrackedStep):
     ) -> None:
         super().__init__(trajectory, weights, states)
         self._tangents, self._record, self._batches = tangents, record, batches
-        self._w_dot, self.r_dot, self._selected = w_dot, r_dot, selected
+        self._w_dot, self._selected = w_dot, selected
+        self._statistics = BufferFlow(record, r_dot)
         self.g_dot: Tensor
+
+    @property
+    def r_dot(self) -> Tensor:
+        """Tangents of the running statistics after the step, (rows, statistics)."""
+        return self._statistics.end
 
     def before_forward(self, number: int) -> None:
         """Add the tangents of a micro-batch."""
@@ -87,9 +93,9 @@ class ExactStep(_TrackedStep):
             self._batches[number],
             part.divisor,
             self._w_dot,
-            self.r_dot,
+            self._statistics.before(number),
             self._selected[number].to(self._w_dot),
             part.loss_weights(self._w_dot),
         )
         self.g_dot = tangents.g_dot if number == 0 else self.g_dot + tangents.g_dot
-        self.r_dot = tangents.r_dot
+        self._statistics.after(number, tangents.r_dot)

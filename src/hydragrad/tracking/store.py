@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hydragrad.derivatives import PerSampleLoss
 from hydragrad.disk import make_folder, writing
-from hydragrad.errors import QueryError, RunDamaged, RunExists
+from hydragrad.errors import RunDamaged, RunExists
 from hydragrad.replay.data import Collate
 from hydragrad.runs.buffers import require_dense
 from hydragrad.runs.lines import replace_file, save_file
@@ -29,7 +29,7 @@ from hydragrad.runs.manifest import require_same_model
 from hydragrad.scores import Evidence, Method, Note, Query, Scores, queries_of
 from hydragrad.scores.notes import CURVATURE_DROPPED, UNSEALED, interrupted
 from hydragrad.surroundings import in_clean_surroundings
-from hydragrad.tracking.answers import Answer, Answerer
+from hydragrad.tracking.answers import Answer, Answerer, require_answerable
 from hydragrad.tracking.facts import DTYPES, FILE, StoreFacts, is_growing, read_facts, write_facts
 from hydragrad.tracking.growing_store import read_interrupted
 from hydragrad.tracking.query_gradients import QueryDifferentiator
@@ -153,11 +153,8 @@ class Store:
             QueryError: No query, both `out` and `top`, or a `top` out of range.
             RunDamaged: A row does not have the checksum it was written with.
         """
-        if out is not None and top is not None:
-            raise QueryError("Give out= (the whole matrix on disk) or top= (the extremes), not both.")
-        if top is not None and not 1 <= top <= len(self.rows):
-            raise QueryError(f"top must be 1 to {len(self.rows):,}, the number of tracked samples, got {top}.")
-        answerer = Answerer(QueryDifferentiator(self._model, self._loss, self.facts, self.final, self._collate))
+        require_answerable(out, top, len(self.rows))
+        answerer = Answerer(self.differentiator())
         queries = queries_of(queries)
         if top is not None:
             return answerer.extremes(queries, self.block, self.sample_ids, top, memory)
@@ -173,13 +170,27 @@ class Store:
             evidence=self.evidence(),
         )
 
+    def differentiator(self) -> QueryDifferentiator:
+        """What differentiates queries at the trained model, in the columns of the rows."""
+        return QueryDifferentiator(self._model, self._loss, self.facts, self.final, self._collate)
+
     def block(self, start: int, stop: int) -> Tensor:
         """Rows [start, stop) to compute with, checked: float64, or float32.
 
         Raises:
             RunDamaged: A row does not have the checksum it was written with.
         """
-        block = self.rows[start:stop]
+        block = self.checked(start, stop)
+        writable = block if block.flags.writeable else block.copy()
+        return from_numpy(writable, DTYPES[self.facts.dtype])
+
+    def checked(self, start: int, stop: int) -> NDArray[Any]:
+        """Rows [start, stop) as they are stored.
+
+        Raises:
+            RunDamaged: A row does not have the checksum it was written with.
+        """
+        block: NDArray[Any] = self.rows[start:stop]
         if self._checksums is not None:
             for row, expected in enumerate(self._checksums[start:stop], start=start):
                 if zlib.crc32(np.ascontiguousarray(block[row - start]).data) != int(expected):
@@ -187,8 +198,7 @@ class Store:
                         f"Row {row} (training sample {int(self.sample_ids[row])}) of {self._path}/rows.npy does not "
                         f"have the checksum it was written with. Restore the file, or build the store again."
                     )
-        writable = block if block.flags.writeable else block.copy()
-        return from_numpy(writable, DTYPES[self.facts.dtype])
+        return block
 
     def evidence(self) -> Evidence:
         """How the rows were computed."""

@@ -19,6 +19,7 @@ from hydragrad.derivatives import (
     Layout,
     OwnBatches,
     PerSampleLoss,
+    bare_model,
     require_differentiable,
     running_statistics,
 )
@@ -26,6 +27,7 @@ from hydragrad.errors import NonFinite, QueryError, StepError, Unsupported
 from hydragrad.randomness import preserved, step_seed
 from hydragrad.recording import StepHandle
 from hydragrad.recording.batch_of_one import naming_batch_of_one
+from hydragrad.recording.data_parallel import require_one_process
 from hydragrad.recording.gradient_watch import Earlier
 from hydragrad.recording.prepared import bare_optimizers
 from hydragrad.recording.step_block import StepBlock
@@ -141,6 +143,8 @@ class Tracker:
                 f"Rows are kept under one optimizer, got {len(together.members)}. Record the run, and use hg.attribute."
             )
         (rule,), (optimizer,) = together.rules, together.members
+        require_one_process(model, "hg.Tracker", "Record the run with hg.Recorder, and use hg.hypergradients(run).")
+        model = bare_model(model)
         require_differentiable(model)
         require_map_style(train_set)
         require_sound(curvature, projection, batch_statistics, rule)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import Evaluator, Layout, PerSampleLoss, copy_of, require_differentiable
+from hydragrad.derivatives import Evaluator, Layout, PerSampleLoss, bare_model, copy_of, require_differentiable
 from hydragrad.derivatives.loss_module import check_losses
 from hydragrad.disk import content_digest
 from hydragrad.errors import CheckpointError, HydragradError, LossError, NonFinite
@@ -69,7 +69,7 @@ class Checkpoints:
         *,
         collate: Collate | None = None,
     ) -> None:
-        sources = _sources(states)
+        sources, model = _sources(states), bare_model(model)
         require_differentiable(model)
         require_map_style(train_set)
         self.model, self.loss, self.train_set, self.collate_fn = model, loss, train_set, collate

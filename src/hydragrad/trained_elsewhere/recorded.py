@@ -20,5 +20,5 @@ def require_recorded(run: Any, function: str) -> None:
         raise Unsupported(
             f"hg.{function} needs a recorded run, to repeat its steps: their samples, rates and seeds. Checkpoints of "
             f"a model trained elsewhere hold weights alone. Record the training (hg.train or hg.Recorder), or take "
-            f"hg.influence, hg.suspects and hg.report, which need no more than weights."
+            f"hg.influence, hg.influence_rows, hg.suspects and hg.report, which need no more than weights."
         )

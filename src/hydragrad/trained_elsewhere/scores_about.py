@@ -22,6 +22,11 @@ def require_scores_about(run: Any, scores: Scores) -> None:
             "The scores are about candidates, which were not trained on; training samples are expected here. Compute "
             "them without candidates=."
         )
+    if scores.evidence.about_itself or scores.evidence.relative:
+        raise QueryError(
+            "The scores are self-influence, or relative to it; contributions to queries are expected here. Give the "
+            "scores of hg.attribute or hg.influence themselves."
+        )
     states = scores.evidence.states
     if not isinstance(run, Checkpoints):
         if states:

@@ -12,10 +12,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import Dataset
 
-from hydragrad.derivatives import PerSampleLoss, copy_of
+from hydragrad.derivatives import PerSampleLoss, bare_model, copy_of
 from hydragrad.errors import DataError, DiskFull, RecordingMismatch, RunDamaged, RunExists
 from hydragrad.recording import Recorder, StepObserver
 from hydragrad.recording.batch_of_one import require_batch_of_one
+from hydragrad.recording.data_parallel import require_one_process
 from hydragrad.replay import Recording, require_map_style
 from hydragrad.replay.data import Collate
 from hydragrad.runs.checkpoints import CheckpointFolder
@@ -93,12 +94,14 @@ def train(
     Raises:
         RunExists: `out` holds a run and `resume` is not set.
         RecordingMismatch: `resume` with another model, data set, seed or batch size.
-        Unsupported: An optimizer without a rule, half-precision weights.
+        Unsupported: An optimizer without a rule, half-precision weights, several processes.
         DataError: Empty or non-finite data, labels out of range.
         NonFinite: The loss became NaN.
         DiskFull: The checkpoints would not fit; raised before the first step.
     """
     require_map_style(train_set)
+    require_one_process(model, "hg.train", "Write the loop yourself, with a DistributedSampler and hg.Recorder.")
+    model = bare_model(model)
     plan = Plan(
         epochs=epochs,
         batch_size=batch_size,

@@ -13,12 +13,13 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from hydragrad.attribution.gradients import query_point
 from hydragrad.derivatives import Layout
 from hydragrad.errors import DataError, QueryError
+from hydragrad.execution import ExecutorOption, PartOption, execution_of
 from hydragrad.randomness import preserved
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change
 from hydragrad.replay.retraining import State, retrain
 from hydragrad.runs.buffers import put_state
-from hydragrad.scores import Query, QueryPoint, mean_loss, numbered, queries_of
+from hydragrad.scores import Method, Query, QueryPoint, Removal, mean_loss, numbered, queries_of
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
 
@@ -51,7 +52,10 @@ def counterfactual(
     *,
     weight: float | Sequence[float] | None = None,
     labels: Mapping[int, int] | None = None,
-    workers: int = 1,
+    removal: Removal = "weight",
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
     keep: bool = True,
 ) -> Counterfactual:
     """Really train without each group: loss weight 0; initialisation, order, batch sizes and randomness as they were.
@@ -62,28 +66,42 @@ def counterfactual(
         queries: Scalars of the final model.
         weight: Loss weight of a group's samples: 0 leaves them out, 2 counts them twice; one number, or one a group.
             0 if None, and 1 with `labels`.
+        removal: Whether the others of a batch keep their coefficients ("weight"), or the mean is taken over what the
+            weights leave ("renormalised"): the mean over the rest, or a weighted one. A batch of which nothing is left
+            adds no gradient; the optimizer steps all the same, as with "weight".
         labels: Instead: the label to train a sample with, by sample. Samples of the groups without one keep theirs.
-        workers: Processes that train at the same time.
+        executor: Where they train: "here", "processes", "ray", an `hg.RayExecutor`, or any executor of
+            concurrent.futures whose workers are other processes; the numbers are the same. None: here, or in processes
+            where `workers` is above 1.
+        workers: Processes that train at the same time; of other executors, jobs that wait or run.
+        part: As "3/16": do this slice of the trainings, then those that are missing and that no other process works
+            on; the results meet in RUN/retrained.
         keep: Save the final weights of every retraining in RUN/retrained, so that an interrupted call resumes and
             further queries cost no training.
 
     Raises:
-        QueryError: Ids out of range, empty groups, weights that are not finite or not one a group, or a run that was
-            not completed.
+        QueryError: Another `removal`, ids out of range, empty groups, weights that are not finite, not one a group or
+            leave no mean, or a run that was not completed.
         DataError: A group that holds all the data.
         LossError: `labels` for data without integer labels.
-        Unsupported: `workers` and a model, loss or data set that can't be sent to another process.
+        Unsupported: "renormalised", and a loss that is neither a mean nor a sum; a model, loss or data set that can't
+            be sent to another process.
+        Unfinished: `part`, and results of other slices are missing.
 
     Cost: one training a group; with `keep` the size of the model on disk for each.
     """
     require_recorded(run, "counterfactual")
+    execution = execution_of(executor, workers, part)
     listed = queries_of(queries)
     changed = [tuple(int(i) for i in group) for group in groups]
     weights = _weights(weight, len(changed), relabelling=labels is not None)
+    renormalised = Method(removal=removal).removal == "renormalised"
     _check(run, changed, weights)
     warn_of_overlap(run, listed)
-    changes = [_change(group, number, labels or {}) for group, number in zip(changed, weights, strict=True)]
-    before, values = measure(run, retrain(run, changes, workers=workers, keep=keep), listed)
+    changes = [
+        _change(group, number, labels or {}, renormalised) for group, number in zip(changed, weights, strict=True)
+    ]
+    before, values = measure(run, retrain(run, changes, execution=execution, keep=keep), listed)
     names = numbered(name for query in listed for name in query.names())
     return Counterfactual(values=values, query_names=names, query_values=before, groups=tuple(changed))
 
@@ -143,9 +161,10 @@ def _weights(weight: float | Sequence[float] | None, groups: int, *, relabelling
     return weights
 
 
-def _change(group: Sequence[int], weight: float, labels: Mapping[int, int]) -> Change:
+def _change(group: Sequence[int], weight: float, labels: Mapping[int, int], renormalised: bool) -> Change:
     weights = {} if weight == 1 else dict.fromkeys(group, float(weight))
-    return Change(weights=weights, labels={i: int(labels[i]) for i in group if i in labels})
+    relabelled = {i: int(labels[i]) for i in group if i in labels}
+    return Change(weights=weights, labels=relabelled, renormalised=renormalised)
 
 
 def _with_state(model: nn.Module, state: State) -> nn.Module:

@@ -209,8 +209,8 @@ class _Pair:
         batches = run.batches(record)
         if len(batches) > 1:
             raise Unsupported(
-                f"Step {record.step} accumulated several micro-batches, which this comparison does not cover. Compare "
-                f"runs without accumulation."
+                f"Step {record.step} has several micro-batches, accumulated or of several processes, which this "
+                f"comparison does not cover. Compare runs of one process without accumulation."
             )
         batch, divisor = batches[0], record.micro_batches[0].divisor
         trajectory.arrange(record)

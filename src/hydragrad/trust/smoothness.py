@@ -8,8 +8,8 @@ Source: the three-point probe follows Ilyas and Engstrom 2025 (metasmoothness).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -18,14 +18,18 @@ from torch import Tensor
 
 from hydragrad.attribution.advice import Advice
 from hydragrad.derivatives import normalises_batches
-from hydragrad.errors import QueryError
+from hydragrad.errors import LossError, QueryError, Unsupported
+from hydragrad.execution import ExecutorOption, PartOption, execution_of
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import State, retrain
 from hydragrad.scores import Curvature, Evidence, Method, Note, Query
+from hydragrad.steps import SMOOTHING
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
+from hydragrad.trust import second_moments as moments_of
 from hydragrad.trust.counterfactual import measure, require_completed, training_loss
+from hydragrad.trust.second_moments import SecondMoments, SmoothingProbe, smoothing_probes
 
 SMOOTH = 0.2
 """Cosine at removal from which one exact sweep predicted removals of a tenth on every network that was measured; below
@@ -68,6 +72,11 @@ class Smoothness:
         options: The same with everything that belongs to it: `hg.attribute(run, query, **smoothness.options)`.
         quick: What predicted such runs best at the price of one sweep, as options as well.
         sentence: What it means, in plain words.
+        moments: Of optimizers that divide by the root of a second moment (Adam and most others): how much of their
+            steps is a mere sign. None of others.
+        smoothings: Of these: how real changes of the weights are predicted with one smoothing or another. Empty where
+            they could not be compared.
+        smoothing: Of these: the recommended one, in `options` and `quick` where it is not the default.
     """
 
     rounding: float
@@ -79,6 +88,9 @@ class Smoothness:
     options: Mapping[str, Any]
     quick: Mapping[str, Any]
     sentence: str
+    moments: SecondMoments | None = None
+    smoothings: tuple[SmoothingProbe, ...] = ()
+    smoothing: float | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """One row a step size."""
@@ -98,7 +110,9 @@ def smoothness(
     directions: int = 2,
     share: float = 0.1,
     seed: int = 0,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
 ) -> Smoothness:
     """Measure whether derivatives of this run predict what removing samples does, and which curvature suits.
 
@@ -109,13 +123,15 @@ def smoothness(
         directions: Random groups of samples whose weights are lowered together.
         share: Of the samples, in a group.
         seed: Of the groups and of the rounding.
-        workers: Processes that retrain at the same time.
+        executor, workers, part: As `counterfactual` takes them.
 
     Raises:
         QueryError: An interrupted run, or a query of several scalars.
         ValueError: Step sizes or a share outside (0, 1).
+        Unfinished: `part`, and retrainings of other slices are missing.
 
-    Cost: 1 + 2 * steps * directions trainings, saved in RUN/retrained. The verdict is saved in RUN/smoothness.json, and
+    Cost: 1 + 2 * steps * directions trainings, saved in RUN/retrained; for optimizers that divide by the root of a
+    second moment also three attributions with curvature. The verdict is saved in RUN/smoothness.json, and
     `attribute` notes where another method is used.
     """
     require_recorded(run, "smoothness")
@@ -125,6 +141,7 @@ def smoothness(
     scalar = query or training_loss(run, seed)
     if len(scalar.names()) != 1:
         raise QueryError(f"smoothness takes one scalar, got {len(scalar.names())}.")
+    execution = execution_of(executor, workers, part)
     sizes = sorted(steps)
     epsilon = one_rounding(run)
     groups = _groups(run, directions, share, seed)
@@ -132,7 +149,7 @@ def smoothness(
     changes += [
         Change(weights=dict.fromkeys(group, 1 - scale * h)) for group in groups for h in sizes for scale in (1, 2)
     ]
-    states = dict(retrain(run, changes, workers=workers, keep=True))
+    states = dict(retrain(run, changes, execution=execution, keep=True))
     _, values = measure(run, states.items(), [scalar])
     start, final = _flat(run.initial.parameters), _flat(run.final.parameters)
     names = run.final.parameters
@@ -151,7 +168,19 @@ def smoothness(
     # The whole initial vector was changed, parameter by parameter, by epsilon of each one's norm.
     growth = float(moved[0].norm()) / max(1e-300, epsilon * float(start.norm()))
     advice = _advice(probes[-1].cosine, share, coupled=normalises_batches(run.model))
+    removed = [2 * (number + 1) * len(sizes) for number in range(directions)]
+    moves = [
+        {name: states[number][name].cpu() - run.final.parameters[name].cpu() for name in names} for number in removed
+    ]
+    smoothing = _of_smoothing(run, groups, moves, advice.quick, scale=2 * sizes[-1])
+    if smoothing is not None and smoothing.value != SMOOTHING:
+        advice = replace(
+            advice,
+            best=replace(advice.best, smoothing=smoothing.value),
+            quick=replace(advice.quick, smoothing=smoothing.value),
+        )
     advice.save(run)
+    sentence = _sentence(advice, probes[-1].cosine, growth)
     return Smoothness(
         rounding=epsilon,
         rounding_growth=growth,
@@ -161,8 +190,37 @@ def smoothness(
         recommended=advice.best.curvature,
         options=advice.best.options,
         quick=advice.quick.options,
-        sentence=_sentence(advice, probes[-1].cosine, growth),
+        sentence=sentence if smoothing is None else f"{sentence} {smoothing.sentence}",
+        moments=None if smoothing is None else smoothing.moments,
+        smoothings=() if smoothing is None else smoothing.probes,
+        smoothing=None if smoothing is None else smoothing.value,
     )
+
+
+class _OfSmoothing(NamedTuple):
+    """What a run's second moments are like, and which smoothing suits."""
+
+    moments: SecondMoments
+    probes: tuple[SmoothingProbe, ...]
+    value: float
+    sentence: str
+
+
+def _of_smoothing(
+    run: Recording, groups: Sequence[Sequence[int]], moves: Sequence[State], method: Method, *, scale: float
+) -> _OfSmoothing | None:
+    """Compare smoothings by the real moves, of which those of weights lowered by `scale` are a part; None without any
+    second moment."""
+    moments = moments_of.second_moments(run)
+    if moments is None:
+        return None
+    whole = [{name: part.double() / scale for name, part in move.items()} for move in moves]
+    try:
+        probes, reason = smoothing_probes(run, groups, whole, method), ""
+    except (LossError, Unsupported) as error:
+        probes, reason = (), f" Smoothings were not compared: {error}"
+    sentence = moments_of.in_words(moments, probes) + reason
+    return _OfSmoothing(moments, probes, moments_of.recommended(probes), sentence)
 
 
 def _advice(cosine: float, share: float, *, coupled: bool) -> Advice:

@@ -1,24 +1,26 @@
 """Predicted against actual: how well scores predict what really happens when groups of samples are left out."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hydragrad.errors import DataError, QueryError
+from hydragrad.errors import DataError, QueryError, Unfinished
+from hydragrad.execution import Execution, ExecutorOption, PartOption, execution_of
 from hydragrad.figures import agreement
 from hydragrad.ranks import rank_correlation
 from hydragrad.replay import Recording
 from hydragrad.replay.changed_run import Change, one_rounding
 from hydragrad.replay.retraining import retrain
-from hydragrad.scores import Check, Evidence, Query, Scores, numbered, queries_of
+from hydragrad.scores import Check, Evidence, Method, Query, Removal, Scores, numbered, queries_of
 from hydragrad.scores.checks import CheckKind, Interval
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.trained_elsewhere import require_recorded
 from hydragrad.trust.counterfactual import counterfactual, measure
+from hydragrad.trust.fit import defined, median, scale_of
 from hydragrad.trust.lds import lds, lds_interval
 
 Array = NDArray[np.float64]
@@ -49,8 +51,11 @@ def verify(
     seed: int = 0,
     extremes: bool = True,
     queries: Query | Sequence[Query] | None = None,
-    workers: int = 1,
+    executor: ExecutorOption = None,
+    workers: int | None = None,
+    part: PartOption = None,
     ceiling: bool = False,
+    removal: Removal | None = None,
 ) -> Evidence:
     """Really retrain without groups of samples and compare with what the scores predicted.
 
@@ -64,9 +69,11 @@ def verify(
         seed: Of the random groups.
         extremes: Also the most harmful and the most helpful group of every size and query.
         queries: The queries of the scores, in their order; needed for scores that were loaded from a file.
-        workers: Processes that retrain at the same time.
+        executor, workers, part: As `counterfactual` takes them.
         ceiling: Also retrain without the same groups from initial weights changed by one rounding: how far such a
             repeat predicts what happened is what any score of this run can be expected to reach.
+
+        removal: What leaving a group out means, as for `counterfactual`; None is what the scores predict.
 
     Returns:
         The scores' evidence with one `Check` a size, kind and query (at most three queries): predicted and actual
@@ -77,6 +84,7 @@ def verify(
     Raises:
         QueryError: Scores of another run or without their queries; ids out of range; an interrupted run.
         DataError: Groups as large as the data.
+        Unfinished: `part`, and retrainings of other slices are missing.
 
     Cost: one training a group and run (two with `ceiling`); retrainings are saved in RUN/retrained and not made twice.
 
@@ -87,28 +95,69 @@ def verify(
     runs = [run] if isinstance(run, Recording) else list(run)
     if not runs:
         raise QueryError("verify needs the run that the scores come from, or all runs of an ensemble, got none.")
+    removal = Method(removal=removal or scores.evidence.method.removal).removal
     plan = _plan(runs[0], scores, groups, size, seed, extremes)
-    everything = [group for part in plan for group in part.samples]
-    changes = [counterfactual(one, everything, listed, workers=workers).values for one in runs]
+    everything = [group for some in plan for group in some.samples]
+    execution = execution_of(executor, workers, part)
+    changes, repeats = _retrained(runs, everything, listed, removal, execution, ceiling=ceiling)
     actual = torch.stack(changes).mean(0).numpy()
     predicted = torch.stack([scores.total(group) for group in everything], 1).numpy()
-    again = np.mean([_repeated(one, everything, listed, workers) for one in runs], axis=0) if ceiling else None
+    again = torch.stack(repeats).mean(0).numpy() if ceiling else None
     checks: list[Check] = []
     start = 0
-    for part in plan:
-        columns = slice(start, start + len(part.samples))
+    for some in plan:
+        columns = slice(start, start + len(some.samples))
         start = columns.stop
         repeat = None if again is None else again[:, columns]
-        checks += _checks(part, predicted[:, columns], actual[:, columns], repeat, scores, seed)
+        checks += [
+            replace(check, removal=removal)
+            for check in _checks(some, predicted[:, columns], actual[:, columns], repeat, scores, seed)
+        ]
     return scores.evidence.with_checks(checks)
 
 
-def _repeated(run: Recording, groups: Sequence[Sequence[int]], queries: Sequence[Query], workers: int) -> Array:
+def _retrained(
+    runs: Sequence[Recording],
+    groups: Sequence[Sequence[int]],
+    queries: Sequence[Query],
+    removal: Removal,
+    execution: Execution,
+    *,
+    ceiling: bool,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What leaving out does in every run, and, for the ceiling, in its repeat; each (queries, groups).
+
+    Raises:
+        Unfinished: A slice, after its share of every run.
+    """
+    results: tuple[list[Tensor], list[Tensor]] = [], []
+    missing: Unfinished | None = None
+    for one in runs:
+        try:
+            results[0].append(counterfactual(one, groups, queries, removal=removal, **execution.keywords).values)
+        except Unfinished as error:
+            missing = error
+        try:
+            results[1].extend([_repeated(one, groups, queries, removal, execution)] if ceiling else [])
+        except Unfinished as error:
+            missing = error
+    if missing is not None:
+        raise missing
+    return results
+
+
+def _repeated(
+    run: Recording,
+    groups: Sequence[Sequence[int]],
+    queries: Sequence[Query],
+    removal: Removal,
+    execution: Execution,
+) -> Tensor:
     """How the same retrainings change the queries from initial weights changed by one rounding, (queries, groups)."""
     rounding = one_rounding(run)
-    changes = [Change(weights=dict.fromkeys(group, 0.0), noise=rounding) for group in groups]
-    values: Array = measure(run, retrain(run, changes, workers=workers, keep=True), queries)[1].numpy()
-    return values
+    renormalised = removal == "renormalised"
+    changes = [Change(weights=dict.fromkeys(group, 0.0), noise=rounding, renormalised=renormalised) for group in groups]
+    return measure(run, retrain(run, changes, execution=execution, keep=True), queries)[1]
 
 
 def _checks(
@@ -123,15 +172,15 @@ def _checks(
         group_sizes=None if part.size is not None else tuple(map(len, part.samples)),
         groups=len(part.samples),
         queries=len(predicted),
-        slope=_defined(_median([one.slope for one in agreements])),
-        scale=_defined(_median([_scale_of(p, a) for p, a in zip(predicted, actual, strict=True)])),
-        pearson=_defined(_median([one.pearson for one in agreements])),
-        spearman=_defined(_median([one.spearman for one in agreements])),
-        lds=_defined(lds(predicted, actual)),
+        slope=defined(median([one.slope for one in agreements])),
+        scale=defined(median([scale_of(p, a) for p, a in zip(predicted, actual, strict=True)])),
+        pearson=defined(median([one.pearson for one in agreements])),
+        spearman=defined(median([one.spearman for one in agreements])),
+        lds=defined(lds(predicted, actual)),
         lds_interval=_interval(predicted, actual, seed),
-        lds_per_query=tuple(_defined(float(value)) for value in rank_correlation(predicted, actual)),
+        lds_per_query=tuple(defined(float(value)) for value in rank_correlation(predicted, actual)),
         sign_agreement=float((np.sign(predicted) == np.sign(actual)).mean()),
-        ceiling_lds=None if repeat is None else _defined(lds(repeat, actual)),
+        ceiling_lds=None if repeat is None else defined(lds(repeat, actual)),
         ceiling_interval=None if repeat is None else _interval(repeat, actual, seed),
     )
     return [
@@ -148,12 +197,7 @@ def _checks(
 
 def _interval(predicted: Array, actual: Array, seed: int) -> Interval:
     low, high = lds_interval(predicted, actual, seed=seed, confidence=CONFIDENCE)
-    return _defined(low), _defined(high)
-
-
-def _scale_of(predicted: Array, actual: Array) -> float:
-    """Least-squares factor from predicted to actual changes: no removal, no change."""
-    return float(predicted @ actual / (predicted @ predicted)) if predicted.any() else math.nan
+    return defined(low), defined(high)
 
 
 def _plan(
@@ -209,12 +253,3 @@ def _queries(scores: Scores, queries: Query | Sequence[Query] | None) -> list[Qu
             f"the queries that they were computed for."
         )
     return listed
-
-
-def _median(values: Sequence[float]) -> float:
-    finite = [value for value in values if not math.isnan(value)]
-    return float(np.median(finite)) if finite else math.nan
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value

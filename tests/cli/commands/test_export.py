@@ -65,7 +65,7 @@ def test_labels_fixed_in_a_tool_are_trained_on(hydragrad, trained, tmp_path, to,
     assert (figures["changed"], figures["marks_right"]) == (4, 1.0)
     # What was trained is the run with these labels, and no others.
     _, recording = open_run(trained, data_dir=None)
-    ((_, state),) = retrain(recording, [Change(labels=right)], workers=1, keep=False)
+    ((_, state),) = retrain(recording, [Change(labels=right)], keep=False)
     (by_hand,) = (row for row in figures["treatments"] if row["treatment"] == "labels fixed by hand")
     x, y = open_run(trained, data_dir=None)[0].halves("validation")[1][:]
     model = recording.trained_model()

@@ -53,6 +53,37 @@ def test_scores_suspects_and_a_page_are_written(hydragrad, monkeypatch, tmp_path
     assert figures["digest"] == checkpoints.digest and figures["report"] == str(out / "report.html")
 
 
+def test_rows_are_made_once_and_answer_later_queries(hydragrad, monkeypatch, tmp_path, files):
+    returning(monkeypatch, network(), loss, data(24, 0), HELD_OUT)
+    words = (
+        "influence",
+        "--from",
+        "own:setup",
+        *files,
+        "--rows",
+        tmp_path / "rows",
+        "--out",
+        tmp_path / "out",
+        "--quiet",
+    )
+    code, printed, err = hydragrad(*words, "--query", "validation")
+    assert code == 0 and "Rows are of an approximate inverse" in printed, err
+    before = (tmp_path / "rows" / "rows.json").read_text()
+    code, _, err = hydragrad(*words, "--query", "test")
+    assert code == 0 and (tmp_path / "rows" / "rows.json").read_text() == before, err
+    checkpoints = hg.Checkpoints(files, network(), loss, data(24, 0))
+    expected = hg.influence_rows(checkpoints).contributions(hg.mean_loss(HELD_OUT["test"]))
+    scores = hg.Scores.load(tmp_path / "out" / "scores" / "test-influence.safetensors")
+    torch.testing.assert_close(scores.values, expected.values)
+    for others in (("--damping", 0.5), ("--projection", 20), ("--checkpoints", 2)):
+        code, _, err = hydragrad(*words, *others)
+        assert code and f"holds rows that differ in: {others[0][2:]}" in err
+    code, _, err = hydragrad(*words[:-5], "--projection", 20, "--out", tmp_path / "out")
+    assert code and "--projection is of the rows" in err
+    code, _, err = hydragrad(*words, "--part", "1/2")
+    assert code and "--rows are made in this process" in err
+
+
 def test_a_loss_without_labels_has_no_suspects_by_label(hydragrad, monkeypatch, tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1).double()

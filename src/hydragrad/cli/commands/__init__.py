@@ -9,6 +9,8 @@ attribute   contributions of single training samples
 influence   the same for a model trained elsewhere, from its checkpoints
 smoothness  whether derivatives predict removals on this run
 verify      predicted against actual removals
+bank        what really happened without random groups, in a small file
+evaluate    scores of any library against such a file
 bound       the error of dropping the curvature
 clean       suspects treated in several ways, each really trained, and which helps
 reweight    loss weights from contributions, really trained

@@ -20,15 +20,24 @@ from hydragrad.cli.options import (
     CurvatureByData,
     DataDir,
     DryRun,
+    ExecutorName,
     Json,
+    Part,
     Quiet,
+    RayAddress,
+    RemovalOption,
     Run,
     Seeds,
     SmoothingOption,
     TokenizerOption,
+    Workers,
+    end_slice,
+    jobs_at_a_time,
+    keywords_of,
 )
+from hydragrad.errors import Unfinished
 from hydragrad.experiments.from_settings import open_run
-from hydragrad.experiments.saved_scores import compute_scores, scores_path
+from hydragrad.experiments.saved_scores import compute_scores, saved_or_computed, scores_path
 from hydragrad.experiments.training import checkpoints_every, plan_of
 from hydragrad.progress import quiet
 from hydragrad.scores import Method, Scores, amounts_of
@@ -47,7 +56,15 @@ def attribute(
         int,
         typer.Option(min=0, help="Average over replays that each leave out a random tenth; for runs with kinks."),
     ] = 0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that replay at the same time.")] = 1,
+    removal: RemovalOption = "weight",
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
+    queries_at_once: Annotated[
+        int | None,
+        typer.Option(min=1, help="Scalars that share a pass (default: as many as fit); fewer give more jobs."),
+    ] = None,
     labels: Annotated[
         bool | None,
         typer.Option("--labels/--no-labels", help="Contributions of every label (default: where possible)."),
@@ -71,8 +88,10 @@ def attribute(
     """
     experiment, recording = open_run(run, data_dir=data_dir, tokenizer=tokenizer)
     curvature = curvature or experiment.curvature
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
-    parallel = workers if max(replays, seeds) > 1 else 1
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
+    where = keywords_of(executor, ray_address, workers, part)
+    segments = curvature == "none" and all(rule.closed_form is not None for rule in recording.rules)
+    parallel = jobs_at_a_time(where) if segments or max(replays, seeds) > 1 else 1
     seconds = attribution_seconds(recording, method) * len(query) * seeds / parallel
     seconds += seeds * sum(query_seconds(experiment, recording.trained_model(), text) for text in query)
     plan = plan_of(experiment)
@@ -82,12 +101,27 @@ def attribute(
     if dry_run:
         return
     figures: dict[str, Any] = {"run": str(run), "curvature": curvature, "seeds": seeds}
+    missing: list[Unfinished] = []
     for text in query:
         begin = time.monotonic()
-        with quiet(silent):
-            scores = compute_scores(
-                experiment, recording, text, method, labels=labels, parts=parts, seeds=seeds, workers=workers
-            )
+        try:
+            with quiet(silent):
+                # A slice that comes late has nothing to do.
+                take = compute_scores if part is None else saved_or_computed
+                scores = take(
+                    experiment,
+                    recording,
+                    text,
+                    method,
+                    labels=labels,
+                    parts=parts,
+                    seeds=seeds,
+                    where=where,
+                    queries_at_once=queries_at_once,
+                )
+        except Unfinished as error:
+            missing.append(error)
+            continue
         path = scores_path(run, text, method, seeds)
         name = scores.query_names[0]
         harmful, helpful = scores.most_harmful(5, 0), scores.most_helpful(5, 0)
@@ -113,6 +147,7 @@ def attribute(
             f"{text} most helpful": helpful,
             f"{text} seconds": time.monotonic() - begin,
         }
+    end_slice(missing)
     following = "report" if experiment.is_text else "clean"
     options = "" if curvature == experiment.curvature or following == "clean" else f" --curvature {curvature}"
     say(f"next: hydragrad {following} {run}{options}")

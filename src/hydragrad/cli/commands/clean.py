@@ -8,7 +8,20 @@ import typer
 from hydragrad.cleaning import KINDS, Kind, Outcome
 from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.forecast import announce, ranking_seconds, training_seconds
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import (
+    CurvatureOption,
+    DataDir,
+    DryRun,
+    ExecutorName,
+    Json,
+    Quiet,
+    RayAddress,
+    Run,
+    Seeds,
+    SmoothingOption,
+    Workers,
+    keywords_of,
+)
 from hydragrad.errors import QueryError
 from hydragrad.experiments.clean_and_retrain import ESTIMATED, Cleaned, save_model, with_names
 from hydragrad.experiments.clean_and_retrain import clean as clean_and_retrain
@@ -54,7 +67,9 @@ def clean(
         typer.Option("--reference/--no-reference", help="Where noise was planted, also train on true labels."),
     ] = True,
     seeds: Seeds = 1,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
@@ -74,6 +89,7 @@ def clean(
         raise QueryError(f"--remove takes a share between 0 and 1 (0.1 is a tenth); got {remove}.")
     if labels is not None and (relabel or treatment or remove is not None):
         raise QueryError("--labels says which labels to train with; leave out --remove, --relabel and --treatment.")
+    where = keywords_of(executor, ray_address, workers)
     experiment, recording = open_run(run, data_dir=data_dir)
     if experiment.is_text:
         raise QueryError(
@@ -92,7 +108,7 @@ def clean(
     if dry_run:
         return
     with quiet(silent):
-        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds)
+        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds, where=where)
         cleaned = clean_and_retrain(
             experiment,
             recording,
@@ -103,7 +119,7 @@ def clean(
             reference=reference,
             folds=folds,
             marks=marks,
-            workers=workers,
+            where=where,
         )
     # Each way of cleaning has files of its own, so that they can be compared.
     ending = "-by-hand" if marks else ENDINGS[treatments[0]] if len(treatments) == 1 else ""

@@ -7,16 +7,27 @@ import pandas as pd
 import typer
 
 from hydragrad.attribution import influence as influence_scores
+from hydragrad.checkpoint_rows import InfluenceStore
 from hydragrad.cleaning import suspects as rank_suspects
 from hydragrad.cli.console import say, table, write_json
 from hydragrad.cli.forecast import announce, influence_seconds
-from hydragrad.cli.options import DryRun, Json, Quiet
+from hydragrad.cli.options import (
+    DryRun,
+    ExecutorName,
+    Json,
+    Part,
+    Quiet,
+    RayAddress,
+    Workers,
+    end_slice,
+    keywords_of,
+)
 from hydragrad.disk import make_folder
-from hydragrad.errors import LossError
+from hydragrad.errors import LossError, Unfinished
 from hydragrad.experiments.elsewhere import Elsewhere, open_elsewhere
 from hydragrad.progress import quiet
 from hydragrad.reports import report
-from hydragrad.scores import MEANING, Scores
+from hydragrad.scores import MEANING, Query, Scores
 
 SHOWN = 5
 
@@ -48,6 +59,21 @@ def influence(
         float | None,
         typer.Option(min=0, help="Added to the Gauss-Newton matrix (default: 0.01 of its largest eigenvalue)."),
     ] = None,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Answer from rows of all samples in this folder; made if there are none, for later queries without "
+            "another pass. By an approximate inverse.",
+        ),
+    ] = None,
+    projection: Annotated[
+        int | None, typer.Option(min=1, help="Project the rows to about so many columns (default: whole rows).")
+    ] = None,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     json: Json = None,
     dry_run: DryRun = False,
     silent: Quiet = False,
@@ -59,6 +85,11 @@ def influence(
 
     Example: hydragrad influence --from my_training:setup epoch1.pt epoch2.pt --query validation --out influence
     """
+    where = keywords_of(executor, ray_address, workers, part)
+    if projection is not None and rows is None:
+        raise typer.BadParameter("--projection is of the rows: name their folder, --rows FOLDER.")
+    if rows is not None and (executor is not None or part is not None):
+        raise typer.BadParameter("--rows are made in this process: leave --executor and --part out.")
     opened = open_elsewhere(source, states)
     queries = {text: opened.query(text) for text in query}
     announce("influence", influence_seconds(opened.checkpoints, checkpoints, len(query)), 0, always=dry_run)
@@ -71,17 +102,36 @@ def influence(
         "digest": opened.checkpoints.digest,
     }
     every = {}
+    missing: list[Unfinished] = []
+    with quiet(silent):
+        store = None
+        if rows is not None:
+            store = opened.rows(rows, checkpoints=checkpoints, damping=damping, projection=projection)
+    options = {"checkpoints": checkpoints, "damping": damping, "out": out / "scores", **where}
     for text, scored in queries.items():
-        with quiet(silent):
-            scores = influence_scores(opened.checkpoints, scored, checkpoints=checkpoints, damping=damping)
+        try:
+            with quiet(silent):
+                scores = _scored(opened, store, scored, options)
+        except Unfinished as error:
+            missing.append(error)
+            continue
         every[text] = scores
         path = out / "scores" / f"{text}-influence.safetensors"
         scores.save(path)
         figures |= _show(text, scores, path)
+    end_slice(missing)
     for note in every[query[0]].evidence.notes:
         say(f"note: {note.text}")
     figures |= _pages(opened, every[query[0]], out, silent=silent)
     write_json(json, figures)
+
+
+def _scored(opened: Elsewhere, store: InfluenceStore | None, query: Query, options: dict[str, Any]) -> Scores:
+    if store is None:
+        return influence_scores(opened.checkpoints, query, **options)
+    scores = store.contributions(query)
+    assert isinstance(scores, Scores)
+    return scores
 
 
 def _show(text: str, scores: Scores, path: Path) -> dict[str, Any]:

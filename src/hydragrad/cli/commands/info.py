@@ -6,7 +6,7 @@ import torch
 
 from hydragrad.cli.console import table, write_json
 from hydragrad.cli.options import Json, Quiet, Run
-from hydragrad.runs.manifest import read_manifest
+from hydragrad.runs.processes import RANKS, read_whole_manifest
 from hydragrad.scores import saved_scores
 from hydragrad.training import epoch_logs
 
@@ -16,7 +16,7 @@ def info(run: Run, json: Json = None, silent: Quiet = False) -> None:
 
     Example: hydragrad info runs/m
     """
-    manifest = read_manifest(run)
+    manifest = read_whole_manifest(run)
     logs = epoch_logs(run)
     parameters = sum(torch.Size(shape).numel() for shape, _ in manifest.model["parameters"].values())
     other_runs = {run / "clean", run / "seeds"}
@@ -32,7 +32,10 @@ def info(run: Run, json: Json = None, silent: Quiet = False) -> None:
         "model": manifest.model["class"],
         "parameters": parameters,
         "bytes": size,
-        "checkpoints": sum(file.parent.name == "checkpoints" for file in files),
+        "processes": manifest.processes,
+        "checkpoints": sum(
+            file.parent.name == "checkpoints" and RANKS not in file.relative_to(run).parts for file in files
+        ),
         "scores": scores,
         "schema": manifest.schema,
     }

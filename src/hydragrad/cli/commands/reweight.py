@@ -10,7 +10,19 @@ from hydragrad.cleaning.reweigh import AGAIN
 from hydragrad.cli.commands.clean import outcome_row
 from hydragrad.cli.console import percent, say, table, write_json
 from hydragrad.cli.forecast import announce, attribution_seconds, training_again_seconds
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, SmoothingOption
+from hydragrad.cli.options import (
+    CurvatureOption,
+    DataDir,
+    DryRun,
+    ExecutorName,
+    Json,
+    Quiet,
+    RayAddress,
+    Run,
+    SmoothingOption,
+    Workers,
+    keywords_of,
+)
 from hydragrad.experiments.clean_and_retrain import save_model, test_accuracies
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.named_query import HALF
@@ -28,7 +40,9 @@ def reweight(
     query: Annotated[
         str, typer.Option(help="Held-out data: one half gives the contributions, the other decides.")
     ] = "validation",
-    workers: Annotated[int, typer.Option(min=1, help="Processes that train at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
     data_dir: DataDir = None,
     json: Json = None,
     dry_run: DryRun = False,
@@ -42,6 +56,7 @@ def reweight(
 
     Example: hydragrad reweight runs/m
     """
+    where = keywords_of(executor, ray_address, workers)
     experiment, recording = open_run(run, data_dir=data_dir)
     method = Method.of(curvature, smoothing=smoothing)
     again = training_again_seconds(recording)
@@ -58,7 +73,8 @@ def reweight(
             curvature=curvature,
             smoothing=smoothing,
             rounds=rounds,
-            workers=workers,
+            executor=where["executor"],
+            workers=where["workers"],
         )
         scores = saved_or_computed(experiment, recording, ranking, method)
     weights, model, page = run / "weights.csv", run / "reweighted.safetensors", run / "report-reweighted.html"

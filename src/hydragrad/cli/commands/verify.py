@@ -10,8 +10,28 @@ import typer
 from hydragrad.attribution.advice import saved_advice
 from hydragrad.cli.console import number, percent, say, table, write_json
 from hydragrad.cli.forecast import announce, model_bytes, query_seconds, training_again_seconds
-from hydragrad.cli.options import CurvatureOption, DataDir, DryRun, Json, Quiet, Run, Seeds, SmoothingOption
+from hydragrad.cli.options import (
+    CurvatureOption,
+    DataDir,
+    DryRun,
+    ExecutorName,
+    Json,
+    Part,
+    Quiet,
+    RayAddress,
+    RemovalOption,
+    Run,
+    Seeds,
+    SmoothingOption,
+    Workers,
+    jobs_at_a_time,
+    keywords_of,
+    slice_done,
+)
+from hydragrad.disk import make_folder
 from hydragrad.errors import QueryError
+from hydragrad.execution import Keywords
+from hydragrad.execution.claims import exclusive
 from hydragrad.experiments.from_settings import open_run
 from hydragrad.experiments.saved_scores import saved_or_computed, scores_path
 from hydragrad.experiments.seeds import runs_of
@@ -29,6 +49,7 @@ def verify(
     damping: Annotated[float, typer.Option(min=0, help="Added to the curvature, times the identity.")] = 0.0,
     smoothing: SmoothingOption = None,
     replays: Annotated[int, typer.Option(min=0, help="Of scores averaged over this many replays.")] = 0,
+    removal: RemovalOption = "weight",
     groups: Annotated[int, typer.Option(min=3, help="Random groups of every size.")] = 20,
     size: Annotated[
         str, typer.Option(help="Samples of a group: numbers or shares (0.1 is a tenth), with commas between.")
@@ -40,7 +61,10 @@ def verify(
             "--ceiling", help="Also what a repeat of the run, one rounding apart, reaches: twice as many retrainings."
         ),
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that retrain at the same time.")] = 1,
+    executor: ExecutorName = None,
+    ray_address: RayAddress = None,
+    workers: Workers = None,
+    part: Part = None,
     seeds: Seeds = 1,
     data_dir: DataDir = None,
     json: Json = None,
@@ -51,22 +75,28 @@ def verify(
 
     Leaves out random groups and the most harmful and most helpful ones, writes a picture of each size into
     RUN/verify/, and saves what was measured with the scores, so that reports show it. Retrainings are saved in
-    RUN/retrained: after an interruption, or for another curvature, the same command reuses them.
+    RUN/retrained: after an interruption, or for another curvature, the same command reuses them. They can be divided
+    among machines: --executor ray, or --part 1/16, --part 2/16, ... as the tasks of an array of jobs.
 
     Example: hydragrad verify runs/m --groups 10 --size 1,0.1
     """
-    sizes = _parsed_sizes(size)
+    sizes, where = _parsed_sizes(size), keywords_of(executor, ray_address, workers, part)
     experiment, recording = open_run(run, data_dir=data_dir)
     trainings = len(sizes) * (groups + 2) * seeds * (1 + ceiling)
-    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays)
-    seconds = training_again_seconds(recording) * (trainings / workers + method.trainings)
-    seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / workers
+    method = Method.of(curvature, damping=damping, smoothing=smoothing, replays=replays, removal=removal)
+    at_a_time = jobs_at_a_time(where)
+    seconds = training_again_seconds(recording) * (trainings / at_a_time + method.trainings)
+    seconds += trainings * query_seconds(experiment, recording.trained_model(), query) / 3 / at_a_time
     announce(f"verification ({trainings} retrainings)", seconds, trainings * model_bytes(recording), always=dry_run)
     if dry_run:
         return
     path = scores_path(run, query, method, seeds)
-    with quiet(silent):
-        scores = saved_or_computed(experiment, recording, query, method, seeds=seeds, workers=workers)
+    with quiet(silent), slice_done():
+        # The groups depend on the scores, so that no slice can begin without all of them.
+        make_folder(path.parent)
+        with exclusive(path.parent, path.stem):
+            alone = Keywords(executor=where["executor"], workers=where["workers"], part=None)
+            scores = saved_or_computed(experiment, recording, query, method, seeds=seeds, where=alone)
         checks = verify_scores(
             [recording] if seeds == 1 else runs_of(experiment, recording, seeds),
             scores.with_evidence(replace(scores.evidence, checks=())),
@@ -74,7 +104,7 @@ def verify(
             size=sizes,
             seed=seed,
             queries=experiment.query(query),
-            workers=workers,
+            **where,
             ceiling=ceiling,
         ).checks
     scores.with_evidence(scores.evidence.with_checks(checks)).save(path)

@@ -3,6 +3,7 @@
 layer_rule   one layer's rules as a value
 rules        the table of all layers that have rules
 applicable   whether the rules hold for a model
+factors      whose gradients are sums of outer products: what is multiplied
 positions    sums over positions of one sample
 linear       Linear
 convolution  Conv1d, Conv2d, Conv3d

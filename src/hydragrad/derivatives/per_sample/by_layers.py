@@ -1,16 +1,16 @@
 """Per-sample gradients out of a forward and backward pass that somebody else runs."""
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from hydragrad.derivatives.layers.applicable import HooksInapplicable, why_not_hooks, why_not_one_row_a_sample
+from hydragrad.derivatives.layers.applicable import HooksInapplicable, why_not_hooks
 from hydragrad.derivatives.layers.layer_rule import ParameterRule
 from hydragrad.derivatives.layers.rules import RULES
 from hydragrad.derivatives.layout import Layout
+from hydragrad.derivatives.per_sample.layer_calls import LayerCalls
 from hydragrad.derivatives.per_sample.projection import Projector
 
 
@@ -44,13 +44,9 @@ class LayerGradients:
             raise HooksInapplicable(reason)
         self._layout, self._projector = layout, projector
         self._like = next(model.parameters()).detach()
-        self._anchor = self._like.new_zeros((), requires_grad=True) if anchored else None
         names = {id(parameter): name for name, parameter in model.named_parameters()}
         self._parameters: dict[nn.Module, list[_Parameter]] = {}
-        self._caught: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
-        self._handles: list[RemovableHandle] = []
-        self._size: int | None = None
-        self._problem: str | None = None
+        self._size = 0
         for module in dict.fromkeys(model.modules()):
             parameters = [
                 _Parameter(names[id(value)], value, RULES[type(module)].parameters[own])
@@ -59,12 +55,13 @@ class LayerGradients:
             ]
             if parameters:
                 self._parameters[module] = parameters
-                self._handles.append(module.register_forward_hook(self._hook(module)))
+        anchor = self._like.new_zeros((), requires_grad=True) if anchored else None
+        self._calls = LayerCalls(self._parameters, anchor)
 
     def begin(self, size: int) -> None:
         """Catch from now on what a batch of `size` samples shows."""
-        self._size, self._problem = size, None
-        self._caught = {module: [] for module in self._parameters}
+        self._size = size
+        self._calls.begin(size)
 
     def rows(self, positions: Sequence[int]) -> Tensor:
         """Gradients of the differentiated loss, split into samples, (positions, columns).
@@ -72,10 +69,10 @@ class LayerGradients:
         Raises:
             HooksInapplicable: A layer did not see one row a sample.
         """
-        caught, size, self._caught, self._size = self._caught, self._size, {}, None
-        if self._problem is not None:
-            raise HooksInapplicable(self._problem)
-        everything = list(positions) == list(range(size or 0))
+        caught = self._calls.take()
+        if self._calls.problems:
+            raise HooksInapplicable(next(iter(self._calls.problems.values())))
+        everything = list(positions) == list(range(self._size))
         wanted = slice(None) if everything else torch.as_tensor(positions, device=self._like.device, dtype=torch.int64)
         if self._projector is None:
             out = self._like.new_zeros(len(positions), self._layout.size)
@@ -90,8 +87,7 @@ class LayerGradients:
 
     def remove(self) -> None:
         """Take the hooks off the model."""
-        for handle in self._handles:
-            handle.remove()
+        self._calls.remove()
 
     def _add(self, out: Tensor, module: nn.Module, x: Tensor, delta: Tensor) -> None:
         for name, value, rule in self._parameters[module]:
@@ -103,21 +99,3 @@ class LayerGradients:
                 self._projector.add_outer_products(out, name, *rule.factors(x, delta))
             else:
                 self._projector.add(out, name, rule.gradients(module, x, delta))
-
-    def _hook(self, module: nn.Module) -> Callable[..., Tensor | None]:
-        def keep_input(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> Tensor | None:
-            if layer is not module or self._size is None:
-                return None
-            anchor = self._anchor if not output.requires_grad and torch.is_grad_enabled() else None
-            if anchor is None and not output.requires_grad:
-                return None
-            reason = why_not_one_row_a_sample(layer, inputs, output, self._size)
-            if reason is not None:
-                self._problem = reason
-                return None
-            input, calls = inputs[0].detach(), self._caught[module]
-            output = output if anchor is None else output + anchor
-            output.register_hook(lambda delta: calls.append((input, delta.detach())))
-            return output if anchor is not None else None
-
-        return keep_input
