@@ -34,6 +34,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(Path|Tensor|Module|Dataset|DataLoader|Optimizer|NDArray|Self|Any|TracebackType|optional|Array)"),
     # Of no use to a reader:
     ("py:class", r"hydragrad\.(runs\.log\.Structure|trust\.error\.PairAt)"),
+    ("py:class", r"hydragrad\.tracking\.query_gradients\.QueryDifferentiator"),
     ("py:class", r"hydragrad\.recording\.sampler_position\.(Epoch|HasSamplerPosition)"),
     ("py:class", r"hydragrad\.steps\.rule\.\w+"),  # the functions that a step rule consists of
 ]

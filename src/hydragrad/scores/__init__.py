@@ -47,7 +47,7 @@ from hydragrad.scores.queries import queries_of as queries_of
 from hydragrad.scores.queries import query as query
 from hydragrad.scores.queries import sample_losses as sample_losses
 from hydragrad.scores.queries import single_samples_of as single_samples_of
-from hydragrad.scores.relative import Overlap as Overlap
+from hydragrad.scores.relative import SharedExtremes as SharedExtremes
 from hydragrad.scores.samples import checked_samples as checked_samples
 from hydragrad.scores.saved import SavedScores as SavedScores
 from hydragrad.scores.saved import saved_scores as saved_scores

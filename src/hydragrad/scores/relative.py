@@ -28,12 +28,13 @@ MANY = 0.5
 
 
 @dataclass(frozen=True)
-class Overlap:
+class SharedExtremes:
     """How far the k most harmful and the k most helpful samples of queries are the same.
 
     Attributes:
         k: How many of each query.
-        harmful, helpful: Share of them that two queries have in common, on average.
+        harmful: Share of the most harmful that two queries have in common, on average.
+        helpful: The same of the most helpful.
         by_chance: The same of samples that are picked at random.
     """
 
@@ -43,7 +44,7 @@ class Overlap:
     by_chance: float
 
 
-def overlap_of(values: Tensor, k: int) -> Overlap:
+def overlap_of(values: Tensor, k: int) -> SharedExtremes:
     """Compare the extreme samples of the rows of values (queries, samples).
 
     Raises:
@@ -56,7 +57,7 @@ def overlap_of(values: Tensor, k: int) -> Overlap:
             f"and k is {k}."
         )
     harmful, helpful = (_shared(values, k, largest=largest) for largest in (False, True))
-    return Overlap(k, harmful, helpful, k / samples)
+    return SharedExtremes(k, harmful, helpful, k / samples)
 
 
 def same_samples(values: Tensor, *, relative: bool) -> Note | None:

@@ -15,7 +15,7 @@ from hydragrad.disk import load_sealed, save_sealed
 from hydragrad.errors import QueryError, RunDamaged, RunNotFound
 from hydragrad.scores.evidence import Evidence
 from hydragrad.scores.queries import Query, single_samples_of
-from hydragrad.scores.relative import EXTREMES, RELATIVE, Overlap, divisors, overlap_of, same_samples
+from hydragrad.scores.relative import EXTREMES, RELATIVE, SharedExtremes, divisors, overlap_of, same_samples
 
 FILE = "file"
 """Entry of a file's metadata: the name that it was saved under."""
@@ -177,7 +177,7 @@ class Scores:
             evidence=replace(self.evidence.with_note(RELATIVE), checks=()),
         )
 
-    def overlap(self, k: int = EXTREMES) -> Overlap:
+    def overlap(self, k: int = EXTREMES) -> SharedExtremes:
         """How far the k most harmful and the k most helpful samples of the queries are the same.
 
         Raises:
