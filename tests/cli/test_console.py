@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 
 import pytest
 import typer
@@ -88,7 +89,7 @@ def test_every_command_can_be_quiet_and_gives_an_example_that_it_understands(com
     assert {"--quiet", "--json"} <= options
     example = re.search(r"^Example: (.*)", command.help, flags=re.MULTILINE)
     assert example, "an example in its help"
-    words = example[1].split()
+    words = shlex.split(example[1])
     assert command.name in words
     parse(words)
     for parameter in command.params:

@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hydragrad.cli.console import say, table, write_json
-from hydragrad.cli.options import Json
+from hydragrad.cli.options import Json, Quiet
 from hydragrad.errors import QueryError
 from hydragrad.experiments.score_files import read_scores
+from hydragrad.progress import quiet
 from hydragrad.scores import Scores
 from hydragrad.trust import Bank, Evaluation, top_overlap
 from hydragrad.trust import evaluate as evaluate_scores
@@ -35,6 +36,7 @@ def evaluate(
     ] = "removal",
     top: Annotated[int, typer.Option(min=1, help="Samples whose overlap between several files is shown.")] = 20,
     json: Json = None,
+    silent: Quiet = False,
 ) -> None:
     """Hold scores of any library against a bank of real retrainings.
 
@@ -49,7 +51,8 @@ def evaluate(
     figures: dict[str, Any] = {"bank": str(bank), "subsets": len(truth.left_out), "seeds": truth.seeds}
     for name, scores in every.items():
         own: dict[str, Any] = {} if isinstance(scores, Scores) else {"rows": rows, "effect_of": effect_of}
-        found = evaluate_scores(scores, truth, **own)
+        with quiet(silent):
+            found = evaluate_scores(scores, truth, **own)
         table(name, found.lines)
         figures |= _figures(name, found)
     figures |= _overlaps(every, truth, rows, effect_of, top)
