@@ -61,7 +61,7 @@ function suspectsLead() {
   const shaded = SHOWN.train.tokens?.some((entry) => entry?.largest);
   const tokens = shaded ? " Tokens that helped are blue, those that harmed orange and dotted." : "";
   const marked = TARGETS ? " Mark what is wrong as fixed and the rest as fine, save the marks, and correct your data." : TABLE.given ? " Mark labels as fixed or fine, save the marks, and train again: hydragrad clean RUN --labels FILE." : "";
-  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps${TABLE.error ? ", ± its standard error in percent" : ""}.${tokens}${marked}`;
+  return `A card shows ${labels}${model}the contribution to “${DATA.query}”, where positive helps${DATA.suffix ? ", in percent of the sum of all sizes" : ""}${TABLE.error ? ", ± its standard error in percent" : ""}.${tokens}${marked}`;
 }
 
 function fillTools() {
