@@ -18,7 +18,7 @@ OLDEST := $(VENV)-oldest/.ready
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-oldest check docs pictures matrix bench faults bench-peers clean
+.PHONY: help demo test test-oldest gpu check docs pictures matrix bench faults bench-peers clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## \(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -32,6 +32,10 @@ test: $(DEV) ## the tests
 
 test-oldest: $(OLDEST) ## the tests, with the oldest releases that we take; downloads some 3 GB once
 	$(ONE_THREAD) $(VENV)-oldest/bin/python -m pytest -q -n auto --maxprocesses 4 $(ARGS)
+
+gpu: $(DEV) ## the main routes on a CUDA device, held to retraining there; torch must be built for it
+	$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "torch finds no CUDA device here.")'
+	$(BIN)/python -m pytest -q tests/gpu $(ARGS)
 
 check: $(DEV) ## format, lint, types, layers
 	$(BIN)/ruff format --check .
