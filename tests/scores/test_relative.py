@@ -57,7 +57,7 @@ def test_scores_are_divided_by_the_root_in_the_order_of_their_samples():
 
 def test_relative_scores_are_never_read_as_changes():
     scores = made([[0.2, -0.1]])
-    scores = scores.with_evidence(Evidence(method=Method(curvature="hessian")))
+    scores = replace(scores, evidence=Evidence(method=Method(curvature="hessian")))
     relative = scores.relative_to(made([[4.0, 4.0]], SELF))
     assert scores.evidence.scale_is_measured and not relative.evidence.scale_is_measured
     assert amounts_of(scores).kind == "derivative" and amounts_of(relative).kind == "share"

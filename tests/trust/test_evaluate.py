@@ -10,7 +10,7 @@ from torch.utils.data import TensorDataset
 
 import hydragrad as hg
 from hydragrad.errors import QueryError
-from hydragrad.scores import Evidence
+from hydragrad.scores import Evidence, Note
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,15 @@ def test_predictions_that_are_exact_have_an_lds_and_a_slope_of_one(linear, bank)
         ]
         frame = found.to_frame()
         assert frame.index.tolist() == [f"along {n}" for n in range(4)] and frame["lds"].min() > 1 - 1e-9
+
+
+def test_scores_that_do_not_add_up_are_refused(linear, bank):
+    run, queries, _ = linear
+    scores = hg.attribute(run, queries, curvature="hessian")
+    relative = replace(scores, evidence=replace(scores.evidence, notes=(Note("relative", "Divided."),)))
+    for use in (lambda: hg.evaluate(relative, bank), lambda: hg.brittleness(run, relative, share=0.1)):
+        with pytest.raises(QueryError, match="do not add up over samples"):
+            use()
 
 
 def test_the_sign_is_that_of_contributions(linear, bank):

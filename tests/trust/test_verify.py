@@ -55,6 +55,53 @@ def test_exact_scores_of_a_smooth_run_predict_removals(run, data):
     assert list(check.predicted) == [scores.total(group)[0].item() for group in given]
 
 
+def test_a_sample_that_a_group_lists_twice_is_left_out_once(run, data):
+    scores = hg.attribute(run, hg.mean_loss(data[1]), curvature="hessian")
+    once, twice = (hg.verify(run, scores, groups=[group, [9]]).checks[0] for group in ([3, 4], [3, 4, 3]))
+    assert once == twice and once.group_sizes == (2, 1)
+    assert scores.total([3, 4, 3]).tolist() == scores.total([3, 4]).tolist()
+
+
+def test_scores_of_another_run_are_refused(run, data, tmp_path):
+    query = hg.mean_loss(data[1])
+    scores = hg.attribute(run, query, curvature="hessian")
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.5)
+    other = hg.train(model, loss, data[0], optimizer, epochs=3, batch_size=8, out=tmp_path / "other")
+    for use in (
+        lambda: hg.verify(other, scores, groups=3),
+        lambda: hg.suspects(other, scores),
+        lambda: hg.report(other, scores, tmp_path / "page.html"),
+        lambda: hg.report(other, hg.attribute(other, query), tmp_path / "page.html", removals=scores),
+    ):
+        with pytest.raises(QueryError, match="The scores are about another run than"):
+            use()
+    scores.save(tmp_path / "scores.safetensors")
+    with pytest.raises(QueryError, match="another run"):
+        hg.suspects(other, hg.Scores.load(tmp_path / "scores.safetensors"))
+
+
+def test_evidence_of_other_scores_is_refused(run, data):
+    query = hg.mean_loss(data[1])
+    evidence = hg.verify(run, hg.attribute(run, query, curvature="hessian"), groups=3, size=4)
+    for other in ({}, {"curvature": "hessian", "removal": "renormalised"}):
+        with pytest.raises(QueryError, match="This evidence is of other scores: hessian of the same run"):
+            hg.attribute(run, query, **other).with_evidence(evidence)
+
+
+def test_what_leaving_out_does_is_not_predicted_without_a_measured_scale(run, data, tmp_path):
+    scores = hg.attribute(run, hg.mean_loss(data[1]), curvature="hessian")
+    with pytest.raises(QueryError, match=r"removals= takes scores of .* whose scale was measured"):
+        hg.report(run, scores, tmp_path / "page.html", removals=scores)
+
+
+@pytest.mark.parametrize("size", [float("nan"), 1.5, -0.1])
+def test_a_share_that_is_none_is_refused(run, data, size):
+    with pytest.raises(QueryError, match="or a share between 0 and 1"):
+        hg.verify(run, hg.attribute(run, hg.mean_loss(data[1])), groups=3, size=size)
+
+
 def test_a_repeat_says_what_can_be_expected(run, data):
     scores = hg.attribute(run, hg.mean_loss(data[1]), curvature="hessian")
     plain = hg.verify(run, scores, groups=6, size=0.1, extremes=False).checks[0]

@@ -290,6 +290,7 @@ def _evidence(run: Recording, method: Method, chunks: Chunks, attributing: _Attr
         route=attributing.route,
         steps=len(run.steps),
         completed=run.completed,
+        run=run.digest,
         replay_exact=all(summed.exact for _, summed in chunks),
         replay_drift=max(summed.drift for _, summed in chunks),
         notes=tuple(_notes(run, method, attributing.exploded, sum(len(chunk.names) for chunk, _ in chunks))),

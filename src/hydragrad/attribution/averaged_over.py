@@ -62,6 +62,7 @@ class AveragedOver:
             route=route,
             steps=0,
             completed=completed,
+            run=run.digest if isinstance(run, Recording) else "",
             states=self.digests,
             notes=(*notes, *unfinished),
             solved=tuple(solved),

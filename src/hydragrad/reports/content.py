@@ -171,7 +171,8 @@ def _removal(listed: pd.DataFrame, removals: Scores, query: str) -> dict[str, An
         return None
     values = dict(zip(removals.sample_ids.tolist(), removals.row(query).tolist(), strict=True))
     contributions = [values.get(sample, math.nan) for sample in listed["sample"].tolist()]
-    return {"contribution": packed(contributions, "f4"), **asdict(calibration)}
+    kind = removals.evidence.method.removal
+    return {"contribution": packed(contributions, "f4"), "kind": kind, **asdict(calibration)}
 
 
 def _predictions(run: Recording | Checkpoints, listed: pd.DataFrame) -> Predictions:

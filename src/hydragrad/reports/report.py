@@ -22,7 +22,7 @@ from hydragrad.reports.rendering import Render
 from hydragrad.reports.tokenized import Texts, texts_by
 from hydragrad.reports.tokens import Pieces
 from hydragrad.runs.lines import replace_file
-from hydragrad.scores import Check, Scores
+from hydragrad.scores import Check, Scores, amounts_of
 from hydragrad.surroundings import in_clean_surroundings
 from hydragrad.tracking import Store
 from hydragrad.trained_elsewhere import Checkpoints, require_scores_about
@@ -126,6 +126,7 @@ def report(
     length = samples_in(run)
     if removals is not None:
         require_scores_about(run, removals)
+        _require_measured(removals, scores, query)
     last = int(scores.sample_ids.max())
     if last >= length:
         raise QueryError(
@@ -185,6 +186,15 @@ def _pieces(texts: Texts, scores: Scores) -> Pieces | None:
             f"pieces=lambda item: [the text of every part]."
         )
     return texts.pieces
+
+
+def _require_measured(removals: Scores, scores: Scores, query: str | int | None) -> None:
+    name = scores.query_names[scores.position(0 if query is None else query)]
+    if name not in removals.query_names or amounts_of(removals, name).calibration is None:
+        raise QueryError(
+            f"removals= takes scores of {name!r} whose scale was measured by leaving five groups out or more, and is "
+            f"clearly above zero: scores.with_evidence(hg.verify(run, scores)). These have none; leave removals= out."
+        )
 
 
 def _explanations(

@@ -44,6 +44,8 @@ class Evidence:
         completed: Whether the run had ended.
         replay_exact: Whether the replay was held to be equal to the bit: on the recording's machine, of one process.
         replay_drift: Largest relative L2 difference of replayed from recorded weights at a segment's end.
+        run: Digest of the recorded run, with its average if that is asked about; empty where there are several runs,
+            none, or an earlier version wrote the file.
         states: Digests of the checkpoints of a model trained elsewhere; none of a recorded run.
         notes: Anything a reader must know.
         checks: Predicted against actual changes, by whoever measured them.
@@ -58,6 +60,7 @@ class Evidence:
     completed: bool = True
     replay_exact: bool = True
     replay_drift: float = 0.0
+    run: str = ""
     states: tuple[str, ...] = ()
     notes: tuple[Note, ...] = ()
     checks: tuple[Check, ...] = ()

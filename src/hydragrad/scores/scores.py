@@ -78,7 +78,18 @@ class Scores:
             object.__setattr__(self, "evidence", evidence)
 
     def with_evidence(self, evidence: Evidence) -> Self:
-        """A copy that carries other evidence."""
+        """A copy that carries other evidence of the same scores.
+
+        Raises:
+            QueryError: It is that of another method or run.
+        """
+        own = self.evidence
+        if evidence.method != own.method or (own.run and evidence.run and evidence.run != own.run):
+            raise QueryError(
+                f"This evidence is of other scores: {evidence.method.in_words} of "
+                f"{'the same run' if evidence.run == own.run else 'another run'}, and these are "
+                f"{own.method.in_words}. Give what hg.verify returned for these scores."
+            )
         return replace(self, evidence=evidence)
 
     def most_harmful(self, k: int, query: str | int | None = None) -> list[int]:
@@ -109,23 +120,31 @@ class Scores:
         """Summed contributions of a group, float64, (queries,): its predicted effect, to first order.
 
         Args:
-            ids: Training samples.
+            ids: Training samples; one that is listed twice is one sample.
 
         Raises:
             QueryError: Ids that have no score; scores that do not add up, since they are relative or self-influence.
         """
-        if self.evidence.relative or self.evidence.about_itself:
-            raise QueryError(
-                "Relative scores and self-influence do not add up over samples. Take the scores of the queries "
-                "themselves."
-            )
+        self.require_sums()
         column = {sample: at for at, sample in enumerate(self.sample_ids.tolist())}
         unknown = [i for i in ids if i not in column]
         if unknown:
             raise QueryError(
                 f"Samples {unknown[:5]} have no score; these scores cover {len(column):,} of the training samples."
             )
-        return self.values[:, [column[i] for i in ids]].sum(1)
+        return self.values[:, [column[i] for i in dict.fromkeys(ids)]].sum(1)
+
+    def require_sums(self) -> None:
+        """Refuse scores that do not add up over samples.
+
+        Raises:
+            QueryError: They are relative, or self-influence.
+        """
+        if self.evidence.relative or self.evidence.about_itself:
+            raise QueryError(
+                "Relative scores and self-influence do not add up over samples. Take the scores of the queries "
+                "themselves."
+            )
 
     def relative_to(self, self_influence: "Scores") -> Self:
         """Divide by the root of self-influence: which samples matter to a query more than they matter at all.

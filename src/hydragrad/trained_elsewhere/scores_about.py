@@ -34,6 +34,11 @@ def require_scores_about(run: Any, scores: Scores) -> None:
                 "The scores are about checkpoints of a model trained elsewhere, not about this run. Give the "
                 "hg.Checkpoints that they were computed from."
             )
+        if scores.evidence.run and scores.evidence.run != run.digest:
+            raise QueryError(
+                f"The scores are about another run than {run.path}, about an average of its weights, or about as far "
+                f"as it had come then. Give the run that they were computed from, or compute them again."
+            )
     elif not states:
         raise QueryError(
             "The scores are about a recorded run, not about these checkpoints. Compute them from these: "

@@ -57,6 +57,7 @@ def placed(
     if effect_of not in ("removal", "presence"):
         raise QueryError(f"effect_of must be one of removal, presence, got {effect_of!r}.")
     if isinstance(scores, Scores):
+        scores.require_sums()
         if rows is not None or own_ids is not None or effect_of != "removal":
             raise QueryError("rows=, sample_ids= and effect_of= are for matrices; scores say these themselves.")
         values, ids = scores.values.numpy(), scores.sample_ids

@@ -18,7 +18,7 @@ from hydragrad.replay.retraining import retrain
 from hydragrad.scores import Check, Evidence, Method, Query, Removal, Scores, numbered, queries_of
 from hydragrad.scores.checks import CheckKind, Interval
 from hydragrad.surroundings import in_clean_surroundings
-from hydragrad.trained_elsewhere import require_recorded
+from hydragrad.trained_elsewhere import require_recorded, require_scores_about
 from hydragrad.trust.counterfactual import counterfactual, measure
 from hydragrad.trust.fit import defined, median, scale_of
 from hydragrad.trust.lds import lds, lds_interval
@@ -96,6 +96,8 @@ def verify(
     if not runs:
         raise QueryError("verify needs the run that the scores come from, or all runs of an ensemble, got none.")
     removal = Method(removal=removal or scores.evidence.method.removal).removal
+    if len(runs) == 1:
+        require_scores_about(runs[0], scores)
     plan = _plan(runs[0], scores, groups, size, seed, extremes)
     everything = [group for some in plan for group in some.samples]
     execution = execution_of(executor, workers, part)
@@ -209,7 +211,7 @@ def _plan(
     extremes: bool,
 ) -> list[_Groups]:
     if not isinstance(groups, int):
-        samples = [[int(i) for i in group] for group in groups]
+        samples = [list(dict.fromkeys(int(i) for i in group)) for group in groups]  # a sample is left out once
         return [_Groups(name="given groups", kind="given", size=None, samples=samples)]
     ids = scores.sample_ids
     if groups < 1:
@@ -229,8 +231,9 @@ def _plan(
 
 
 def _count(size: Size, scored: int, length: int) -> int:
-    count = size if isinstance(size, int) else max(1, round(size * scored))
-    if count < 1 or (isinstance(size, float) and not 0 < size < 1):
+    is_share = isinstance(size, float)
+    count = 0 if is_share and not 0 < size < 1 else max(1, round(size * scored)) if is_share else int(size)
+    if count < 1:
         raise QueryError(f"A group has at least one sample, or a share between 0 and 1, got {size}.")
     if count > scored or count >= length:
         raise DataError(f"Groups of {count:,} are too large: {scored:,} of {length:,} samples have scores.")

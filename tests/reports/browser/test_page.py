@@ -394,7 +394,10 @@ def test_what_leaving_samples_out_will_do_is_predicted_with_its_interval(opened,
     words = page.locator("#left-out").inner_text().replace("−", "-")
     numbers = [float(number) for number in re.findall(r"[-+]\d[\d.]*", words)]
     assert numbers == pytest.approx([change, low, high], rel=6e-3)
-    assert "at the scale of 6 groups that were really left out" in page.locator("#removal-how").inner_text()
+    how = page.locator("#removal-how").inner_text()
+    assert "at the scale of 6 groups that were really left out, where the other samples keep their weight" in how
+    page.locator("#leave").fill("100000")
+    assert f"Trained without these {len(scores.sample_ids) - 1}," in page.locator("#left-out").inner_text()
     other = page.locator("#detail select option:not(:checked)").first.get_attribute("value")
     page.locator("#detail select").select_option(other)
     page.locator("#detail").get_by_role("button", name="Fixed").click()

@@ -28,7 +28,7 @@ from hydragrad.experiments.training import record
 from hydragrad.progress import quiet
 from hydragrad.replay import Recording
 from hydragrad.runs.manifest import FILE, read_manifest
-from hydragrad.scores import Check, Method, Scores
+from hydragrad.scores import Check, Method, Scores, amounts_of
 from hydragrad.tracking import hypergradients
 
 SETTINGS = Settings(data="digits", model="lenet5", noise=0.4, epochs=24, batch_size=64)
@@ -127,7 +127,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         accuracies=accuracies,
         cleaning=cleaned.cleaning,
         checks=[check],
-        removals=checked,
+        removals=checked if amounts_of(checked).calibration else None,
         title="hydragrad demo: digits with 40 % wrong labels",
     )
     with_names(ranked, experiment.classes).to_csv(out / "suspects.csv", index=False)

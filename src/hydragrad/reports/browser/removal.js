@@ -29,12 +29,16 @@ function showRemoval() {
     return;
   }
   byId("leave").addEventListener("input", paintRemoval);
-  byId("removal-how").textContent = `Computed contributions, at the scale of ${counted(REMOVAL.groups, "group")} that were really left out.`;
+  const kept = REMOVAL.kind === "renormalised" ? "the mean of every batch is taken over the rest" : "the other samples keep their weight in the loss";
+  byId("removal-how").textContent = `Computed contributions, at the scale of ${counted(REMOVAL.groups, "group")} that were really left out, where ${kept}.`;
+  if (REMOVAL.most !== null) byId("leave").value = Math.min(20, REMOVAL.most);
+  byId("leave").max = DATA.run.samples - 1;
 }
 
 function paintRemoval() {
   if (!REMOVAL) return;
-  const wanted = Math.max(0, Math.min(suspectsList.items.length, Math.round(Number(byId("leave").value)) || 0));
+  const wanted = Math.max(0, Math.min(suspectsList.items.length, DATA.run.samples - 1, Math.round(Number(byId("leave").value)) || 0));
   const first = suspectsList.items.slice(0, wanted);
+  byId("removal-how").hidden = !wanted;
   byId("left-out").textContent = wanted ? removalSentence(first, wanted === 1 ? "it" : `these ${count(wanted)}`) : "";
 }
