@@ -115,7 +115,7 @@ def ranking() -> str:
     rows = read_rows("ranking")
     parts = rows.setting.str.extract(r"^(digits|mnist)-(.+)-\d+-lenet5-e\d+-s(\d+)$")
     rows["line"] = (parts[0] + ", " + parts[1]).fillna("errors in MNIST's test set")
-    seeds = zip(parts[0], parts[2].fillna(-1).astype(int), strict=True)
+    seeds = zip(parts[0], parts[2].fillna("-1").astype(int), strict=True)
     rows["kind"] = ["chosen on" if key in CHOSEN or key[1] < 0 else "others" for key in seeds]
     names = list(dict.fromkeys(rows.ranking))
     lines = []
