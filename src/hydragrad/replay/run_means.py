@@ -37,7 +37,10 @@ def run_means(run: Recording) -> Means | None:
     if isinstance(run.loss, LossOfParts) and uniform:
         return Means(over_parts=True)
     raise Unsupported(
-        no_mean("If it is a mean over tokens, record and open the run with a loss made by hg.loss_of_parts")
+        no_mean(
+            "If it is a mean over tokens, record and open the run with a loss made by hg.loss_of_parts; where "
+            "micro-batches are divided by a fixed number, let the last step of an epoch have as many as the others"
+        )
     )
 
 
