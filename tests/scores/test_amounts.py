@@ -1,6 +1,7 @@
 """How contributions are shown: calibrated where groups were left out, as derivatives, or as shares."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,8 @@ def test_a_scale_that_was_measured_is_in_the_numbers():
     assert calibration_of(Evidence(checks=(other,)), "loss") is None, "of another query"
     curved = Check(unit="loss", curvature="ggn", predicted=PREDICTED, actual=actual)
     assert calibration_of(Evidence(checks=(curved,)), "loss") is None, "of another curvature"
+    over_the_rest = replace(check, removal="renormalised")
+    assert calibration_of(Evidence(checks=(over_the_rest,)), "loss") is None, "of another kind of removal"
 
 
 def test_predictions_that_say_nothing_of_sizes_have_no_scale():

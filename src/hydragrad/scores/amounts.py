@@ -187,7 +187,10 @@ def calibration_of(evidence: Evidence, query: str) -> Calibration | None:
     checks = [
         check
         for check in evidence.checks
-        if check.unit == query and check.curvature in (None, evidence.curvature) and check.actual
+        if check.unit == query
+        and check.curvature in (None, evidence.curvature)
+        and check.removal == evidence.method.removal
+        and check.actual
     ]
     groups: dict[tuple[float, float, int | None], None] = {}
     for check in checks:
