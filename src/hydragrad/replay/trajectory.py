@@ -234,7 +234,7 @@ class Trajectory:
         return every
 
     def _buffer_flow(self, record: StepRecord) -> BufferFlow[dict[str, Tensor]] | None:
-        """Buffers by rank, where several processes made the step; None where each micro-batch goes on with them."""
+        """Buffers by rank, where several processes made the step; None where each micro-batch keeps them."""
         return None if record.buffers_from is None else BufferFlow(record, self._copied_buffers())
 
     def _copied_buffers(self) -> dict[str, Tensor]:

@@ -200,8 +200,8 @@ def _averaged(part: MicroBatch, count: int) -> MicroBatch:
 def _sources(step: int, records: Sequence[StepRecord]) -> Iterator[int]:
     """The micro-batch that left the buffers which each one began with; -1 stands for those before the step.
 
-    Rank 0 goes on with its own. Every other rank has those that rank 0 begins the same micro-batch with, where they
-    are sent before the forward pass, and else goes on with its own, which happens under no_sync().
+    Rank 0 keeps its own. Every other rank has those that rank 0 begins the same micro-batch with, where they
+    are sent before the forward pass, and else keeps its own, which happens under no_sync().
     """
     of_rank_0, number = records[0].micro_batches, 0
     for rank, record in enumerate(records):

@@ -72,7 +72,6 @@ def verify(
         executor, workers, part: As `counterfactual` takes them.
         ceiling: Also retrain without the same groups from initial weights changed by one rounding: how far such a
             repeat predicts what happened is what any score of this run can be expected to reach.
-
         removal: What leaving a group out means, as for `counterfactual`; None is what the scores predict.
 
     Returns:
@@ -231,10 +230,9 @@ def _plan(
 
 
 def _count(size: Size, scored: int, length: int) -> int:
-    is_share = isinstance(size, float)
-    count = 0 if is_share and not 0 < size < 1 else max(1, round(size * scored)) if is_share else int(size)
-    if count < 1:
+    if not (size >= 1 if isinstance(size, int) else 0 < size < 1):
         raise QueryError(f"A group has at least one sample, or a share between 0 and 1, got {size}.")
+    count = size if isinstance(size, int) else max(1, round(size * scored))
     if count > scored or count >= length:
         raise DataError(f"Groups of {count:,} are too large: {scored:,} of {length:,} samples have scores.")
     return count

@@ -55,7 +55,7 @@ def root_times(times: Callable[[Tensor], Tensor], z: Tensor, steps: int) -> Tens
     length = z.norm(dim=1)
     basis = [z / length[:, None]]
     diagonal: list[Tensor] = []
-    beside: list[Tensor] = []
+    off_diagonal: list[Tensor] = []
     for step in range(steps):
         w = times(basis[-1])
         diagonal.append((w * basis[-1]).sum(1))
@@ -69,22 +69,22 @@ def root_times(times: Callable[[Tensor], Tensor], z: Tensor, steps: int) -> Tens
         size = w.norm(dim=1)
         # What is left by rounding alone is no direction: the space is exhausted.
         size = torch.where(size > 10 * torch.finfo(z.dtype).eps ** 0.75 * before, size, 0)
-        beside.append(size)
+        off_diagonal.append(size)
         basis.append(torch.where(size > 0, 1 / size, 0)[:, None] * w)
         if not size.any():
             diagonal.append(torch.zeros_like(size))
             break
-    values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, beside).double())
+    values, vectors = torch.linalg.eigh(_tridiagonal(diagonal, off_diagonal).double())
     first = vectors[:, 0] * values.clamp(min=0).sqrt()
     weights = torch.einsum("rkj,rj->rk", vectors, first).to(z) * length[:, None]
     return torch.stack([weights[:, k, None] * v for k, v in enumerate(basis)]).sum(0)
 
 
-def _tridiagonal(diagonal: list[Tensor], beside: list[Tensor]) -> Tensor:
+def _tridiagonal(diagonal: list[Tensor], off_diagonal: list[Tensor]) -> Tensor:
     """(rows, k, k)."""
     matrix = torch.diag_embed(torch.stack(diagonal, 1))
-    if beside:
-        off = torch.stack(beside, 1)
+    if off_diagonal:
+        off = torch.stack(off_diagonal, 1)
         matrix = matrix + torch.diag_embed(off, offset=1) + torch.diag_embed(off, offset=-1)
     return matrix
 
