@@ -82,7 +82,10 @@ def _with_measured_scale(run: Recording, like: Scores) -> Scores | None:
     known = []
     for saved in saved_scores(run.path / "scores"):
         calibration = calibration_of(saved.evidence, query)
-        if calibration is None or saved.query_names != like.query_names or saved.evidence.steps != len(run.steps):
+        own = saved.evidence.run in ("", run.digest) and saved.evidence.seeds == like.evidence.seeds
+        if calibration is None or saved.query_names != like.query_names or not own:
+            continue
+        if saved.evidence.steps != len(run.steps):
             continue
         known.append((calibration.half / calibration.scale, saved.path))
     for _, path in sorted(known):
