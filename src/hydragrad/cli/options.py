@@ -92,10 +92,7 @@ def keywords_of(
     Raises:
         QueryError: An address for another executor, or no slice.
     """
-    if ray_address is not None and executor not in (None, "ray"):
-        raise QueryError(f"--ray-address is for --executor ray, got --executor {executor}.")
-    chosen = executor if ray_address is None else RayExecutor(address=ray_address)
-    return execution_of(chosen, workers, part).keywords
+    return execution_from(executor, ray_address, workers, part).keywords
 
 
 def execution_from(
@@ -109,7 +106,10 @@ def execution_from(
     Raises:
         QueryError: As for `keywords_of`.
     """
-    return execution_of(**keywords_of(executor, ray_address, workers, part))
+    if ray_address is not None and executor not in (None, "ray"):
+        raise QueryError(f"--ray-address is for --executor ray, got --executor {executor}.")
+    chosen = executor if ray_address is None else RayExecutor(address=ray_address)
+    return execution_of(chosen, workers, part)
 
 
 def jobs_at_a_time(where: Keywords) -> int:
