@@ -1,17 +1,15 @@
 """What held-out data say of each sample: influence functions averaged over the run, saved with it."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
 from hydragrad.attribution.influence import MATRIX, influence_at, query_gradients
+from hydragrad.cleaning.signals import checkpoints_of
 from hydragrad.derivatives import Layout
 from hydragrad.errors import LossError, QueryError
-from hydragrad.replay import Recording, Trained
-from hydragrad.replay.checkpoint_spread import checkpoint_at, spread_steps
+from hydragrad.replay import Recording
+from hydragrad.replay.checkpoint_spread import spread_steps
 from hydragrad.replay.histories import trained_layout
-from hydragrad.runs.checkpoints import Checkpoint
 from hydragrad.runs.kept import Kept, tensor_key
 from hydragrad.scores import Query
 from hydragrad.trained_elsewhere import Checkpoints
@@ -37,7 +35,7 @@ def influence(run: Recording | Checkpoints, held_out: Query) -> Tensor | None:
     if len(held_out.names()) != 1:
         raise QueryError(f"held_out= takes one scalar, as hg.mean_loss(held_out) is; got {len(held_out.names())}.")
     if isinstance(run, Checkpoints):
-        return _measured(run, run.layout, [run.at(number) for number in run.spread(CHECKPOINTS)], held_out)
+        return _measured(run, run.layout, held_out)
     steps = spread_steps(run, CHECKPOINTS)
     layout = trained_layout(run)
     # Two queries differ in their gradient if their influences differ.
@@ -46,20 +44,22 @@ def influence(run: Recording | Checkpoints, held_out: Query) -> Tensor | None:
     saved = kept.read_as(lambda tensors, _: tensors["influence"])
     if saved is not None:
         return saved
-    influences = _measured(run, layout, [*(checkpoint_at(run, step) for step in steps[:-1]), run.final], held_out)
+    influences = _measured(run, layout, held_out)
     if influences is not None:
         kept.write({"influence": influences})
     return influences
 
 
-def _measured(run: Trained, layout: Layout, at: Sequence[Checkpoint], held_out: Query) -> Tensor | None:
+def _measured(run: Recording | Checkpoints, layout: Layout, held_out: Query) -> Tensor | None:
+    *earlier, _ = checkpoints_of(run, CHECKPOINTS)
     total = torch.zeros((), dtype=torch.float64)
     try:
-        for checkpoint in at:
+        for number in range(len(earlier) + 1):  # one in memory at a time; the last may be an average of weights
+            checkpoint = earlier[number]() if number < len(earlier) else run.final
             gradients = query_gradients(run, layout, checkpoint, held_out)
             total = (
                 total + influence_at(run, layout, checkpoint, gradients, damping=None, iterations=ITERATIONS).values[0]
             )
     except (LossError, NotImplementedError):
         return None
-    return total / len(at)
+    return total / (len(earlier) + 1)

@@ -27,7 +27,7 @@ from hydragrad.training.measuring import evaluated
 POINTS = 10
 """Checkpoints that stand for a run."""
 EARLY = 3.0
-"""Power of the spread of early checkpoints: half of the run's checkpoints lie in its first eighth."""
+"""Power of the spread of early checkpoints: half of them lie in the first eighth of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
